@@ -1,0 +1,118 @@
+"""What a reader hands over: drives, their frames, controls and vehicle. Units are in the names.
+
+One sign convention holds behind the readers: a positive steering angle turns left
+(counter-clockwise), and angles are of the steering wheel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, UInt8
+
+Image = UInt8[np.ndarray, "H W 3"]
+"""One RGB image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vehicle:
+    """The constants that turn a steering-wheel angle into a curvature (eq. 3).
+
+    Source: Tashiro and Awano 2023, eq. 3.
+    """
+
+    name: str
+    wheelbase_m: float
+    steering_ratio: float
+    """Steering-wheel angle over road-wheel angle, K_s."""
+    slip_s2_per_m2: float
+    """K_slip, the understeer term's factor of the squared speed."""
+
+
+VEHICLES: Mapping[str, Vehicle] = {
+    vehicle.name: vehicle
+    for vehicle in (
+        # The Udacity car; ratio and wheelbase from the public dbw_mkz_ros code, slip from comma.ai's formula.
+        Vehicle(name="lincoln-mkz", wheelbase_m=2.85, steering_ratio=14.8, slip_s2_per_m2=0.0014),
+        # comma.ai's public steering formula.
+        Vehicle(name="acura-ilx", wheelbase_m=2.67, steering_ratio=15.3, slip_s2_per_m2=0.0014),
+        # The Udacity simulator logs the road wheel, so its ratio is one; its vehicle does not slip.
+        Vehicle(name="udacity-simulator", wheelbase_m=2.85, steering_ratio=1.0, slip_s2_per_m2=0.0),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """A quantity sampled at its own times, strictly increasing after synchronisation, raw before."""
+
+    time_ns: Int64[np.ndarray, " N"]
+    value: Float64[np.ndarray, " N"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """The controls at each camera frame. NaN means unknown, never zero."""
+
+    steering_wheel_rad: Float64[np.ndarray, " T"]
+    speed_mps: Float64[np.ndarray, " T"]
+
+
+class ImageSource(Protocol):
+    """Random access to a drive's images by range; picklable, so that any worker can read its part."""
+
+    def read(self, start: int, stop: int) -> Iterator[Image]:
+        """Yields the RGB images of frames `start` to `stop` (exclusive) in order.
+
+        Raises:
+            DataError: an image is missing or cannot be decoded; the message names the file.
+        """
+        ...
+
+
+class MaskSource(Protocol):
+    """As `ImageSource`, for masks of the pixels that cause the label, on the image's own grid."""
+
+    def read(self, start: int, stop: int) -> Iterator[Bool[np.ndarray, "H W"]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drive:
+    """One uninterrupted recording of one camera, with the controls in their own time."""
+
+    name: str
+    """Safe as a file name: letters, digits, `-`, `_`, `.`."""
+    source: str
+    """The reader's name, as on the command line."""
+    camera: str
+    vehicle: Vehicle
+    time_ns: Int64[np.ndarray, " T"]
+    """Camera time of each frame, as recorded: it may still hold gaps or steps backwards."""
+    images: ImageSource
+    steering_wheel: Signal | None = None
+    """rad, positive to the left; None where the recording has no steering."""
+    speed: Signal | None = None
+    """m/s; None where the recording has no speed."""
+    causes: MaskSource | None = None
+    """Which pixels cause the label, known for synthetic drives only."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where it came from: file names, sizes, licence. JSON values only, no absolute paths."""
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One instant of a drive as a player needs it."""
+
+    index: int
+    time_ns: int
+    image: Image
+    steering_wheel_rad: float
+    """Measured, NaN where unknown."""
+    speed_mps: float
+    """Measured, NaN where unknown."""

@@ -1,0 +1,15 @@
+"""Errors a user can cause. The command line prints each as one line with its exit code."""
+
+from data_prep.errors import DataError as DataError
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another kind than asked for."""
+
+
+class UnsupportedModelError(TypeError):
+    """A model that lacks what a method needs, for example a layer or an attention map."""
+
+
+class VideoError(OSError):
+    """A video that cannot be read or written."""
