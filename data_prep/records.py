@@ -1,4 +1,6 @@
-"""What a reader hands over: drives, their frames, controls and vehicle. Units are in the names.
+"""What a reader hands over: drives or image sets, their frames, controls and vehicle.
+
+Units are in the names.
 
 One sign convention holds behind the readers: a positive steering angle turns left
 (counter-clockwise), and angles are of the steering wheel.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,6 +101,8 @@ class Drive:
     """m/s; None where the recording has no speed."""
     causes: MaskSource | None = None
     """Which pixels cause the label, known for synthetic drives only."""
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rows of the recording that are no frames: reason (`missing_image`, ...) to what names them."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where it came from: file names, sizes, licence. JSON values only, no absolute paths."""
 
@@ -116,3 +121,38 @@ class Frame:
     """Measured, NaN where unknown."""
     speed_mps: float
     """Measured, NaN where unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageItem:
+    """One labelled image of an image set."""
+
+    path: Path
+    """The image file, already resolved inside the source folder."""
+    key: str
+    """Unique in its set, stable across machines: the file's name or id in the data set."""
+    labels: tuple[int, ...]
+    """One value per name in `ImageSet.label_names`."""
+    split: str
+    """`train`, `val` or `test`, as the data set's authors divided it."""
+    group: str
+    """What must not be divided between splits, for example the video the image was taken from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Labelled single images: what readers of action and class data return."""
+
+    name: str
+    """Safe as a file name: letters, digits, `-`, `_`, `.`."""
+    source: str
+    """The reader's name, as on the command line."""
+    label_names: tuple[str, ...]
+    items: list[ImageItem]
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rows of the source that are no images: reason (`missing_image`, ...) to what names them."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where it came from. JSON values only, no absolute paths."""
+
+    def __len__(self) -> int:
+        return len(self.items)

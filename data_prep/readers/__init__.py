@@ -1,0 +1,104 @@
+"""One file per kind of source. A reader is a function from a source folder or file to records.
+
+A reader module defines `recognises(source) -> bool` and one of `drives(source, ...) -> list[Drive]`
+or `image_set(source, ...) -> ImageSet`; further arguments are its options, keyword-only. Modules
+are imported when first used, so a reader's dependencies cost nothing to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from data_prep.errors import DataError
+
+Kind = Literal["sequences", "images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderEntry:
+    """Where a reader is found and what it hands over."""
+
+    module: str
+    kind: Kind
+    reads: str
+    """One line for a help text."""
+
+    def load(self) -> ModuleType:
+        return import_module(f"data_prep.readers.{self.module}")
+
+
+# The order is that of recognition: a folder is the first reader's that knows it.
+ENTRIES: Mapping[str, ReaderEntry] = {
+    "synthetic": ReaderEntry(
+        module="synthetic", kind="sequences", reads="rendered drives whose label-causing pixels are known"
+    ),
+    "udacity-bag": ReaderEntry(module="udacity_bag", kind="sequences", reads="Udacity ROS bags"),
+    "udacity-csv": ReaderEntry(
+        module="udacity_csv",
+        kind="sequences",
+        reads="Udacity interpolated.csv, or challenge-2 center/ and CSV",
+    ),
+    "udacity-sim": ReaderEntry(
+        module="udacity_sim", kind="sequences", reads="Udacity simulator driving_log.csv and IMG/"
+    ),
+    "comma2k19": ReaderEntry(module="comma2k19", kind="sequences", reads="comma2k19 segments"),
+    "bdd-oia": ReaderEntry(module="bdd_oia", kind="images", reads="BDD-OIA frames with driving actions"),
+    "bdd100k": ReaderEntry(module="bdd100k", kind="images", reads="BDD100K images with attributes"),
+    "video": ReaderEntry(module="video", kind="sequences", reads="a video file without labels"),
+    "image-folder": ReaderEntry(module="image_folder", kind="images", reads="one folder of images per class"),
+}
+
+
+class ReaderTable(Mapping[str, Callable[..., Any]]):
+    """Reader name to its function, imported when first asked for.
+
+    Example:
+        >>> sorted(READERS)[:2]
+        ['bdd-oia', 'bdd100k']
+    """
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        entry = ENTRIES[name]
+        return getattr(entry.load(), "drives" if entry.kind == "sequences" else "image_set")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ENTRIES)
+
+    def __len__(self) -> int:
+        return len(ENTRIES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in ENTRIES
+
+
+READERS = ReaderTable()
+
+
+def entry(name: str) -> ReaderEntry:
+    """The table's row for a reader.
+
+    Raises:
+        DataError: there is no such reader; the message lists those there are.
+    """
+    if name not in ENTRIES:
+        raise DataError(f"reader {name!r} is unknown; choose one of {', '.join(ENTRIES)}")
+    return ENTRIES[name]
+
+
+def recognise(source: Path) -> str:
+    """The name of the first reader whose files are found in `source`.
+
+    Raises:
+        DataError: the source is missing, or no reader knows it.
+    """
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder; check the path")
+    for name, candidate in ENTRIES.items():
+        if candidate.load().recognises(source):
+            return name
+    raise DataError(f"{source}: no reader recognises its files; name one of {', '.join(ENTRIES)}")
