@@ -1,0 +1,174 @@
+"""Torch views of shards: windows to train on, segments to walk through, and what was held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_prep.records import Vehicle
+from data_prep.shards.hdf5 import read_frames
+from driving_xai.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldOut:
+    """Which rows are for testing; by default those that prep marked."""
+
+    block: int | None = None
+    """Test on this time block (or drive) and train on the others; None takes prep's split."""
+    gap_s: float = 2.0
+    """Rows of other splits this close in time to a tested or validated row are dropped."""
+    val_fraction: float = 0.1
+    """With `block`: the last part of every other block, used for early stopping; 0 for none."""
+
+    def splits(self, index: pd.DataFrame) -> np.ndarray:
+        """The split (train, val, test or gap) of each row of a shard index.
+
+        Raises:
+            DataError: the index has no such block, or nothing is left to train on.
+        """
+        if self.block is None:
+            return index["split"].to_numpy(dtype=str)
+        blocks = index["block"].to_numpy()
+        if self.block not in blocks:
+            raise DataError(f"block {self.block} is not in these shards; they have {sorted(set(blocks))}")
+        splits = np.where(blocks == self.block, "test", "train").astype("<U5")
+        for block in sorted(set(blocks) - {self.block}):
+            rows = np.flatnonzero(blocks == block)
+            splits[rows[len(rows) - round(self.val_fraction * len(rows)) :]] = "val"
+        for kept, dropped in (("test", ("train", "val")), ("val", ("train",))):
+            splits[_near(index, splits == kept, self.gap_s) & np.isin(splits, dropped)] = "gap"
+        if not (splits == "train").any():
+            raise DataError(f"holding out block {self.block} leaves nothing to train on; prepare more data")
+        return splits
+
+
+def _near(index: pd.DataFrame, marked: np.ndarray, gap_s: float) -> np.ndarray:
+    """Whether each row is within `gap_s` of a marked row of the same drive and camera."""
+    near = np.zeros(len(index), dtype=bool)
+    for _, rows in index.groupby(["drive"]).indices.items():
+        times = index["time_ns"].to_numpy()[rows]
+        anchors = np.sort(times[marked[rows]])
+        if len(anchors):
+            after = np.searchsorted(anchors, times)
+            left = times - anchors[np.maximum(after - 1, 0)]
+            right = anchors[np.minimum(after, len(anchors) - 1)] - times
+            near[rows] = np.minimum(np.abs(left), np.abs(right)) < gap_s * 1e9
+    return near
+
+
+def degrees_per_unit(speed_mps: np.ndarray, vehicle: Vehicle) -> np.ndarray:
+    """Steering-wheel degrees per unit of inverse turning radius; without a speed nothing slips.
+
+    Source: Tashiro and Awano 2023, eq. 3, solved for the angle.
+    """
+    slip = 1 + vehicle.slip_s2_per_m2 * np.nan_to_num(speed_mps, nan=0.0) ** 2
+    return np.degrees(vehicle.wheelbase_m * vehicle.steering_ratio * slip)
+
+
+class Window(NamedTuple):
+    """Consecutive frames of one segment; batched by the loader."""
+
+    frames: UInt8[Tensor, "T 3 H W"]
+    target: Float[Tensor, " T"]
+    """Inverse turning radius, 1/m; NaN where unlabelled."""
+    degrees_per_unit: Float[Tensor, " T"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Rows that follow one another: one segment of one drive within one split."""
+
+    rows: np.ndarray
+    """Positions in the index, in time order."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def runs(index: pd.DataFrame, chosen: np.ndarray) -> list[Run]:
+    """The unbroken runs of chosen rows, each inside one segment of one drive and camera."""
+    found = []
+    groups = index.groupby(["drive", "camera", "segment"], sort=True).indices
+    for rows in groups.values():
+        rows = rows[np.argsort(index["time_ns"].to_numpy()[rows], kind="stable")]
+        edges = np.flatnonzero(np.diff(chosen[rows].astype(np.int8))) + 1
+        found += [Run(rows=part) for part in np.split(rows, edges) if chosen[part[0]]]
+    return found
+
+
+class Route:
+    """The frames and labels of a shard set, read by rows of its index."""
+
+    def __init__(self, root: Path, index: pd.DataFrame, vehicle: Vehicle) -> None:
+        self.root, self.index = root, index
+        self._shards = index["shard"].to_numpy()
+        self._row = index["row"].to_numpy()
+        self.target = index["inverse_turning_radius"].to_numpy(dtype=np.float64)
+        speed = index["speed_mps_smoothed"].to_numpy(dtype=np.float64)
+        self.degrees_per_unit = degrees_per_unit(speed, vehicle)
+
+    def frames(self, rows: np.ndarray) -> UInt8[Tensor, "T 3 H W"]:
+        """The frames of rows that follow one another, RGB."""
+        parts = [
+            read_frames(self.root / shard, int(start), int(stop) + 1)
+            for shard, start, stop in self._spans(rows)
+        ]
+        stacked = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+
+    def window(self, rows: np.ndarray) -> Window:
+        return Window(
+            self.frames(rows),
+            torch.from_numpy(self.target[rows]).float(),
+            torch.from_numpy(self.degrees_per_unit[rows]).float(),
+        )
+
+    def _spans(self, rows: np.ndarray) -> Iterator[tuple[str, int, int]]:
+        breaks = (np.diff(self._row[rows]) != 1) | (self._shards[rows][1:] != self._shards[rows][:-1])
+        for part in np.split(rows, np.flatnonzero(breaks) + 1):
+            yield self._shards[part[0]], self._row[part[0]], self._row[part[-1]]
+
+
+class Windows(Dataset[Window]):
+    """Windows of `length` frames cut from runs, one after the other from `offset` on."""
+
+    def __init__(self, route: Route, runs: list[Run], *, length: int, stride: int, offset: int = 0) -> None:
+        self.route = route
+        self.windows = [
+            run.rows[start : start + length]
+            for run in runs
+            for start in range(offset % stride, len(run) - length + 1, stride)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, position: int) -> Window:
+        return self.route.window(self.windows[position])
+
+
+def labelled(index: pd.DataFrame) -> np.ndarray:
+    """Whether each row has a target."""
+    return np.isfinite(index["inverse_turning_radius"].to_numpy(dtype=np.float64))
+
+
+def hold_out_from(config: Mapping) -> HoldOut:
+    """The hold-out rule a checkpoint was made with.
+
+    Raises:
+        DataError: the checkpoint's configuration does not say.
+    """
+    try:
+        return HoldOut(**config["data"]["held_out"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"the checkpoint does not say what was held out ({error}); train it again") from error

@@ -1,0 +1,365 @@
+"""Steering from a front camera: a CNN-LSTM without attention, with soft or with sign attention.
+
+Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from driving_xai.contracts import Attention, Frames, Outputs, Scores
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.quantize import Quantizer, RangeRule, gate, sign_of_weighted
+
+OUTPUTS = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
+
+_CHANNELS = (3, 24, 36, 48, 64, 64)
+# (kernel, stride, padding) of the five convolutions; all end at 10 x 20 for 80 x 160 frames.
+_ENCODERS = {
+    # Table 1's output sizes with the pseudo-code's kernels.
+    "table-1": ((5, 2, 2), (5, 2, 2), (3, 2, 1), (3, 1, 1), (3, 1, 1)),
+    # Table 1 to the letter: its second kernel is 3 x 3.
+    "table-1-kernels": ((5, 2, 2), (3, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 1)),
+    # The pseudo-code to the letter: 39 x 79, 19 x 39, 10 x 20.
+    "pseudo-code": ((5, 2, 1), (5, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 1)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringConfig:
+    """The architecture. Defaults follow the paper; see docs/methods.md for each deviation."""
+
+    attention: Literal["none", "soft", "sign"] = "sign"
+    sign_role: Literal["training", "gate", "multiplicative"] = "training"
+    """How sign attention acts: only through training (the paper), as a gate, or multiplied in."""
+    energy: Literal["additive", "scalar", "per-channel"] = "additive"
+    """e_i = w.tanh(W x_i + W h + b), the paper's scalar equation, or its pseudo-code's 64 channels."""
+    attention_scale: Literal["mean-one", "sum-to-one"] = "mean-one"
+    """Whether attention enters as L * alpha or as alpha; maps are reported summing to one."""
+    temperature: float = 1.0
+    channels: Literal["split", "shared"] = "split"
+    """Whether sign and magnitude come from 32 channels each or both from all 64."""
+    bits: int | None = 10
+    """Of the magnitude; None leaves it unquantised (the sign-only predecessor)."""
+    quantizer_range: RangeRule = "ema-max"
+    output: Literal["gated", "linear", "context"] = "gated"
+    """Eq. 10, a linear layer on h_t, or Kim's sum of both."""
+    encoder: Literal["table-1", "table-1-kernels", "pseudo-code"] = "table-1"
+    colour: Literal["hsv", "rgb"] = "hsv"
+    hidden_size: int = 1024
+    dropout: float = 0.5
+    height: int = 80
+    width: int = 160
+
+
+class Evidence(NamedTuple):
+    """What a frame offers before attention: computed once, whatever the state."""
+
+    features: Float[Tensor, "... L C"]
+    projected: Float[Tensor, "... L width"] | None
+    """The features' part of the attention energies; None without attention."""
+    signs: Float[Tensor, "... L c"]
+    """The channels whose sign is taken; all of them, unsigned, without sign attention."""
+    magnitude: Float[Tensor, "... L c"] | None
+    """The quantised magnitude; None without sign attention."""
+
+    def frame(self, t: int) -> Evidence:
+        """Frame t of windows."""
+        return Evidence(*(None if part is None else part[:, t] for part in self))
+
+
+class SteeringState(NamedTuple):
+    """The LSTM's memory after a frame; the leading dimension counts drives."""
+
+    hidden: Float[Tensor, "B hidden"]
+    cell: Float[Tensor, "B hidden"]
+
+    def repeat(self, times: int) -> SteeringState:
+        """Each drive's state `times` over, contiguously."""
+        return SteeringState(*(part.repeat_interleave(times, dim=0) for part in self))
+
+
+def rgb_to_hsv(frames: Frames) -> Frames:
+    """Hue, saturation and value, each in [0, 1]; hue is 0 for greys."""
+    red, green, blue = frames.unbind(1)
+    value, lowest = frames.amax(1), frames.amin(1)
+    chroma = value - lowest
+    scale = torch.where(chroma > 0, chroma, 1.0).reciprocal() / 6
+    hue = torch.where(
+        value == red,
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red) * scale + 1 / 3, (red - green) * scale + 2 / 3),
+    )
+    hue = torch.where(hue < 0, hue + 1, hue)
+    saturation = chroma / torch.where(value > 0, value, 1.0)
+    return torch.stack((hue, saturation, value), 1)
+
+
+def _encoder(config: SteeringConfig) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (kernel, stride, padding) in enumerate(_ENCODERS[config.encoder]):
+        layers += [nn.Conv2d(_CHANNELS[i], _CHANNELS[i + 1], kernel, stride, padding), nn.ReLU()]
+    # No ReLU at the end: with x >= 0 every sign would be +1 and the sign path a constant.
+    return nn.Sequential(*layers[:-1])
+
+
+class SpatialAttention(nn.Module):
+    """Attention over the L positions of a feature map, given the LSTM's last state.
+
+    Source: Tashiro and Awano 2023, eqs. 11, 12 and 15.
+    """
+
+    def __init__(self, *, features: int, hidden_size: int, energy: str, temperature: float) -> None:
+        super().__init__()
+        width = 1 if energy == "scalar" else features
+        self.temperature = temperature
+        self.from_features = nn.Linear(features, width)
+        self.from_hidden = nn.Linear(hidden_size, width, bias=False)
+        self.reduce = nn.Linear(width, 1, bias=False) if energy == "additive" else nn.Identity()
+
+    def forward(
+        self, projected: Float[Tensor, "B L width"], hidden: Float[Tensor, "B hidden"]
+    ) -> Float[Tensor, "B L channels"]:
+        """Attention that sums to one over positions.
+
+        Args:
+            projected: `from_features` of the feature map; passed in so that a window projects once.
+            hidden: h_{t-1}.
+        """
+        energy = self.reduce(torch.tanh(projected + self.from_hidden(hidden).unsqueeze(1)))
+        return torch.softmax(energy.float() / self.temperature, dim=1)
+
+
+class SteeringModel(nn.Module):
+    """Predicts the inverse turning radius (1/m, positive to the left) frame by frame.
+
+    Frames are RGB in [0, 1]; colour conversion and normalisation happen inside. Attention `none`
+    reports a uniform map.
+
+    Example:
+        >>> model = SteeringModel(SteeringConfig(hidden_size=8)).eval()
+        >>> scores, attention, state = model.step(torch.rand(1, 3, 80, 160), None)
+        >>> model.at(state)(torch.rand(26, 3, 80, 160)).shape
+        torch.Size([26, 1])
+    """
+
+    outputs = OUTPUTS
+    input_mean: Tensor
+    input_std: Tensor
+    target_scale: Tensor
+
+    def __init__(self, config: SteeringConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = _encoder(config)
+        with torch.no_grad():
+            features = self.encoder(torch.zeros(1, 3, config.height, config.width))
+        self.grid = (features.shape[2], features.shape[3])
+        split = config.attention == "sign" and config.channels == "split"
+        self.feature_channels = _CHANNELS[-1] // 2 if split else _CHANNELS[-1]
+        width = self.feature_channels * self.grid[0] * self.grid[1]
+        self.attend = (
+            None
+            if config.attention == "none"
+            else SpatialAttention(
+                features=_CHANNELS[-1],
+                hidden_size=config.hidden_size,
+                energy=config.energy,
+                temperature=config.temperature,
+            )
+        )
+        quantised = config.attention == "sign" and config.bits is not None
+        self.quantizer = Quantizer(bits=config.bits, range_rule=config.quantizer_range) if quantised else None
+        self.initial_hidden = nn.Linear(_CHANNELS[-1], config.hidden_size)
+        self.initial_cell = nn.Linear(_CHANNELS[-1], config.hidden_size)
+        self.lstm = nn.LSTMCell(width, config.hidden_size)
+        self.readout = _READOUTS[config.output](width, config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("input_mean", torch.zeros(3, 1, 1))
+        self.register_buffer("input_std", torch.ones(3, 1, 1))
+        self.register_buffer("target_scale", torch.tensor(1.0))
+        self.to(memory_format=torch.channels_last)
+        self.apply(_xavier)
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The layer whose output Grad-CAM weights: the last convolution."""
+        return self.encoder[-1]
+
+    def encode(self, frames: Frames) -> Evidence:
+        """The feature map, positions in reading order, and what follows from it alone."""
+        colours = rgb_to_hsv(frames) if self.config.colour == "hsv" else frames
+        normalised = (colours - self.input_mean) / self.input_std
+        maps = self.encoder(normalised.contiguous(memory_format=torch.channels_last))
+        features = maps.permute(0, 2, 3, 1).flatten(1, 2)
+        projected = None if self.attend is None else self.attend.from_features(features)
+        return Evidence(features, projected, *self._sign_and_magnitude(features))
+
+    def _sign_and_magnitude(self, features: Float[Tensor, "B L C"]) -> tuple[Tensor, Tensor | None]:
+        """Source: Tashiro and Awano 2023, eqs. 5 and 6; the split is the pseudo-code's."""
+        if self.config.attention != "sign":
+            return features, None
+        split = self.config.channels == "split"
+        signs, magnitude = features.chunk(2, dim=2) if split else (features, features)
+        magnitude = F.softplus(magnitude)
+        return signs, magnitude if self.quantizer is None else self.quantizer(magnitude)
+
+    def initial_state(self, features: Float[Tensor, "B L C"]) -> SteeringState:
+        """Source: Tashiro and Awano 2023, eqs. 13 and 14; tanh as in Kim's code."""
+        mean = features.mean(1)
+        return SteeringState(torch.tanh(self.initial_hidden(mean)), torch.tanh(self.initial_cell(mean)))
+
+    def forward(
+        self, windows: Float[Tensor, "B T 3 H W"], state: SteeringState | None = None
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T h w"], SteeringState]:
+        """Predicts every frame of B windows, the state carried from frame to frame.
+
+        Returns the inverse turning radius (1/m), the attention maps and the state after the last frame.
+        """
+        batch, steps = windows.shape[:2]
+        flat = self.encode(windows.flatten(0, 1))
+        evidence = Evidence(*(None if part is None else part.unflatten(0, (batch, steps)) for part in flat))
+        state = self.initial_state(evidence.features[:, 0]) if state is None else state
+        scores, maps = [], []
+        for t in range(steps):
+            frame = evidence.frame(t)
+            attention = self._attention(frame, state)
+            modulated = self._modulate(frame, attention)
+            past, state = state, self._advance(modulated, state)
+            scores.append(self.readout(modulated, past.hidden, state.hidden))
+            maps.append(self._as_map(attention, batch))
+        return torch.stack(scores, 1) * self.target_scale, torch.stack(maps, 1), state
+
+    def step(self, frames: Frames, state: SteeringState | None) -> tuple[Scores, Attention, SteeringState]:
+        """Advances B drives by one frame; see contracts.RecurrentModel."""
+        scores, attention, state = self(frames.unsqueeze(1), state)
+        return scores, attention[:, 0], state
+
+    def at(self, state: SteeringState | None) -> SteeringInstant:
+        """The stateless view of the instant that follows `state`; None is the first of a drive."""
+        return SteeringInstant(self, state)
+
+    def _attention(self, frame: Evidence, past: SteeringState) -> Float[Tensor, "B L channels"] | None:
+        return None if frame.projected is None else self.attend(frame.projected, past.hidden)
+
+    def _as_map(self, attention: Tensor | None, batch: int) -> Attention:
+        if attention is None:
+            positions = self.grid[0] * self.grid[1]
+            return self.input_mean.new_full((batch, *self.grid), 1 / positions)
+        return attention.mean(2).unflatten(1, self.grid)
+
+    def _modulate(self, frame: Evidence, attention: Tensor | None) -> Float[Tensor, "B features"]:
+        """The features that the LSTM and the readout see. Source: eqs. 4 and 9."""
+        if attention is None:
+            return frame.signs.flatten(1)
+        relative = (attention * attention.shape[1])[..., : frame.signs.shape[2]].to(frame.signs.dtype)
+        weight = relative if self.config.attention_scale == "mean-one" else relative / attention.shape[1]
+        if self.config.attention == "soft":
+            return (frame.signs * weight).flatten(1)
+        signed = sign_of_weighted(frame.signs, weight) * frame.magnitude
+        if self.config.sign_role == "gate":
+            signed = signed * gate(relative)
+        elif self.config.sign_role == "multiplicative":
+            signed = signed * weight
+        return signed.flatten(1)
+
+    def _advance(self, modulated: Tensor, state: SteeringState) -> SteeringState:
+        return SteeringState(*self.lstm(self.dropout(modulated), tuple(state)))
+
+
+class SteeringInstant:
+    """A steering model at one instant: the past is fixed, the frame is free.
+
+    Given S states and N frames, frame n is judged with state n // (N // S).
+    """
+
+    outputs = OUTPUTS
+
+    def __init__(self, model: SteeringModel, state: SteeringState | None) -> None:
+        self.model, self.state = model, state
+
+    def __call__(self, frames: Frames) -> Scores:
+        """The inverse turning radius (1/m) of each frame."""
+        model = self.model
+        frame = model.encode(frames)
+        past = self._past(frame)
+        modulated = model._modulate(frame, model._attention(frame, past))
+        # Eq. 10 reads h_{t-1} only: nothing of the LSTM's step is needed to judge an instant.
+        present = None if model.config.output == "gated" else model._advance(modulated, past).hidden
+        return model.readout(modulated, past.hidden, present)[:, None] * model.target_scale
+
+    def attention(self, frames: Frames) -> Attention:
+        """The model's own attention map for each frame; sums to one.
+
+        Raises:
+            UnsupportedModelError: the model has no attention.
+        """
+        if self.model.attend is None:
+            raise UnsupportedModelError("this steering model was built with attention 'none': it has no map")
+        frame = self.model.encode(frames)
+        return self.model._as_map(self.model._attention(frame, self._past(frame)), len(frames))
+
+    def _past(self, frame: Evidence) -> SteeringState:
+        if self.state is None:
+            return self.model.initial_state(frame.features)
+        frames, states = len(frame.features), len(self.state.hidden)
+        if frames % states:
+            raise ValueError(f"got {frames} frames for {states} states; expected a multiple")
+        return self.state.repeat(frames // states)
+
+
+class GatedReadout(nn.Module):
+    """u = (sigmoid(W h_{t-1} + b) * x) . w + b. Source: Tashiro and Awano 2023, eq. 10."""
+
+    def __init__(self, width: int, config: SteeringConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.hidden_size, width)
+        self.weigh = nn.Linear(width, 1)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, modulated: Tensor, past: Tensor, present: Tensor | None) -> Float[Tensor, " B"]:
+        return self.weigh(self.dropout(torch.sigmoid(self.gate(past)) * modulated)).squeeze(1)
+
+
+class LinearReadout(nn.Module):
+    """u = w . h_t + b."""
+
+    def __init__(self, width: int, config: SteeringConfig) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(config.hidden_size, 1)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, modulated: Tensor, past: Tensor, present: Tensor) -> Float[Tensor, " B"]:
+        return self.weigh(self.dropout(present)).squeeze(1)
+
+
+class ContextReadout(nn.Module):
+    """u = w . dropout(W h_t + V x). Source: the structure of Kim and Canny's released decoder."""
+
+    def __init__(self, width: int, config: SteeringConfig) -> None:
+        super().__init__()
+        self.from_hidden = nn.Linear(config.hidden_size, 64)
+        self.from_features = nn.Linear(width, 64)
+        self.weigh = nn.Linear(64, 1)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, modulated: Tensor, past: Tensor, present: Tensor) -> Float[Tensor, " B"]:
+        mixed = self.from_hidden(self.dropout(present)) + self.from_features(modulated)
+        return self.weigh(self.dropout(mixed)).squeeze(1)
+
+
+_READOUTS = {"gated": GatedReadout, "linear": LinearReadout, "context": ContextReadout}
+
+
+def _xavier(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+        elif "bias" in name:
+            nn.init.zeros_(parameter)

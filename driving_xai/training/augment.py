@@ -1,0 +1,87 @@
+"""Changes to a window of frames that keep its label true, or change it with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What happens to training windows; each window draws once, all its frames alike."""
+
+    flip: bool = True
+    """Mirror half of the windows and negate their steering."""
+    brightness: float = 0.4
+    """Frames are multiplied by exp of a uniform draw from +-brightness."""
+    contrast: float = 0.2
+    """Frames are stretched about their mean by 1 + a uniform draw from +-contrast."""
+    saturation: float = 0.0
+    """Colours are blended with their grey: by 1 + a uniform draw from +-saturation, at least 0."""
+    shift: int = 0
+    """Frames are moved sideways by up to so many pixels, the edge repeated; the label is left alone."""
+    pitch: int = 0
+    """Frames are moved up or down by up to so many pixels, the edge repeated."""
+    shadow: float = 0.0
+    """Probability that one side of a random line is darkened."""
+
+
+def augment(
+    frames: Float[Tensor, "B T 3 H W"],
+    target: Float[Tensor, "B T"],
+    how: Augmentation,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "B T 3 H W"], Float[Tensor, "B T"]]:
+    """Frames and targets after one draw of the augmentation.
+
+    Args:
+        generator: a CPU generator; the draw is the same on every device.
+    """
+    batch, device = len(frames), frames.device
+
+    def uniform(reach: float) -> Tensor:
+        drawn = torch.rand(batch, generator=generator) * 2 - 1
+        return (drawn * reach).to(device).view(-1, 1, 1, 1, 1)
+
+    if how.flip:
+        mirrored = (torch.rand(batch, generator=generator) < 0.5).to(device)
+        frames = torch.where(mirrored.view(-1, 1, 1, 1, 1), frames.flip(-1), frames)
+        target = torch.where(mirrored.view(-1, 1), -target, target)
+    for dim, reach in ((-1, how.shift), (-2, how.pitch)):
+        if reach:
+            moves = torch.randint(-reach, reach + 1, (batch,), generator=generator)
+            frames = _moved(frames, moves.to(device), dim)
+    if how.saturation:
+        grey = frames.mean(2, keepdim=True)
+        frames = grey + (frames - grey) * (1 + uniform(how.saturation)).clamp_min(0)
+    if how.shadow:
+        frames = frames * _shadows(frames, how.shadow, generator)
+    if how.contrast:
+        mean = frames.mean((1, 2, 3, 4), keepdim=True)
+        frames = mean + (frames - mean) * (1 + uniform(how.contrast))
+    if how.brightness:
+        frames = frames * uniform(how.brightness).exp()
+    return frames.clamp(0, 1), target
+
+
+def _moved(frames: Tensor, moves: Tensor, dim: int) -> Tensor:
+    size = frames.shape[dim]
+    source = (torch.arange(size, device=frames.device) - moves.view(-1, 1)).clamp(0, size - 1)
+    shape = [len(frames), 1, 1, 1, 1]
+    shape[dim] = size
+    return frames.gather(dim, source.view(shape).expand_as(frames))
+
+
+def _shadows(frames: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """A factor per pixel: darker on one side of a random line, for some of the windows."""
+    batch, height, width = len(frames), *frames.shape[-2:]
+    drawn = torch.rand(batch, 4, generator=generator).to(frames.device)
+    across = torch.linspace(0, 1, width, device=frames.device)
+    down = torch.linspace(0, 1, height, device=frames.device).view(-1, 1)
+    line = drawn[:, 0].view(-1, 1, 1) + (drawn[:, 1] - drawn[:, 0]).view(-1, 1, 1) * down
+    dark = (across < line) & (drawn[:, 2] < probability).view(-1, 1, 1)
+    factor = torch.where(dark, 0.3 + 0.5 * drawn[:, 3].view(-1, 1, 1), 1.0)
+    return factor.view(batch, 1, 1, height, width)

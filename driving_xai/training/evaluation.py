@@ -1,0 +1,65 @@
+"""How well a steering model drives along held-out runs, beside what constants would get."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from driving_xai.data import Route, Run
+from driving_xai.models.steering import SteeringModel
+
+Walk = pd.DataFrame
+"""One row a frame: index_row, prediction and target (1/m), degrees_per_unit."""
+
+
+@torch.inference_mode()
+def walk(
+    model: SteeringModel,
+    route: Route,
+    kept: list[Run],
+    *,
+    device: torch.device | str = "cpu",
+    chunk: int = 100,
+) -> Walk:
+    """Predicts each run from its first frame to its last, the state carried along.
+
+    Args:
+        chunk: frames read and encoded at a time; it bounds memory and changes nothing else.
+    """
+    was_training = model.training
+    model.eval()
+    tables = []
+    for run in kept:
+        state, predicted = None, []
+        for start in range(0, len(run), chunk):
+            frames = route.frames(run.rows[start : start + chunk]).to(device).float() / 255
+            scores, _, state = model(frames[None], state)
+            predicted.append(scores[0].float().cpu().numpy())
+        tables.append(
+            pd.DataFrame(
+                {
+                    "index_row": run.rows,
+                    "prediction": np.concatenate(predicted).astype(np.float64),
+                    "target": route.target[run.rows],
+                    "degrees_per_unit": route.degrees_per_unit[run.rows],
+                }
+            )
+        )
+    model.train(was_training)
+    return pd.concat(tables, ignore_index=True)
+
+
+def mae_deg(walked: Walk) -> float:
+    """Mean absolute error in degrees of steering wheel."""
+    error = (walked["prediction"] - walked["target"]).abs() * walked["degrees_per_unit"]
+    return float(error.mean())
+
+
+def trivial_maes_deg(route: Route, train: list[Run], kept: list[Run]) -> dict[str, float]:
+    """The MAE in degrees of constant predictors: zero, and the training angles' mean and median."""
+    rows = np.concatenate([run.rows for run in kept])
+    seen = np.concatenate([run.rows for run in train])
+    degrees, seen_degrees = (route.target[r] * route.degrees_per_unit[r] for r in (rows, seen))
+    constants = {"zero": 0.0, "train_mean": seen_degrees.mean(), "train_median": np.median(seen_degrees)}
+    return {f"mae_deg_{name}": float(np.abs(degrees - value).mean()) for name, value in constants.items()}

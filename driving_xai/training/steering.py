@@ -1,0 +1,309 @@
+"""The steering recipe: windows of a drive -> a checkpoint.
+
+Training is a pure function of the shards, the configuration and the seed: every epoch draws its
+windows, augmentations and dropout from (seed, epoch), so a resumed run ends where an unbroken one
+does.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data_prep.records import Vehicle
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.parquet import read_index
+from driving_xai import checkpoint
+from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, runs
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
+from driving_xai.training.augment import Augmentation, augment
+from driving_xai.training.evaluation import Walk, mae_deg, trivial_maes_deg, walk
+
+RESUME = "resume"
+"""Inside the output directory: what `--resume` continues from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringTraining:
+    """How to train. The defaults are the paper's where it names them."""
+
+    model: SteeringConfig = field(default_factory=SteeringConfig)
+    held_out: HoldOut = field(default_factory=HoldOut)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    epochs: int = 30
+    """Over windows."""
+    frame_epochs: int = 0
+    """Before them, epochs over single frames: they train the encoder and the readout cheaply."""
+    window: int = 20
+    """Frames of a window, the length of truncated back-propagation."""
+    batch_size: int = 16
+    """Windows a step; single frames come `window` times as many."""
+    learning_rate: float = 1e-4
+    frame_learning_rate: float = 1e-3
+    """In the epochs over single frames."""
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate, within each of the two phases."""
+    loss: Literal["l1", "l2", "huber"] = "l1"
+    """On the standardised target."""
+    patience: int | None = 10
+    """Epochs without a lower validation error before stopping; None never stops early."""
+    gradient_clip: float = 1.0
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """auto is bf16 on CUDA, where the sign path keeps fp32 softmax, and fp32 on a CPU."""
+    seed: int = 0
+    workers: int = 0
+    """Processes that load windows."""
+
+
+class _Recipe(L.LightningModule):
+    """One training step and one validation for Lightning's loop."""
+
+    def __init__(self, model: SteeringModel, how: SteeringTraining, route: Route, splits: _Splits) -> None:
+        super().__init__()
+        self.model, self.how, self.route, self.splits = model, how, route, splits
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self._rate(0), weight_decay=self.how.weight_decay
+        )
+        return optimizer
+
+    def on_train_epoch_start(self) -> None:
+        # Everything random in an epoch starts here, so that an epoch can be resumed at its start.
+        torch.manual_seed(_mix(self.how.seed, self.current_epoch))
+        self.draw = torch.Generator().manual_seed(_mix(self.how.seed, self.current_epoch, 1))
+        for group in self.optimizers().param_groups:
+            group["lr"] = self._rate(self.current_epoch)
+
+    def _rate(self, epoch: int) -> float:
+        how = self.how
+        in_frames = epoch < how.frame_epochs
+        rate = how.frame_learning_rate if in_frames else how.learning_rate
+        if how.schedule == "constant":
+            return rate
+        done, total = (epoch, how.frame_epochs) if in_frames else (epoch - how.frame_epochs, how.epochs)
+        return rate * (0.5 + 0.5 * float(np.cos(np.pi * done / max(total, 1)))) + 0.01 * rate
+
+    def train_dataloader(self) -> DataLoader[Window]:
+        how, epoch = self.how, self.trainer.current_epoch
+        length = 1 if epoch < how.frame_epochs else how.window
+        draw = torch.Generator().manual_seed(_mix(how.seed, epoch, 2))
+        offset = int(torch.randint(length, (1,), generator=draw))
+        windows = Windows(self.route, self.splits.train, length=length, stride=length, offset=offset)
+        if not len(windows):
+            raise DataError(
+                f"no training run holds {length} consecutive frames; use a shorter --window or prepare more data"
+            )
+        return DataLoader(
+            windows,
+            batch_size=how.batch_size * how.window // length,
+            shuffle=True,
+            generator=draw,
+            num_workers=how.workers,
+        )
+
+    def training_step(self, batch: Window, _: int) -> Tensor:
+        frames, target = augment(batch.frames.float() / 255, batch.target, self.how.augmentation, self.draw)
+        scores, _, _ = self.model(frames)
+        scale = self.model.target_scale
+        loss = _LOSSES[self.how.loss](scores.float() / scale, target / scale)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def val_dataloader(self) -> list[int]:
+        # Validation walks whole runs, carrying the state; one item stands for all of it.
+        return [0] if self.splits.val else []
+
+    def validation_step(self, _: int, __: int) -> None:
+        walked = walk(self.model, self.route, self.splits.val, device=self.device)
+        self.log("val_mae_deg", mae_deg(walked), prog_bar=True, batch_size=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Splits:
+    train: list[Run]
+    val: list[Run]
+    test: list[Run]
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "huber": F.smooth_l1_loss,
+}
+
+
+def train(
+    shards: Path,
+    out: Path,
+    how: SteeringTraining,
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    resume: bool = False,
+    callbacks: tuple[L.Callback, ...] = (),
+) -> dict[str, Any]:
+    """Trains a steering model and writes a checkpoint directory with logs beside it.
+
+    Args:
+        shards: a directory that `prep` wrote, with steering.
+        out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
+        resume: continue an interrupted run of the same configuration.
+        callbacks: Lightning callbacks, for progress.
+
+    Returns:
+        The metrics that are also written: MAE in degrees for each split beside trivial predictors.
+
+    Raises:
+        DataError: the shards hold no steering or too little of it.
+        CheckpointError: `resume` without a run, or with another configuration.
+    """
+    manifest, index = Manifest.load(shards), read_index(shards)
+    if manifest.kind != "sequences":
+        raise DataError(f"{shards} holds {manifest.kind}; training a steering model needs sequences")
+    vehicle = Vehicle(**manifest.vehicle)
+    splits = _split(index, how.held_out)
+    route = Route(shards, index, vehicle)
+    config = _config(how, manifest)
+    state = _resume_state(out, config, resume)
+
+    L.seed_everything(how.seed, verbose=False)
+    model = SteeringModel(how.model)
+    _fit_scales(model, route, splits.train)
+    recipe = _Recipe(model, how, route, splits)
+    trainer = _trainer(out, how, device, bool(splits.val), callbacks)
+    trainer.fit(recipe, ckpt_path=state, weights_only=True if state else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = trainer.checkpoint_callback.best_model_path
+    if best:
+        saved = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        recipe.load_state_dict(saved)
+    metrics = _measure(recipe, trainer)
+    checkpoint.save(out, model, config, metrics)
+    return metrics
+
+
+def _split(index, held_out: HoldOut) -> _Splits:
+    names = np.where(labelled(index), held_out.splits(index), "unlabelled")
+    splits = _Splits(**{name: runs(index, names == name) for name in ("train", "val", "test")})
+    if not splits.train:
+        raise DataError("the shards hold no labelled training frames; prepare a drive with steering")
+    return splits
+
+
+def _config(how: SteeringTraining, manifest: Manifest) -> dict[str, Any]:
+    training = asdict(how)
+    return {
+        "kind": "steering",
+        "model": training.pop("model"),
+        "training": training,
+        "input": {
+            "geometry": dict(manifest.geometry),
+            "vehicle": dict(manifest.vehicle),
+            "signals": dict(manifest.signals),
+        },
+        "data": {"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
+        "versions": {
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _resume_state(out: Path, config: dict[str, Any], resume: bool) -> Path | None:
+    """The file to continue from, after checking that it belongs to this configuration."""
+    folder, wanted = out / RESUME, checkpoint._json(config)
+    last, recorded = folder / "last.ckpt", folder / "config.json"
+    if resume:
+        if not recorded.exists():
+            raise CheckpointError(f"{out} holds no interrupted training; run without --resume")
+        if recorded.read_text() != wanted:
+            raise CheckpointError(
+                f"{out} was trained with another configuration or data; use the same, or a new OUT"
+            )
+        return last if last.exists() else None
+    if (out / checkpoint.CONFIG).exists() or recorded.exists():
+        raise CheckpointError(
+            f"{out} already holds a training run; continue it with --resume or choose a new OUT"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    recorded.write_text(wanted)
+    return None
+
+
+def _trainer(out: Path, how: SteeringTraining, device: str, validated: bool, callbacks) -> L.Trainer:
+    accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device]
+    on_cuda = device != "cpu" and torch.cuda.is_available()
+    mixed = how.precision == "bf16" or (how.precision == "auto" and on_cuda)
+    keep = ModelCheckpoint(
+        out / RESUME,
+        filename="best",
+        monitor="val_mae_deg" if validated else None,
+        save_last=True,
+        save_on_train_epoch_end=not validated,
+        enable_version_counter=False,
+    )
+    stop = [EarlyStopping("val_mae_deg", patience=how.patience)] if validated and how.patience else []
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1 if not on_cuda else "auto",
+        precision="bf16-mixed" if mixed else "32-true",
+        max_epochs=how.frame_epochs + how.epochs,
+        gradient_clip_val=how.gradient_clip,
+        callbacks=[keep, *stop, *callbacks],
+        logger=[CSVLogger(out, name="logs", version=""), TensorBoardLogger(out, name="logs", version="")],
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@torch.no_grad()
+def _fit_scales(model: SteeringModel, route: Route, train: list[Run], frames: int = 512) -> None:
+    """Standardises inputs (a sample of the training frames) and the target (all of them)."""
+    rows = np.concatenate([run.rows for run in train])
+    model.target_scale.fill_(float(np.std(route.target[rows])) or 1.0)
+    sample = rows[np.linspace(0, len(rows) - 1, min(frames, len(rows))).astype(int)]
+    pixels = torch.cat([route.frames(row[None]) for row in sample]).float() / 255
+    colours = rgb_to_hsv(pixels) if model.config.colour == "hsv" else pixels
+    model.input_mean.copy_(colours.mean((0, 2, 3)).view(3, 1, 1))
+    model.input_std.copy_(colours.std((0, 2, 3)).clamp_min(1e-3).view(3, 1, 1))
+
+
+def _measure(recipe: _Recipe, trainer: L.Trainer) -> dict[str, Any]:
+    """MAE in degrees of each split, tested beside what a constant steering angle would get."""
+    route, splits = recipe.route, recipe.splits
+    device = trainer.strategy.root_device
+    model = recipe.model.to(device).eval()
+    metrics: dict[str, Any] = {"epochs": trainer.current_epoch}
+    for name in ("val", "test"):
+        if kept := getattr(splits, name):
+            walked: Walk = walk(model, route, kept, device=device)
+            metrics[name] = {
+                "frames": len(walked),
+                "mae_deg": mae_deg(walked),
+                **trivial_maes_deg(route, splits.train, kept),
+            }
+    return metrics
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,166 @@
+"""The steering model: what attention can and cannot change, streaming, colour, instants."""
+
+import colorsys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.steering import SpatialAttention, SteeringConfig, SteeringModel, rgb_to_hsv
+
+SMALL = {"hidden_size": 12, "dropout": 0.5}
+
+
+def model_of(**keywords) -> SteeringModel:
+    torch.manual_seed(0)
+    return SteeringModel(SteeringConfig(**{**SMALL, **keywords})).eval()
+
+
+def drive(batch: int = 1, steps: int = 4) -> torch.Tensor:
+    return torch.rand(batch, steps, 3, 80, 160, generator=torch.Generator().manual_seed(1))
+
+
+def permuted_attention(monkeypatch: pytest.MonkeyPatch, change: Callable) -> None:
+    attend = SpatialAttention.forward
+    monkeypatch.setattr(
+        SpatialAttention, "forward", lambda self, projected, hidden: change(attend(self, projected, hidden))
+    )
+
+
+@pytest.mark.parametrize("change", ["shuffle", "uniform", "one-hot"])
+@pytest.mark.parametrize("channels", ["split", "shared"])
+@pytest.mark.parametrize("output", ["gated", "linear", "context"])
+def test_sign_attention_never_reaches_the_prediction(monkeypatch, change, channels, output) -> None:
+    """The paper's attention only weighs signs, and a positive weight changes no sign."""
+    model, frames = model_of(attention="sign", channels=channels, output=output), drive()
+    with torch.no_grad():
+        clean, clean_map, _ = model(frames)
+        order = torch.randperm(200, generator=torch.Generator().manual_seed(2))
+        changes = {
+            "shuffle": lambda a: a[:, order],
+            "uniform": lambda a: torch.full_like(a, 1 / 200),
+            "one-hot": lambda a: torch.zeros_like(a).index_fill(1, torch.tensor([7]), 1.0),
+        }
+        permuted_attention(monkeypatch, changes[change])
+        changed, changed_map, _ = model(frames)
+    assert torch.equal(clean, changed)
+    assert not torch.equal(clean_map, changed_map)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{"attention": "soft"}, {"sign_role": "gate"}, {"sign_role": "multiplicative"}],
+    ids=["soft", "gate", "multiplicative"],
+)
+def test_forward_acting_attention_reaches_the_prediction(monkeypatch, keywords) -> None:
+    model, frames = model_of(temperature=0.1, **keywords), drive()
+    with torch.no_grad():
+        clean, _, _ = model(frames)
+        permuted_attention(monkeypatch, lambda a: a.flip(1))
+        changed, _, _ = model(frames)
+    assert not torch.allclose(clean, changed)
+
+
+def test_sign_attention_learns_although_it_does_not_act() -> None:
+    """Its only gradient is the straight-through one."""
+    model = model_of(attention="sign").train()
+    model(drive())[0].sum().backward()
+    assert model.attend.reduce.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("attention", ["none", "soft", "sign"])
+@pytest.mark.parametrize("output", ["gated", "linear", "context"])
+def test_steps_and_instants_agree_with_the_window(attention, output) -> None:
+    model, frames = model_of(attention=attention, output=output), drive(batch=2)
+    with torch.no_grad():
+        scores, maps, _ = model(frames)
+        state = None
+        for t in range(frames.shape[1]):
+            instant = model.at(state)(frames[:, t])
+            stepped, attended, state = model.step(frames[:, t], state)
+            torch.testing.assert_close(stepped[:, 0], scores[:, t])
+            torch.testing.assert_close(instant[:, 0], scores[:, t])
+            torch.testing.assert_close(attended, maps[:, t])
+
+
+def test_an_instant_repeats_its_states_contiguously() -> None:
+    model, frames = model_of(), drive(batch=2, steps=2)
+    with torch.no_grad():
+        _, _, state = model.step(frames[:, 0], None)
+        variants = frames[:, 1].repeat_interleave(3, dim=0)
+        together = model.at(state)(variants)
+        alone = model.at(state)(frames[:, 1])
+    torch.testing.assert_close(together[:, 0], alone[:, 0].repeat_interleave(3))
+    with pytest.raises(ValueError, match="3 frames for 2 states"):
+        model.at(state)(frames[:1, 1].repeat(3, 1, 1, 1))
+
+
+def test_maps_sum_to_one_and_the_first_is_that_of_the_mean_state() -> None:
+    model = model_of(attention="soft")
+    with torch.no_grad():
+        _, maps, _ = model(drive(batch=2))
+        first = model.at(None).attention(drive(batch=2)[:, 0])
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 4))
+    torch.testing.assert_close(first, maps[:, 0])
+
+
+def test_a_model_without_attention_says_so() -> None:
+    with pytest.raises(UnsupportedModelError, match="attention 'none'"):
+        model_of(attention="none").at(None).attention(drive()[:, 0])
+
+
+def test_hsv_matches_the_standard_library() -> None:
+    generator = torch.Generator().manual_seed(3)
+    frames = torch.rand(1, 3, 6, 7, generator=generator)
+    frames[0, :, 0, 0] = 0.0
+    frames[0, :, 0, 1] = 0.4
+    frames[0, :, 0, 2] = torch.tensor([1.0, 0.0, 0.0])
+    converted = rgb_to_hsv(frames)
+    for y in range(6):
+        for x in range(7):
+            expected = torch.tensor(colorsys.rgb_to_hsv(*frames[0, :, y, x].tolist()))
+            torch.testing.assert_close(converted[0, :, y, x], expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "sizes"),
+    [
+        ("table-1", [(40, 80), (20, 40), (10, 20), (10, 20), (10, 20)]),
+        ("table-1-kernels", [(40, 80), (20, 40), (10, 20), (10, 20), (10, 20)]),
+        ("pseudo-code", [(39, 79), (19, 39), (10, 20), (10, 20), (10, 20)]),
+    ],
+)
+def test_encoder_sizes_are_those_of_table_1_and_of_the_pseudo_code(encoder, sizes) -> None:
+    model, features, seen = model_of(encoder=encoder), drive()[:, 0], []
+    for layer in model.encoder:
+        features = layer(features)
+        if isinstance(layer, torch.nn.Conv2d):
+            seen.append(tuple(features.shape[2:]))
+    assert seen == sizes
+    assert (features < 0).any(), "a ReLU at the end would leave no sign to attend to"
+
+
+def test_lower_temperature_concentrates_attention() -> None:
+    peaks = []
+    for temperature in (10.0, 1.0, 0.1):
+        with torch.no_grad():
+            _, maps, _ = model_of(attention="soft", temperature=temperature)(drive())
+        peaks.append(maps.amax().item())
+    assert peaks == sorted(peaks) and peaks[-1] > 2 * peaks[0]
+
+
+def test_the_scalar_energy_is_nearly_uniform() -> None:
+    """tanh bounds the literal scalar to a range of 2, so no position gets more than e^2 times another."""
+    with torch.no_grad():
+        _, maps, _ = model_of(attention="soft", energy="scalar")(drive())
+    assert maps.max() / maps.min() < 7.39
+    assert maps.max() < 0.036
+
+
+@pytest.mark.parametrize("keywords", [{"energy": "per-channel"}, {"energy": "scalar"}, {"bits": None}])
+def test_options_train(keywords) -> None:
+    model = model_of(attention="sign", **keywords).train()
+    scores, _, _ = model(drive())
+    scores.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
