@@ -80,9 +80,10 @@ class SteeringState(NamedTuple):
     hidden: Float[Tensor, "B hidden"]
     cell: Float[Tensor, "B hidden"]
 
-    def repeat(self, times: int) -> SteeringState:
-        """Each drive's state `times` over, contiguously."""
-        return SteeringState(*(part.repeat_interleave(times, dim=0) for part in self))
+
+def _shared(per_state: Float[Tensor, "S ..."], frames: int) -> Float[Tensor, "N ..."]:
+    """What each frame gets from its state: S rows become N, frame n taking row n // (N // S)."""
+    return per_state if len(per_state) == frames else per_state.repeat_interleave(frames // len(per_state), 0)
 
 
 def rgb_to_hsv(frames: Frames) -> Frames:
@@ -130,9 +131,10 @@ class SpatialAttention(nn.Module):
 
         Args:
             projected: `from_features` of the feature map; passed in so that a window projects once.
-            hidden: h_{t-1}.
+            hidden: h_{t-1}, of all frames or of S states that they share.
         """
-        energy = self.reduce(torch.tanh(projected + self.from_hidden(hidden).unsqueeze(1)))
+        offset = _shared(self.from_hidden(hidden), len(projected))
+        energy = self.reduce(torch.tanh(projected + offset.unsqueeze(1)))
         return torch.softmax(energy.float() / self.temperature, dim=1)
 
 
@@ -270,7 +272,8 @@ class SteeringModel(nn.Module):
         return signed.flatten(1)
 
     def _advance(self, modulated: Tensor, state: SteeringState) -> SteeringState:
-        return SteeringState(*self.lstm(self.dropout(modulated), tuple(state)))
+        memory = tuple(_shared(part, len(modulated)) for part in state)
+        return SteeringState(*self.lstm(self.dropout(modulated), memory))
 
 
 class SteeringInstant:
@@ -311,7 +314,7 @@ class SteeringInstant:
         frames, states = len(frame.features), len(self.state.hidden)
         if frames % states:
             raise ValueError(f"got {frames} frames for {states} states; expected a multiple")
-        return self.state.repeat(frames // states)
+        return self.state
 
 
 class GatedReadout(nn.Module):
@@ -324,7 +327,8 @@ class GatedReadout(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, modulated: Tensor, past: Tensor, present: Tensor | None) -> Float[Tensor, " B"]:
-        return self.weigh(self.dropout(torch.sigmoid(self.gate(past)) * modulated)).squeeze(1)
+        opened = _shared(torch.sigmoid(self.gate(past)), len(modulated))
+        return self.weigh(self.dropout(opened * modulated)).squeeze(1)
 
 
 class LinearReadout(nn.Module):
