@@ -1,0 +1,79 @@
+"""Explainers, and the table of their literature names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from torch import nn
+
+from driving_xai.contracts import Explainer
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.cam import GradCAM
+from driving_xai.explain.learned import learned_attention
+from driving_xai.faithfulness.controls import CentrePrior, RandomOrder
+
+
+class MethodFactory(Protocol):
+    """Fits a method to a model: finds the layer it needs, or says why the model cannot serve.
+
+    Raises:
+        UnsupportedModelError: the model lacks what the method needs.
+    """
+
+    def __call__(self, model: nn.Module, *, seed: int) -> Explainer: ...
+
+
+def build(name: str, model: nn.Module, *, seed: int = 0) -> Explainer:
+    """The explainer of a literature name, for this model.
+
+    Args:
+        model: the whole model, not its view of one instant.
+        seed: of methods that draw; the others ignore it.
+
+    Raises:
+        ValueError: no method has that name; the message lists those there are.
+        UnsupportedModelError: the model lacks what the method needs.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is unknown; expected one of: {', '.join(METHODS)}")
+    return METHODS[name](model, seed=seed)
+
+
+def _attention_of(kind: Literal["sign", "soft"]) -> MethodFactory:
+    def fit(model: nn.Module, *, seed: int) -> Explainer:
+        found = getattr(getattr(model, "config", None), "attention", "none")
+        if found != kind:
+            raise UnsupportedModelError(
+                f"method '{kind}-attention' needs a model with {kind} attention, this one has {found!r}; "
+                f"use grad-cam, or train with attention {kind!r}"
+            )
+        return learned_attention
+
+    return fit
+
+
+def _grad_cam(model: nn.Module, *, seed: int) -> Explainer:
+    layer = getattr(model, "cam_layer", None)
+    if layer is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} names no cam_layer; build GradCAM(layer=...) with a layer of your choice"
+        )
+    return GradCAM(layer=layer)
+
+
+def _random(model: nn.Module, *, seed: int) -> Explainer:
+    return RandomOrder(seed=seed)
+
+
+def _centre_prior(model: nn.Module, *, seed: int) -> Explainer:
+    return CentrePrior()
+
+
+METHODS: Mapping[str, MethodFactory] = {
+    "sign-attention": _attention_of("sign"),
+    "soft-attention": _attention_of("soft"),
+    "grad-cam": _grad_cam,
+    "random": _random,
+    "centre-prior": _centre_prior,
+}

@@ -1,0 +1,105 @@
+"""Activations and gradients at a layer, taken with hooks that live only inside a `with`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from driving_xai.contracts import FrameModel, Frames, Target
+from driving_xai.errors import UnsupportedModelError
+
+
+class LayerGradient(NamedTuple):
+    """A layer's output and the gradient of each sample's target with respect to it."""
+
+    activation: Float[Tensor, "B C h w"]
+    gradient: Float[Tensor, "B C h w"]
+
+
+def layer_gradient(model: FrameModel, frames: Frames, target: Target, *, layer: nn.Module) -> LayerGradient:
+    """Runs the model once forward, and backward only as far as the layer's output.
+
+    Nothing is recorded for the part of the model before the layer. Weights, gradients, modes and
+    frames stay as they are, also where the model fails.
+
+    Args:
+        model: judges each frame by itself, so that one backward pass serves the whole batch. A
+            recurrent model's state must not come from `torch.inference_mode` (use `no_grad`).
+        layer: a part of the model, in eval mode, that runs once in a forward pass.
+
+    Raises:
+        UnsupportedModelError: the layer is in training mode, does not run exactly once, puts out no
+            feature maps, or the target does not depend on it.
+    """
+    name = type(layer).__name__
+    if layer.training:
+        raise UnsupportedModelError(f"layer {name} is in training mode; call eval() on the model first")
+    with _graph_starting_at(layer) as outputs, _recurrent_layers_without_cudnn():
+        values = target(model(frames))
+        if len(outputs) != 1:
+            raise UnsupportedModelError(
+                f"layer {name} ran {len(outputs)} times in one forward pass, expected once; choose another"
+            )
+        (activation,) = outputs
+        if activation.dim() != 4 or len(activation) != len(frames):
+            raise UnsupportedModelError(
+                f"layer {name} put out shape {tuple(activation.shape)}, expected ({len(frames)}, C, h, w)"
+            )
+        gradient = None
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), activation, allow_unused=True)
+        if gradient is None:
+            raise UnsupportedModelError(f"the target does not depend on layer {name}; choose another")
+    return LayerGradient(activation.detach(), gradient)
+
+
+@contextmanager
+def _graph_starting_at(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Records gradients from the layer's output on; the list receives that output at each run."""
+    outputs: list[Tensor] = []
+
+    def start_graph(_layer: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise UnsupportedModelError(
+                f"layer {type(layer).__name__} puts out {type(output).__name__}, expected one tensor"
+            )
+        leaf = output.detach().requires_grad_()
+        outputs.append(leaf)
+        torch.set_grad_enabled(True)
+        # A following in-place layer may write on a clone, never on the leaf itself.
+        return leaf.clone()
+
+    # Leaving `no_grad` restores the caller's grad mode, whatever the hook has set.
+    with torch.inference_mode(False), torch.no_grad():
+        handle = layer.register_forward_hook(start_graph)
+        try:
+            yield outputs
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def _recurrent_layers_without_cudnn() -> Iterator[None]:
+    """Switches cuDNN off from the first recurrent layer that runs to the end of the scope.
+
+    cuDNN's recurrent layers have no backward pass in eval mode, and switching to training mode would
+    change the model: https://github.com/pytorch/pytorch/issues/15788. Layers that run before the
+    first recurrent one, the convolutions of a CNN-LSTM, keep cuDNN.
+    """
+    enabled = torch.backends.cudnn.enabled
+
+    def leave_cudnn(module: nn.Module, _inputs: tuple) -> None:
+        if isinstance(module, nn.RNNBase):
+            torch.backends.cudnn.enabled = False
+
+    handle = nn.modules.module.register_module_forward_pre_hook(leave_cudnn)
+    try:
+        yield
+    finally:
+        handle.remove()
+        torch.backends.cudnn.enabled = enabled

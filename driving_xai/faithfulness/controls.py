@@ -1,0 +1,59 @@
+"""Orders that know nothing of the model: what any explanation has to beat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from driving_xai.contracts import FrameModel, Frames, Saliency, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomOrder:
+    """Independent uniform values in [0, 1) for every pixel.
+
+    A frame's draw depends on the seed and on the frame's own pixels only: batch size, order, device
+    and resumed runs change nothing.
+    """
+
+    seed: int
+
+    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        """See `contracts.Explainer`; model and target are ignored."""
+        maps = [self._draw(frame.contiguous().numpy(), frames.shape[-2:]) for frame in frames.detach().cpu()]
+        return torch.stack(maps).to(frames.device)
+
+    def _draw(self, pixels, size: torch.Size) -> torch.Tensor:
+        digest = hashlib.blake2b(pixels, digest_size=8, key=self.seed.to_bytes(16, "little", signed=True))
+        # A generator takes seeds below 2**63 on every platform.
+        frame_seed = int.from_bytes(digest.digest(), "little") >> 1
+        return torch.rand(*size, generator=torch.Generator().manual_seed(frame_seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentrePrior:
+    """A fixed Gaussian, stretched to the frame's shape: 1 at its centre, the same for every frame.
+
+    The default is the literature's, in the middle of the frame. For a camera on a car,
+    `CentrePrior(row=0.7)` puts it on the road ahead: a harder control.
+
+    Source: Judd et al. 2012, "A benchmark of computational models of saliency".
+    Deviation: the Gaussian's width is not fitted to data. An order of pixels does not depend on it.
+    """
+
+    row: float = 0.5
+    """Of the centre, as a fraction of the height from the top."""
+    column: float = 0.5
+    """Of the centre, as a fraction of the width from the left."""
+    spread: float = 0.25
+    """Standard deviation as a fraction of height and of width."""
+
+    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        """See `contracts.Explainer`; model and target are ignored."""
+        count, _, height, width = frames.shape
+        rows = (torch.arange(height, device=frames.device) + 0.5) / height - self.row
+        columns = (torch.arange(width, device=frames.device) + 0.5) / width - self.column
+        squares = rows[:, None] ** 2 + columns[None, :] ** 2
+        return torch.exp(-squares / (2 * self.spread**2)).expand(count, -1, -1)
