@@ -1,0 +1,108 @@
+"""A drive on one clock: which frames are kept, with which controls, and what was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from data_prep.errors import DataError
+from data_prep.records import Drive, Signal
+from data_prep.signals import clean, clock_faults, inverse_turning_radius, segments, smooth, synchronise
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedDrive:
+    """The kept frames of a drive, in time, each with its controls; NaN where unknown."""
+
+    frame: Int64[np.ndarray, " T"]
+    """Index in the source drive."""
+    columns: Mapping[str, np.ndarray]
+    """By the names of `shards.hdf5.COLUMNS`."""
+    dropped: Mapping[str, Int64[np.ndarray, " _"]]
+    """Reason to the source frames that were left out for it."""
+    signal_samples_dropped: Mapping[str, int]
+    """Signal to how many of its samples were unknown, doubled, swapped or off the clock."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def time_ns(self) -> Int64[np.ndarray, " T"]:
+        return self.columns["time_ns"]
+
+
+def align(drive: Drive, *, smoothing: float, tolerance_s: float, hole_periods: float) -> AlignedDrive:
+    """Repairs the camera's clock and gives every frame that is kept its controls and its label.
+
+    A frame is dropped where its stamp is a duplicate, out of order or behind a clock jump, and
+    where the drive records a control that is not known within the tolerance at its time.
+
+    Raises:
+        DataError: no frame is left; the message says what the frames were dropped for.
+    """
+    time_ns = np.asarray(drive.time_ns, dtype=np.int64)
+    faults = clock_faults(time_ns)
+    dropped = {name: np.flatnonzero(which) for name, which in faults._asdict().items()}
+    frame = np.flatnonzero(~faults.any)
+    steering, lost_steering = _controls(drive.steering_wheel, time_ns[frame], tolerance_s)
+    speed, lost_speed = _controls(drive.speed, time_ns[frame], tolerance_s)
+    known = np.ones(len(frame), dtype=bool)
+    if drive.steering_wheel is not None:
+        known &= ~np.isnan(steering)
+    if drive.speed is not None:
+        known &= ~np.isnan(speed)
+    dropped["no_control"] = frame[~known]
+    frame, steering, speed = frame[known], steering[known], speed[known]
+    if not len(frame):
+        lost = {
+            **{reason: len(which) for reason, which in dropped.items()},
+            **{reason: len(rows) for reason, rows in drive.left_out.items()},
+        }
+        counts = ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
+        raise DataError(
+            f"drive {drive.name}: no frame is left of {len(drive)} ({counts or 'empty'}); check the source"
+        )
+    columns = _columns(time_ns[frame], steering, speed, drive, smoothing=smoothing, hole_periods=hole_periods)
+    lost = {"steering_wheel": lost_steering, "speed": lost_speed}
+    return AlignedDrive(frame=frame, columns=columns, dropped=dropped, signal_samples_dropped=lost)
+
+
+def _controls(
+    signal: Signal | None, time_ns: Int64[np.ndarray, " T"], tolerance_s: float
+) -> tuple[Float64[np.ndarray, " T"], int]:
+    if signal is None:
+        return np.full(len(time_ns), np.nan), 0
+    cleaned = clean(signal)
+    return synchronise(cleaned.signal, time_ns, tolerance_s=tolerance_s), cleaned.dropped
+
+
+def _columns(
+    time_ns: Int64[np.ndarray, " T"],
+    steering: Float64[np.ndarray, " T"],
+    speed: Float64[np.ndarray, " T"],
+    drive: Drive,
+    *,
+    smoothing: float,
+    hole_periods: float,
+) -> dict[str, np.ndarray]:
+    segment = segments(time_ns, hole_periods=hole_periods)
+    steering_smoothed = _smooth_runs(steering, segment, smoothing)
+    speed_smoothed = _smooth_runs(speed, segment, smoothing)
+    return {
+        "time_ns": time_ns,
+        "steering_wheel_rad": steering,
+        "steering_wheel_rad_smoothed": steering_smoothed,
+        "speed_mps": speed,
+        "speed_mps_smoothed": speed_smoothed,
+        "inverse_turning_radius": inverse_turning_radius(steering_smoothed, speed_smoothed, drive.vehicle),
+    }
+
+
+def _smooth_runs(
+    values: Float64[np.ndarray, " T"], segment: Int32[np.ndarray, " T"], alpha: float
+) -> Float64[np.ndarray, " T"]:
+    starts = np.flatnonzero(np.diff(segment)) + 1
+    return np.concatenate([smooth(run, alpha) for run in np.split(values, starts)])

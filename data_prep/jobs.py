@@ -1,0 +1,65 @@
+"""What a run consists of, whatever it makes: units, their work, the index, the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+import h5py
+import pandas as pd
+import pyarrow as pa
+
+from data_prep.shards.manifest import Manifest, ShardEntry
+
+OnBad = Literal["drop", "refuse"]
+
+
+class Unit(Protocol):
+    """A piece of work that makes one file."""
+
+    @property
+    def path(self) -> str: ...
+
+
+class Job(Protocol):
+    """A planned run."""
+
+    @property
+    def units(self) -> Sequence[Any]: ...
+    @property
+    def unit_paths(self) -> list[str]: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def work(self, *, root: Path, scratch: Path, threads: int) -> Callable[[Any], ShardEntry]: ...
+
+    def index(self, entries: Mapping[str, ShardEntry]) -> tuple[pd.DataFrame, pa.Schema]:
+        """The index of what the units made, and its columns."""
+        ...
+
+    def manifest(
+        self, shards: list[ShardEntry], index: ShardEntry, rows: pd.DataFrame, *, fingerprint: str
+    ) -> Manifest: ...
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that decides the bytes of a shard or of its pixels."""
+    return {
+        "driving-xai": version("driving-xai"),
+        "opencv": cv2.__version__,
+        "hdf5": h5py.version.hdf5_version,
+        **{name: version(name) for name in ("av", "h5py", "numpy", "pandas", "pyarrow")},
+    }
+
+
+def provenance(config: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Where an output came from, for its manifest."""
+    return {
+        "reader": config["reader"],
+        "source": config["source"],
+        "versions": versions(),
+        "fingerprint": fingerprint,
+    }

@@ -1,0 +1,147 @@
+"""The output folder while it is written: what is finished, what may be replaced, and the last step.
+
+While a run is unfinished the folder holds `.prep/`: the plan's fingerprint, an entry for each
+finished shard, and temporary files. The manifest exists only when everything else is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_prep.errors import DataError
+from data_prep.jobs import Job
+from data_prep.sequences import FOLDER
+from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.manifest import FILE_NAME, SCHEMA, Manifest, ShardEntry, canonical_json
+from data_prep.shards.parquet import INDEX_NAME, write_index
+
+STATE = ".prep"
+_PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A folder that is being filled."""
+
+    root: Path
+    fingerprint: str
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / STATE
+
+    @classmethod
+    @contextmanager
+    def open(cls, root: Path, *, fingerprint: str, resume: bool, overwrite: bool) -> Iterator[Output]:
+        """Makes the folder ready.
+
+        Args:
+            root: the folder.
+            fingerprint: identifies the plan; a resumed run must have the same.
+            resume: keep what an earlier run of this plan finished.
+            overwrite: remove what an earlier run, of any plan, wrote.
+
+        Raises:
+            DataError: the folder cannot be written, holds something else, or holds an output and
+                neither `resume` nor `overwrite` was asked for.
+        """
+        if resume and overwrite:
+            raise DataError("resume and overwrite contradict each other; choose one")
+        output = cls(root=root, fingerprint=fingerprint)
+        try:
+            output._make_ready(resume=resume, overwrite=overwrite)
+            yield output
+        except OSError as error:
+            where = error.filename or root
+            raise DataError(
+                f"{where}: cannot be written ({error.strerror or error}); choose another folder"
+            ) from None
+
+    def _make_ready(self, *, resume: bool, overwrite: bool) -> None:
+        earlier = self._earlier_fingerprint()
+        if earlier is not None and not (resume or overwrite):
+            raise DataError(
+                f"{self.root}: holds shards already; add --resume to continue or --overwrite to replace"
+            )
+        if earlier is not None and resume and earlier != self.fingerprint:
+            raise DataError(
+                f"{self.root}: was begun with another source, configuration or library version; "
+                "use the same again, or --overwrite to replace it"
+            )
+        if earlier is None and self.root.exists() and any(self.root.iterdir()):
+            raise DataError(f"{self.root}: is not empty and not an output of prep; choose a new folder")
+        if earlier is not None and overwrite:
+            self._remove()
+        self._begin()
+
+    def _earlier_fingerprint(self) -> str | None:
+        """The plan of the output that lies here; None where there is none, "" where it is unreadable."""
+        if (self.root / FILE_NAME).exists():
+            try:
+                return str(Manifest.load(self.root).provenance.get("fingerprint", ""))
+            except DataError:
+                return "" if self._is_ours(self.root / FILE_NAME) else None
+        plan = self.scratch / _PLAN
+        if not plan.exists():
+            return None
+        try:
+            return str(json.loads(plan.read_text())["fingerprint"])
+        except (ValueError, KeyError, TypeError):
+            return ""
+
+    @staticmethod
+    def _is_ours(manifest: Path) -> bool:
+        return SCHEMA.split("/")[0] in manifest.read_text(errors="replace")
+
+    def _remove(self) -> None:
+        """Removes what prep writes and nothing else; the manifest first, so that no rest looks whole."""
+        (self.root / FILE_NAME).unlink(missing_ok=True)
+        (self.root / INDEX_NAME).unlink(missing_ok=True)
+        for pattern in ("*.h5", "*.parquet"):
+            for shard in (self.root / FOLDER).glob(pattern):
+                shard.unlink()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _begin(self) -> None:
+        (self.root / FOLDER).mkdir(parents=True, exist_ok=True)
+        self.scratch.mkdir(exist_ok=True)
+        for stale in self.scratch.glob("*.tmp"):
+            stale.unlink()
+        with replacing(self.scratch / _PLAN) as temporary:
+            temporary.write_bytes(canonical_json({"schema": SCHEMA, "fingerprint": self.fingerprint}))
+
+    def finished(self, paths: Sequence[str]) -> dict[str, ShardEntry]:
+        """The shards of this plan that are whole and right by their hash; by path."""
+        entries = {entry.path: entry for entry in self._recorded()}
+        return {path: entries[path] for path in paths if path in entries and self._is_right(entries[path])}
+
+    def _recorded(self) -> Iterator[ShardEntry]:
+        if (self.root / FILE_NAME).exists():
+            yield from Manifest.load(self.root).shards
+        for sidecar in sorted(self.scratch.glob("*.shard.json")):
+            yield ShardEntry.from_json(json.loads(sidecar.read_text()))
+
+    def _is_right(self, entry: ShardEntry) -> bool:
+        file = self.root / entry.path
+        return file.is_file() and file.stat().st_size == entry.bytes and sha256_of(file) == entry.sha256
+
+    def record(self, entry: ShardEntry) -> None:
+        """Notes a finished shard, so that a later run need not write it again."""
+        with replacing(self.scratch / f"{Path(entry.path).name}.shard.json") as temporary:
+            temporary.write_bytes(canonical_json(asdict(entry)))
+
+    def commit(self, job: Job, entries: Mapping[str, ShardEntry]) -> Manifest:
+        """Writes the index and, last, the manifest; then removes what only an unfinished run needs."""
+        index, schema = job.index(entries)
+        write_index(self.root / INDEX_NAME, index, schema)
+        listed = ShardEntry.of(self.root, INDEX_NAME, rows=len(index), drive="", dropped={})
+        shards = [entries[path] for path in job.unit_paths]
+        manifest = job.manifest(shards, listed, index, fingerprint=self.fingerprint)
+        manifest.save(self.root)
+        shutil.rmtree(self.scratch)
+        return manifest

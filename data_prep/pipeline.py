@@ -1,0 +1,197 @@
+"""Raw logs to shards: read, align, write in units, index, and the manifest last.
+
+The output is the same bytes whatever the engine, the number of workers, or how often the run was
+killed and resumed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep import engines
+from data_prep.engines import EngineName
+from data_prep.errors import DataError
+from data_prep.images import Geometry
+from data_prep.jobs import Job, OnBad
+from data_prep.labelled import ImageJob
+from data_prep.output import Output
+from data_prep.readers import READERS, entry
+from data_prep.records import VEHICLES, Drive, ImageSet
+from data_prep.sequence_job import SequenceJob
+from data_prep.shards.manifest import Manifest
+from data_prep.split import BlockSplit, DriveSplit, Part
+
+SplitRule = Literal["block", "drive", "train", "val", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig:
+    """Everything that decides the output's bytes. Saved in the manifest."""
+
+    reader: str
+    source: Path
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
+    """The reader's own options, for example `{"camera": "left"}`."""
+    geometry: Geometry | None = None
+    """Crop and size. None: 160x80 uncropped for sequences, images kept as they are."""
+    vehicle: str | None = None
+    """A name in `VEHICLES`, in place of the one the reader knows."""
+    smoothing: float = 0.2
+    """alpha of eq. 2, over 0 up to 1. On Udacity's drive 0.2 lags 3 frames; 1 is off."""
+    tolerance_s: float = 0.1
+    """How far from a frame the control samples around it may be."""
+    hole_periods: float = 2.5
+    """A hole longer than this many usual frame periods starts a new segment."""
+    on_bad: OnBad = "drop"
+    """What to do about frames that cannot be used: drop and count them, or stop."""
+    split: SplitRule = "block"
+    """By blocks of time within each drive, by whole drives, or everything into one part."""
+    blocks: int = 5
+    gap_s: float = 2.0
+    val_drives: tuple[str, ...] = ()
+    """For `split="drive"`; with `test_drives` empty too, a seeded fifth each."""
+    test_drives: tuple[str, ...] = ()
+    seed: int = 0
+    frames_per_shard: int = 2000
+    """Also the number of images in an image shard."""
+
+    def __post_init__(self) -> None:
+        entry(self.reader)
+        for name in ("tolerance_s", "hole_periods"):
+            if not getattr(self, name) > 0:
+                raise DataError(f"{name} is {getattr(self, name)}; expected over 0")
+        if not 0.0 < self.smoothing <= 1.0:
+            raise DataError(f"smoothing is {self.smoothing}; expected over 0 and at most 1, where 1 is off")
+        if self.frames_per_shard < 1:
+            raise DataError(f"frames_per_shard is {self.frames_per_shard}; expected 1 or more")
+        if self.on_bad not in ("drop", "refuse"):
+            raise DataError(f"on_bad is {self.on_bad!r}; choose drop or refuse")
+        if self.split not in ("block", "drive", "train", "val", "test"):
+            raise DataError(f"split is {self.split!r}; choose block, drive, train, val or test")
+        if self.vehicle is not None and self.vehicle not in VEHICLES:
+            raise DataError(f"vehicle {self.vehicle!r} is unknown; choose one of {', '.join(VEHICLES)}")
+
+    @property
+    def split_rule(self) -> BlockSplit | DriveSplit | Part:
+        if self.split == "block":
+            return BlockSplit(blocks=self.blocks, gap_s=self.gap_s)
+        if self.split == "drive":
+            return DriveSplit(val=self.val_drives, test=self.test_drives, seed=self.seed)
+        return self.split
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; of the source only its base name, so that output does not depend on where it lies."""
+        value = asdict(self) | {
+            "source": self.source.resolve().name,
+            "reader_options": dict(self.reader_options),
+        }
+        return value | {"val_drives": list(self.val_drives), "test_drives": list(self.test_drives)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is, for `on_progress`. Units found whole on resuming count as done."""
+
+    units_done: int
+    units_total: int
+    rows_done: int
+
+
+def prepare(
+    config: PrepConfig,
+    out: Path,
+    *,
+    engine: EngineName = "serial",
+    workers: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """Turns one source into a folder of shards, whole or recognisably unfinished.
+
+    Args:
+        config: what to read and how.
+        out: the folder to write: new or empty, unless `resume` or `overwrite`.
+        engine: where units run.
+        workers: threads of the serial engine, processes of the others.
+        scheduler: address of a Dask scheduler; None starts one on this machine.
+        resume: keep the shards that an earlier run of the same configuration finished, by hash.
+        overwrite: replace an earlier output; a folder that holds anything else is refused.
+        on_progress: called in this process after each shard.
+
+    Returns:
+        The manifest, as saved.
+
+    Raises:
+        DataError: the source, the configuration or the output folder cannot be used.
+        EngineError: workers were lost; `resume` continues.
+
+    Example:
+        prepare(PrepConfig(reader="udacity-csv", source=Path("ch2_001")), Path("shards/ch2_001"), workers=2)
+    """
+    runner = engines.build(engine, workers=workers, scheduler=scheduler)
+    job = read_job(config)
+    with Output.open(Path(out), fingerprint=job.fingerprint, resume=resume, overwrite=overwrite) as output:
+        done = output.finished(job.unit_paths)
+        missing = [unit for unit in job.units if unit.path not in done]
+        work = job.work(root=output.root, scratch=output.scratch, threads=runner.threads)
+        _report(on_progress, done, job)
+        for shard in runner.map(work, missing):
+            output.record(shard)
+            done[shard.path] = shard
+            _report(on_progress, done, job)
+        return output.commit(job, done)
+
+
+def read_job(config: PrepConfig) -> Job:
+    """Reads and plans; writes nothing.
+
+    Raises:
+        DataError: the source or an option cannot be used.
+    """
+    records = _read(config)
+    if isinstance(records, ImageSet):
+        return ImageJob.plan(
+            records,
+            config=config.to_json(),
+            geometry=config.geometry,
+            on_bad=config.on_bad,
+            images_per_shard=config.frames_per_shard,
+        )
+    if config.vehicle is not None:
+        records = [replace(drive, vehicle=VEHICLES[config.vehicle]) for drive in records]
+    geometry = config.geometry or Geometry()
+    return SequenceJob.plan(
+        records,
+        config=replace(config, geometry=geometry).to_json(),
+        geometry=geometry,
+        smoothing=config.smoothing,
+        tolerance_s=config.tolerance_s,
+        hole_periods=config.hole_periods,
+        on_bad=config.on_bad,
+        split=config.split_rule,
+        frames_per_shard=config.frames_per_shard,
+    )
+
+
+def _read(config: PrepConfig) -> list[Drive] | ImageSet:
+    if not config.source.exists():
+        raise DataError(f"{config.source}: no such file or folder; check the path")
+    read = READERS[config.reader]
+    known = [p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(set(config.reader_options) - set(known))
+    if unknown:
+        has = ", ".join(known) or "none"
+        raise DataError(f"reader {config.reader} has no option {', '.join(unknown)}; its options: {has}")
+    return read(config.source, **config.reader_options)
+
+
+def _report(on_progress: Callable[[Progress], None] | None, done: Mapping[str, Any], job: Job) -> None:
+    if on_progress is not None:
+        rows = sum(shard.rows for shard in done.values())
+        on_progress(Progress(units_done=len(done), units_total=len(job.units), rows_done=rows))

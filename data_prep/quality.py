@@ -1,0 +1,130 @@
+"""The quality report in the manifest: what was kept, what was dropped and why, drive by drive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64
+
+LABEL_EDGES_DEG = (
+    -180.0,
+    -90.0,
+    -45.0,
+    -20.0,
+    -10.0,
+    -5.0,
+    -2.0,
+    0.0,
+    2.0,
+    5.0,
+    10.0,
+    20.0,
+    45.0,
+    90.0,
+    180.0,
+)
+"""Steering-wheel angle, positive to the left; the first and last bin are open."""
+
+_EXAMPLES = 3
+
+
+def of_drive(
+    rows: pd.DataFrame,
+    *,
+    frames_read: int,
+    dropped: Mapping[str, int],
+    left_out: Mapping[str, tuple[str, ...]],
+    signal_samples_dropped: Mapping[str, int],
+) -> dict[str, Any]:
+    """The report of one drive.
+
+    Args:
+        rows: its rows of the index, in time; one at least.
+        frames_read: frames that the reader handed over.
+        dropped: reason to number of those frames.
+        left_out: reason to the rows of the recording that gave no frame.
+        signal_samples_dropped: signal to number of its samples that could not be used.
+
+    Returns:
+        JSON values: counts, seconds, milliseconds and degrees as the keys say.
+    """
+    time_ns = rows["time_ns"].to_numpy()
+    return {
+        "frames_read": frames_read,
+        "frames_kept": len(rows),
+        "frames_dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
+        "rows_left_out": _left_out(left_out),
+        "signal_samples_dropped": dict(signal_samples_dropped),
+        "segments": int(rows["segment"].nunique()),
+        "frames_by_split": dict(sorted(Counter(rows["split"]).items())),
+        **_timing(time_ns),
+        **_labels(rows),
+    }
+
+
+def of_images(
+    rows: pd.DataFrame,
+    label_names: tuple[str, ...],
+    *,
+    left_out: Mapping[str, tuple[str, ...]],
+    dropped: Mapping[str, int],
+) -> dict[str, Any]:
+    """The report of one image set: counts by split and label, and groups that more than one split holds."""
+    splits = rows.groupby("group")["split"].nunique()
+    return {
+        "images_kept": len(rows),
+        "images_dropped": dict(sorted(dropped.items())),
+        "rows_left_out": _left_out(left_out),
+        "images_by_split": dict(sorted(Counter(rows["split"]).items())),
+        "labels": {
+            name: {str(value): count for value, count in sorted(Counter(rows[name].tolist()).items())}
+            for name in label_names
+        },
+        "groups_in_several_splits": int((splits > 1).sum()),
+    }
+
+
+def _left_out(left_out: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    return {
+        reason: {"count": len(names), "first": list(names[:_EXAMPLES])}
+        for reason, names in sorted(left_out.items())
+    }
+
+
+def _timing(time_ns: Int64[np.ndarray, " T"]) -> dict[str, Any]:
+    if len(time_ns) < 2:
+        return {"duration_s": 0.0, "rate_hz": None, "jitter_ms": None, "longest_gap_s": None}
+    steps_s = np.diff(time_ns) / 1e9
+    period_s = float(np.median(steps_s))
+    # Half the spread that the middle 90 % of the steps cover: holes do not count as jitter.
+    low, high = np.quantile(steps_s, [0.05, 0.95])
+    return {
+        "duration_s": _rounded((time_ns[-1] - time_ns[0]) / 1e9),
+        "rate_hz": _rounded(1.0 / period_s),
+        "jitter_ms": _rounded((high - low) / 2 * 1e3),
+        "longest_gap_s": _rounded(steps_s.max()),
+    }
+
+
+def _labels(rows: pd.DataFrame) -> dict[str, Any]:
+    angle_deg = np.degrees(rows["steering_wheel_rad"].to_numpy())
+    if np.isnan(angle_deg).all():
+        return {"label_histogram": None, "zero_predictor_mae_deg_by_block": None}
+    edges = np.concatenate([[-np.inf], LABEL_EDGES_DEG, [np.inf]])
+    by_block = rows.assign(error=np.abs(angle_deg)).groupby("block")["error"].mean()
+    return {
+        "label_histogram": {
+            "edges_deg": list(LABEL_EDGES_DEG),
+            "counts": np.histogram(angle_deg, edges)[0].tolist(),
+        },
+        "zero_predictor_mae_deg_by_block": {str(block): _rounded(error) for block, error in by_block.items()},
+    }
+
+
+def _rounded(value: float) -> float:
+    """Six decimals: a report for people, and the same text from every processor."""
+    return round(float(value), 6)

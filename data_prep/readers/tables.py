@@ -1,0 +1,129 @@
+"""CSV files of recordings: read as text first, so that no 19-digit time passes through a float."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64
+
+from data_prep.errors import DataError
+from data_prep.readers.paths import inside
+
+_NANOSECONDS = re.compile(r"\d{19}")
+_FLOAT_SPACING_NS = 256
+"""Distance between neighbouring float64 values near 1.4e18, the nanoseconds of the years since 2014."""
+
+
+def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool = True) -> pd.DataFrame:
+    """Every cell as stripped text.
+
+    Args:
+        path: the CSV file.
+        columns: the columns that must be there; or, without a header, their names in order.
+        header: whether the first row names the columns.
+
+    Raises:
+        DataError: the file is missing, empty, not a table, or lacks a column.
+    """
+    names = None if header else list(columns or ())
+    try:
+        table = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            header=0 if header else None,
+            names=names,
+        )
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such CSV; check the source folder") from None
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: empty, expected a CSV with rows; restore the file") from None
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a CSV ({str(error).splitlines()[0].strip()}); check the file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    table = table.rename(columns=lambda name: str(name).strip()).map(str.strip)
+    missing = [name for name in columns or () if name not in table.columns]
+    if missing:
+        raise DataError(f"{path}: has columns {', '.join(table.columns)}; expected also {', '.join(missing)}")
+    if not len(table):
+        raise DataError(f"{path}: a header without rows; restore the file")
+    return table
+
+
+def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarray, " N"]:
+    """A column of 19-digit times, exactly.
+
+    Raises:
+        DataError: a time is not 19 digits, or the digits show that all went through a float.
+    """
+    for row, text in enumerate(table[column], start=2):
+        if _NANOSECONDS.fullmatch(text):
+            continue
+        if re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", text) and re.search(r"[.eE]", text):
+            raise DataError(
+                f"{path} line {row}: {column} {text} was damaged by a float (a spreadsheet or float64 column); "
+                "expected 19 digits; restore the original CSV"
+            )
+        raise DataError(
+            f"{path} line {row}: {column} is {text!r}, expected 19 digits of nanoseconds; correct it"
+        )
+    times = table[column].to_numpy(dtype=object).astype(np.int64)
+    if len(times) >= 8 and not np.any(times % _FLOAT_SPACING_NS):
+        raise DataError(
+            f"{path}: every {column} is a multiple of {_FLOAT_SPACING_NS}, so all were damaged by a float64; "
+            "restore the original CSV"
+        )
+    return times
+
+
+def numbers(table: pd.DataFrame, column: str, path: Path) -> Float64[np.ndarray, " N"]:
+    """A column of numbers; an empty cell is NaN, unknown.
+
+    Raises:
+        DataError: a cell is neither a number nor empty.
+    """
+    values = pd.to_numeric(table[column].where(table[column] != ""), errors="coerce").to_numpy(
+        dtype=np.float64
+    )
+    wrong = np.flatnonzero(np.isnan(values) & ~table[column].str.lower().isin(["", "nan"]).to_numpy())
+    if len(wrong):
+        line, text = int(wrong[0]) + 2, table[column].iloc[int(wrong[0])]
+        raise DataError(
+            f"{path} line {line}: {column} is {text!r}, expected a number; correct or remove the row"
+        )
+    return values
+
+
+class ListedImages(NamedTuple):
+    """Which rows of a CSV have their image."""
+
+    rows: Int64[np.ndarray, " T"]
+    names: tuple[str, ...]
+    """Below the folder, one for each of `rows`."""
+    missing: tuple[str, ...]
+    """As the CSV names them."""
+
+
+def listed_images(folder: Path, named: Sequence[str]) -> ListedImages:
+    """Looks up the image that each row of a CSV names, without leaving the folder.
+
+    Raises:
+        DataError: a name leads outside the folder.
+    """
+    root = folder.resolve()
+    rows, names, missing = [], [], []
+    for row, name in enumerate(named):
+        path = inside(root, name)
+        if path.is_file():
+            rows.append(row)
+            names.append(path.relative_to(root).as_posix())
+        else:
+            missing.append(name)
+    return ListedImages(np.array(rows, dtype=np.int64), tuple(names), tuple(missing))

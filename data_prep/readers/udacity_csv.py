@@ -1,0 +1,118 @@
+"""Udacity's car: `interpolated.csv` with three cameras, or challenge 2's `center/` and its CSV.
+
+Angles are of the steering wheel in rad, positive to the left; speed is in m/s. Both layouts stamp
+each row with nanoseconds since 1970.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from data_prep.errors import DataError
+from data_prep.images import ImageFiles, Reduction
+from data_prep.readers.paths import drive_name, existing_folder
+from data_prep.readers.tables import listed_images, nanoseconds, numbers, read_csv
+from data_prep.records import VEHICLES, Drive, Signal
+
+NAME = "udacity-csv"
+Camera = Literal["center", "left", "right"]
+
+INTERPOLATED_COLUMNS = ("timestamp", "frame_id", "filename", "angle", "speed")
+CHALLENGE_COLUMNS = ("frame_id", "steering_angle")
+_RANDOM_STEERING = "final_example.csv"
+"""Udacity's format example: its steering values are random numbers."""
+
+
+def recognises(source: Path) -> bool:
+    """Whether the folder, or one directly below it, has one of the two layouts."""
+    return bool(_recordings(source))
+
+
+def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -> list[Drive]:
+    """Reads every recording in a folder: the folder itself, or those directly below it.
+
+    Args:
+        source: the folder.
+        camera: which of the three cameras; challenge 2 has the centre one only.
+        reduced: shrink while decoding, faster and not exact.
+
+    Raises:
+        DataError: nothing is found, a CSV is malformed, or its times were damaged by a float.
+    """
+    if camera not in ("center", "left", "right"):
+        raise DataError(f"camera {camera!r} is unknown; choose center, left or right")
+    recordings = _recordings(existing_folder(source))
+    if not recordings:
+        raise DataError(
+            f"{source}: found neither *interpolated.csv nor center/ with a CSV of "
+            f"{', '.join(CHALLENGE_COLUMNS)}; pass the folder that holds them"
+        )
+    return [_drive(folder, table, camera, reduced) for folder, table in recordings]
+
+
+def _recordings(source: Path) -> list[tuple[Path, Path]]:
+    """(folder, its CSV) of the source itself, or else of the folders below it, by name."""
+    if not source.is_dir():
+        return []
+    folders = [source] if _table_of(source) else sorted(entry for entry in source.iterdir() if entry.is_dir())
+    found = [(folder, _table_of(folder)) for folder in folders]
+    return [(folder, table) for folder, table in found if table]
+
+
+def _table_of(folder: Path) -> Path | None:
+    interpolated = sorted(folder.glob("*interpolated.csv"))
+    if interpolated:
+        return interpolated[0]
+    if not (folder / "center").is_dir():
+        return None
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            header = {cell.strip() for cell in file.readline().split(",")}
+        if path.name != _RANDOM_STEERING and header.issuperset(CHALLENGE_COLUMNS):
+            return path
+    return None
+
+
+def _drive(folder: Path, path: Path, camera: Camera, reduced: Reduction) -> Drive:
+    if path.name.endswith("interpolated.csv"):
+        table, names = _interpolated(path, camera)
+        time_ns, angle = nanoseconds(table, "timestamp", path), numbers(table, "angle", path)
+        speed = numbers(table, "speed", path)
+    else:
+        if camera != "center":
+            raise DataError(f"{folder}: challenge 2 has no {camera} camera; leave --camera out")
+        table = read_csv(path, CHALLENGE_COLUMNS)
+        time_ns, angle, speed = (
+            nanoseconds(table, "frame_id", path),
+            numbers(table, "steering_angle", path),
+            None,
+        )
+        names = [f"center/{stamp}.jpg" for stamp in time_ns.tolist()]
+    images = listed_images(folder, names)
+    name = drive_name(folder)
+    return Drive(
+        name=name if camera == "center" else f"{name}-{camera}",
+        source=NAME,
+        camera=camera,
+        vehicle=VEHICLES["lincoln-mkz"],
+        time_ns=time_ns[images.rows],
+        images=ImageFiles(folder=folder.resolve(), names=images.names, reduced=reduced),
+        steering_wheel=Signal(time_ns=time_ns, value=angle),
+        speed=None if speed is None else Signal(time_ns=time_ns, value=speed),
+        left_out={"missing_image": images.missing} if images.missing else {},
+        provenance={"folder": folder.resolve().name, "csv": path.name, "rows": len(table)},
+    )
+
+
+def _interpolated(path: Path, camera: Camera) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of one camera, and the file each names."""
+    table = read_csv(path, INTERPOLATED_COLUMNS)
+    chosen = table[np.asarray(table["frame_id"] == f"{camera}_camera")].reset_index(drop=True)
+    if not len(chosen):
+        cameras = ", ".join(sorted(table["frame_id"].unique())[:5])
+        raise DataError(f"{path}: no row of {camera}_camera, there are {cameras}; choose another --camera")
+    return chosen, list(chosen["filename"])

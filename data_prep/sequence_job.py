@@ -1,0 +1,209 @@
+"""A run over drives: align them, cut them into units, index and describe what came out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from data_prep import quality, sequences
+from data_prep.alignment import AlignedDrive, align
+from data_prep.errors import DataError
+from data_prep.images import Geometry
+from data_prep.jobs import OnBad, provenance, versions
+from data_prep.records import Drive
+from data_prep.sequences import SequenceUnit, SequenceWork
+from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
+from data_prep.shards.parquet import SEQUENCE_INDEX
+from data_prep.signals import segments
+from data_prep.split import BlockSplit, DriveSplit, Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceJob:
+    """Drives to HDF5 shards."""
+
+    config: dict[str, Any]
+    drives: Sequence[Drive]
+    aligned: Sequence[AlignedDrive]
+    units: Sequence[SequenceUnit]
+    geometry: Geometry
+    smoothing: float
+    hole_periods: float
+    on_bad: OnBad
+    split: BlockSplit | DriveSplit | Part
+
+    @classmethod
+    def plan(
+        cls,
+        drives: Sequence[Drive],
+        *,
+        config: dict[str, Any],
+        geometry: Geometry,
+        smoothing: float,
+        tolerance_s: float,
+        hole_periods: float,
+        on_bad: OnBad,
+        split: BlockSplit | DriveSplit | Part,
+        frames_per_shard: int,
+    ) -> SequenceJob:
+        """Aligns the drives and cuts them into units.
+
+        Raises:
+            DataError: drives cannot be told apart or share no vehicle, nothing is left of one, or
+                `on_bad` is "refuse" and a frame would be dropped.
+        """
+        _check_drives(drives)
+        aligned = [
+            align(drive, smoothing=smoothing, tolerance_s=tolerance_s, hole_periods=hole_periods)
+            for drive in drives
+        ]
+        if on_bad == "refuse":
+            for drive, kept in zip(drives, aligned, strict=True):
+                _refuse_faults(drive, kept)
+        return cls(
+            config=config,
+            drives=drives,
+            aligned=aligned,
+            units=sequences.plan(drives, aligned, frames_per_shard=frames_per_shard),
+            geometry=geometry,
+            smoothing=smoothing,
+            hole_periods=hole_periods,
+            on_bad=on_bad,
+            split=split,
+        )
+
+    @property
+    def unit_paths(self) -> list[str]:
+        return [unit.path for unit in self.units]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(canonical_json([self.config, versions(), self.unit_paths]))
+        for aligned in self.aligned:
+            digest.update(aligned.frame.tobytes())
+            for name in sorted(aligned.columns):
+                digest.update(np.ascontiguousarray(aligned.columns[name]).tobytes())
+        return digest.hexdigest()
+
+    def work(self, *, root: Path, scratch: Path, threads: int) -> SequenceWork:
+        return SequenceWork(
+            drives=self.drives,
+            aligned=self.aligned,
+            geometry=self.geometry,
+            smoothing=self.smoothing,
+            refuse_bad=self.on_bad == "refuse",
+            root=root,
+            scratch=scratch,
+            threads=threads,
+        )
+
+    def index(self, entries: Mapping[str, ShardEntry]) -> tuple[pd.DataFrame, pa.Schema]:
+        """Every frame that was written, with its segment, block and split.
+
+        Raises:
+            DataError: no image of a drive could be used.
+        """
+        tables = []
+        for number, (drive, kept) in enumerate(zip(self.drives, self.aligned, strict=True)):
+            units = [unit for unit in self.units if unit.drive == number]
+            rows = sequences.index_rows(drive, kept, entries, units)
+            if not len(rows):
+                raise self._nothing_usable(number)
+            time_ns = rows["time_ns"].to_numpy()
+            block, part = self._split(number, time_ns)
+            segment = segments(time_ns, hole_periods=self.hole_periods)
+            tables.append(rows.assign(segment=segment, block=block, split=part))
+        return pd.concat(tables, ignore_index=True), SEQUENCE_INDEX
+
+    def _split(self, number: int, time_ns: np.ndarray) -> tuple[Any, Any]:
+        if isinstance(self.split, BlockSplit):
+            return self.split.numbers(len(time_ns)), self.split.parts(time_ns)
+        if isinstance(self.split, DriveSplit):
+            return number, self.split.parts([drive.name for drive in self.drives])[self.drives[number].name]
+        return number, self.split
+
+    def _nothing_usable(self, number: int) -> DataError:
+        drive, kept = self.drives[number], self.aligned[number]
+        first = next(sequences.decoded(drive, kept.frame[:1], self.geometry, threads=1)).fault
+        return DataError(
+            f"drive {drive.name}: none of its {len(kept)} images can be used; the first: {first}"
+        )
+
+    def manifest(
+        self, shards: list[ShardEntry], index: ShardEntry, rows: pd.DataFrame, *, fingerprint: str
+    ) -> Manifest:
+        vehicle = self.drives[0].vehicle
+        return Manifest(
+            kind="sequences",
+            config=self.config,
+            vehicle=asdict(vehicle),
+            geometry=asdict(self.geometry),
+            drives=[
+                {"name": d.name, "source": d.source, "camera": d.camera, "provenance": dict(d.provenance)}
+                for d in self.drives
+            ],
+            shards=shards,
+            index=index,
+            signals=self._signals(),
+            quality={
+                drive.name: self._quality(drive, kept, shards, rows[rows["drive"] == drive.name])
+                for drive, kept in zip(self.drives, self.aligned, strict=True)
+            },
+            provenance=provenance(self.config, fingerprint),
+        )
+
+    def _signals(self) -> dict[str, Any]:
+        """By drive where drives may differ: a speed that is not recorded turns the slip term off."""
+        return {
+            "label": "inverse_turning_radius",
+            "label_unit": "1/m, positive to the left",
+            "smoothing_alpha": self.smoothing,
+            "tolerance_s": self.config["tolerance_s"],
+            "steering_present": {drive.name: drive.steering_wheel is not None for drive in self.drives},
+            "speed_present": {drive.name: drive.speed is not None for drive in self.drives},
+            "slip_term": {drive.name: "off" if drive.speed is None else "on" for drive in self.drives},
+        }
+
+    @staticmethod
+    def _quality(
+        drive: Drive, kept: AlignedDrive, shards: Sequence[ShardEntry], rows: pd.DataFrame
+    ) -> dict[str, Any]:
+        dropped = {reason: len(frames) for reason, frames in kept.dropped.items()}
+        for shard in shards:
+            if shard.drive == drive.name:
+                for reason, frames in shard.dropped.items():
+                    dropped[reason] = dropped.get(reason, 0) + len(frames)
+        return quality.of_drive(
+            rows,
+            frames_read=len(drive),
+            dropped=dropped,
+            left_out=drive.left_out,
+            signal_samples_dropped=kept.signal_samples_dropped,
+        )
+
+
+def _check_drives(drives: Sequence[Drive]) -> None:
+    if not drives:
+        raise DataError("the source holds no drive; check the path and the reader")
+    names = [drive.name for drive in drives]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"several drives are named {', '.join(twice)}; rename their folders")
+    vehicles = sorted({drive.vehicle.name for drive in drives})
+    if len(vehicles) > 1:
+        raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")
+
+
+def _refuse_faults(drive: Drive, kept: AlignedDrive) -> None:
+    faults = {reason: f"first at frame {frames[0]}" for reason, frames in kept.dropped.items() if len(frames)}
+    faults |= {reason: f"first {rows[0]}" for reason, rows in drive.left_out.items() if rows}
+    if faults:
+        listed = "; ".join(f"{reason}, {where}" for reason, where in faults.items())
+        raise DataError(f"drive {drive.name}: {listed}; repair the source or use --on-bad drop")

@@ -1,0 +1,45 @@
+"""Files that are whole or absent: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path, *, scratch: Path | None = None) -> Iterator[Path]:
+    """Yields a temporary path; on success it is synced to disk and renamed to `target`.
+
+    On any failure the temporary file is removed and `target` is as it was.
+
+    Args:
+        target: the file to create or replace.
+        scratch: folder for the temporary file, on the same file system; default the target's own.
+    """
+    # The process id keeps two workers apart that were handed the same unit.
+    temporary = (scratch or target.parent) / f"{target.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, target)
+        sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

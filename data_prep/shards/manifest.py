@@ -1,0 +1,150 @@
+"""`manifest.json`: what the shards are, where they came from, and the hash of each. Written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.errors import DataError
+from data_prep.shards.atomic import replacing, sha256_of
+
+SCHEMA = "driving-xai-shards/1"
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One file of the output, as the manifest lists it."""
+
+    path: str
+    """Relative to the manifest, with forward slashes."""
+    sha256: str
+    bytes: int
+    rows: int
+    drive: str
+    """The drive or image set that it holds."""
+    dropped: Mapping[str, list[int]] = field(default_factory=dict)
+    """Frames found unusable only when read: reason to their index in the source drive."""
+
+    @classmethod
+    def of(
+        cls, root: Path, path: str, *, rows: int, drive: str, dropped: Mapping[str, list[int]]
+    ) -> ShardEntry:
+        """Hashes a finished file below `root`."""
+        file = root / path
+        size = file.stat().st_size
+        return cls(path=path, sha256=sha256_of(file), bytes=size, rows=rows, drive=drive, dropped=dropped)
+
+    @classmethod
+    def from_json(cls, value: Any) -> ShardEntry:
+        """Raises DataError where a field is missing, unknown, or of another type."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(value, dict) or set(value) != names:
+            raise DataError(f"a shard's entry has {_keys(value)}; expected {sorted(names)}; prepare again")
+        texts, numbers = ("path", "sha256", "drive"), ("bytes", "rows")
+        if not all(isinstance(value[t], str) for t in texts) or not all(
+            type(value[n]) is int for n in numbers
+        ):
+            raise DataError(f"shard {value['path']!r}: a field has the wrong type; prepare again")
+        return cls(**value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of a shards folder. JSON values only; no time of day, no absolute path.
+
+    Example:
+        >>> Manifest.load(Path("missing"))
+        Traceback (most recent call last):
+        data_prep.errors.DataError: missing: no manifest.json; expected a folder written by `driving-xai prep`
+    """
+
+    kind: Literal["sequences", "images"]
+    config: dict[str, Any]
+    """The resolved configuration of the preparation."""
+    vehicle: dict[str, Any] | None
+    """`Vehicle` by field; None for images."""
+    geometry: dict[str, Any] | None
+    """`Geometry` by field; None where images were kept as they are."""
+    drives: list[dict[str, Any]]
+    """One object for each drive or image set: name, source, camera, provenance."""
+    shards: list[ShardEntry]
+    index: ShardEntry
+    signals: dict[str, Any]
+    """Sequences: smoothing, tolerance_s, speed_present, slip (on or off), label unit. Images: label names."""
+    quality: dict[str, Any]
+    """What was kept and dropped and why, by drive."""
+    provenance: dict[str, Any]
+    """Reader, base name of the source, versions of what wrote the bytes, fingerprint of the plan."""
+    schema: str = SCHEMA
+
+    @classmethod
+    def load(cls, root: Path) -> Manifest:
+        """Reads the manifest of a shards folder.
+
+        Raises:
+            DataError: there is none, it is damaged, or it is of another schema version.
+        """
+        path = Path(root) / FILE_NAME
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(
+                f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`"
+            ) from None
+        except (UnicodeDecodeError, json.JSONDecodeError):
+            raise DataError(f"{path}: not valid JSON; prepare again with --overwrite") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        return cls._from_json(value, path)
+
+    @classmethod
+    def _from_json(cls, value: Any, path: Path) -> Manifest:
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema != SCHEMA:
+            raise DataError(
+                f"{path}: schema {schema!r}, expected {SCHEMA!r}; prepare again with this version"
+            )
+        names = {f.name for f in fields(cls)}
+        if set(value) != names or not isinstance(value["shards"], list):
+            raise DataError(
+                f"{path}: has {_keys(value)}, expected {sorted(names)}; prepare again with --overwrite"
+            )
+        shards = [ShardEntry.from_json(entry) for entry in value["shards"]]
+        return cls(**{**value, "shards": shards, "index": ShardEntry.from_json(value["index"])})
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: sorted keys, no NaN, one newline at the end."""
+        return canonical_json(asdict(self))
+
+    def save(self, root: Path) -> None:
+        """Writes the manifest so that it is either whole or absent."""
+        with replacing(Path(root) / FILE_NAME) as temporary:
+            temporary.write_bytes(self.to_bytes())
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the data: the manifest holds the hash of every file."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+
+def canonical_json(value: Any) -> bytes:
+    """The same bytes for the same value, on every machine.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def _keys(value: Any) -> Any:
+    return sorted(value) if isinstance(value, dict) else type(value).__name__
