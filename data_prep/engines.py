@@ -23,7 +23,7 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 EngineName = Literal["serial", "processes", "dask"]
 
-_work: Callable[[object], object] | None = None
+_work: Callable[[Any], Any] | None = None
 
 
 class EngineError(RuntimeError):
@@ -83,7 +83,7 @@ class ProcessEngine:
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(work: Callable[[object], object]) -> None:
+def _start_worker(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -97,7 +97,7 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _run_installed(unit: object) -> object:
+def _run_installed(unit: Any) -> Any:
     assert _work is not None
     return _work(unit)
 
@@ -126,7 +126,7 @@ class DaskEngine:
             ):
                 shared = client.scatter(work, broadcast=True, hash=False)
                 futures = [client.submit(_call, shared, unit, pure=False) for unit in units]
-                for future in distributed.as_completed(futures):
+                for future in distributed.as_completed(futures, loop=client.loop):
                     yield future.result()
         except (distributed.scheduler.KilledWorker, OSError) as error:
             reason = str(error).split("\n")[0]

@@ -6,6 +6,7 @@ finished shard, and temporary files. The manifest exists only when everything el
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from data_prep.shards.parquet import INDEX_NAME, write_index
 
 STATE = ".prep"
 _PLAN = "plan.json"
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,30 +56,33 @@ class Output:
             raise DataError("resume and overwrite contradict each other; choose one")
         output = cls(root=root, fingerprint=fingerprint)
         try:
-            output._make_ready(resume=resume, overwrite=overwrite)
-            yield output
+            output._check(resume=resume, overwrite=overwrite)
+            output.scratch.mkdir(parents=True, exist_ok=True)
+            with output._locked():
+                output._begin(afresh=not resume)
+                yield output
         except OSError as error:
             where = error.filename or root
             raise DataError(
-                f"{where}: cannot be written ({error.strerror or error}); choose another folder"
+                f"{where}: cannot be written ({error.strerror or error}); free space or choose another folder"
             ) from None
 
-    def _make_ready(self, *, resume: bool, overwrite: bool) -> None:
+    def _check(self, *, resume: bool, overwrite: bool) -> None:
+        """Touches nothing, so that a refusal changes nothing."""
         earlier = self._earlier_fingerprint()
-        if earlier is not None and not (resume or overwrite):
+        if earlier is None:
+            if self.root.exists() and any(self.root.iterdir()):
+                raise DataError(f"{self.root}: is not empty and not an output of prep; choose a new folder")
+            return
+        if not (resume or overwrite):
             raise DataError(
-                f"{self.root}: holds shards already; add --resume to continue or --overwrite to replace"
+                f"{self.root}: holds an output, finished or not; add --resume to continue or --overwrite to replace"
             )
-        if earlier is not None and resume and earlier != self.fingerprint:
+        if resume and earlier != self.fingerprint:
             raise DataError(
                 f"{self.root}: was begun with another source, configuration or library version; "
                 "use the same again, or --overwrite to replace it"
             )
-        if earlier is None and self.root.exists() and any(self.root.iterdir()):
-            raise DataError(f"{self.root}: is not empty and not an output of prep; choose a new folder")
-        if earlier is not None and overwrite:
-            self._remove()
-        self._begin()
 
     def _earlier_fingerprint(self) -> str | None:
         """The plan of the output that lies here; None where there is none, "" where it is unreadable."""
@@ -98,22 +103,33 @@ class Output:
     def _is_ours(manifest: Path) -> bool:
         return SCHEMA.split("/")[0] in manifest.read_text(errors="replace")
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps a second run out; the system lets go of the lock however this process ends."""
+        with (self.scratch / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{self.root}: another run is writing here; wait for it or stop it") from None
+            yield
+
+    def _begin(self, *, afresh: bool) -> None:
+        """Clears what an earlier run left, all of it or its temporary files, and notes the plan."""
+        if afresh:
+            self._remove()
+        for stale in self.scratch.glob("*.tmp"):
+            stale.unlink()
+        (self.root / FOLDER).mkdir(exist_ok=True)
+        with replacing(self.scratch / _PLAN) as temporary:
+            temporary.write_bytes(canonical_json({"schema": SCHEMA, "fingerprint": self.fingerprint}))
+
     def _remove(self) -> None:
         """Removes what prep writes and nothing else; the manifest first, so that no rest looks whole."""
         (self.root / FILE_NAME).unlink(missing_ok=True)
         (self.root / INDEX_NAME).unlink(missing_ok=True)
-        for pattern in ("*.h5", "*.parquet"):
-            for shard in (self.root / FOLDER).glob(pattern):
-                shard.unlink()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-
-    def _begin(self) -> None:
-        (self.root / FOLDER).mkdir(parents=True, exist_ok=True)
-        self.scratch.mkdir(exist_ok=True)
-        for stale in self.scratch.glob("*.tmp"):
-            stale.unlink()
-        with replacing(self.scratch / _PLAN) as temporary:
-            temporary.write_bytes(canonical_json({"schema": SCHEMA, "fingerprint": self.fingerprint}))
+        for pattern in (f"{FOLDER}/*.h5", f"{FOLDER}/*.parquet", f"{STATE}/*.json"):
+            for file in self.root.glob(pattern):
+                file.unlink()
 
     def finished(self, paths: Sequence[str]) -> dict[str, ShardEntry]:
         """The shards of this plan that are whole and right by their hash; by path."""

@@ -48,8 +48,9 @@ class PrepConfig:
     """A hole longer than this many usual frame periods starts a new segment."""
     on_bad: OnBad = "drop"
     """What to do about frames that cannot be used: drop and count them, or stop."""
-    split: SplitRule = "block"
-    """By blocks of time within each drive, by whole drives, or everything into one part."""
+    split: SplitRule | None = None
+    """By blocks of time within each drive, by whole drives, or everything into one part. None:
+    blocks where steering is recorded, otherwise test. Image sets keep their authors' split."""
     blocks: int = 5
     gap_s: float = 2.0
     val_drives: tuple[str, ...] = ()
@@ -70,18 +71,10 @@ class PrepConfig:
             raise DataError(f"frames_per_shard is {self.frames_per_shard}; expected 1 or more")
         if self.on_bad not in ("drop", "refuse"):
             raise DataError(f"on_bad is {self.on_bad!r}; choose drop or refuse")
-        if self.split not in ("block", "drive", "train", "val", "test"):
+        if self.split not in (None, "block", "drive", "train", "val", "test"):
             raise DataError(f"split is {self.split!r}; choose block, drive, train, val or test")
         if self.vehicle is not None and self.vehicle not in VEHICLES:
             raise DataError(f"vehicle {self.vehicle!r} is unknown; choose one of {', '.join(VEHICLES)}")
-
-    @property
-    def split_rule(self) -> BlockSplit | DriveSplit | Part:
-        if self.split == "block":
-            return BlockSplit(blocks=self.blocks, gap_s=self.gap_s)
-        if self.split == "drive":
-            return DriveSplit(val=self.val_drives, test=self.test_drives, seed=self.seed)
-        return self.split
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; of the source only its base name, so that output does not depend on where it lies."""
@@ -166,17 +159,28 @@ def read_job(config: PrepConfig) -> Job:
     if config.vehicle is not None:
         records = [replace(drive, vehicle=VEHICLES[config.vehicle]) for drive in records]
     geometry = config.geometry or Geometry()
+    labelled = any(drive.steering_wheel is not None for drive in records)
+    resolved = replace(config, geometry=geometry, split=config.split or ("block" if labelled else "test"))
     return SequenceJob.plan(
         records,
-        config=replace(config, geometry=geometry).to_json(),
+        config=resolved.to_json(),
         geometry=geometry,
         smoothing=config.smoothing,
         tolerance_s=config.tolerance_s,
         hole_periods=config.hole_periods,
         on_bad=config.on_bad,
-        split=config.split_rule,
+        split=_split_rule(resolved),
         frames_per_shard=config.frames_per_shard,
     )
+
+
+def _split_rule(config: PrepConfig) -> BlockSplit | DriveSplit | Part:
+    if config.split == "block":
+        return BlockSplit(blocks=config.blocks, gap_s=config.gap_s)
+    if config.split == "drive":
+        return DriveSplit(val=config.val_drives, test=config.test_drives, seed=config.seed)
+    assert config.split is not None
+    return config.split
 
 
 def _read(config: PrepConfig) -> list[Drive] | ImageSet:

@@ -18,7 +18,7 @@ from data_prep.errors import DataError
 from data_prep.images import Geometry
 from data_prep.jobs import OnBad, provenance, versions
 from data_prep.records import Drive
-from data_prep.sequences import SequenceUnit, SequenceWork
+from data_prep.sequences import SequenceUnit, SequenceWork, Unusable
 from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import SEQUENCE_INDEX
 from data_prep.signals import segments
@@ -67,7 +67,7 @@ class SequenceJob:
         if on_bad == "refuse":
             for drive, kept in zip(drives, aligned, strict=True):
                 _refuse_faults(drive, kept)
-        return cls(
+        job = cls(
             config=config,
             drives=drives,
             aligned=aligned,
@@ -78,6 +78,9 @@ class SequenceJob:
             on_bad=on_bad,
             split=split,
         )
+        for number, kept in enumerate(aligned):
+            job._split(number, kept.time_ns)  # a split that cannot be made is told before hours of work
+        return job
 
     @property
     def unit_paths(self) -> list[str]:
@@ -131,9 +134,10 @@ class SequenceJob:
 
     def _nothing_usable(self, number: int) -> DataError:
         drive, kept = self.drives[number], self.aligned[number]
-        first = next(sequences.decoded(drive, kept.frame[:1], self.geometry, threads=1)).fault
+        first = next(sequences.decoded(drive, kept.frame[:1], self.geometry, threads=1))
+        reason = first.fault if isinstance(first, Unusable) else "unreadable"
         return DataError(
-            f"drive {drive.name}: none of its {len(kept)} images can be used; the first: {first}"
+            f"drive {drive.name}: none of its {len(kept)} images can be used; the first: {reason}"
         )
 
     def manifest(

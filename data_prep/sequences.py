@@ -80,22 +80,22 @@ class SequenceWork:
         return ShardEntry.of(self.root, unit.path, rows=len(good), drive=drive.name, dropped=dropped)
 
     def _append(
-        self, writer: SequenceWriter, images: Iterator[Decoded]
+        self, writer: SequenceWriter, images: Iterator[Decoded | Unusable]
     ) -> tuple[list[int], dict[str, list[int]]]:
         good: list[int] = []
         dropped: dict[str, list[int]] = {}
         usable = self._usable(images, good, dropped)
         while chunk := list(islice(usable, FRAMES_PER_CHUNK)):
-            causes = None if chunk[0].cause is None else np.stack([item.cause for item in chunk])
-            writer.append(np.stack([item.image for item in chunk]), causes)
+            causes = [item.cause for item in chunk if item.cause is not None]
+            writer.append(np.stack([item.image for item in chunk]), np.stack(causes) if causes else None)
         return good, dropped
 
     def _usable(
-        self, images: Iterator[Decoded], good: list[int], dropped: dict[str, list[int]]
+        self, images: Iterator[Decoded | Unusable], good: list[int], dropped: dict[str, list[int]]
     ) -> Iterator[Decoded]:
         """Passes on the images that could be read, and notes which could and which could not."""
         for item in images:
-            if item.fault is None:
+            if isinstance(item, Decoded):
                 good.append(item.frame)
                 yield item
                 continue
@@ -118,12 +118,18 @@ class SequenceWork:
 
 
 class Decoded(NamedTuple):
-    """One frame on the output grid, or why there is none."""
+    """One frame on the output grid."""
 
     frame: int
-    image: UInt8[np.ndarray, "h w 3"] | None
+    image: UInt8[np.ndarray, "h w 3"]
     cause: Bool[np.ndarray, "h w"] | None
-    fault: DataError | None
+
+
+class Unusable(NamedTuple):
+    """A frame whose image cannot be read, and why."""
+
+    frame: int
+    fault: DataError
 
 
 def plan(
@@ -141,7 +147,7 @@ def plan(
 
 def decoded(
     drive: Drive, frames: Int64[np.ndarray, " n"], geometry: Geometry, *, threads: int
-) -> Iterator[Decoded]:
+) -> Iterator[Decoded | Unusable]:
     """The images of some frames of a drive, in order, cropped and resized.
 
     A source that can only be read front to back says so with an attribute `sequential = True` and
@@ -178,10 +184,10 @@ def _read_ahead(
     geometry: Geometry,
     *,
     ahead: int,
-) -> Iterator[Decoded]:
+) -> Iterator[Decoded | Unusable]:
     """Keeps `ahead` spans in flight, so that memory is bounded, and yields them in order."""
 
-    def submit(span: tuple[int, int]) -> Future[list[Decoded]]:
+    def submit(span: tuple[int, int]) -> Future[list[Decoded | Unusable]]:
         return pool.submit(lambda: list(_read(drive, *span, geometry)))
 
     waiting = deque(submit(span) for span in islice(spans, ahead))
@@ -202,7 +208,7 @@ def _spans(wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield start, previous + 1
 
 
-def _read(drive: Drive, start: int, stop: int, geometry: Geometry) -> Iterator[Decoded]:
+def _read(drive: Drive, start: int, stop: int, geometry: Geometry) -> Iterator[Decoded | Unusable]:
     """Frames `start` to `stop` (exclusive); after one that cannot be read, reading starts anew behind it."""
     frame = start
     while frame < stop:
@@ -210,14 +216,14 @@ def _read(drive: Drive, start: int, stop: int, geometry: Geometry) -> Iterator[D
             causes = None if drive.causes is None else drive.causes.read(frame, stop)
             for image in drive.images.read(frame, stop):
                 cause = None if causes is None else geometry.apply_mask(next(causes))
-                yield Decoded(frame, geometry.apply(image), cause, None)
+                yield Decoded(frame, geometry.apply(image), cause)
                 frame += 1
             if frame < stop:
                 raise DataError(
                     f"drive {drive.name}: frame {frame} is not in the recording; check the source"
                 )
         except DataError as fault:
-            yield Decoded(frame, None, None, fault)
+            yield Unusable(frame, fault)
             frame += 1
 
 

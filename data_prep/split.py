@@ -49,7 +49,11 @@ class BlockSplit:
         return np.repeat(np.arange(self.blocks, dtype=np.int32), sizes)
 
     def parts(self, time_ns: Int64[np.ndarray, " T"]) -> np.ndarray:
-        """`train`, `val`, `test` or `gap` for each frame of one drive, as an array of text."""
+        """`train`, `val`, `test` or `gap` for each frame of one drive, as an array of text.
+
+        Raises:
+            DataError: there are fewer frames than blocks, or the gaps leave a part without frames.
+        """
         by_block = np.array(["train"] * (self.blocks - 2) + ["val", "test"], dtype=object)
         part = by_block[self.numbers(len(time_ns))]
         gap_ns = round(self.gap_s * 1e9)
@@ -59,6 +63,13 @@ class BlockSplit:
             near[: last + 1] |= time_ns[last + 1] - time_ns[: last + 1] < gap_ns
             near[last + 1 :] |= time_ns[last + 1 :] - time_ns[last] < gap_ns
         part[near] = "gap"
+        empty = [name for name in ("train", "val", "test") if name not in part]
+        if empty:
+            lasts_s = (time_ns[-1] - time_ns[0]) / 1e9
+            raise DataError(
+                f"a drive of {lasts_s:.1f} s in {self.blocks} blocks with gaps of {self.gap_s} s leaves no frame for "
+                f"{' and '.join(empty)}; use a shorter gap_s, fewer blocks, or split test"
+            )
         return part
 
 

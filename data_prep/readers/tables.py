@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError
 from data_prep.readers.paths import inside
+from data_prep.shards.atomic import sha256_of
 
 _NANOSECONDS = re.compile(r"\d{19}")
 _FLOAT_SPACING_NS = 256
@@ -39,6 +40,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
             skipinitialspace=True,
             header=0 if header else None,
             names=names,
+            index_col=False,
         )
     except FileNotFoundError:
         raise DataError(f"{path}: no such CSV; check the source folder") from None
@@ -48,7 +50,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
         raise DataError(f"{path}: not a CSV ({str(error).splitlines()[0].strip()}); check the file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    table = table.rename(columns=lambda name: str(name).strip()).map(str.strip)
+    table = table.rename(columns=lambda name: str(name).strip()).fillna("").map(str.strip)
     missing = [name for name in columns or () if name not in table.columns]
     if missing:
         raise DataError(f"{path}: has columns {', '.join(table.columns)}; expected also {', '.join(missing)}")
@@ -99,6 +101,16 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> Float64[np.ndarray,
             f"{path} line {line}: {column} is {text!r}, expected a number; correct or remove the row"
         )
     return values
+
+
+def table_provenance(path: Path, table: pd.DataFrame) -> dict[str, Any]:
+    """What identifies the CSV a drive was read from."""
+    return {
+        "folder": path.resolve().parent.name,
+        "csv": path.name,
+        "rows": len(table),
+        "csv_sha256": sha256_of(path),
+    }
 
 
 class ListedImages(NamedTuple):

@@ -15,7 +15,7 @@ import pandas as pd
 from data_prep.errors import DataError
 from data_prep.images import ImageFiles, Reduction
 from data_prep.readers.paths import drive_name, existing_folder
-from data_prep.readers.tables import listed_images, nanoseconds, numbers, read_csv
+from data_prep.readers.tables import listed_images, nanoseconds, numbers, read_csv, table_provenance
 from data_prep.records import VEHICLES, Drive, Signal
 
 NAME = "udacity-csv"
@@ -65,6 +65,9 @@ def _recordings(source: Path) -> list[tuple[Path, Path]]:
 
 def _table_of(folder: Path) -> Path | None:
     interpolated = sorted(folder.glob("*interpolated.csv"))
+    if len(interpolated) > 1:
+        names = ", ".join(path.name for path in interpolated)
+        raise DataError(f"{folder}: holds {names}; expected one; put each recording into its own folder")
     if interpolated:
         return interpolated[0]
     if not (folder / "center").is_dir():
@@ -104,7 +107,7 @@ def _drive(folder: Path, path: Path, camera: Camera, reduced: Reduction) -> Driv
         steering_wheel=Signal(time_ns=time_ns, value=angle),
         speed=None if speed is None else Signal(time_ns=time_ns, value=speed),
         left_out={"missing_image": images.missing} if images.missing else {},
-        provenance={"folder": folder.resolve().name, "csv": path.name, "rows": len(table)},
+        provenance=table_provenance(path, table),
     )
 
 

@@ -1,0 +1,108 @@
+"""The Udacity simulator: `driving_log.csv`, with or without a header, and `IMG/`.
+
+The log's steering runs from -1 to 1, which is -25 to 25 degrees of the ROAD wheel, positive to the
+right; its speed is in miles an hour; its paths are those of the machine that recorded. Times are
+in the image names, as local time of that machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from data_prep.errors import DataError
+from data_prep.images import ImageFiles, Reduction
+from data_prep.readers.paths import drive_name, existing_folder, file_name
+from data_prep.readers.tables import listed_images, numbers, read_csv, table_provenance
+from data_prep.records import VEHICLES, Drive, Signal
+
+NAME = "udacity-sim"
+Camera = Literal["center", "left", "right"]
+
+COLUMNS = ("center", "left", "right", "steering", "throttle", "brake", "speed")
+LOG = "driving_log.csv"
+IMAGES = "IMG"
+FULL_LOCK_RAD = math.radians(25.0)
+"""Road-wheel angle at steering 1. Source: udacity/self-driving-car-sim, CarController m_MaximumSteerAngle."""
+MPS_PER_MPH = 0.44704
+_TIME = re.compile(r"_(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})\.\w+$")
+
+
+def recognises(source: Path) -> bool:
+    """Whether the folder has the simulator's log and its images."""
+    return (source / LOG).is_file() and (source / IMAGES).is_dir()
+
+
+def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -> list[Drive]:
+    """Reads one recording of the simulator.
+
+    Args:
+        source: the folder of the log.
+        camera: which of the three cameras. The steering is the centre camera's for all of them.
+        reduced: shrink while decoding, faster and not exact.
+
+    Raises:
+        DataError: the log is missing or malformed, or an image name holds no time.
+    """
+    if camera not in ("center", "left", "right"):
+        raise DataError(f"camera {camera!r} is unknown; choose center, left or right")
+    path = existing_folder(source) / LOG
+    table = read_csv(path, COLUMNS, header=_has_header(path))
+    named = [f"{IMAGES}/{file_name(text)}" for text in table[camera]]
+    time_ns = _times(named, path)
+    images = listed_images(source, named)
+    steering = numbers(table, "steering", path)
+    if np.nanmax(np.abs(steering), initial=0.0) > 1.0:
+        raise DataError(
+            f"{path}: steering reaches {np.nanmax(np.abs(steering)):g}, expected -1 to 1; check the columns"
+        )
+    vehicle = VEHICLES["udacity-simulator"]
+    angle = (0.0 - steering) * FULL_LOCK_RAD * vehicle.steering_ratio
+    name = drive_name(source)
+    return [
+        Drive(
+            name=name if camera == "center" else f"{name}-{camera}",
+            source=NAME,
+            camera=camera,
+            vehicle=vehicle,
+            time_ns=time_ns[images.rows],
+            images=ImageFiles(folder=source.resolve(), names=images.names, reduced=reduced),
+            steering_wheel=Signal(time_ns=time_ns, value=angle),
+            speed=Signal(time_ns=time_ns, value=numbers(table, "speed", path) * MPS_PER_MPH),
+            left_out={"missing_image": images.missing} if images.missing else {},
+            provenance=table_provenance(path, table),
+        )
+    ]
+
+
+def _has_header(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.readline().split(",")[0].strip().lower() == COLUMNS[0]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such log; expected {LOG} beside {IMAGES}/") from None
+
+
+def _times(names: list[str], path: Path) -> Int64[np.ndarray, " N"]:
+    """From `center_2018_07_19_21_36_37_500.jpg`. The zone is unknown, so the clock is read as UTC."""
+    times = []
+    for row, name in enumerate(names, start=1):
+        found = _TIME.search(name)
+        try:
+            if found is None:
+                raise ValueError
+            year, month, day, hour, minute, second, millisecond = map(int, found.groups())
+            stamp = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        except ValueError:
+            raise DataError(
+                f"{path} row {row}: {name!r} holds no time, expected camera_YYYY_MM_DD_hh_mm_ss_mmm.jpg; "
+                "restore the image names"
+            ) from None
+        times.append((int(stamp.timestamp()) * 1000 + millisecond) * 1_000_000)
+    return np.array(times, dtype=np.int64)
