@@ -111,7 +111,11 @@ class _Pair(NamedTuple):
 
 @torch.no_grad()
 def _curve(
-    model: FrameModel, pair: _Pair, ranks: Int64[Tensor, "B *methods P"], fractions: Sequence[float], batch_size: int
+    model: FrameModel,
+    pair: _Pair,
+    ranks: Int64[Tensor, "B *methods P"],
+    fractions: Sequence[float],
+    batch_size: int,
 ) -> Float[Tensor, "B *methods V K"]:
     count, pixels = len(ranks), ranks.shape[-1]
     per_method = ranks.reshape(count, -1, pixels)

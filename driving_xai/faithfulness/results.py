@@ -1,0 +1,137 @@
+"""Saved results: `results.json`, which says what was measured and how, and every frame's curve.
+
+`per_frame.parquet` is written first and `results.json`, which holds its hash, last: a folder with a
+`results.json` is complete. See docs/results.md for every field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.manifest import canonical_json
+from driving_xai.errors import DataError
+
+SCHEMA = "driving-xai-results/1"
+SUMMARY, PER_FRAME = "results.json", "per_frame.parquet"
+SECTIONS = (
+    *("plan", "model", "data", "protocol", "measures", "methods", "controls", "prediction"),
+    *("scores", "differences", "intervals", "versions", "hardware", "files"),
+)
+
+FRAME_COLUMNS = ["drive", "camera", "segment", "frame", "time_ns"]
+PER_FRAME_SCHEMA = pa.schema(
+    [
+        ("drive", pa.string()),
+        ("camera", pa.string()),
+        ("segment", pa.int32()),
+        ("frame", pa.int64()),
+        ("time_ns", pa.int64()),
+        ("method", pa.string()),
+        ("measure", pa.string()),
+        ("reference", pa.string()),
+        ("prediction", pa.float64()),
+        ("truth", pa.float64()),
+        ("error", pa.float64()),
+        ("value", pa.float64()),
+        ("normalised", pa.float64()),
+        ("base_corrected", pa.float64()),
+        ("chance", pa.float64()),
+        ("curve", pa.list_(pa.float32())),
+        ("degenerate", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a scoring run found."""
+
+    summary: Mapping[str, Any]
+    """The content of `results.json`: JSON values only."""
+    per_frame: pd.DataFrame
+    """A row for each frame, method, measure and reference; see `PER_FRAME_SCHEMA`."""
+
+    def save(self, root: Path) -> Results:
+        """Writes both files, each whole or not at all; returns the results with the files' hashes."""
+        root.mkdir(parents=True, exist_ok=True)
+        (root / SUMMARY).unlink(missing_ok=True)
+        write_table(root / PER_FRAME, self.per_frame)
+        summary = {**self.summary, "schema": SCHEMA, "files": {PER_FRAME: sha256_of(root / PER_FRAME)}}
+        with replacing(root / SUMMARY) as temporary:
+            temporary.write_bytes(canonical_json(summary))
+        return Results(summary=summary, per_frame=self.per_frame)
+
+    @classmethod
+    def load(cls, root: Path) -> Results:
+        """Reads and checks saved results.
+
+        Raises:
+            DataError: missing, damaged, changed since, or of another schema version.
+        """
+        summary = _read_summary(root / SUMMARY)
+        if not (root / PER_FRAME).is_file():
+            raise DataError(f"{root}: has no {PER_FRAME}; score again into an empty folder")
+        expected = summary["files"].get(PER_FRAME)
+        if sha256_of(root / PER_FRAME) != expected:
+            raise DataError(f"{root / PER_FRAME}: differs from the hash in {SUMMARY}; score again")
+        return cls(summary=summary, per_frame=read_table(root / PER_FRAME))
+
+    def select(self, *, method: str, measure: str, reference: str) -> pd.DataFrame:
+        """The rows of one score, in the order of drives and time."""
+        table = self.per_frame
+        chosen = (
+            (table["method"] == method) & (table["measure"] == measure) & (table["reference"] == reference)
+        )
+        return table[chosen].reset_index(drop=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes per-frame rows, whole or not at all; NaN becomes null."""
+    columns = [pa.array(table[field.name], type=field.type, from_pandas=True) for field in PER_FRAME_SCHEMA]
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_arrays(columns, schema=PER_FRAME_SCHEMA), temporary, compression="zstd")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads per-frame rows; null numbers become NaN.
+
+    Raises:
+        DataError: damaged, or its columns are not those of this schema version.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{path}: damaged ({reason}); score again") from None
+    if not table.schema.equals(PER_FRAME_SCHEMA):
+        raise DataError(f"{path}: has columns {table.schema.names}; expected {PER_FRAME_SCHEMA.names}")
+    return table.to_pandas()
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise DataError(f"{path}: holds {constant}, which is no JSON; score again")
+
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{path.parent}: no {SUMMARY}; expected a folder that `driving-xai score` wrote"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); score again") from None
+    schema = summary.get("schema") if isinstance(summary, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f"{path}: schema {schema!r}, expected {SCHEMA!r}; score again with this version")
+    if missing := sorted(set(SECTIONS) - set(summary)):
+        raise DataError(f"{path}: lacks {', '.join(missing)}; score again")
+    return summary
