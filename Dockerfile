@@ -1,0 +1,26 @@
+# The command line in a container. CUDA comes with torch's own packages, so that a plain Python image
+# is enough: docker run --gpus all -v "$PWD:/data" driving-xai doctor
+FROM python:3.11.14-slim-bookworm AS build
+
+WORKDIR /src
+RUN python -m venv /opt/driving-xai
+ENV PATH="/opt/driving-xai/bin:$PATH"
+
+# The libraries change seldom and weigh gigabytes: they are a layer of their own, from these two files.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY data_prep data_prep
+COPY driving_xai driving_xai
+RUN pip install --no-cache-dir --no-deps .
+
+FROM python:3.11.14-slim-bookworm
+
+RUN useradd --create-home --uid 1000 driver
+COPY --from=build /opt/driving-xai /opt/driving-xai
+ENV PATH="/opt/driving-xai/bin:$PATH"
+USER 1000
+WORKDIR /data
+ENTRYPOINT ["driving-xai"]
+CMD ["--help"]

@@ -1,0 +1,63 @@
+# Every target makes the environment it needs, once, and reuses it.
+#
+#   make demo                    the main job on a rendered route; minutes, no data needed
+#   make test                    the fast tests; also test-slow, test-browser, bench, lint, image
+#   make test VENV=~/venvs/x     any target with an environment that lies elsewhere
+#   make test PYTHON=python3.12  another interpreter for a new environment
+#   make test CONSTRAINTS=       the newest libraries instead of the tested ones
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+DEMO ?= demo
+
+# Works from the checkout, whatever checkout the environment was installed from.
+RUN = $(VENV)/bin/python -m
+INSTALL = $(RUN) pip install --quiet --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
+OLD = driving-xai needs Python 3.11 or newer: make PYTHON=python3.11
+
+.PHONY: help demo test test-slow test-browser bench lint image
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.driving-xai
+	$(RUN) driving_xai demo --out $(DEMO)
+
+test: $(VENV)/.driving-xai-test
+	$(RUN) pytest -q
+
+test-slow: $(VENV)/.driving-xai-test
+	$(RUN) pytest -q -m slow --timeout 1200
+
+test-browser: $(VENV)/.driving-xai-test
+	$(RUN) pytest -q -m browser
+
+bench: $(VENV)/.driving-xai-test
+	$(RUN) pytest -q -m bench --timeout 1200
+
+lint: $(VENV)/.driving-xai-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(VENV)/bin/hadolint Dockerfile
+
+image:
+	docker build --tag driving-xai .
+
+# The stamps are inside the environment: removing it removes them.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("$(OLD)" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.driving-xai: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.driving-xai-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(INSTALL) --editable '.[test]'
+	touch $(VENV)/.driving-xai $@
+
+$(VENV)/.driving-xai-dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(INSTALL) --editable '.[dev]'
+	touch $(VENV)/.driving-xai $@

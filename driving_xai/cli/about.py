@@ -1,0 +1,167 @@
+"""demo, info and doctor: the application shown, its files named, its machine examined."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from driving_xai.cli import console, tables
+from driving_xai.cli.shards import Json
+from driving_xai.errors import DataError
+
+
+def show_version(asked: bool) -> None:
+    """Prints the version and ends, where it was asked for."""
+    if asked:
+        typer.echo(f"driving-xai {version('driving-xai')}")
+        raise typer.Exit
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the route, the training and the scoring.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Do the main job on a rendered route; needs no data.
+
+    Prepares shards, trains a steering model with sign attention, scores its explanations beside two
+    controls, and renders the annotated drive.
+
+    An interrupted demo continues when it is started again with the same folder.
+
+    \b
+    Example: driving-xai demo --out demo
+    """
+    from driving_xai import demo as composition
+
+    made = composition.run(out, seed=seed, stage=console.progress)
+    if as_json:
+        console.print_json(
+            {**{k: str(v) for k, v in made.paths.items()}, "metrics": made.metrics, "scores": made.scores}
+        )
+        return
+    typer.echo("\n".join([tables.steering_error(made.metrics), "", *tables.scores(made.scores), ""]))
+    for name, path in made.paths.items():
+        typer.echo(f"{name:<10} {path}")
+
+
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that prep, train or score wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Tell what a folder is: shards, a checkpoint, results.
+
+    \b
+    Example: driving-xai info model --json
+    """
+    for file, (describe, show) in _KINDS.items():
+        if (path / file).is_file():
+            found = describe(path)
+            if as_json:
+                console.print_json(found)
+            else:
+                typer.echo("\n".join(show(found)))
+            return
+    wrong = "holds none of" if path.exists() else "no such folder; expected one with"
+    raise DataError(f"{path}: {wrong} {', '.join(_KINDS)}; give a folder that prep, score or train wrote")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Examine this machine: versions, devices, codecs, space.
+
+    Exits 1 if something essential is missing.
+
+    \b
+    Example: driving-xai doctor --json
+    """
+    from driving_xai import doctor as examination
+
+    findings = examination.examine()
+    ok = examination.healthy(findings)
+    if as_json:
+        console.print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            mark = "ok" if finding.ok else "MISSING" if finding.essential else "-"
+            typer.echo(f"{mark:<8} {finding.name:<14} {finding.detail}")
+    if not ok:
+        raise typer.Exit(console.FAILED)
+
+
+def _of_shards(path: Path) -> dict[str, Any]:
+    from data_prep.shards.manifest import Manifest
+
+    manifest = Manifest.load(path)
+    return {
+        "what": "shards",
+        "path": str(path),
+        "kind": manifest.kind,
+        "rows": manifest.rows,
+        "shards": len(manifest.shards),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "sha256": manifest.sha256,
+        "drives": [drive["name"] for drive in manifest.drives],
+        "vehicle": manifest.vehicle,
+        "geometry": manifest.geometry,
+        "signals": manifest.signals,
+        "quality": manifest.quality,
+        "config": manifest.config,
+    }
+
+
+def _show_shards(found: dict[str, Any]) -> list[str]:
+    names = found["drives"]
+    some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [
+        f"{found['path']}: shards of {found['kind']}, {found['rows']:,} rows in {found['shards']} files",
+        f"  drives     {some}",
+        f"  read by    {found['config']['reader']} from {found['config']['source']}",
+        f"  sha256     {found['sha256']}",
+    ]
+
+
+def _of_checkpoint(path: Path) -> dict[str, Any]:
+    from driving_xai import checkpoint
+
+    loaded = checkpoint.load(path)
+    return {
+        "what": "checkpoint",
+        "path": str(path),
+        "kind": loaded.kind,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "sha256": loaded.sha256,
+        "config": dict(loaded.config),
+        "metrics": dict(loaded.metrics),
+    }
+
+
+def _show_checkpoint(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{found['path']}: checkpoint of kind {found['kind']}, {found['parameters']:,} parameters",
+        *(f"  {name:<18} {value}" for name, value in sorted(found["config"]["model"].items())),
+        f"  {tables.steering_error(found['metrics'])}",
+        f"  sha256 {found['sha256']}",
+    ]
+
+
+def _of_results(path: Path) -> dict[str, Any]:
+    from driving_xai.faithfulness.results import Results
+
+    return {"what": "results", "path": str(path), **Results.load(path).summary}
+
+
+def _show_results(found: dict[str, Any]) -> list[str]:
+    return [f"{found['path']}: results", *(f"  {line}" for line in tables.scores(found["scores"]))]
+
+
+_KINDS = {
+    "manifest.json": (_of_shards, _show_shards),
+    "results.json": (_of_results, _show_results),
+    "model.safetensors": (_of_checkpoint, _show_checkpoint),
+}

@@ -1,0 +1,184 @@
+"""prep and verify: raw logs to shards, and shards against their manifest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from data_prep.readers import ENTRIES
+from driving_xai.cli import console, settings
+
+_READERS = "\n".join(f"{name:<13} {entry.reads}" for name, entry in ENTRIES.items())
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML with any setting of the recipe; options override it."
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its name in the TOML file; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done; write nothing.")]
+
+
+def prep(
+    reader: Annotated[str, typer.Argument(metavar="READER", help="What the source is; see the list above.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder or file of the recording; `-` for synthetic.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards, new or empty.")],
+    config: Config = None,
+    assignments: Assignments = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="NAME=VALUE", help="An option of the reader, as camera=left; repeatable."
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["block", "drive", "train", "val", "test"] | None,
+        typer.Option(
+            help="By time blocks in each drive, by whole drives, or all into one part. [default: block]"
+        ),
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="alpha of the exponential smoothing, 1 is off. [default: 0.2]")
+    ] = None,
+    crop_top: Annotated[float | None, typer.Option(help="Fraction of the image's height to cut off.")] = None,
+    crop_bottom: Annotated[
+        float | None, typer.Option(help="Fraction of the image's height to cut off.")
+    ] = None,
+    vehicle: Annotated[
+        str | None, typer.Option(help="In place of the vehicle that the reader knows.")
+    ] = None,
+    on_bad: Annotated[
+        Literal["drop", "refuse"] | None,
+        typer.Option(help="Count and leave out unusable frames, or stop. [default: drop]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of a random choice of drives. [default: 0]")] = None,
+    engine: Annotated[
+        Literal["serial", "processes", "dask"], typer.Option(help="Where work runs.")
+    ] = "serial",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of serial, processes of the others. [default: all cores]"),
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the shards that an earlier run finished.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    from data_prep.pipeline import PrepConfig, Progress, prepare, read_job
+
+    options = {
+        "reader": reader,
+        "source": source,
+        "split": split,
+        "smoothing": smoothing,
+        "geometry.crop_top": crop_top,
+        "geometry.crop_bottom": crop_bottom,
+        "vehicle": vehicle,
+        "on_bad": on_bad,
+        "seed": seed,
+    }
+    for_reader = [f"reader_options.{each}" for each in option or ()]
+    resolved = settings.resolve(
+        PrepConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
+    )
+    if dry_run:
+        job = read_job(resolved)
+        console.print_json({"config": resolved.to_json(), "shards": list(job.unit_paths)})
+        return
+    with console.progress("prep", unit="shards") as on_progress:
+
+        def shown(progress: Progress) -> None:
+            on_progress(progress.units_done, progress.units_total)
+
+        manifest = prepare(
+            resolved,
+            out,
+            engine=engine,
+            workers=workers or len(os.sched_getaffinity(0)),
+            scheduler=scheduler,
+            resume=resume,
+            overwrite=overwrite,
+            on_progress=shown,
+        )
+    _show(out, manifest, as_json)
+
+
+prep.__doc__ = f"""Turn a recording into shards.
+
+Controls are synchronised to the frames and smoothed, frames cropped and resized, the split assigned.
+Every run of the same source and settings writes the same bytes; an interrupted one continues with
+--resume. READER is one of
+
+\b
+{_READERS}
+
+\b
+Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 --workers 2
+"""
+
+
+def _show(out: Path, manifest: Any, as_json: bool) -> None:
+    size = sum(shard.bytes for shard in manifest.shards)
+    summary = {
+        "out": str(out),
+        "kind": manifest.kind,
+        "rows": manifest.rows,
+        "shards": len(manifest.shards),
+        "bytes": size,
+        "sha256": manifest.sha256,
+        "quality": manifest.quality,
+    }
+    if as_json:
+        console.print_json(summary)
+        return
+    typer.echo(f"{out}: {manifest.rows:,} rows in {len(manifest.shards)} shards, {size / 1e6:,.1f} MB")
+    for name, found in manifest.quality.items():
+        dropped = {reason: count for reason, count in found.get("dropped", {}).items() if count}
+        if dropped:
+            typer.echo(f"  {name}: left out " + ", ".join(f"{n} ({why})" for why, n in dropped.items()))
+
+
+def verify(
+    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Check every shard against its hash.
+
+    Exits 3 and names each file that is missing, changed or not in the manifest.
+
+    \b
+    Example: driving-xai verify shards
+    """
+    from data_prep.shards.verify import verify as check
+
+    report = check(shards)
+    if as_json:
+        problems = [problem._asdict() for problem in report.problems]
+        console.print_json(
+            {
+                "root": str(report.root),
+                "ok": report.ok,
+                "shards": report.shards,
+                "rows": report.rows,
+                "problems": problems,
+            }
+        )
+    elif report.ok:
+        typer.echo(f"{shards}: {report.shards} shards, {report.rows:,} rows, all as the manifest says")
+    if not report.ok:
+        for problem in report.problems:
+            console.say(f"{problem.path}: {problem.what}")
+        raise typer.Exit(console.INVALID_DATA)

@@ -1,0 +1,34 @@
+"""Numbers as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def steering_error(metrics: Mapping[str, Any]) -> str:
+    """The tested error, or else the validated one, beside that of always driving straight."""
+    for split in ("test", "val"):
+        if split in metrics:
+            found = metrics[split]
+            return (
+                f"mean absolute error {found['mae_deg']:.2f} deg on {found['frames']:,} {split} frames; "
+                f"always straight {found['mae_deg_zero']:.2f} deg"
+            )
+    return "nothing was held out to test on"
+
+
+def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each method under each measure: the mean, its interval, the frames behind it."""
+    lines = [f"{'measure':<18} {'against':<11} {'method':<16} {'mean':>10}  {'interval':<23} {'frames':>7}"]
+    for each in found:
+        value = each["value"]
+        lines.append(
+            f"{each['measure']:<18} {each['reference']:<11} {each['method']:<16} {_number(value['mean']):>10}  "
+            f"[{_number(value['low']):>10},{_number(value['high']):>10}] {each['frames']:>7,}"
+        )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.3f}"

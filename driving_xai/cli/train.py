@@ -1,0 +1,101 @@
+"""train: shards to a checkpoint, one sub-command for each recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from driving_xai.cli import console, settings, tables
+from driving_xai.cli.shards import Assignments, Config, DryRun, Json
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Train a model on shards, by one recipe.",
+)
+
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto takes CUDA where there is one.")
+]
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps the recipe's name on the command line while there is a single one."""
+
+
+@app.command()
+def steering(
+    shards: Annotated[
+        Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with steering.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the checkpoint and its logs.")],
+    config: Config = None,
+    assignments: Assignments = None,
+    attention: Annotated[
+        Literal["none", "soft", "sign"] | None, typer.Option(help="The kind of attention. [default: sign]")
+    ] = None,
+    hidden_size: Annotated[int | None, typer.Option(min=1, help="Of the LSTM. [default: 1024]")] = None,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(metavar="BLOCK", help="Test on this time block, or drive, and train on the others."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Over windows of frames. [default: 30]")] = None,
+    frame_epochs: Annotated[
+        int | None, typer.Option(min=0, help="Over single frames, before those. [default: 0]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows in a step. [default: 16]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Over windows. [default: 0.0001]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that load windows. [default: 0]")
+    ] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a CNN-LSTM that steers, with or without attention.
+
+    The same shards, settings and seed give the same model, also when interrupted and continued with
+    --resume. OUT then holds model.safetensors, config.json (every setting) and metrics.json.
+
+    \b
+    Example: driving-xai train steering shards model --hold-out 4 --epochs 20
+    """
+    from driving_xai.training.steering import SteeringTraining, train
+
+    options = {
+        "model.attention": attention,
+        "model.hidden_size": hidden_size,
+        "held_out.block": hold_out,
+        "epochs": epochs,
+        "frame_epochs": frame_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "workers": workers,
+    }
+    how = settings.resolve(SteeringTraining, config, options=options, assignments=assignments or ())
+    if dry_run:
+        _check_shards(shards)
+        console.print_json({"recipe": "steering", "config": asdict(how)})
+        return
+    from driving_xai.cli.epochs import EpochProgress
+
+    with console.progress("train", unit="epochs") as on_progress:
+        shown = EpochProgress(on_progress, console.say)
+        metrics = train(shards, out, how, device=device, resume=resume, callbacks=(shown,))
+    if as_json:
+        console.print_json({"out": str(out), "metrics": metrics})
+    else:
+        typer.echo(f"{out}: {tables.steering_error(metrics)}")
+
+
+def _check_shards(shards: Path) -> None:
+    from data_prep.shards.manifest import Manifest
+
+    Manifest.load(shards)
