@@ -1,0 +1,137 @@
+"""The deletion curve of the frame in sight, beside its running mean and the random control."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from data_prep.records import Image
+from driving_xai.replay.instruments import MUTED, PANEL, PANEL_OPACITY, line
+from driving_xai.replay.lettering import Colour, Layer, lettering, shade
+
+EVIDENCE: Colour = (255, 168, 46)
+_DIMMED: Colour = (200, 138, 62)
+_TOPS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Where the value axis may end, in degrees."""
+
+
+class CurveView(NamedTuple):
+    """What the inset shows: curves in degrees over the fraction removed, areas in degree x percent."""
+
+    fractions: Float64[np.ndarray, " V"]
+    current: Float64[np.ndarray, " V"]
+    mean: Float64[np.ndarray, " V"]
+    """Over the frames so far."""
+    random_mean: Float64[np.ndarray, " V"]
+    """Of random orderings of the same frames; NaN before the first."""
+    area: float
+    mean_area: float
+    half_width: float
+    """Of the mean area's 95 % interval; NaN while there are too few frames."""
+    random_area: float
+    frames: int
+    """Frames scored so far."""
+
+
+class AxisTop(NamedTuple):
+    """The end of the value axis: follows a higher curve at once, sinks slowly. Explicit state."""
+
+    peak_deg: float = 0.0
+    top_deg: float = _TOPS[0]
+
+    def after(self, peak_deg: float, sink: float) -> AxisTop:
+        """The axis for a frame whose highest value is `peak_deg`.
+
+        Args:
+            sink: part of the way down to the frame's peak that is gone in one frame, 0 to 1.
+        """
+        if not math.isfinite(peak_deg):
+            return self
+        peak = max(peak_deg, self.peak_deg + sink * (peak_deg - self.peak_deg))
+        fitting = next((top for top in _TOPS if top >= peak), _TOPS[-1])
+        # Going down needs some room, so that a peak near a step does not make the axis flip.
+        lower = fitting < self.top_deg and peak < 0.85 * fitting
+        return AxisTop(peak, fitting if fitting > self.top_deg or lower else self.top_deg)
+
+
+class Inset:
+    """A small plot with axes; what does not change with the frame is drawn once for each axis."""
+
+    HEIGHT, WIDTH = 136, 256
+
+    def __init__(self, unit: float, *, title: str, last_fraction: float) -> None:
+        """Args: `title` names the value axis; `last_fraction` ends the other one."""
+        self.unit, self.title, self.last_fraction = unit, title, last_fraction
+        self.height, self.width = round(self.HEIGHT * unit), round(self.WIDTH * unit)
+        self._small, self._text = lettering(round(10.5 * unit)), lettering(round(12 * unit))
+        self._static: dict[float, Layer] = {}
+
+    def draw(self, picture: Image, left: int, top: int, view: CurveView, axis_top_deg: float) -> None:
+        """Draws the plot with its corner at (left, top)."""
+        if axis_top_deg not in self._static:
+            self._static[axis_top_deg] = Layer.record(
+                self.height, self.width, lambda part: self._draw_static(part, axis_top_deg)
+            )
+        self._static[axis_top_deg].lay(picture, left, top)
+        part = picture[top : top + self.height, left : left + self.width]
+        u = self.unit
+        for values, colour, thickness in (
+            (view.random_mean, MUTED, u),
+            (view.mean, _DIMMED, u),
+            (view.current, EVIDENCE, 2 * u),
+        ):
+            if np.isfinite(values).all():
+                points = self._points(view.fractions, values, axis_top_deg)
+                line(part, points, colour, max(1, round(thickness)))
+        self._areas(part, view)
+
+    def _areas(self, picture: Image, view: CurveView) -> None:
+        interval = f" ±{_number(view.half_width, view.mean_area)}" if math.isfinite(view.half_width) else ""
+        texts = (
+            (f"area {_number(view.area)} °·%", EVIDENCE, 10),
+            (f"mean {_number(view.mean_area)}{interval}", _DIMMED, 94),
+            (f"random {_number(view.random_area)}", MUTED, 187),
+        )
+        baseline = self.height - round(8 * self.unit)
+        for text, colour, x in texts:
+            self._text.draw(picture, text, (round(x * self.unit), baseline), colour)
+
+    @property
+    def _box(self) -> tuple[float, float, float, float]:
+        """The plotting area: left, top, right, bottom."""
+        u = self.unit
+        return 34 * u, 25 * u, self.width - 12 * u, self.height - 37 * u
+
+    def _points(
+        self, fractions: Float64[np.ndarray, " V"], values: Float64[np.ndarray, " V"], top_deg: float
+    ) -> Float64[np.ndarray, "V 2"]:
+        left, top, right, bottom = self._box
+        x = left + (right - left) * fractions / self.last_fraction
+        return np.stack([x, bottom - (bottom - top) * np.clip(values / top_deg, 0, 1)], 1)
+
+    def _draw_static(self, picture: Image, top_deg: float) -> None:
+        u = self.unit
+        shade(picture, (0, 0, self.width, self.height), PANEL, PANEL_OPACITY, round(6 * u))
+        self._text.draw(picture, self.title, (round(10 * u), round(16 * u)), (226, 230, 236))
+        left, top, right, bottom = self._box
+        for part in (0.0, 0.5, 1.0):
+            y = bottom - part * (bottom - top)
+            shadow = (98, 104, 114) if part == 0 else (58, 63, 71)
+            line(picture, np.array([[left, y], [right, y]]), shadow, 1)
+            label = f"{part * top_deg:g}°"
+            self._small.draw(picture, label, (round(left - 5 * u), round(y + 4 * u)), MUTED, anchor="right")
+        for fraction in np.linspace(0, self.last_fraction, 6):
+            x = left + (right - left) * fraction / self.last_fraction
+            line(picture, np.array([[x, bottom], [x, bottom + 3 * u]]), (98, 104, 114), 1)
+            label = f"{100 * fraction:g}" + (" %" if fraction == self.last_fraction else "")
+            self._small.draw(picture, label, (round(x), round(bottom + 14 * u)), MUTED, anchor="middle")
+
+
+def _number(value: float, beside: float | None = None) -> str:
+    """A value with one decimal where it (or the one that it stands beside) is below ten."""
+    if not math.isfinite(value):
+        return "?"
+    return f"{value:.1f}" if abs(value if beside is None else beside) < 9.95 else f"{value:.0f}"
