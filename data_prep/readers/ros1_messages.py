@@ -43,7 +43,7 @@ _SCALARS: Mapping[str, str] = {
     "float32": "<f", "float64": "<d",
     "time": "<II", "duration": "<ii",
 }  # fmt: skip
-_FIELD = re.compile(r"([A-Za-z][\w/]*)(\[(\d*)\])?\s+([A-Za-z]\w*)")
+_FIELD = re.compile(r"([A-Za-z][\w/]*)(\[(\d{0,9})\])?\s+([A-Za-z]\w*)")
 _SEPARATOR = re.compile(r"^={20,}\s*$", re.MULTILINE)
 
 
@@ -54,7 +54,10 @@ class Field:
     name: str
     """With the names of the messages around it: `header.stamp`."""
     kind: str
-    """A struct format, `string`, or `messages`: a list of messages, behind which no field can be found."""
+    """A struct format, `string`, or `messages`: a list of messages, behind which no field can be found.
+
+    While a definition is read, `message` stands for a nested message before its own fields.
+    """
     count: int | None = None
     """Length of a fixed array; -1 for a list that carries its length; None for a single value."""
 
@@ -88,12 +91,13 @@ class Layout:
             raise DataError(f"the bag does not define {message_type}; record it again with its definition")
         parts = _SEPARATOR.split(text)
         types = {"std_msgs/Header": _HEADER} | dict(_named(part) for part in parts[1:])
-        fields = []
+        fields: list[Field] = []
         for field in _flatten(parts[0], types, prefix="", depth=0, within=message_type):
             fields.append(field)
+            # Nested messages count even where they are empty: they could nest exponentially.
             if len(fields) > MAX_FIELDS:
-                raise DataError(f"{message_type} defines over {MAX_FIELDS} fields; the bag looks damaged")
-        return cls(message_type=message_type, fields=tuple(fields))
+                raise DataError(f"{message_type} defines over {MAX_FIELDS} fields; the bag is damaged")
+        return cls(message_type=message_type, fields=tuple(f for f in fields if f.kind != "message"))
 
     def has(self, name: str) -> bool:
         return any(field.name == name for field in self.fields)
@@ -183,7 +187,7 @@ def _named(part: str) -> tuple[str, str]:
 
 def _flatten(text: str, types: Mapping[str, str], *, prefix: str, depth: int, within: str) -> Iterator[Field]:
     if depth > MAX_DEPTH:
-        raise DataError(f"{within} nests messages over {MAX_DEPTH} deep; the bag looks damaged")
+        raise DataError(f"{within} nests messages over {MAX_DEPTH} deep; the bag is damaged")
     for line in text.splitlines():
         code = line.split("#", 1)[0].strip()
         if not code or "=" in line.split("#", 1)[0]:  # blank, or a constant, which takes no bytes
@@ -198,6 +202,7 @@ def _flatten(text: str, types: Mapping[str, str], *, prefix: str, depth: int, wi
         elif count is not None:
             yield Field(name=prefix + name, kind="messages", count=count)
         else:
+            yield Field(name=prefix + name, kind="message")
             nested = _definition_of(kind, types, within)
             yield from _flatten(nested, types, prefix=f"{prefix}{name}.", depth=depth + 1, within=within)
 
