@@ -71,7 +71,8 @@ class Output:
         """Touches nothing, so that a refusal changes nothing."""
         earlier = self._earlier_fingerprint()
         if earlier is None:
-            if self.root.exists() and any(self.root.iterdir()):
+            # A run killed in its first moments leaves an empty state folder: still ours, still fresh.
+            if self.root.exists() and any(entry.name != STATE for entry in self.root.iterdir()):
                 raise DataError(f"{self.root}: is not empty and not an output of prep; choose a new folder")
             return
         if not (resume or overwrite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,11 +132,24 @@ def listed_images(folder: Path, named: Sequence[str]) -> ListedImages:
     """
     root = folder.resolve()
     rows, names, missing = [], [], []
+    plain: dict[str, frozenset[str]] = {}
     for row, name in enumerate(named):
-        path = inside(root, name)
-        if path.is_file():
+        parent, _, base = name.rpartition("/")
+        if parent not in plain:
+            plain[parent] = _plain_files(inside(root, parent) if parent else root)
+        # One listing answers for all images of a folder; only links and odd names are resolved singly.
+        path = None if base in plain[parent] else inside(root, name)
+        if path is None or path.is_file():
             rows.append(row)
-            names.append(path.relative_to(root).as_posix())
+            names.append(name if path is None else path.relative_to(root).as_posix())
         else:
             missing.append(name)
     return ListedImages(np.array(rows, dtype=np.int64), tuple(names), tuple(missing))
+
+
+def _plain_files(folder: Path) -> frozenset[str]:
+    """Names of the regular files directly in a folder, links left out."""
+    if not folder.is_dir():
+        return frozenset()
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
