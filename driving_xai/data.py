@@ -107,10 +107,16 @@ def runs(index: pd.DataFrame, chosen: np.ndarray) -> list[Run]:
 
 
 class Route:
-    """The frames and labels of a shard set, read by rows of its index."""
+    """The frames and labels of a shard set, read by rows of its index.
 
-    def __init__(self, root: Path, index: pd.DataFrame, vehicle: Vehicle) -> None:
+    Args:
+        keep_bytes: how much of the frames may stay in memory once read, whole shards at a time.
+    """
+
+    def __init__(self, root: Path, index: pd.DataFrame, vehicle: Vehicle, *, keep_bytes: int = 0) -> None:
         self.root, self.index = root, index
+        self._kept: dict[str, np.ndarray] = {}
+        self._room = keep_bytes
         self._shards = index["shard"].to_numpy()
         self._row = index["row"].to_numpy()
         self.target = index["inverse_turning_radius"].to_numpy(dtype=np.float64)
@@ -119,10 +125,7 @@ class Route:
 
     def frames(self, rows: np.ndarray) -> UInt8[Tensor, "T 3 H W"]:
         """The frames of rows that follow one another, RGB."""
-        parts = [
-            read_frames(self.root / shard, int(start), int(stop) + 1)
-            for shard, start, stop in self._spans(rows)
-        ]
+        parts = [self._read(shard, int(start), int(stop) + 1) for shard, start, stop in self._spans(rows)]
         stacked = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
@@ -132,6 +135,16 @@ class Route:
             torch.from_numpy(self.target[rows]).float(),
             torch.from_numpy(self.degrees_per_unit[rows]).float(),
         )
+
+    def _read(self, shard: str, start: int, stop: int) -> np.ndarray:
+        if shard not in self._kept and self._room > 0:
+            whole = read_frames(self.root / shard, 0, int((self._shards == shard).sum()))
+            if whole.nbytes <= self._room:
+                self._kept[shard] = whole
+            self._room -= whole.nbytes
+        if shard in self._kept:
+            return self._kept[shard][start:stop]
+        return read_frames(self.root / shard, start, stop)
 
     def _spans(self, rows: np.ndarray) -> Iterator[tuple[str, int, int]]:
         breaks = (np.diff(self._row[rows]) != 1) | (self._shards[rows][1:] != self._shards[rows][:-1])

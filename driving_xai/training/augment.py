@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,29 +51,35 @@ def augment(
         mirrored = (torch.rand(batch, generator=generator) < 0.5).to(device)
         frames = torch.where(mirrored.view(-1, 1, 1, 1, 1), frames.flip(-1), frames)
         target = torch.where(mirrored.view(-1, 1), -target, target)
-    for dim, reach in ((-1, how.shift), (-2, how.pitch)):
-        if reach:
-            moves = torch.randint(-reach, reach + 1, (batch,), generator=generator)
-            frames = _moved(frames, moves.to(device), dim)
+    else:
+        frames = frames.clone()
+    if how.shift or how.pitch:
+        frames = _moved(frames, how, generator)
+    # From here on in place: a batch is large beside the caches.
     if how.saturation:
         grey = frames.mean(2, keepdim=True)
-        frames = grey + (frames - grey) * (1 + uniform(how.saturation)).clamp_min(0)
-    if how.shadow:
-        frames = frames * _shadows(frames, how.shadow, generator)
+        frames.sub_(grey).mul_((1 + uniform(how.saturation)).clamp_min_(0)).add_(grey)
     if how.contrast:
         mean = frames.mean((1, 2, 3, 4), keepdim=True)
-        frames = mean + (frames - mean) * (1 + uniform(how.contrast))
+        frames.sub_(mean).mul_(1 + uniform(how.contrast)).add_(mean)
+    if how.shadow:
+        frames.mul_(_shadows(frames, how.shadow, generator))
     if how.brightness:
-        frames = frames * uniform(how.brightness).exp()
-    return frames.clamp(0, 1), target
+        frames.mul_(uniform(how.brightness).exp())
+    return frames.clamp_(0, 1), target
 
 
-def _moved(frames: Tensor, moves: Tensor, dim: int) -> Tensor:
-    size = frames.shape[dim]
-    source = (torch.arange(size, device=frames.device) - moves.view(-1, 1)).clamp(0, size - 1)
-    shape = [len(frames), 1, 1, 1, 1]
-    shape[dim] = size
-    return frames.gather(dim, source.view(shape).expand_as(frames))
+def _moved(frames: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Each window moved by its own whole number of columns and rows, the edges repeated."""
+    height, width = frames.shape[-2:]
+    columns = torch.randint(0, 2 * how.shift + 1, (len(frames),), generator=generator).tolist()
+    rows = torch.randint(0, 2 * how.pitch + 1, (len(frames),), generator=generator).tolist()
+    edge = (how.shift, how.shift, how.pitch, how.pitch)
+    padded = F.pad(frames.flatten(1, 2), edge, mode="replicate").unflatten(1, frames.shape[1:3])
+    moved = torch.empty_like(frames)
+    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        moved[i] = padded[i, ..., row : row + height, column : column + width]
+    return moved
 
 
 def _shadows(frames: Tensor, probability: float, generator: torch.Generator) -> Tensor:

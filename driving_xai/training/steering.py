@@ -67,6 +67,8 @@ class SteeringTraining:
     seed: int = 0
     workers: int = 0
     """Processes that load windows."""
+    keep_mib: int = 2048
+    """Of decoded frames that may stay in memory, in each process."""
 
 
 class _Recipe(L.LightningModule):
@@ -176,7 +178,7 @@ def train(
         raise DataError(f"{shards} holds {manifest.kind}; training a steering model needs sequences")
     vehicle = Vehicle(**manifest.vehicle)
     splits = _split(index, how.held_out)
-    route = Route(shards, index, vehicle)
+    route = Route(shards, index, vehicle, keep_bytes=how.keep_mib * 2**20)
     config = _config(how, manifest)
     state = _resume_state(out, config, resume)
 
