@@ -1,0 +1,73 @@
+"""The table of methods: names that fit the model, and a clear word where they do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain import METHODS, build
+from driving_xai.explain.cam import GradCAM
+from driving_xai.explain.learned import learned_attention
+from driving_xai.models.steering import SteeringConfig, SteeringModel
+from driving_xai.targets import left, right
+
+
+def _model(attention: str) -> SteeringModel:
+    torch.manual_seed(0)
+    return SteeringModel(SteeringConfig(hidden_size=8, attention=attention, height=32, width=48)).eval()
+
+
+@pytest.mark.parametrize("kind", ["sign", "soft"])
+def test_attention_is_the_models_own_upsampled(kind):
+    model, frames = _model(kind), torch.rand(2, 3, 32, 48)
+    view = model.at(None)
+    saliency = build(f"{kind}-attention", model)(view, frames, left)
+    grid = view.attention(frames).detach()
+    torch.testing.assert_close(grid.sum((1, 2)), torch.ones(2))
+    # Each cell is 8 x 8 pixels; pixel centres straddle a cell's centre, so their mean is near its value.
+    around = saliency.unfold(1, 8, 8).unfold(2, 8, 8)[..., 3:5, 3:5].mean((3, 4))
+    torch.testing.assert_close(around, grid, rtol=0.05, atol=0)
+    assert not saliency.requires_grad
+    torch.testing.assert_close(saliency, learned_attention(view, frames, right), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("name", "attention"), [("sign-attention", "soft"), ("soft-attention", "none")])
+def test_a_name_that_does_not_fit_the_model_is_refused(name, attention):
+    with pytest.raises(UnsupportedModelError, match=f"needs a model with .* attention, this one has '{attention}'"):
+        build(name, _model(attention))
+
+
+def test_a_model_without_attention_or_layer_is_refused():
+    model = nn.Linear(1, 1)
+    for name in ("sign-attention", "grad-cam"):
+        with pytest.raises(UnsupportedModelError):
+            build(name, model)
+    with pytest.raises(UnsupportedModelError, match="Linear writes no attention map; use a method that needs none"):
+        learned_attention(model, torch.rand(1, 3, 4, 4), left)
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(ValueError, match="'gradcam' is unknown; expected one of: sign-attention, .*grad-cam"):
+        build("gradcam", _model("sign"))
+
+
+def test_every_method_leaves_model_and_frames_alone():
+    model, frames = _model("sign"), torch.rand(2, 3, 32, 48)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    given = frames.clone()
+    for name in METHODS.keys() - {"soft-attention"}:
+        saliency = build(name, model, seed=1)(model.at(None), frames, left)
+        assert saliency.isfinite().all(), name
+        assert saliency.shape == (2, 32, 48), name
+    assert torch.equal(frames, given)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert not model.training
+
+
+def test_grad_cam_uses_the_models_layer():
+    model = _model("sign")
+    explainer = build("grad-cam", model)
+    assert isinstance(explainer, GradCAM)
+    assert explainer.layer is model.encoder[-1]
