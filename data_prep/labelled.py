@@ -185,7 +185,9 @@ class ImageJob:
         for shard in shards:
             for reason, positions in shard.dropped.items():
                 dropped[reason] = dropped.get(reason, 0) + len(positions)
-        report = quality.of_images(rows, images.label_names, left_out=images.left_out, dropped=dropped)
+        report = quality.of_images(
+            rows, images.label_names, images_read=len(images), left_out=images.left_out, dropped=dropped
+        )
         return Manifest(
             kind="images",
             config=self.config,

@@ -54,13 +54,13 @@ def of_drive(
     """
     time_ns = rows["time_ns"].to_numpy()
     return {
-        "frames_read": frames_read,
-        "frames_kept": len(rows),
-        "frames_dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
-        "rows_left_out": _left_out(left_out),
+        "read": frames_read,
+        "kept": len(rows),
+        "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
+        "left_out": _left_out(left_out),
         "signal_samples_dropped": dict(signal_samples_dropped),
         "segments": int(rows["segment"].nunique()),
-        "frames_by_split": dict(sorted(Counter(rows["split"]).items())),
+        "by_split": dict(sorted(Counter(rows["split"]).items())),
         **_timing(time_ns),
         **_labels(rows),
     }
@@ -70,16 +70,18 @@ def of_images(
     rows: pd.DataFrame,
     label_names: tuple[str, ...],
     *,
+    images_read: int,
     left_out: Mapping[str, tuple[str, ...]],
     dropped: Mapping[str, int],
 ) -> dict[str, Any]:
     """The report of one image set: counts by split and label, and groups that more than one split holds."""
     splits = rows.groupby("group")["split"].nunique()
     return {
-        "images_kept": len(rows),
-        "images_dropped": dict(sorted(dropped.items())),
-        "rows_left_out": _left_out(left_out),
-        "images_by_split": dict(sorted(Counter(rows["split"]).items())),
+        "read": images_read,
+        "kept": len(rows),
+        "dropped": dict(sorted(dropped.items())),
+        "left_out": _left_out(left_out),
+        "by_split": dict(sorted(Counter(rows["split"]).items())),
         "labels": {
             name: {str(value): count for value, count in sorted(Counter(rows[name].tolist()).items())}
             for name in label_names
