@@ -184,7 +184,8 @@ def _split_rule(config: PrepConfig) -> BlockSplit | DriveSplit | Part:
 
 
 def _read(config: PrepConfig) -> list[Drive] | ImageSet:
-    if not config.source.exists():
+    # `-` is a reader's own default source: the synthetic road needs no file.
+    if str(config.source) != "-" and not config.source.exists():
         raise DataError(f"{config.source}: no such file or folder; check the path")
     read = READERS[config.reader]
     known = [p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -96,7 +96,7 @@ def recognise(source: Path) -> str:
     Raises:
         DataError: the source is missing, or no reader knows it.
     """
-    if not source.exists():
+    if str(source) != "-" and not source.exists():
         raise DataError(f"{source}: no such file or folder; check the path")
     for name, candidate in ENTRIES.items():
         if candidate.load().recognises(source):
