@@ -1,8 +1,11 @@
-"""Progress of a training run, from Lightning's hooks."""
+"""A Lightning run as this command line shows it: our lines, our exit codes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import lightning as L
 
@@ -21,3 +24,28 @@ class EpochProgress(L.Callback):
         if trainer.is_global_zero:
             self.say(f"epoch {done}/{total}: {', '.join(values)}")
             self.on_progress(done, total)
+
+
+@contextmanager
+def plain_training() -> Iterator[None]:
+    """Lightning without its notices, and with Ctrl-C as an exception like any other.
+
+    Raises:
+        KeyboardInterrupt: training was interrupted.
+    """
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Hints on devices and loader processes, and deprecations between its own parts: nothing a
+            # user of this program can act on.
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    except SystemExit:
+        # Lightning catches Ctrl-C, shuts down in order, and then ends the process itself.
+        raise KeyboardInterrupt from None
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -84,9 +84,9 @@ def steering(
         _check_shards(shards)
         console.print_json({"recipe": "steering", "config": asdict(how)})
         return
-    from driving_xai.cli.epochs import EpochProgress
+    from driving_xai.cli.epochs import EpochProgress, plain_training
 
-    with console.progress("train", unit="epochs") as on_progress:
+    with plain_training(), console.progress("train", unit="epochs") as on_progress:
         shown = EpochProgress(on_progress, console.say)
         metrics = train(shards, out, how, device=device, resume=resume, callbacks=(shown,))
     if as_json:
