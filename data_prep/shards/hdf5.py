@@ -6,6 +6,7 @@ lie in uncompressed chunks, which a training window reads ten times as fast as c
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,40 @@ COLUMNS: Mapping[str, type] = {
 _LIBRARY = ("earliest", "v110")
 
 
+class _PatientFile(io.FileIO):
+    """A file that remembers that the disk is full instead of raising.
+
+    HDF5 cannot close a file whose writes fail, and then ends the process with a segmentation
+    fault (seen with HDF5 2.0); so it is told that all is well and the writer asks afterwards.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.fault: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while self.fault is None and len(left):
+                left = left[super().write(left) :]
+        except OSError as fault:
+            self.fault = fault
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as fault:
+            self.fault = self.fault or fault
+            return size or 0
+
+    def check(self) -> None:
+        """Raises the first fault there was."""
+        if self.fault is not None:
+            raise self.fault
+
+
 class SequenceWriter:
     """Writes one shard, chunk by chunk, so that memory does not grow with its length.
 
@@ -52,7 +87,8 @@ class SequenceWriter:
             width: of a frame in pixels.
             causes: whether each frame comes with the mask of the pixels that cause its label.
         """
-        self._file = h5py.File(path, "w", libver=_LIBRARY, track_order=False)
+        self._disk = _PatientFile(path)
+        self._file = h5py.File(self._disk, "w", libver=_LIBRARY, track_order=False)
         self._rows = 0
         self._frames = self._create("frames", most_rows, (height, width, 3))
         self._causes = self._create("cause", most_rows, (height, width)) if causes else None
@@ -74,6 +110,9 @@ class SequenceWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        self._disk.close()
+        if error is None:
+            self._disk.check()
 
     def append(self, frames: UInt8[np.ndarray, "n h w 3"], causes: Bool[np.ndarray, "n h w"] | None) -> None:
         """Adds frames; multiples of `FRAMES_PER_CHUNK` are written without being read back."""
@@ -83,6 +122,7 @@ class SequenceWriter:
             assert causes is not None
             self._causes[self._rows : end] = causes
         self._rows = end
+        self._disk.check()
 
     def finish(self, columns: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
         """Adds the columns of `COLUMNS` and the attributes, and cuts the frames to those appended."""

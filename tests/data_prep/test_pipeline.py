@@ -1,0 +1,360 @@
+"""Preparing end to end on small recordings: the same bytes however it runs, and clear refusals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.images import Geometry, read_image
+from data_prep.pipeline import PrepConfig, Progress, prepare
+from data_prep.records import VEHICLES
+from data_prep.shards.hdf5 import read_attributes, read_columns, read_frames
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.parquet import read_index
+from data_prep.shards.verify import verify
+from data_prep.signals import inverse_turning_radius, smooth
+from tests.data_prep.recordings import PERIOD_NS, START_NS, challenge, interpolated, jpeg
+
+ROOT = Path(__file__).resolve().parents[2]
+GEOMETRY = Geometry(crop_top=0.25, height=12, width=16)
+
+
+def config(source: Path, **changes) -> PrepConfig:
+    """Sixty frames of 20 Hz in six shards, blocks of 0.6 s."""
+    settings = {"geometry": GEOMETRY, "gap_s": 0.1, "frames_per_shard": 10} | changes
+    return PrepConfig(reader="udacity-csv", source=source, **settings)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return challenge(tmp_path / "drive")
+
+
+@pytest.fixture
+def reference(source: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What an undisturbed run writes."""
+    prepare(config(source), tmp_path / "reference")
+    return contents(tmp_path / "reference")
+
+
+def test_shards_and_index_hold_what_the_definitions_say(source: Path, tmp_path: Path):
+    manifest = prepare(config(source), tmp_path / "out", workers=2)
+    out, stamps = tmp_path / "out", [START_NS + i * PERIOD_NS for i in range(60)]
+    index = read_index(out)
+    angle = 0.1 * np.sin(np.arange(60) / 7)
+    smoothed = smooth(angle, 0.2)
+    nothing = np.full(60, np.nan)
+    assert index["time_ns"].tolist() == stamps
+    np.testing.assert_array_equal(index["steering_wheel_rad"], angle)
+    np.testing.assert_array_equal(index["steering_wheel_rad_smoothed"], smoothed)
+    expected = inverse_turning_radius(smoothed, nothing, VEHICLES["lincoln-mkz"])
+    np.testing.assert_array_equal(index["inverse_turning_radius"], expected)
+    assert index["speed_mps"].isna().all()
+    assert index["block"].tolist() == np.repeat(range(5), 12).tolist()
+    for row in index.itertuples():
+        image = read_image(source / "center" / f"{row.time_ns}.jpg")
+        assert np.array_equal(read_frames(out / row.shard, row.row, row.row + 1)[0], GEOMETRY.apply(image))
+    columns = pd.concat(
+        [pd.DataFrame(read_columns(out / s.path)) for s in manifest.shards], ignore_index=True
+    )
+    pd.testing.assert_frame_equal(columns, index[columns.columns])
+    assert manifest.signals["slip_term"] == {"drive": "off"}
+    assert read_attributes(out / "shards/drive-00000.h5")["vehicle_name"] == "lincoln-mkz"
+    assert not read_attributes(out / "shards/drive-00000.h5")["speed_known"]
+    assert verify(out).ok
+    assert Manifest.load(out).sha256 == manifest.sha256
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("serial", 1), ("serial", 3), ("processes", 2)])
+def test_engine_and_workers_change_no_byte(engine, workers, source, reference, tmp_path):
+    prepare(config(source), tmp_path / "out", engine=engine, workers=workers)
+    assert contents(tmp_path / "out") == reference
+
+
+@pytest.mark.slow
+def test_dask_changes_no_byte(source, reference, tmp_path):
+    pytest.importorskip("distributed")
+    prepare(config(source), tmp_path / "out", engine="dask", workers=2)
+    assert contents(tmp_path / "out") == reference
+
+
+def test_the_folder_of_the_source_does_not_matter(source, reference, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    moved = source.rename(tmp_path / "elsewhere" / "drive")
+    prepare(config(moved), tmp_path / "out")
+    assert contents(tmp_path / "out") == reference
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from data_prep.pipeline import prepare
+from data_prep.shards import hdf5, manifest
+from tests.data_prep.test_pipeline import config
+
+where, out, source = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+calls = 0
+def die_inside_the_third_shard(self, frames, causes, append=hdf5.SequenceWriter.append):
+    global calls
+    calls += 1
+    die() if calls == 3 else append(self, frames, causes)
+def die_after_two(progress):
+    die() if progress.units_done == 2 else None
+if where == "inside a shard":
+    hdf5.SequenceWriter.append = die_inside_the_third_shard
+if where == "before the index":
+    import data_prep.output
+    data_prep.output.write_index = die
+if where == "before the manifest":
+    manifest.Manifest.save = die
+if where == "before cleaning":
+    import shutil
+    shutil.rmtree = die
+after_two = die_after_two if where == "between shards" else None
+prepare(config(source), out, engine="serial", resume="resume" in sys.argv, on_progress=after_two)
+"""
+
+
+def killed(where: str, out: Path, source: Path, *more: str) -> None:
+    """Runs a preparation in its own process and checks that it died of the signal."""
+    command = [sys.executable, "-c", KILLED, where, str(out), str(source), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("inside a shard", 2),
+        ("between shards", 2),
+        ("before the index", 6),
+        ("before the manifest", 6),
+        ("before cleaning", 6),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_bytes(where, kept, source, reference, tmp_path):
+    out = tmp_path / "out"
+    killed(where, out, source)
+    if where != "before cleaning":
+        with pytest.raises(DataError, match=r"no manifest\.json"):
+            verify(out)
+    with pytest.raises(DataError, match="add --resume"):
+        prepare(config(source), out)
+    seen: list[Progress] = []
+    prepare(config(source), out, resume=True, on_progress=seen.append)
+    assert seen[0].units_done == kept
+    assert contents(out) == reference
+
+
+def test_any_number_of_kills_changes_no_byte(source, reference, tmp_path):
+    for _ in range(2):
+        killed("inside a shard", tmp_path / "out", source, "resume")
+    prepare(config(source), tmp_path / "out", resume=True, engine="processes", workers=2)
+    assert contents(tmp_path / "out") == reference
+
+
+def test_resuming_a_finished_run_repairs_what_was_damaged(source, reference, tmp_path):
+    out = tmp_path / "out"
+    prepare(config(source), out)
+    shard = out / "shards/drive-00003.h5"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    (out / "shards/drive-00001.h5").unlink()
+    (out / "index.parquet").write_bytes(b"PAR1")
+    named = {problem.path for problem in verify(out).problems}
+    assert named == {"shards/drive-00003.h5", "shards/drive-00001.h5", "index.parquet"}
+    seen: list[Progress] = []
+    prepare(config(source), out, resume=True, on_progress=seen.append)
+    assert seen[0].units_done == 4
+    assert contents(out) == reference
+
+
+def test_resuming_another_plan_is_refused(source, tmp_path):
+    prepare(config(source), tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(DataError, match="another source, configuration"):
+        prepare(config(source, smoothing=1.0), tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_overwrite_replaces_our_output_and_nothing_else(source, reference, tmp_path):
+    out = tmp_path / "out"
+    prepare(config(source, frames_per_shard=3), out)
+    prepare(config(source), out, overwrite=True)
+    assert contents(out) == reference
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("the only copy")
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(DataError, match="not an output of prep"):
+            prepare(config(source), foreign, **flags)
+    assert contents(foreign) == {"thesis.txt": b"the only copy"}
+    (foreign / "manifest.json").write_text('{"name": "a web application"}')
+    with pytest.raises(DataError, match="not an output of prep"):
+        prepare(config(source), foreign, overwrite=True)
+
+
+def test_two_runs_into_one_folder_are_refused(source, tmp_path):
+    out = tmp_path / "out"
+
+    def start_another(progress: Progress) -> None:
+        with pytest.raises(DataError, match="another run is writing"):
+            prepare(config(source), out, resume=True)
+
+    prepare(config(source), out, on_progress=start_another)
+    assert verify(out).ok
+
+
+def test_unusable_images_are_dropped_and_counted(source, tmp_path):
+    images = sorted((source / "center").iterdir())
+    images[5].write_bytes(images[5].read_bytes()[:-20])
+    images[30].write_bytes(b"")
+    images[31].write_bytes(jpeg(31)[:100])
+    images[40].unlink()
+    manifest = prepare(config(source), tmp_path / "out", workers=2)
+    report, index = manifest.quality["drive"], read_index(tmp_path / "out")
+    assert (report["read"], report["kept"]) == (59, 56)
+    assert report["dropped"] == {"undecodable_image": 3}
+    assert report["left_out"] == {"missing_image": {"count": 1, "first": [f"center/{images[40].name}"]}}
+    # Frames 30 and 31 together are a hole of three periods, over the 2.5 that a segment bridges.
+    assert index.groupby("segment").size().tolist() == [29, 27]
+    assert manifest.shards[0].dropped == {"undecodable_image": [5]}
+    for row in index.itertuples():
+        expected = GEOMETRY.apply(read_image(source / "center" / f"{row.time_ns}.jpg"))
+        assert np.array_equal(read_frames(tmp_path / "out" / row.shard, row.row, row.row + 1)[0], expected)
+    assert verify(tmp_path / "out").ok
+
+
+def test_refusing_names_the_first_bad_frame(source, tmp_path):
+    image = sorted((source / "center").iterdir())[5]
+    image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(DataError, match=rf"{image.name}.*cut short"):
+        prepare(config(source, on_bad="refuse"), tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    image.unlink()
+    with pytest.raises(DataError, match=rf"missing_image, first center/{image.name}"):
+        prepare(config(source, on_bad="refuse"), tmp_path / "fresh")
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_bad_clocks_are_dropped_and_counted_or_refused(tmp_path):
+    times = [START_NS + i * PERIOD_NS for i in range(60)]
+    times[20] = START_NS + 86_400_000_000_000
+    times[41] = times[39] - 3
+    source = challenge(tmp_path / "drive", times=times)
+    manifest = prepare(config(source), tmp_path / "out")
+    assert manifest.quality["drive"]["dropped"] == {"clock_jump": 1, "out_of_order": 1}
+    assert np.all(np.diff(read_index(tmp_path / "out")["time_ns"]) > 0)
+    with pytest.raises(DataError, match=r"out_of_order, first at frame 41; clock_jump, first at frame 20"):
+        prepare(config(source, on_bad="refuse"), tmp_path / "refused")
+
+
+def test_a_drive_without_one_usable_image_is_refused(source, tmp_path):
+    for image in (source / "center").iterdir():
+        image.write_bytes(b"broken")
+    with pytest.raises(
+        DataError, match="none of its 60 images can be used; the first: .*neither JPEG nor PNG"
+    ):
+        prepare(config(source), tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_several_drives_split_by_drive(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        interpolated(tmp_path / "source" / name)
+    whole = config(tmp_path / "source", split="drive", val_drives=("b",), test_drives=("d",))
+    manifest = prepare(whole, tmp_path / "out")
+    index = read_index(tmp_path / "out")
+    parts = index.groupby("drive")["split"].unique().map(list).to_dict()
+    assert parts == {"a": ["train"], "b": ["val"], "c": ["train"], "d": ["test"]}
+    assert index.groupby("drive")["block"].unique().map(list).to_dict() == {
+        "a": [0],
+        "b": [1],
+        "c": [2],
+        "d": [3],
+    }
+    assert manifest.signals["speed_present"] == dict.fromkeys("abcd", True)
+    slow = inverse_turning_radius(
+        index["steering_wheel_rad_smoothed"].to_numpy(),
+        index["speed_mps_smoothed"].to_numpy(),
+        VEHICLES["lincoln-mkz"],
+    )
+    np.testing.assert_array_equal(index["inverse_turning_radius"], slow)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"smoothing": 0.0}, "smoothing is 0.0"),
+        ({"tolerance_s": -1.0}, "tolerance_s is -1.0"),
+        ({"hole_periods": float("nan")}, "hole_periods is nan"),
+        ({"frames_per_shard": 0}, "frames_per_shard is 0"),
+        ({"vehicle": "tricycle"}, "tricycle.*lincoln-mkz"),
+        ({"split": "frame"}, "split is 'frame'; choose block"),
+        ({"reader_options": {"colour": "red"}}, "no option colour; its options: camera, reduced"),
+        ({"reader_options": {"camera": "rear"}}, "camera 'rear' is unknown"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line_and_nothing_is_written(changes, message, source, tmp_path):
+    with pytest.raises(DataError, match=message) as error:
+        prepare(config(source, **changes), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_line(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written \(Not a directory\)"):
+        prepare(config(source), tmp_path / "file" / "out")
+
+
+def test_a_full_disk_is_one_clear_line(source, tmp_path):
+    script = f"""
+import resource, signal
+from pathlib import Path
+from data_prep.errors import DataError
+from data_prep.pipeline import prepare
+from tests.data_prep.test_pipeline import config
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    prepare(config(Path({str(source)!r})), Path({str(tmp_path / "out")!r}))
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "cannot be written" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert not list((tmp_path / "out").rglob("*.h5"))
+
+
+def test_a_missing_source_is_one_clear_line(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        prepare(config(tmp_path / "nowhere"), tmp_path / "out")
+
+
+def test_the_real_drive_gives_the_known_labels(shared_data, tmp_path):
+    """The zero predictor's error in each fifth of the whole challenge-2 drive, from its CSV alone."""
+    from data_prep.pipeline import read_job
+
+    source = shared_data / "udacity_ch2_001"
+    job = read_job(PrepConfig(reader="udacity-csv", source=source))
+    angle_deg = np.degrees(job.aligned[0].columns["steering_wheel_rad"])
+    fifths = [round(float(np.abs(part).mean()), 1) for part in np.array_split(angle_deg, 5)]
+    assert fifths == [6.6, 9.1, 8.0, 11.8, 2.3]
