@@ -57,17 +57,17 @@ def align(drive: Drive, *, smoothing: float, tolerance_s: float, hole_periods: f
     dropped["no_control"] = frame[~known]
     frame, steering, speed = frame[known], steering[known], speed[known]
     if not len(frame):
-        lost = {
-            **{reason: len(which) for reason, which in dropped.items()},
-            **{reason: len(rows) for reason, rows in drive.left_out.items()},
-        }
-        counts = ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
-        raise DataError(
-            f"drive {drive.name}: no frame is left of {len(drive)} ({counts or 'empty'}); check the source"
-        )
+        raise _nothing_left(drive, dropped)
     columns = _columns(time_ns[frame], steering, speed, drive, smoothing=smoothing, hole_periods=hole_periods)
     lost = {"steering_wheel": lost_steering, "speed": lost_speed}
     return AlignedDrive(frame=frame, columns=columns, dropped=dropped, signal_samples_dropped=lost)
+
+
+def _nothing_left(drive: Drive, dropped: Mapping[str, Int64[np.ndarray, " _"]]) -> DataError:
+    lost = {reason: len(frames) for reason, frames in dropped.items()}
+    lost |= {reason: len(rows) for reason, rows in drive.left_out.items()}
+    counts = ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
+    return DataError(f"drive {drive.name}: no usable frame ({counts or 'it is empty'}); check the source")
 
 
 def _controls(

@@ -22,7 +22,7 @@ _FLOAT_SPACING_NS = 256
 
 
 def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool = True) -> pd.DataFrame:
-    """Every cell as stripped text.
+    """Every cell as stripped text, the index being the line in the file.
 
     Args:
         path: the CSV file.
@@ -57,7 +57,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
         raise DataError(f"{path}: has columns {', '.join(table.columns)}; expected also {', '.join(missing)}")
     if not len(table):
         raise DataError(f"{path}: a header without rows; restore the file")
-    return table
+    return table.set_axis(range(2 if header else 1, len(table) + (2 if header else 1)))
 
 
 def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarray, " N"]:
@@ -66,16 +66,16 @@ def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarra
     Raises:
         DataError: a time is not 19 digits, or the digits show that all went through a float.
     """
-    for row, text in enumerate(table[column], start=2):
+    for line, text in table[column].items():
         if _NANOSECONDS.fullmatch(text):
             continue
         if re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", text) and re.search(r"[.eE]", text):
             raise DataError(
-                f"{path} line {row}: {column} {text} was damaged by a float (a spreadsheet or float64 column); "
+                f"{path} line {line}: {column} {text} was damaged by a float (a spreadsheet or float64 column); "
                 "expected 19 digits; restore the original CSV"
             )
         raise DataError(
-            f"{path} line {row}: {column} is {text!r}, expected 19 digits of nanoseconds; correct it"
+            f"{path} line {line}: {column} is {text!r}, expected 19 digits of nanoseconds; correct it"
         )
     times = table[column].to_numpy(dtype=object).astype(np.int64)
     if len(times) >= 8 and not np.any(times % _FLOAT_SPACING_NS):
@@ -97,19 +97,19 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> Float64[np.ndarray,
     )
     wrong = np.flatnonzero(np.isnan(values) & ~table[column].str.lower().isin(["", "nan"]).to_numpy())
     if len(wrong):
-        line, text = int(wrong[0]) + 2, table[column].iloc[int(wrong[0])]
+        line, text = table.index[wrong[0]], table[column].iloc[wrong[0]]
         raise DataError(
             f"{path} line {line}: {column} is {text!r}, expected a number; correct or remove the row"
         )
     return values
 
 
-def table_provenance(path: Path, table: pd.DataFrame) -> dict[str, Any]:
+def table_provenance(path: Path, rows: int) -> dict[str, Any]:
     """What identifies the CSV a drive was read from."""
     return {
         "folder": path.resolve().parent.name,
         "csv": path.name,
-        "rows": len(table),
+        "rows": rows,
         "csv_sha256": sha256_of(path),
     }
 
@@ -136,7 +136,8 @@ def listed_images(folder: Path, named: Sequence[str]) -> ListedImages:
     for row, name in enumerate(named):
         parent, _, base = name.rpartition("/")
         if parent not in plain:
-            plain[parent] = _plain_files(inside(root, parent) if parent else root)
+            inside(root, name)
+            plain[parent] = _plain_files(root / parent)
         # One listing answers for all images of a folder; only links and odd names are resolved singly.
         path = None if base in plain[parent] else inside(root, name)
         if path is None or path.is_file():

@@ -7,10 +7,10 @@ each row with nanoseconds since 1970.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
+from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError
 from data_prep.images import ImageFiles, Reduction
@@ -82,40 +82,53 @@ def _table_of(folder: Path) -> Path | None:
 
 def _drive(folder: Path, path: Path, camera: Camera, reduced: Reduction) -> Drive:
     if path.name.endswith("interpolated.csv"):
-        table, names = _interpolated(path, camera)
-        time_ns, angle = nanoseconds(table, "timestamp", path), numbers(table, "angle", path)
-        speed = numbers(table, "speed", path)
+        rows = _interpolated(path, camera)
+    elif camera == "center":
+        rows = _challenge(path)
     else:
-        if camera != "center":
-            raise DataError(f"{folder}: challenge 2 has no {camera} camera; leave --camera out")
-        table = read_csv(path, CHALLENGE_COLUMNS)
-        time_ns, angle, speed = (
-            nanoseconds(table, "frame_id", path),
-            numbers(table, "steering_angle", path),
-            None,
-        )
-        names = [f"center/{stamp}.jpg" for stamp in time_ns.tolist()]
-    images = listed_images(folder, names)
+        raise DataError(f"{folder}: challenge 2 has no {camera} camera; leave --camera out")
+    images = listed_images(folder, rows.images)
     name = drive_name(folder)
     return Drive(
         name=name if camera == "center" else f"{name}-{camera}",
         source=NAME,
         camera=camera,
         vehicle=VEHICLES["lincoln-mkz"],
-        time_ns=time_ns[images.rows],
+        time_ns=rows.time_ns[images.rows],
         images=ImageFiles(folder=folder.resolve(), names=images.names, reduced=reduced),
-        steering_wheel=Signal(time_ns=time_ns, value=angle),
-        speed=None if speed is None else Signal(time_ns=time_ns, value=speed),
+        steering_wheel=Signal(time_ns=rows.time_ns, value=rows.angle_rad),
+        speed=None if rows.speed_mps is None else Signal(time_ns=rows.time_ns, value=rows.speed_mps),
         left_out={"missing_image": images.missing} if images.missing else {},
-        provenance=table_provenance(path, table),
+        provenance=table_provenance(path, len(rows.images)),
     )
 
 
-def _interpolated(path: Path, camera: Camera) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of one camera, and the file each names."""
+class _Rows(NamedTuple):
+    """One camera's rows of a CSV."""
+
+    time_ns: Int64[np.ndarray, " N"]
+    angle_rad: Float64[np.ndarray, " N"]
+    speed_mps: Float64[np.ndarray, " N"] | None
+    images: list[str]
+
+
+def _interpolated(path: Path, camera: Camera) -> _Rows:
     table = read_csv(path, INTERPOLATED_COLUMNS)
-    chosen = table[np.asarray(table["frame_id"] == f"{camera}_camera")].reset_index(drop=True)
+    chosen = table[table["frame_id"] == f"{camera}_camera"]
     if not len(chosen):
         cameras = ", ".join(sorted(table["frame_id"].unique())[:5])
         raise DataError(f"{path}: no row of {camera}_camera, there are {cameras}; choose another --camera")
-    return chosen, list(chosen["filename"])
+    speed = numbers(chosen, "speed", path)
+    return _Rows(
+        nanoseconds(chosen, "timestamp", path),
+        numbers(chosen, "angle", path),
+        None if np.isnan(speed).all() else speed,
+        list(chosen["filename"]),
+    )
+
+
+def _challenge(path: Path) -> _Rows:
+    table = read_csv(path, CHALLENGE_COLUMNS)
+    time_ns = nanoseconds(table, "frame_id", path)
+    images = [f"center/{stamp}.jpg" for stamp in time_ns.tolist()]
+    return _Rows(time_ns, numbers(table, "steering_angle", path), None, images)

@@ -76,7 +76,7 @@ def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -
             steering_wheel=Signal(time_ns=time_ns, value=angle),
             speed=Signal(time_ns=time_ns, value=numbers(table, "speed", path) * MPS_PER_MPH),
             left_out={"missing_image": images.missing} if images.missing else {},
-            provenance=table_provenance(path, table),
+            provenance=table_provenance(path, len(table)),
         )
     ]
 

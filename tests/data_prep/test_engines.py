@@ -48,12 +48,12 @@ def test_dask_every_result_comes_once():
 
 @pytest.mark.parametrize("name", ["serial", "processes"])
 def test_an_error_of_the_work_arrives_as_it_is(name):
-    with pytest.raises(DataError, match="^three is refused$"):
+    with pytest.raises(DataError, match=r"^three is refused$"):
         list(build(name, workers=2).map(refuse_three, range(6)))
 
 
 def test_a_killed_worker_is_one_clear_line():
-    with pytest.raises(EngineError, match="a worker process died.*--resume"):
+    with pytest.raises(EngineError, match=r"a worker process died.*--resume"):
         list(ProcessEngine(workers=2).map(die_at_three, range(6)))
 
 

@@ -134,11 +134,9 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding():
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_an_image_or_one_line(data):
-    try:
+def test_any_bytes_behind_a_jpegs_first_two_give_one_line(data):
+    with pytest.raises(DataError, match=r"^x: [^\n]*$"):
         decode_image(b"\xff\xd8" + data, name="x")
-    except DataError as error:
-        assert "\n" not in str(error)
 
 
 def test_a_missing_file_is_told_apart_from_a_bad_one(tmp_path: Path):

@@ -267,7 +267,7 @@ def test_a_drive_without_one_usable_image_is_refused(source, tmp_path):
     for image in (source / "center").iterdir():
         image.write_bytes(b"broken")
     with pytest.raises(
-        DataError, match="none of its 60 images can be used; the first: .*neither JPEG nor PNG"
+        DataError, match=r"none of its 60 images can be used; the first: .*neither JPEG nor PNG"
     ):
         prepare(config(source), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()

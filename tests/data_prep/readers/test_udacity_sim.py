@@ -1,0 +1,79 @@
+"""The simulator's log: signs, units, foreign paths, with and without a header."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.images import read_image
+from data_prep.readers import recognise
+from data_prep.readers.udacity_sim import drives
+from tests.data_prep.recordings import simulator
+
+
+@pytest.mark.parametrize("root", ["/Users/somebody/sim/IMG/", "C:\\Users\\somebody\\sim\\IMG\\", "IMG/", ""])
+@pytest.mark.parametrize("separator", [",", ", "])
+@pytest.mark.parametrize("header", [False, True])
+def test_every_form_of_the_log_reads_the_same(root, separator, header, tmp_path):
+    source = simulator(tmp_path / "sim", [0.0, 1.0, -0.5], root=root, separator=separator, header=header)
+    assert recognise(source) == "udacity-sim"
+    (drive,) = drives(source)
+    # Steering 1 is 25 degrees of the road wheel to the right; here positive is left.
+    np.testing.assert_allclose(drive.steering_wheel.value, np.radians([0.0, -25.0, 12.5]))
+    assert math.copysign(1, drive.steering_wheel.value[0]) == 1
+    np.testing.assert_allclose(drive.speed.value, 8.9408)
+    assert np.diff(drive.time_ns).tolist() == [100_000_000] * 2
+    assert drive.time_ns[0] == 1532036160_000_000_000  # 2018-07-19 21:36:00 read as UTC
+    assert drive.vehicle.steering_ratio == 1.0
+    assert np.array_equal(
+        next(drive.images.read(1, 2)), read_image(source / "IMG" / "center_2018_07_19_21_36_00_100.jpg")
+    )
+
+
+def test_a_side_camera(tmp_path):
+    source = simulator(tmp_path / "sim", [0.0, 0.0])
+    (source / "IMG" / "left_2018_07_19_21_36_00_000.jpg").unlink()
+    (drive,) = drives(source, camera="left")
+    assert (drive.name, drive.camera, len(drive)) == ("sim-left", "left", 1)
+    assert drive.left_out == {"missing_image": ("IMG/left_2018_07_19_21_36_00_000.jpg",)}
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "message"),
+    [
+        (",0.25,", ",7.5,", "steering reaches 7.5, expected -1 to 1"),
+        (",0.25,", ",east,", "steering is 'east', expected a number"),
+        ("center_2018_07", "center_2018_13", "holds no time"),
+        ("_000.jpg", ".jpg", "holds no time"),
+    ],
+)
+def test_a_malformed_log_is_one_clear_line(find, replace, message, tmp_path):
+    source = simulator(tmp_path / "sim", [0.25, 0.25])
+    log = source / "driving_log.csv"
+    log.write_text(log.read_text().replace(find, replace))
+    with pytest.raises(DataError, match=message) as error:
+        drives(source)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_empty_log(tmp_path):
+    source = simulator(tmp_path / "sim", [0.0])
+    (source / "driving_log.csv").write_text("")
+    with pytest.raises(DataError, match="empty"):
+        drives(source)
+    (source / "driving_log.csv").unlink()
+    with pytest.raises(DataError, match=r"no such log; expected driving_log\.csv beside IMG/"):
+        drives(source)
+
+
+def test_the_real_recording(shared_data):
+    (drive,) = drives(shared_data / "udacity_sim")
+    assert len(drive) == 1350
+    assert not drive.left_out
+    assert np.median(np.diff(drive.time_ns)) / 1e6 == pytest.approx(77, abs=2)
+    assert next(drive.images.read(0, 1)).shape == (160, 320, 3)
+    # The log's second row steers -0.05, to the left.
+    assert drive.steering_wheel.value[1] == pytest.approx(math.radians(1.25))

@@ -1,0 +1,131 @@
+"""Videos: every range decodes to the same frames as one pass, and damage is told."""
+
+from __future__ import annotations
+
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.images import Geometry
+from data_prep.pipeline import PrepConfig, prepare
+from data_prep.readers import recognise
+from data_prep.readers.video import drives
+from data_prep.shards.hdf5 import read_frames
+from data_prep.shards.parquet import read_index
+from tests.data_prep.recordings import scene
+
+
+def write_video(
+    path: Path, frames: int, *, stamps: list[int] | None = None, keyframe_every: int = 12
+) -> Path:
+    """H.264 with B-frames at 1 kHz time base, 40 ms apart unless stamps (ms) are given."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": str(keyframe_every), "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(scene(number), format="rgb24")
+            frame.time_base = Fraction(1, 1000)
+            frame.pts = 40 * number if stamps is None else stamps[number]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decoded_in_one_pass(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", 50)
+
+
+def test_any_range_equals_one_pass(video):
+    (drive,) = drives(video)
+    whole = decoded_in_one_pass(video)
+    assert len(drive) == len(whole) == 50
+    assert recognise(video) == "video"
+    for start, stop in [(0, 50), (0, 1), (11, 14), (12, 13), (23, 37), (49, 50), (7, 7)]:
+        made = list(drive.images.read(start, stop))
+        assert len(made) == stop - start
+        assert all(np.array_equal(a, b) for a, b in zip(made, whole[start:stop], strict=True))
+
+
+def test_times_are_those_of_the_frames(tmp_path):
+    stamps = [0, 40, 80, 200, 240, 241, 300, 310]
+    (drive,) = drives(write_video(tmp_path / "variable.mkv", 8, stamps=stamps))
+    assert (drive.time_ns // 1_000_000).tolist() == stamps
+    assert drive.steering_wheel is None
+    assert drive.speed is None
+
+
+def test_shards_of_a_video_hold_its_frames_in_test(video, tmp_path):
+    geometry = Geometry(height=24, width=32)
+    manifest = prepare(
+        PrepConfig(reader="video", source=video, geometry=geometry, frames_per_shard=15),
+        tmp_path / "out",
+        workers=2,
+    )
+    whole = decoded_in_one_pass(video)
+    index = read_index(tmp_path / "out")
+    assert set(index["split"]) == {"test"}
+    assert manifest.config["split"] == "test"
+    assert index["steering_wheel_rad"].isna().all()
+    for row in index.itertuples():
+        frame = read_frames(tmp_path / "out" / row.shard, row.row, row.row + 1)[0]
+        assert np.array_equal(frame, geometry.apply(whole[row.frame]))
+
+
+def test_a_cut_video_gives_what_is_there_or_one_clear_line(tmp_path):
+    data = write_video(tmp_path / "whole.mkv", 50).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(data[: len(data) * 2 // 3])
+    manifest = prepare(
+        PrepConfig(reader="video", source=cut, geometry=Geometry(height=24, width=32)), tmp_path / "o"
+    )
+    report = manifest.quality["cut"]
+    assert 20 < report["kept"] < 50
+    assert report["kept"] + sum(report["dropped"].values()) == report["read"]
+    headless = tmp_path / "cut.mp4"
+    whole = write_video(tmp_path / "whole.mp4", 20).read_bytes()
+    headless.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cut\.mp4: (not a video|a video without frames)") as error:
+        drives(headless)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a video" * 100])
+def test_what_is_no_video_is_refused(data, tmp_path):
+    (tmp_path / "x.mp4").write_bytes(data)
+    with pytest.raises(DataError, match=r"x\.mp4"):
+        drives(tmp_path / "x.mp4")
+
+
+def test_sound_without_pictures_is_refused(tmp_path):
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    (tmp_path / "sound.wav").rename(tmp_path / "sound.mp4")
+    with pytest.raises(DataError, match="has no video stream"):
+        drives(tmp_path / "sound.mp4")
+
+
+def test_a_folder_without_video_and_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match="no video found"):
+        drives(tmp_path)
+    with pytest.raises(DataError, match="no video found"):
+        drives(tmp_path / "gone.mp4")
+
+
+def test_the_real_video(shared_data):
+    (drive,) = drives(shared_data / "carnd_video" / "solidWhiteRight.mp4")
+    assert len(drive) == 221
+    assert np.diff(drive.time_ns).tolist() == [40_000_000] * 220
+    assert next(drive.images.read(220, 221)).shape == (540, 960, 3)
