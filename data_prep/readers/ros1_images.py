@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from data_prep.errors import DataError
 from data_prep.images import MAX_PIXELS, Reduction, decode_image
-from data_prep.readers.ros1_bag import MessageReader, Messages
+from data_prep.readers.ros1_bag import MessageReader, Messages, OpenChunk
 from data_prep.readers.ros1_messages import Layout
 from data_prep.records import Image
 
@@ -57,6 +58,11 @@ class BagImages:
 
     parts: tuple[BagPart, ...]
     reduced: Reduction = 1
+    _spare: dict[Path, OpenChunk] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """The last chunk inflated of each bag; taken out while it is in use, so threads never share one."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_spare": {}}
 
     def read(self, start: int, stop: int) -> Iterator[Image]:
         """Yields the RGB images of frames `start` to `stop` (exclusive) in order.
@@ -68,7 +74,7 @@ class BagImages:
         for part in self.parts:
             rows = range(max(start - first, 0), min(stop - first, len(part)))
             if rows:
-                with MessageReader(part.path) as reader:
+                with MessageReader(part.path, spare=self._spare) as reader:
                     for row in rows:
                         name = f"{part.path.name} frame {first + row}"
                         yield decode_message(
