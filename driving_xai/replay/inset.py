@@ -14,7 +14,7 @@ from driving_xai.replay.lettering import Colour, Layer, lettering, shade
 
 EVIDENCE: Colour = (255, 168, 46)
 _DIMMED: Colour = (200, 138, 62)
-_TOPS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_TOPS = (0.5, 1, 2, 4, 6, 10, 14, 20, 30, 40, 60, 100, 200, 400, 600, 1000, 2000, 5000)
 """Where the value axis may end, in degrees."""
 
 
@@ -133,5 +133,5 @@ class Inset:
 def _number(value: float, beside: float | None = None) -> str:
     """A value with one decimal where it (or the one that it stands beside) is below ten."""
     if not math.isfinite(value):
-        return "?"
+        return "-"
     return f"{value:.1f}" if abs(value if beside is None else beside) < 9.95 else f"{value:.0f}"

@@ -244,7 +244,7 @@ def _turn(angle_deg: float) -> tuple[str, str]:
 
 
 def _figure(value: float, unit: str) -> str:
-    return f"{value:.1f}{unit}" if math.isfinite(value) else "?"
+    return f"{value:.1f}{unit}" if math.isfinite(value) else "-"
 
 
 def _arc(x: float, y: float, radius: float, start_deg: float, stop_deg: float) -> Float64[np.ndarray, "N 2"]:

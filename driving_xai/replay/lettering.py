@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ class Lettering:
 
     def __init__(self, size_px: int) -> None:
         self.size_px = size_px
-        self._font = ImageFont.load_default(size_px)
+        self._font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size_px))
         # Numbers change with every frame, but few texts are drawn: a bounded cache holds most of them.
         self._mask = lru_cache(maxsize=512)(self._rasterise)
 

@@ -1,0 +1,175 @@
+"""H.264 video that a browser plays: yuv420p, constant frame rate, faststart; whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from data_prep.records import Image
+from data_prep.shards.atomic import replacing
+from driving_xai.errors import VideoError
+
+ENCODER = "libx264"
+Preset = Literal[
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+]
+
+# ITU-T H.273: what OpenCV's conversion produces, so that players undo the same one.
+_BT601, _LIMITED_RANGE = 6, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How pictures become H.264.
+
+    Raises:
+        ValueError: an option is out of range; the message says what is possible.
+    """
+
+    preset: Preset = "veryfast"
+    """x264's trade of speed for size."""
+    crf: int = 20
+    """x264's constant quality, 0 (lossless) to 51; 18 to 23 look alike to most."""
+    keyframe_s: float = 2.0
+    """Most seconds between keyframes: how far a player decodes when one seeks."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in get_args(Preset):
+            raise ValueError(
+                f"preset {self.preset!r} is unknown; choose one of {', '.join(get_args(Preset))}"
+            )
+        if not 0 <= self.crf <= 51 or self.keyframe_s <= 0:
+            raise ValueError(f"got crf {self.crf}, keyframe_s {self.keyframe_s}; expected 0 to 51, over 0")
+
+
+def require_encoder() -> None:
+    """Checks that H.264 can be written, before any work is spent.
+
+    Raises:
+        VideoError: this PyAV has no libx264.
+    """
+    try:
+        av.Codec(ENCODER, "w")
+    except (av.FFmpegError, ValueError):
+        raise VideoError(
+            f"this PyAV ({av.__version__}) has no {ENCODER} encoder; install av from its wheel"
+        ) from None
+
+
+class VideoSink:
+    """Takes RGB pictures of one size, one for each frame period; made by `open_sink`."""
+
+    def __init__(
+        self,
+        container: av.container.OutputContainer,
+        *,
+        height: int,
+        width: int,
+        frame_rate: Fraction,
+        encoding: Encoding,
+    ) -> None:
+        self.size = (height, width)
+        self.encoded_size = (height + height % 2, width + width % 2)
+        """yuv420p stores colour for 2 x 2 pixels: an odd side gets its last row or column once more."""
+        self.frames = 0
+        self._container = container
+        self._period = 1 / frame_rate
+        self._stream = cast(av.VideoStream, container.add_stream(ENCODER, rate=frame_rate))
+        self._stream.height, self._stream.width = self.encoded_size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._period
+        self._stream.options = {"preset": encoding.preset, "crf": str(encoding.crf)}
+        codec = self._stream.codec_context
+        codec.gop_size = max(1, round(encoding.keyframe_s * frame_rate))
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT601
+        codec.color_range = _LIMITED_RANGE
+
+    def write(self, picture: Image) -> None:
+        """Encodes one picture.
+
+        Raises:
+            VideoError: the picture has another size, or the disk does not take the bytes.
+        """
+        if picture.shape != (*self.size, 3):
+            raise VideoError(
+                f"got a picture of {picture.shape}, expected {(*self.size, 3)}; one size a video"
+            )
+        frame = av.VideoFrame.from_ndarray(_to_i420(picture), format="yuv420p")
+        frame.pts, frame.time_base = self.frames, self._period
+        self._mux(frame)
+        self.frames += 1
+
+    def finish(self) -> None:
+        """Encodes what the encoder still holds."""
+        self._mux(None)
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"the video cannot be written ({error.strerror}); check the free space"
+            ) from error
+
+
+@contextmanager
+def open_sink(
+    path: Path,
+    *,
+    height: int,
+    width: int,
+    frame_rate: Fraction,
+    encoding: Encoding,
+    comment: str = "",
+) -> Iterator[VideoSink]:
+    """Opens a video for writing. It appears under its name only when it is complete.
+
+    Args:
+        path: ends in .mp4; an existing file is replaced at the end.
+        height: of the pictures.
+        width: of the pictures.
+        frame_rate: pictures a second, exactly.
+        encoding: how they are compressed.
+        comment: provenance, stored in the file's metadata.
+
+    Raises:
+        VideoError: the name is not that of an MP4, or the file cannot be written.
+
+    Example:
+        >>> with open_sink(
+        ...     tmp_path / "grey.mp4", height=48, width=64, frame_rate=Fraction(20), encoding=Encoding()
+        ... ) as sink:
+        ...     sink.write(np.full((48, 64, 3), 128, dtype=np.uint8))
+    """
+    if path.suffix.lower() != ".mp4":
+        raise VideoError(f"{path}: not a name of an MP4 video; end it in .mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        try:
+            container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        except av.FFmpegError as error:
+            raise VideoError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
+        with container:
+            container.metadata["comment"] = comment
+            sink = VideoSink(container, height=height, width=width, frame_rate=frame_rate, encoding=encoding)
+            yield sink
+            if not sink.frames:
+                raise VideoError(f"{path}: no picture came, so there is no video; check the source")
+            sink.finish()
+
+
+def _to_i420(picture: Image) -> UInt8[np.ndarray, "rows W"]:
+    """Luma, then both chromas at half the size, as PyAV takes yuv420p."""
+    height, width = picture.shape[:2]
+    if height % 2 or width % 2:
+        picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
