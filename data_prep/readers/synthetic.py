@@ -39,8 +39,8 @@ SCENE_VERSION = 1
 
 _VEHICLE = VEHICLES["lincoln-mkz"]
 _TICKS_PER_S = 40.0
-_MARGIN_M = 460.0
-"""Road beyond the last frame, as far as the camera sees."""
+_START_M, _MARGIN_M = 40.0, 460.0
+"""Road behind the first frame, whose trees cast shadows ahead, and beyond the last, as far as one sees."""
 _ROUTE, _SCENERY, _LIGHT = 0, 1, 2
 
 
@@ -208,9 +208,16 @@ def _travel(course: _Course) -> _Travelled:
     tick = np.arange((course.frames - 1) * per_frame + 1)
     time_s = tick * tick_s
     fastest_mps = road_rng.uniform(16.0, 21.0)
-    road = winding_road(road_rng, time_s[-1] * fastest_mps + _MARGIN_M)
+    road = winding_road(road_rng, _START_M + time_s[-1] * fastest_mps + _MARGIN_M)
+    # 0.02 rad/s at 18 m/s is a wheel held some 4 degrees against wind or camber.
     drift = 0.02 * wandering(drift_rng, time_s, periods_s=(2.5, 9.0))
-    motion = follow(road, planned_speed(road, fastest_mps=fastest_mps), tick_s=tick_s, drift_rad_per_s=drift)
+    motion = follow(
+        road,
+        planned_speed(road, fastest_mps=fastest_mps),
+        tick_s=tick_s,
+        drift_rad_per_s=drift,
+        start_m=_START_M,
+    )
     return _Travelled(
         road=road,
         motion=motion,

@@ -1,0 +1,1 @@
+"""What the synthetic reader renders: road and driver, camera, ground, sky, roadside, traffic, light."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int32
 
 from data_prep.readers.synthetic_scene.light import Light
 from data_prep.readers.synthetic_scene.noise import wandering
@@ -20,6 +20,9 @@ from data_prep.readers.synthetic_scene.view import View
 
 _SHIFT = 4
 """Fractional bits of OpenCV's polygon corners."""
+
+_Corner = tuple[float, float, float]
+"""Ahead, left and up in a car's own axes, in metres."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +110,14 @@ class CarPainter:
         return float(self._origin[0])
 
     def paint(self, canvas: Canvas, cover: Cover) -> None:
-        """Draws the shadow under the car, then its faces from the farthest to the nearest."""
+        """Draws the shadow under the car, its far wheels, its faces from far to near, then details."""
         half = self._body.width_m / 2
-        self._fill_ground(canvas)
+        # Nearer land hides what is behind a crest; the near end of the car is 2.5 m nearer than its middle.
+        crest = int(np.ceil(self._view.hidden_below(np.array(self.ahead_m - 2.5))))
+        canvas, cover = canvas[: max(crest, 0)], cover[: max(crest, 0)]
+        if not len(canvas):
+            return
+        self._shadow(canvas)
         side = half if self._toward_left() else -half
         self._wheels(canvas, cover, -side * 0.86)
         strips = [
@@ -124,7 +132,7 @@ class CarPainter:
         self._wheels(canvas, cover, side)
         self._lamps(canvas, cover)
 
-    def _points(self, corners: list[tuple[float, float, float]]) -> Float64[np.ndarray, "N 3"]:
+    def _points(self, corners: list[_Corner]) -> Float64[np.ndarray, "N 3"]:
         """Corners in the car's own axes (ahead, left, up) to the camera car's."""
         own = np.array(corners)
         placed = own.copy()
@@ -135,23 +143,24 @@ class CarPainter:
         """Whether the camera sees the car's left side."""
         return bool(-self._origin[:2] @ self._axes[1] > 0)
 
-    def _fill(
-        self, canvas: Canvas, cover: Cover, corners: list[tuple[float, float, float]], rgb: Rgb, shade: float
-    ) -> None:
+    def _outline(self, corners: list[_Corner]) -> Int32[np.ndarray, "N 2"]:
+        """Corners in the picture, as OpenCV's polygons take them."""
         points = self._points(corners)
         u, v = self._view.project(points[:, 0], points[:, 1], points[:, 2])
-        outline = np.rint((np.stack([u, v], axis=1) - 0.5) * 2**_SHIFT).astype(np.int32)
+        return np.rint((np.stack([u, v], axis=1) - 0.5) * 2**_SHIFT).astype(np.int32)
+
+    def _fill(self, canvas: Canvas, cover: Cover, corners: list[_Corner], rgb: Rgb, shade: float) -> None:
+        outline = self._outline(corners)
         colour = np.array(rgb, np.float32) * shade * self._light + self._haze
         cv2.fillPoly(canvas, [outline], np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(cover, [outline], (255,), cv2.LINE_AA, _SHIFT)
 
-    def _fill_ground(self, canvas: Canvas) -> None:
+    def _shadow(self, canvas: Canvas) -> None:
+        """The shadow under the car."""
         half, reach = self._body.width_m / 2 + 0.12, 2.45
-        points = self._points(
+        outline = self._outline(
             [(-reach, -half, 0.0), (reach, -half, 0.0), (reach, half, 0.0), (-reach, half, 0.0)]
         )
-        u, v = self._view.project(points[:, 0], points[:, 1], points[:, 2])
-        outline = np.rint((np.stack([u, v], axis=1) - 0.5) * 2**_SHIFT).astype(np.int32)
         dark = np.zeros(canvas.shape[:2], np.uint8)
         cv2.fillPoly(dark, [outline], (190,), cv2.LINE_AA, _SHIFT)
         rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))

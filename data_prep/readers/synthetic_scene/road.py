@@ -47,10 +47,7 @@ class Road:
 
     def at(self, values: Float64[np.ndarray, " N"], s_m: float) -> float:
         """One of the road's own arrays, interpolated at s; its end value beyond the ends."""
-        place = min(max(s_m / GRID_M, 0.0), len(values) - 1.000001)
-        index = int(place)
-        weight = place - index
-        return float(values[index] * (1.0 - weight) + values[index + 1] * weight)
+        return float(_interpolated(values, s_m))
 
 
 def road_from_knots(
@@ -146,6 +143,7 @@ def follow(
     *,
     tick_s: float,
     drift_rad_per_s: Float64[np.ndarray, " K"],
+    start_m: float = 0.0,
 ) -> Motion:
     """Drives the lane with a kinematic car, one tick for each value of the drift.
 
@@ -160,15 +158,16 @@ def follow(
         speed_mps: at the road's samples.
         tick_s: length of a tick.
         drift_rad_per_s: added to the yaw rate.
+        start_m: where on the road the first tick is.
     """
     look_ahead = np.clip(_HEADWAY_S * speed_mps, *_LOOK_AHEAD_M)
     preview = _preview_points(road, look_ahead)
     states = np.empty((len(drift_rad_per_s), 6))
-    s, d, yaw = 0.0, LANE_CENTRE_M, 0.0
-    curvature = _fitted_arc(_sample(preview, s), d, yaw)
+    s, d, yaw = start_m, LANE_CENTRE_M, 0.0
+    curvature = _fitted_arc(_interpolated(preview, s), d, yaw)
     for tick, drift in enumerate(drift_rad_per_s.tolist()):
         speed = road.at(speed_mps, s)
-        wanted = _fitted_arc(_sample(preview, s), d, yaw)
+        wanted = _fitted_arc(_interpolated(preview, s), d, yaw)
         curvature += (wanted - curvature) * (1.0 - np.exp(-tick_s / _STEERING_LAG_S))
         states[tick] = s, d, yaw, speed, curvature, road.at(look_ahead, s)
         bend = road.at(road.curvature, s)
@@ -199,11 +198,11 @@ def _preview_points(road: Road, look_ahead_m: Float64[np.ndarray, " N"]) -> Floa
     return np.stack([dx * cos + dy * sin, dy * cos - dx * sin], axis=1)
 
 
-def _sample(preview: Float64[np.ndarray, "N 2 P"], s_m: float) -> Float64[np.ndarray, "2 P"]:
-    place = min(max(s_m / GRID_M, 0.0), len(preview) - 1.000001)
+def _interpolated(values: Float64[np.ndarray, "N *rest"], s_m: float) -> Float64[np.ndarray, "*rest"]:
+    place = min(max(s_m / GRID_M, 0.0), len(values) - 1.000001)
     index = int(place)
     weight = place - index
-    return preview[index] * (1.0 - weight) + preview[index + 1] * weight
+    return values[index] * (1.0 - weight) + values[index + 1] * weight
 
 
 def _fitted_arc(points: Float64[np.ndarray, "2 P"], d_m: float, yaw_rad: float) -> float:

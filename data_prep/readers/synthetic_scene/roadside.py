@@ -87,7 +87,7 @@ def _sprite(
 ) -> Sprite:
     """A sprite from colours and opacities in 0 to 1."""
     rgba = np.dstack([np.clip(colour, 0, 1) * alpha[..., None], alpha]) * 255
-    levels = [rgba.astype(np.float32)]
+    levels: list[np.ndarray] = [rgba.astype(np.float32)]
     while min(levels[-1].shape[:2]) >= 8:
         half = (levels[-1].shape[1] // 2, levels[-1].shape[0] // 2)
         levels.append(cv2.resize(levels[-1], half, interpolation=cv2.INTER_AREA))

@@ -130,7 +130,8 @@ class Scene:
 
     def _expose(self, canvas: Canvas, frame: int) -> UInt8[np.ndarray, "H W 3"]:
         """Exposure, vignette and sensor noise."""
-        rng = np.random.default_rng((*self._light_seed, frame))
+        # A seed that ends in 0 would be the seed without its end, which the light was drawn from.
+        rng = np.random.default_rng((*self._light_seed, frame + 1))
         row, column = rng.integers(0, 60, 2)
         grain = self._grain[row : row + self._camera.height, column : column + self._camera.width]
         exposure = float(self._light.exposure[frame])

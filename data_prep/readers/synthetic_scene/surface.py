@@ -17,6 +17,8 @@ from data_prep.readers.synthetic_scene.noise import tile
 from data_prep.readers.synthetic_scene.road import LANE_WIDTH_M
 from data_prep.readers.synthetic_scene.view import Ground
 
+CentreLine = Literal["double", "solid", "dashed"]
+
 EDGE_LINE_M = LANE_WIDTH_M - 0.1
 """Where the middle of an edge line lies, to either side of the centre line."""
 _EDGE_HALF_M, _CENTRE_HALF_M, _DOUBLE_M = 0.075, 0.06, 0.12
@@ -30,7 +32,7 @@ _TEXEL_M = (0.06, 0.4, 3.0)
 class Markings:
     """The lines of a two-lane road."""
 
-    centre: Literal["double", "solid", "dashed"]
+    centre: CentreLine
     is_yellow: bool
     """The centre; edge lines are white."""
     shoulder_m: float
@@ -68,9 +70,11 @@ class Markings:
 
 def random_markings(rng: np.random.Generator) -> Markings:
     """A double line as often as a dashed or a single one, yellow or white."""
-    centre = ("double", "double", "dashed", "solid")[int(rng.integers(4))]
+    styles: tuple[CentreLine, ...] = ("double", "double", "dashed", "solid")
     return Markings(
-        centre=centre, is_yellow=bool(rng.uniform() < 0.7), shoulder_m=float(rng.uniform(0.3, 0.7))
+        centre=styles[int(rng.integers(len(styles)))],
+        is_yellow=bool(rng.uniform() < 0.7),
+        shoulder_m=float(rng.uniform(0.3, 0.7)),
     )
 
 

@@ -80,11 +80,10 @@ class View:
         self._turn_rad = road.heading_rad[part] - self.heading_rad
         self._curvature = road.curvature[part]
         self._s_m = self._first_s_m + np.arange(len(self._ahead_m)) * GRID_M
-        height = road.at(road.elevation_m, pose.s_m)
-        self.grade = (
-            road.at(road.elevation_m, pose.s_m + 1.0) - road.at(road.elevation_m, pose.s_m - 1.0)
-        ) / 2.0
-        self._up_m = road.elevation_m[part] - height - self.grade * (self._s_m - pose.s_m)
+        before, here, after = (road.at(road.elevation_m, pose.s_m + step) for step in (-1.0, 0.0, 1.0))
+        self.grade = (after - before) / 2.0
+        """Of the road under the car, positive uphill."""
+        self._up_m = road.elevation_m[part] - here - self.grade * (self._s_m - pose.s_m)
         self._rows = self._row_table()
 
     @property
@@ -145,27 +144,19 @@ class View:
         return distance, np.minimum.accumulate(row)
 
     def _ground_at(self, top: int, ahead: Float64[np.ndarray, " R"]) -> Ground:
+        focal_px = np.float32(self.camera.focal_px)
         depth = ahead.astype(np.float32)[:, None]
         columns = np.arange(self.camera.width, dtype=np.float32) + np.float32(0.5)
-        left = (self.camera.width / 2 - columns) * depth / np.float32(self.camera.focal_px)
-        tables = [
-            column.astype(np.float32)
-            for column in (
-                self._ahead_m,
-                self._left_m,
-                np.cos(self._turn_rad),
-                np.sin(self._turn_rad),
-                self._curvature,
-            )
-        ]
+        left = (self.camera.width / 2 - columns) * depth / focal_px
+        line = (self._ahead_m, self._left_m, np.cos(self._turn_rad), np.sin(self._turn_rad), self._curvature)
+        tables = [column.astype(np.float32) for column in line]
         start = np.searchsorted(np.maximum.accumulate(self._ahead_m), ahead)
         near = np.repeat(start[:, None], self.camera.width, axis=1)
         for _ in range(2):
             near = self._nearer(near, depth, left, tables)
         along, lateral = _beside(near, depth, left, tables)
-        on_map = np.abs(along) < 2.0
-        turn_cos, turn_sin = tables[2][near], tables[3][near]
-        across_px = depth / np.float32(self.camera.focal_px)
+        turn_cos, turn_sin = np.abs(tables[2][near]), np.abs(tables[3][near])
+        across_px = depth / focal_px
         down_px = np.abs(np.gradient(ahead)).astype(np.float32)[:, None] if len(ahead) > 1 else across_px
         return Ground(
             top=top,
@@ -173,9 +164,9 @@ class View:
             s_m=near.astype(np.float32) * np.float32(GRID_M)
             + along
             + np.float32(self._first_s_m - self.pose.s_m),
-            d_m=np.where(on_map, lateral, np.float32(_OFF_ROAD_M)),
-            pixel_s_m=across_px * np.abs(turn_sin) + down_px * np.abs(turn_cos),
-            pixel_d_m=across_px * np.abs(turn_cos) + down_px * np.abs(turn_sin),
+            d_m=np.where(np.abs(along) < 2.0, lateral, np.float32(_OFF_ROAD_M)),
+            pixel_s_m=across_px * turn_sin + down_px * turn_cos,
+            pixel_d_m=across_px * turn_cos + down_px * turn_sin,
         )
 
     def _nearer(
