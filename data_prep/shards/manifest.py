@@ -45,10 +45,8 @@ class ShardEntry:
         names = {f.name for f in fields(cls)}
         if not isinstance(value, dict) or set(value) != names:
             raise DataError(f"a shard's entry has {_keys(value)}; expected {sorted(names)}; prepare again")
-        texts, numbers = ("path", "sha256", "drive"), ("bytes", "rows")
-        if not all(isinstance(value[t], str) for t in texts) or not all(
-            type(value[n]) is int for n in numbers
-        ):
+        types = {"path": str, "sha256": str, "drive": str, "bytes": int, "rows": int, "dropped": dict}
+        if any(type(value[name]) is not kind for name, kind in types.items()):
             raise DataError(f"shard {value['path']!r}: a field has the wrong type; prepare again")
         return cls(**value)
 
@@ -96,7 +94,7 @@ class Manifest:
             raise DataError(
                 f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError):
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
             raise DataError(f"{path}: not valid JSON; prepare again with --overwrite") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None

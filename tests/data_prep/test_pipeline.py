@@ -322,7 +322,9 @@ def test_an_output_that_cannot_be_written_is_one_clear_line(source, tmp_path):
         prepare(config(source), tmp_path / "file" / "out")
 
 
-def test_a_full_disk_is_one_clear_line(source, tmp_path):
+@pytest.mark.parametrize("room", [1000, 4096, 8192])
+def test_a_full_disk_is_one_clear_line(room, source, tmp_path):
+    """A limit on the size of files, a third of a shard and more, stands for a disk without room."""
     script = f"""
 import resource, signal
 from pathlib import Path
@@ -330,7 +332,7 @@ from data_prep.errors import DataError
 from data_prep.pipeline import prepare
 from tests.data_prep.test_pipeline import config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
 try:
     prepare(config(Path({str(source)!r})), Path({str(tmp_path / "out")!r}))
 except DataError as error:

@@ -90,9 +90,14 @@ def test_no_manifest_is_one_clear_line(tmp_path):
 def test_a_failed_replacement_leaves_the_old_file_and_no_rest(tmp_path):
     target = tmp_path / "file"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="stop"), replacing(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("stop")
+
+    def fail_half_way() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_half_way()
     assert target.read_text() == "old"
     with replacing(target) as temporary:
         temporary.write_text("new")
