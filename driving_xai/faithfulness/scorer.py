@@ -22,7 +22,7 @@ from driving_xai.faithfulness.measures import (
     SteeringError,
     angle_deg,
 )
-from driving_xai.faithfulness.perturb import Fill
+from driving_xai.faithfulness.perturb import Fill, pixel_counts
 
 
 class Maps(NamedTuple):
@@ -112,12 +112,15 @@ class Scorer:
             clean=instant.clean,
         )
         clean_deg = angle_deg(instant.clean, instant.degrees_per_unit)
-        span = measure.fractions[-1] - measure.fractions[0]
+        pixels = maps.ranks.shape[-1]
+        # As removed: a percent of a small frame is no whole number of pixels.
+        fractions = (pixel_counts(measure.fractions, pixels).double() / pixels).tolist()
+        span = fractions[-1] - fractions[0]
         for reference, angle in (("truth", instant.truth_deg), ("clean", clean_deg)):
             value = SteeringError(degrees_per_unit=instant.degrees_per_unit, reference_deg=angle)
             curves = value(scores)
             unedited = value(instant.clean[:, None])
-            under = area(measure.fractions, curves)
+            under = area(fractions, curves)
             yield (
                 reference,
                 {

@@ -28,7 +28,7 @@ class BlockBootstrap:
     The same seed draws the same stretches, so that intervals of methods on the same frames, and of
     their differences, come from the same resampled drives.
 
-    Source: Kunsch 1989; Efron and Tibshirani 1993, section 8.6.
+    Source: Künsch 1989; Efron and Tibshirani 1993, section 8.6.
 
     Example:
         >>> BlockBootstrap(block=5, resamples=200).interval(np.arange(20.0)).mean

@@ -98,7 +98,9 @@ def test_the_callers_grad_mode_does_not_matter(toy, frames, mode):
 
 def test_nothing_is_recorded_before_the_layer(toy, frames):
     recording = []
-    handle = toy.first.register_forward_hook(lambda _layer, _inputs, output: recording.append(output.requires_grad))
+    handle = toy.first.register_forward_hook(
+        lambda _layer, _inputs, output: recording.append(output.requires_grad)
+    )
     layer_gradient(toy, frames, left, layer=toy.second)
     handle.remove()
     assert recording == [False]

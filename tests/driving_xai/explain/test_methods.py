@@ -35,7 +35,9 @@ def test_attention_is_the_models_own_upsampled(kind):
 
 @pytest.mark.parametrize(("name", "attention"), [("sign-attention", "soft"), ("soft-attention", "none")])
 def test_a_name_that_does_not_fit_the_model_is_refused(name, attention):
-    with pytest.raises(UnsupportedModelError, match=f"needs a model with .* attention, this one has '{attention}'"):
+    with pytest.raises(
+        UnsupportedModelError, match=f"needs a model with .* attention, this one has '{attention}'"
+    ):
         build(name, _model(attention))
 
 
@@ -44,12 +46,14 @@ def test_a_model_without_attention_or_layer_is_refused():
     for name in ("sign-attention", "grad-cam"):
         with pytest.raises(UnsupportedModelError):
             build(name, model)
-    with pytest.raises(UnsupportedModelError, match="Linear writes no attention map; use a method that needs none"):
+    with pytest.raises(
+        UnsupportedModelError, match="Linear writes no attention map; use a method that needs none"
+    ):
         learned_attention(model, torch.rand(1, 3, 4, 4), left)
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="'gradcam' is unknown; expected one of: sign-attention, .*grad-cam"):
+    with pytest.raises(ValueError, match=r"'gradcam' is unknown; expected one of: sign-attention, .*grad-cam"):
         build("gradcam", _model("sign"))
 
 

@@ -54,7 +54,9 @@ def test_areas_equal_torchcams(net):
     saliency = torch.stack(
         [explain(net, frame[None], output(int(k)))[0] for frame, k in zip(frames, predicted, strict=True)]
     )
-    assert all(each.unique().numel() == SIDE * SIDE for each in saliency.float()), "parity needs maps without ties"
+    assert all(each.unique().numel() == SIDE * SIDE for each in saliency.float()), (
+        "parity needs maps without ties"
+    )
     ranks = rank(saliency, torch.Generator().manual_seed(0))
     fractions = [step / STEPS for step in range(STEPS + 1)]
     for curve, theirs in ((deletion, "deletion_auc"), (insertion, "insertion_auc")):

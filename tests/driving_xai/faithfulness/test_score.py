@@ -1,0 +1,297 @@
+"""Scoring a route: against a slow twin, and unmoved by batches, interruptions and other methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data_prep.shards.hdf5 import read_causes, read_columns, read_frames
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
+from driving_xai.explain import build
+from driving_xai.faithfulness.curve import rank
+from driving_xai.faithfulness.localisation import auroc
+from driving_xai.faithfulness.results import PER_FRAME, SUMMARY, Results
+from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.targets import magnitude
+
+# Soft attention: in a sign-attention network, rounding flips the sign of a feature that is nearly zero.
+METHODS = ("soft-attention", "grad-cam")
+KEYS = ["drive", "segment", "frame", "measure", "reference", "method"]
+
+
+@pytest.fixture(scope="module")
+def scored(steering, shards, tmp_path_factory) -> Results:
+    config = ScoreConfig(methods=METHODS, measures=("deletion", "insertion", "auroc"), block_s=0.1)
+    return score(steering(), shards, tmp_path_factory.mktemp("scores") / "out", config)
+
+
+def _degrees(u: float, speed_mps: float) -> float:
+    """Equation 3 for the Udacity car; without a speed nothing slips."""
+    slip = 1 if np.isnan(speed_mps) else 1 + 0.0014 * speed_mps**2
+    return float(np.degrees(u * 2.85 * 14.8 * slip))
+
+
+def _slow_errors(checkpoint: Checkpoint, shards: Path, shard: int, t: int, method: str) -> list[float]:
+    """The paper's curve of one frame: one edited frame, one forward pass at a time, from the shard on."""
+    model, path = checkpoint.model, shards / f"shard-{shard}.h5"
+    drive = torch.from_numpy(read_frames(path, 0, t + 1)).permute(0, 3, 1, 2).float() / 255
+    columns = read_columns(path)
+    state = None
+    with torch.no_grad():
+        for past in drive[:-1]:
+            state = model.step(past[None], state)[2]
+    frame = drive[-1:]
+    saliency = build(method, model, seed=0)(model.at(state), frame, magnitude)
+    ranks = rank(saliency, torch.Generator().manual_seed(0)).view(32, 48)
+    truth = np.degrees(columns["steering_wheel_rad_smoothed"][t])
+    errors = []
+    for percent in range(26):
+        edited = frame * (ranks >= round(percent / 100 * 32 * 48))
+        with torch.no_grad():
+            u = model.at(state)(edited).item()
+        errors.append(abs(_degrees(u, columns["speed_mps_smoothed"][t]) - truth))
+    return errors
+
+
+def _tolerance(method: str) -> dict[str, float]:
+    """Rounding swaps pixels that a model's map values almost equally, here and there; a control's never."""
+    return {"rtol": 1e-4, "atol": 1e-4} if method == "random" else {"rtol": 5e-3, "atol": 5e-2}
+
+
+@pytest.mark.parametrize("method", [*METHODS, "random"])
+@pytest.mark.parametrize(("shard", "segment", "t"), [(1, 1, 1), (2, 2, 11)])
+def test_deletion_equals_its_slow_twin(scored, steering, shards, shard, segment, t, method):
+    rows = scored.select(method=method, measure="deletion", reference="truth")
+    row = rows[(rows["segment"] == segment) & (rows["frame"] == t + 100 * segment)].iloc[0]
+    expected = _slow_errors(steering(), shards, shard, t, method)
+    np.testing.assert_allclose(row["curve"], expected, **_tolerance(method))
+    fractions = np.array([round(percent / 100 * 1536) / 1536 for percent in range(26)])
+    trapezoid = float(np.sum(np.diff(fractions) * (np.array(expected[1:]) + expected[:-1]) / 2))
+    assert row["value"] == pytest.approx(100 * trapezoid, rel=1e-3)
+    assert row["normalised"] == pytest.approx(trapezoid / fractions[-1], rel=1e-3)
+    assert row["base_corrected"] == pytest.approx(100 * (trapezoid - fractions[-1] * expected[0]), abs=0.1)
+    assert row["error"] == pytest.approx(expected[0], rel=1e-4)
+
+
+def test_the_held_out_frames_are_scored_but_each_runs_first(scored):
+    table = scored.per_frame
+    places = table[["drive", "segment", "frame"]].drop_duplicates().itertuples(index=False)
+    assert [tuple(place) for place in places] == [
+        *(("a", 1, 100 + t) for t in range(1, 7)),
+        *(("a", 2, 200 + t) for t in range(1, 12)),
+    ]
+    assert scored.summary["data"]["scored"] == 17
+    assert not table.duplicated(KEYS).any()
+
+
+def test_every_score_stands_beside_the_controls(scored):
+    found = {(each["measure"], each["reference"], each["method"]) for each in scored.summary["scores"]}
+    references = {"deletion": ("truth", "clean"), "insertion": ("truth", "clean"), "auroc": ("cause",)}
+    assert found == {
+        (measure, reference, method)
+        for measure, names in references.items()
+        for reference in names
+        for method in (*METHODS, "random", "centre-prior")
+    }
+    compared = {(each["method"], each["control"]) for each in scored.summary["differences"]}
+    assert compared == {(method, control) for method in METHODS for control in ("random", "centre-prior")}
+    assert all(each["value"]["low"] is not None for each in scored.summary["scores"])
+
+
+def test_curves_share_their_ends(scored):
+    for _, rows in scored.per_frame[scored.per_frame["reference"] == "truth"].groupby(KEYS[:3]):
+        deleted, inserted = (
+            np.stack(rows[rows["measure"] == name]["curve"]) for name in ("deletion", "insertion")
+        )
+        np.testing.assert_allclose(deleted[:, 0], rows["error"].iloc[0], rtol=1e-5)
+        np.testing.assert_allclose(inserted[:, -1], rows["error"].iloc[0], rtol=1e-5)
+        assert (inserted[:, 0] == inserted[0, 0]).all()
+
+
+def test_the_error_from_the_clean_prediction_starts_at_zero(scored):
+    rows = scored.select(method="grad-cam", measure="deletion", reference="clean")
+    curves = np.stack(rows["curve"])
+    assert (curves[:, 0] == 0).all()
+    assert (curves >= 0).all()
+    np.testing.assert_allclose(rows["base_corrected"], rows["value"])
+
+
+def test_localisation_is_against_the_causes(scored, steering, shards):
+    checkpoint, row = (
+        steering(),
+        scored.select(method="centre-prior", measure="auroc", reference="cause").iloc[3],
+    )
+    frame = torch.zeros(1, 3, 32, 48)
+    saliency = build("centre-prior", checkpoint.model)(None, frame, magnitude)
+    causes = torch.from_numpy(read_causes(shards / "shard-1.h5", 4, 5))
+    expected = auroc(saliency, rank(saliency, torch.Generator().manual_seed(0)), causes)
+    assert row["value"] == pytest.approx(expected.value.item())
+    assert row["chance"] == 0.5
+    assert row["curve"] is None
+
+
+def _same(one: pd.DataFrame, other: pd.DataFrame, **tolerance: float) -> None:
+    assert one[KEYS].equals(other[KEYS])
+    for name in ("prediction", "error", "normalised"):
+        np.testing.assert_allclose(one[name], other[name], **tolerance)
+    np.testing.assert_allclose(np.stack(one["curve"]), np.stack(other["curve"]), **tolerance)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_batch_size_changes_nothing(scored, steering, shards, tmp_path, batch_size):
+    config = ScoreConfig(
+        methods=METHODS, measures=("insertion",), block_s=0.1, batch_size=batch_size, every=4
+    )
+    found = score(steering(), shards, tmp_path / "out", config)
+    whole = scored.per_frame.merge(found.per_frame[[*KEYS[:3]]].drop_duplicates(), on=KEYS[:3])
+    for method in (*METHODS, "random"):
+        which = {"method": method, "measure": "insertion", "reference": "truth"}
+        expected = Results(summary={}, per_frame=whole).select(**which)
+        assert len(expected) == 3
+        _same(found.select(**which), expected, **_tolerance(method))
+
+
+def test_a_method_scores_alike_in_any_company(scored, steering, shards, tmp_path):
+    config = ScoreConfig(methods=("grad-cam",), measures=("deletion",), block_s=0.1)
+    alone = score(steering(), shards, tmp_path / "out", config)
+    for reference in ("truth", "clean"):
+        which = {"method": "grad-cam", "measure": "deletion", "reference": reference}
+        _same(alone.select(**which), scored.select(**which), rtol=0, atol=0)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(steering, shards, tmp_path):
+    config = ScoreConfig(methods=METHODS, measures=("deletion",), batch_size=4, block_s=0.1)
+    whole = score(steering(), shards, tmp_path / "whole", config)
+
+    def kill(done: int, total: int) -> None:
+        if done > total / 2:
+            raise Killed
+
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        score(steering(), shards, out, config, on_progress=kill)
+    assert not (out / SUMMARY).exists()
+    with pytest.raises(DataError, match="already holds an unfinished run; give another folder, or resume"):
+        score(steering(), shards, out, config)
+    with pytest.raises(DataError, match="scored with another seed; give another folder"):
+        score(steering(), shards, out, ScoreConfig(**{**vars(config), "seed": 1}), resume=True)
+    kept = {part.name: part.stat().st_mtime_ns for part in (out / "parts").glob("part-*")}
+    seen = []
+    score(
+        steering(),
+        shards,
+        out,
+        config,
+        resume=True,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert len(kept) >= 2
+    assert seen[-1] == (17, 17)
+    for name in (SUMMARY, PER_FRAME):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == [PER_FRAME, SUMMARY]
+    again = score(steering(), shards, out, config, resume=True, on_progress=kill)
+    assert again.summary == whole.summary
+    with pytest.raises(DataError, match="already holds results"):
+        score(steering(), shards, out, config)
+
+
+def test_maps_that_say_nothing_are_counted(steering, shards, tmp_path):
+    """A readout without weights leaves Grad-CAM zero everywhere, and predictions constant."""
+    mute = steering(edit=lambda model: model.readout.weigh.weight.zero_())
+    results = score(mute, shards, tmp_path / "out", ScoreConfig(methods=METHODS, block_s=0.1))
+    degenerate = {each["method"]: each["degenerate"] for each in results.summary["scores"]}
+    assert degenerate == {"soft-attention": 0, "grad-cam": 17, "random": 0, "centre-prior": 0}
+    clean = results.select(method="grad-cam", measure="deletion", reference="clean")
+    assert (clean["value"] == 0).all()
+
+
+def test_without_labels_the_clean_prediction_remains(steering, write_route, tmp_path):
+    unlabelled = write_route(labelled=False)
+    config = ScoreConfig(methods=("grad-cam",), split="all", every=2, block_s=0.1)
+    results = score(steering(), unlabelled, tmp_path / "out", config)
+    by_reference = {
+        each["reference"]: each for each in results.summary["scores"] if each["method"] == "grad-cam"
+    }
+    assert by_reference["truth"]["value"]["mean"] is None
+    assert by_reference["truth"]["value"]["reason"] == "no frame has this value"
+    assert by_reference["clean"]["value"]["mean"] > 0
+    assert results.summary["prediction"]["error"]["mean"] is None
+    assert by_reference["clean"]["frames"] == 4 + 3 + 5 + 0 + 2
+
+
+def test_the_raw_angle_can_be_the_truth(scored, steering, shards, tmp_path):
+    config = ScoreConfig(methods=("grad-cam",), truth="raw", block_s=0.1)
+    raw = score(steering(), shards, tmp_path / "out", config).per_frame["truth"].unique()
+    np.testing.assert_allclose(raw - scored.per_frame["truth"].unique(), np.degrees(0.1))
+
+
+def test_results_say_how_they_were_made(scored, steering, shards):
+    summary = json.loads(json.dumps(scored.summary, allow_nan=False))
+    assert summary["plan"]["checkpoint_sha256"] == steering().sha256
+    assert summary["plan"]["config"]["fill"] == "black"
+    assert summary["measures"]["deletion"]["fractions"] == [percent / 100 for percent in range(26)]
+    assert summary["protocol"]["ties"].startswith("values equal in float32")
+    assert summary["intervals"]["block"] == 2
+    assert summary["versions"]["torch"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ()}, "got method none, expected some of: sign-attention"),
+        ({"methods": ("gradcam",)}, "got method 'gradcam', expected some of"),
+        ({"measures": ("deletions",)}, "got measure 'deletions', expected some of: deletion"),
+        ({"fill": "white"}, "got fill 'white', expected some of: black, mean, blur"),
+        ({"batch_size": 0}, "got batch_size 0, expected 1 or more"),
+        ({"every": 0}, "got every 0"),
+        ({"level": 1.0}, r"expected > 0 and within \(0, 1\)"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ScoreConfig(**{"methods": ("grad-cam",), **options})
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(steering, shards, write_route, tmp_path):
+    out = tmp_path / "out"
+    config = ScoreConfig(methods=("sign-attention",))
+    with pytest.raises(UnsupportedModelError, match="needs a model with sign attention, this one has 'none'"):
+        score(steering(attention="none"), shards, out, config)
+    with pytest.raises(DataError, match="the checkpoint was trained on other shards"):
+        score(steering(shards_sha256="0" * 64), shards, out, config)
+    with pytest.raises(DataError, match="split val has 5 frames in 1 runs and none to score"):
+        score(steering(), shards, out, ScoreConfig(methods=METHODS, split="val", every=9))
+    unknown = write_route(causes=False)
+    with pytest.raises(DataError, match="only synthetic drives know the causes"):
+        score(steering(), unknown, out, ScoreConfig(methods=METHODS, split="all", measures=("auroc",)))
+    other = steering()
+    other.config["input"]["geometry"]["crop_top"] = 0.25
+    with pytest.raises(DataError, match=r"geometry .* is not the checkpoint's"):
+        score(other, shards, out, config)
+    other.config["kind"] = "actions"
+    with pytest.raises(CheckpointError, match="holds kind 'actions'; expected 'steering'"):
+        score(other, shards, out, config)
+    with pytest.raises(DataError, match=r"no manifest.json"):
+        score(steering(), tmp_path, out, config)
+    assert not out.exists()
+
+
+def test_the_model_is_left_as_it_was(steering, shards, tmp_path):
+    checkpoint = steering()
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    score(checkpoint, shards, tmp_path / "out", ScoreConfig(methods=METHODS, every=4))
+    for name, tensor in checkpoint.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not checkpoint.model.training
+    assert all(parameter.grad is None for parameter in checkpoint.model.parameters())
