@@ -53,7 +53,9 @@ def test_a_model_without_attention_or_layer_is_refused():
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match=r"'gradcam' is unknown; expected one of: sign-attention, .*grad-cam"):
+    with pytest.raises(
+        ValueError, match=r"'gradcam' is unknown; expected one of: sign-attention, .*grad-cam"
+    ):
         build("gradcam", _model("sign"))
 
 
