@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Scores
-from driving_xai.faithfulness.perturb import Fill, blank, mix, pixel_counts
+from driving_xai.faithfulness.perturb import Fill, Mixture, blank, pixel_counts
 
 
 def rank(saliency: Saliency, generator: torch.Generator) -> Int64[Tensor, "B P"]:
@@ -118,15 +118,16 @@ def _curve(
     batch_size: int,
 ) -> Float[Tensor, "B *methods V K"]:
     count, pixels = len(ranks), ranks.shape[-1]
-    per_method = ranks.reshape(count, -1, pixels)
+    per_method = ranks.int().reshape(count, -1, pixels)
     counts = pixel_counts(fractions, pixels)
     inner = counts[(counts > 0) & (counts < pixels)]
+    mixed = Mixture(pair.start, pair.end)
     chunks = inner.split(max(1, batch_size // count)) if len(inner) else ()
     points: list[Float[Tensor, "B methods v K"]] = []
     if counts[0] == 0:
         points.append(_end(model, pair.start, pair.start_scores, per_method))
     for chunk in chunks:
-        scores = [model(mix(pair.start, pair.end, order, chunk)) for order in per_method.unbind(1)]
+        scores = [model(mixed(order, chunk)) for order in per_method.unbind(1)]
         points.append(torch.stack([each.unflatten(0, (count, len(chunk))) for each in scores], 1))
     if counts[-1] == pixels:
         points.append(_end(model, pair.end, pair.end_scores, per_method))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driving_xai.faithfulness.perturb import FILLS, blank, mix, pixel_counts
+from driving_xai.faithfulness.perturb import FILLS, Mixture, blank, pixel_counts
 
 
 def _frames(seed: int, count: int = 2, height: int = 5, width: int = 7, dtype=torch.float32) -> torch.Tensor:
@@ -28,13 +28,13 @@ def _ranks(seed: int, count: int, pixels: int) -> torch.Tensor:
     counts=st.lists(st.integers(0, 35), min_size=1, max_size=5, unique=True).map(sorted),
     channels_last=st.booleans(),
 )
-def test_mix_takes_the_first_ranked_pixels_bit_for_bit(seed, dtype, counts, channels_last):
+def test_a_mixture_takes_the_first_ranked_pixels_bit_for_bit(seed, dtype, counts, channels_last):
     frames, other = _frames(seed, dtype=dtype), -_frames(seed + 1, dtype=dtype)
     if channels_last:
         frames = frames.contiguous(memory_format=torch.channels_last)
     ranks = _ranks(seed, 2, 35)
     given_frames, given_other, given_ranks = frames.clone(), other.clone(), ranks.clone()
-    mixed = mix(frames, other, ranks, torch.tensor(counts))
+    mixed = Mixture(frames, other)(ranks, torch.tensor(counts))
     expected = []
     for b in range(2):
         for k in counts:
@@ -52,7 +52,7 @@ def test_mix_takes_the_first_ranked_pixels_bit_for_bit(seed, dtype, counts, chan
 def test_mixing_with_expanded_fills_reads_them_right():
     frames = _frames(0)
     fill = blank(frames, "mean")
-    assert torch.equal(mix(frames, fill, _ranks(0, 2, 35), torch.tensor([35])), fill)
+    assert torch.equal(Mixture(frames, fill)(_ranks(0, 2, 35), torch.tensor([35])), fill)
 
 
 def test_black_and_mean():
