@@ -30,8 +30,8 @@ class Checkpoint:
     """A loaded model, what it was made with, and how it did."""
 
     path: Path
-    model: nn.Module
-    """In eval mode, on the device asked for."""
+    model: SteeringModel
+    """In eval mode, batch normalisation folded, on the device asked for."""
     config: Mapping[str, Any]
     """kind, model, training, input (geometry, vehicle, frame rate) and data (shards, held out)."""
     metrics: Mapping[str, Any]
@@ -85,7 +85,7 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
         ) from error
     return Checkpoint(
         path=path,
-        model=model.eval().to(device),
+        model=model.fold_normalisation().to(device),
         config=config,
         metrics=_read_json(path / METRICS),
         sha256=hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest(),
@@ -105,7 +105,7 @@ def _build_steering(config: Mapping[str, Any]) -> SteeringModel:
         raise CheckpointError(f"config.json describes no steering model: {error}") from error
 
 
-_BUILDERS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {"steering": _build_steering}
+_BUILDERS: Mapping[str, Callable[[Mapping[str, Any]], SteeringModel]] = {"steering": _build_steering}
 
 
 def _json(content: Mapping[str, Any]) -> str:

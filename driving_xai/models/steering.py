@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from driving_xai.contracts import Attention, Frames, Outputs, Scores
 from driving_xai.errors import UnsupportedModelError
@@ -51,6 +52,8 @@ class SteeringConfig:
     output: Literal["gated", "linear", "context"] = "gated"
     """Eq. 10, a linear layer on h_t, or Kim's sum of both."""
     encoder: Literal["table-1", "table-1-kernels", "pseudo-code"] = "table-1"
+    normalisation: Literal["batch", "none"] = "batch"
+    """After each convolution; the paper names none. Without it held-out error is a fifth higher."""
     colour: Literal["hsv", "rgb"] = "hsv"
     hidden_size: int = 1024
     dropout: float = 0.5
@@ -103,9 +106,12 @@ def rgb_to_hsv(frames: Frames) -> Frames:
 
 
 def _encoder(config: SteeringConfig) -> nn.Sequential:
+    batch = config.normalisation == "batch"
     layers: list[nn.Module] = []
     for i, (kernel, stride, padding) in enumerate(_ENCODERS[config.encoder]):
-        layers += [nn.Conv2d(_CHANNELS[i], _CHANNELS[i + 1], kernel, stride, padding), nn.ReLU()]
+        layers.append(nn.Conv2d(_CHANNELS[i], _CHANNELS[i + 1], kernel, stride, padding))
+        layers += [nn.BatchNorm2d(_CHANNELS[i + 1])] if batch else []
+        layers.append(nn.ReLU())
     # No ReLU at the end: with x >= 0 every sign would be +1 and the sign path a constant.
     return nn.Sequential(*layers[:-1])
 
@@ -191,8 +197,21 @@ class SteeringModel(nn.Module):
 
     @property
     def cam_layer(self) -> nn.Module:
-        """The layer whose output Grad-CAM weights: the last convolution."""
+        """The layer whose output Grad-CAM weights: the end of the encoder."""
         return self.encoder[-1]
+
+    def fold_normalisation(self) -> SteeringModel:
+        """Merges each batch normalisation into its convolution: faster, and for inference only.
+
+        Predictions change by rounding alone.
+        """
+        layers = list(self.encoder)
+        for i, layer in enumerate(layers):
+            if isinstance(layer, nn.BatchNorm2d):
+                layers[i - 1] = fuse_conv_bn_eval(layers[i - 1].eval(), layer.eval())
+        kept = [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
+        self.encoder = nn.Sequential(*kept).to(memory_format=torch.channels_last)
+        return self.eval()
 
     def encode(self, frames: Frames) -> Evidence:
         """The feature map, positions in reading order, and what follows from it alone."""

@@ -7,7 +7,11 @@ does.
 
 from __future__ import annotations
 
+import copy
+import logging
 import platform
+import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +35,8 @@ from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.evaluation import Walk, mae_deg, trivial_maes_deg, walk
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 RESUME = "resume"
 """Inside the output directory: what `--resume` continues from."""
@@ -61,6 +67,8 @@ class SteeringTraining:
     """On the standardised target."""
     patience: int | None = 10
     """Epochs without a lower validation error before stopping; None never stops early."""
+    averaging: float = 0.98
+    """Decay of the running average of the weights, which is what is validated and kept; 0 for none."""
     gradient_clip: float = 1.0
     precision: Literal["auto", "32", "bf16"] = "auto"
     """auto is bf16 on CUDA, where the sign path keeps fp32 softmax, and fp32 on a CPU."""
@@ -77,6 +85,7 @@ class _Recipe(L.LightningModule):
     def __init__(self, model: SteeringModel, how: SteeringTraining, route: Route, splits: _Splits) -> None:
         super().__init__()
         self.model, self.how, self.route, self.splits = model, how, route, splits
+        self.averaged = copy.deepcopy(model).requires_grad_(False)
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(
@@ -126,12 +135,24 @@ class _Recipe(L.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Window, batch_idx: int) -> None:
+        # A short memory at first, so that the average does not hang on to the initial weights.
+        step = self.trainer.global_step
+        kept = min(self.how.averaging, step / (step + 9))
+        pairs = zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True)
+        for average, current in pairs:
+            if average.is_floating_point():
+                average.lerp_(current, 1 - kept)
+            else:
+                average.copy_(current)
+
     def val_dataloader(self) -> list[int]:
         # Validation walks whole runs, carrying the state; one item stands for all of it.
         return [0] if self.splits.val else []
 
     def validation_step(self, _: int, __: int) -> None:
-        walked = walk(self.model, self.route, self.splits.val, device=self.device)
+        walked = walk(self.averaged, self.route, self.splits.val, device=self.device)
         self.log("val_mae_deg", mae_deg(walked), prog_bar=True, batch_size=1)
 
 
@@ -187,15 +208,13 @@ def train(
     _fit_scales(model, route, splits.train)
     recipe = _Recipe(model, how, route, splits)
     trainer = _trainer(out, how, device, bool(splits.val), callbacks)
-    trainer.fit(recipe, ckpt_path=state, weights_only=True if state else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    _fit(trainer, recipe, state)
     best = trainer.checkpoint_callback.best_model_path
     if best:
         saved = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         recipe.load_state_dict(saved)
     metrics = _measure(recipe, trainer)
-    checkpoint.save(out, model, config, metrics)
+    checkpoint.save(out, recipe.averaged, config, metrics)
     return metrics
 
 
@@ -268,13 +287,29 @@ def _trainer(out: Path, how: SteeringTraining, device: str, validated: bool, cal
         max_epochs=how.frame_epochs + how.epochs,
         gradient_clip_val=how.gradient_clip,
         callbacks=[keep, *stop, *callbacks],
-        logger=[CSVLogger(out, name="logs", version=""), TensorBoardLogger(out, name="logs", version="")],
+        logger=[CSVLogger(out, name="logs"), TensorBoardLogger(out, name="logs")],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _fit(trainer: L.Trainer, recipe: _Recipe, state: Path | None) -> None:
+    """Runs Lightning's loop without its tips, and lets Ctrl-C be Ctrl-C."""
+    with warnings.catch_warnings():
+        # Both come from Lightning itself and ask nothing of the user.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # Loading is bounded by memory kept, not by workers; `workers` is there to ask for more.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        try:
+            trainer.fit(recipe, ckpt_path=state, weights_only=None if state is None else True)
+        except SystemExit:
+            # Lightning turns an interrupt into exit(1) and leaves SIGINT ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
 
 
 @torch.no_grad()
@@ -293,7 +328,7 @@ def _measure(recipe: _Recipe, trainer: L.Trainer) -> dict[str, Any]:
     """MAE in degrees of each split, tested beside what a constant steering angle would get."""
     route, splits = recipe.route, recipe.splits
     device = trainer.strategy.root_device
-    model = recipe.model.to(device).eval()
+    model = recipe.averaged.to(device).eval()
     metrics: dict[str, Any] = {"epochs": trainer.current_epoch}
     for name in ("val", "test"):
         if kept := getattr(splits, name):

@@ -164,3 +164,15 @@ def test_options_train(keywords) -> None:
     scores, _, _ = model(drive())
     scores.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_folding_the_normalisation_changes_nothing_but_rounding() -> None:
+    model, frames = model_of(attention="soft").train(), drive(batch=2)
+    with torch.no_grad():
+        model(frames)  # Moves the running statistics away from their start.
+        model.eval()
+        scores, maps, _ = model(frames)
+        folded_scores, folded_maps, _ = model.fold_normalisation()(frames)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    torch.testing.assert_close(folded_scores, scores, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(folded_maps, maps, rtol=1e-3, atol=1e-6)
