@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from driving_xai.cli import about, drives, shards, train
+from driving_xai.cli import about, drives, experiment, shards, train
 from driving_xai.cli.console import Commands
 
 app = typer.Typer(
@@ -40,6 +40,8 @@ app.command()(shards.verify)
 app.command()(about.info)
 app.add_typer(train.app, name="train")
 app.command()(drives.score)
+app.command()(drives.replay)
+app.add_typer(experiment.app, name="experiment")
 app.command()(about.doctor)
 
 

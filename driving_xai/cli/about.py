@@ -39,8 +39,10 @@ def demo(
     Example: driving-xai demo --out demo
     """
     from driving_xai import demo as composition
+    from driving_xai.cli.epochs import EpochLines
 
-    made = composition.run(out, seed=seed, stage=console.progress)
+    scale = composition.Scale()
+    made = composition.run(out, seed=seed, scale=scale, stage=console.progress, callback=EpochLines)
     if as_json:
         console.print_json(
             {**{k: str(v) for k, v in made.paths.items()}, "metrics": made.metrics, "scores": made.scores}

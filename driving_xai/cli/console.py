@@ -142,7 +142,6 @@ def _plain(title: str, unit: str) -> OnProgress:
         now = time.monotonic()
         if done >= total or now - shown >= _PLAIN_INTERVAL_S:
             shown = now
-            rate = done / max(now - begun, 1e-9)
-            say(f"{title}: {done:,} of {total:,} {unit}, {rate:,.1f}/s")
+            say(f"{title}: {done:,} of {total:,} {unit}, {now - begun:.0f} s")
 
     return on_progress

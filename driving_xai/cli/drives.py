@@ -63,6 +63,10 @@ def score(
         int | None, typer.Option(help="Of ties, of the random control, of the intervals. [default: 0]")
     ] = None,
     device: Device = "auto",
+    require: Annotated[
+        Literal["random", "centre-prior"] | None,
+        typer.Option(help="Exit 4 unless every method beats this control, its whole interval included."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -92,7 +96,7 @@ def score(
         "seed": seed,
     }
     how = settings.resolve(ScoreConfig, config, options=options, assignments=assignments or ())
-    loaded = checkpoints.load(checkpoint, device=_device(device), kind="steering")
+    loaded = checkpoints.load(checkpoint, device=resolve_device(device), kind="steering")
     if dry_run:
         console.print_json({"config": asdict(how), "checkpoint": loaded.sha256})
         return
@@ -102,13 +106,102 @@ def score(
         console.print_json(results.summary)
     else:
         typer.echo("\n".join([f"{out}:", *tables.scores(results.summary["scores"])]))
+    if require and (worse := tables.not_better(results.summary, require)):
+        console.say(f"driving-xai: not better than {require}: {'; '.join(worse)}")
+        raise typer.Exit(console.BELOW_THRESHOLD)
+
+
+def replay(
+    checkpoint: Checkpoint,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="Shards, a recording, a video file, or a folder of images."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.mp4", help="The video to write.")],
+    method: Annotated[
+        str | None,
+        typer.Option(help=f"Any of {', '.join(METHODS)}. [default: the model's own attention, or grad-cam]"),
+    ] = None,
+    score: Annotated[
+        bool | None, typer.Option("--score/--no-score", help="Score each frame. [default: score]")
+    ] = None,
+    start: Annotated[
+        float | None, typer.Option(metavar="S", help="Begin so many seconds into the drive.")
+    ] = None,
+    end: Annotated[
+        float | None, typer.Option(metavar="S", help="End so many seconds into the drive.")
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    reader: Annotated[
+        str | None, typer.Option(help="How to read SOURCE, in place of recognising it.")
+    ] = None,
+    drive: Annotated[str | None, typer.Option(help="Which drive of SOURCE, where there are several.")] = None,
+    split: Annotated[
+        Literal["all", "train", "val", "test"] | None,
+        typer.Option(help="Which part of shards. [default: all]"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What is explained: left, right or magnitude. [default: magnitude]")
+    ] = None,
+    fill: Annotated[
+        Literal["black", "mean", "blur"] | None,
+        typer.Option(help="What takes a removed pixel's place. [default: black]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of ties, of the random order, of the intervals. [default: 0]")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show it in a window meanwhile; q closes.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Render a drive with the model's evidence on the road.
+
+    Each frame is predicted, explained, scored beside a random order, and drawn into an H.264 video. The
+    scores are saved beside it, in the folder FILE.scores.
+
+    \b
+    Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
+    """
+    from driving_xai import checkpoint as checkpoints
+    from driving_xai.replay.player import ReplayConfig
+    from driving_xai.replay.player import replay as play
+
+    options = {
+        "method": method,
+        "score": score,
+        "start_s": start,
+        "end_s": end,
+        "reader": reader,
+        "drive": drive,
+        "split": split,
+        "target": target,
+        "fill": fill,
+        "seed": seed,
+    }
+    how = settings.resolve(ReplayConfig, config, options=options, assignments=assignments or ())
+    if out.suffix != ".mp4":
+        raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+    loaded = checkpoints.load(checkpoint, device=resolve_device(device), kind="steering")
+    with console.progress("replay") as on_progress:
+        made = play(loaded, source, out, how, show=show, on_progress=on_progress)
+    if as_json:
+        results = None if made.scores is None else str(made.scores)
+        console.print_json(
+            {"video": str(made.video), "frames": made.frames, "scores": results, "summary": made.summary}
+        )
+        return
+    typer.echo(f"{made.video}: {made.frames:,} frames")
+    if made.summary is not None:
+        typer.echo("\n".join([f"{made.scores}:", *tables.scores(made.summary["scores"])]))
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _device(name: str) -> str:
+def resolve_device(name: str) -> str:
+    """cpu or cuda; auto takes CUDA where there is one."""
     import torch
 
     if name == "auto":

@@ -30,5 +30,18 @@ def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def not_better(summary: Mapping[str, Any], control: str) -> list[str]:
+    """The scores of a summary that are not better than a control's with their whole interval."""
+    worse = []
+    for each in summary["differences"]:
+        low, high = each["value"]["low"], each["value"]["high"]
+        faithful = summary["measures"][each["measure"]]["faithful"]
+        better = low is not None and (low > 0 if faithful == "high" else high < 0)
+        if each["control"] == control and not better:
+            of = f"{each['method']} by {each['measure']} against {each['reference']}"
+            worse.append(f"{of}, difference [{_number(low)}, {_number(high)}]")
+    return worse
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.3f}"

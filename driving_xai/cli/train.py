@@ -84,11 +84,11 @@ def steering(
         _check_shards(shards)
         console.print_json({"recipe": "steering", "config": asdict(how)})
         return
-    from driving_xai.cli.epochs import EpochProgress, plain_training
+    from driving_xai.cli.epochs import EpochLines
 
-    with plain_training(), console.progress("train", unit="epochs") as on_progress:
-        shown = EpochProgress(on_progress, console.say)
-        metrics = train(shards, out, how, device=device, resume=resume, callbacks=(shown,))
+    with console.progress("train", unit="epochs") as on_progress:
+        callbacks = (EpochLines(on_progress),)
+        metrics = train(shards, out, how, device=device, resume=resume, callbacks=callbacks)
     if as_json:
         console.print_json({"out": str(out), "metrics": metrics})
     else:
