@@ -24,6 +24,9 @@ from data_prep.records import VEHICLES, Drive, Image, Signal
 
 NAME = "comma2k19"
 VIDEO = "video.hevc"
+MOST_STEERING_DEG = 1080.0
+"""Three turns of the wheel: what a car's column does not exceed."""
+MOST_SPEED_MPS = 150.0
 
 _CAN = Path("processed_log", "CAN")
 _STEERING = ("steering_angle",)
@@ -133,8 +136,10 @@ def _drive(name: str, segments: list[Path]) -> Drive:
         images=SegmentVideos(
             paths=tuple(path / VIDEO for path in segments), frames=tuple(len(time) for time in times)
         ),
-        steering_wheel=_joined([_signal(path, _STEERING, factor=np.pi / 180.0) for path in segments]),
-        speed=_joined([_signal(path, _SPEED, factor=1.0) for path in segments]),
+        steering_wheel=_joined(
+            [_signal(path, _STEERING, most=MOST_STEERING_DEG) for path in segments], np.pi / 180.0
+        ),
+        speed=_joined([_signal(path, _SPEED, most=MOST_SPEED_MPS) for path in segments], 1.0),
         provenance={
             "segments": [path.name for path in segments],
             "video_bytes": [(path / VIDEO).stat().st_size for path in segments],
@@ -150,27 +155,31 @@ def _frame_times(segment: Path) -> Int64[np.ndarray, " T"]:
     raise DataError(f"{segment}: has no {_POSES[0]}/frame_times; restore it from the data set")
 
 
-def _signal(segment: Path, names: Sequence[str], *, factor: float) -> Signal | None:
-    """The first of the named CAN signals that the segment has; None where it has none."""
+def _signal(segment: Path, names: Sequence[str], *, most: float) -> Signal | None:
+    """The first of the named CAN signals that the segment has; None where it has none.
+
+    A value beyond `most` is damage and becomes NaN, unknown.
+    """
     for name in names:
         folder = segment / _CAN / name
         if folder.is_dir():
-            time_ns, value = _nanoseconds(folder / "t"), _array(folder / "value") * factor
+            time_ns, value = _nanoseconds(folder / "t"), _array(folder / "value")
             if len(time_ns) != len(value):
                 raise DataError(
                     f"{folder}: {len(time_ns)} times and {len(value)} values; restore it from the data set"
                 )
-            return Signal(time_ns=time_ns, value=value)
+            with np.errstate(invalid="ignore"):  # damaged bytes may be a NaN that signals
+                return Signal(time_ns=time_ns, value=np.where(np.abs(value) <= most, value, np.nan))
     return None
 
 
-def _joined(signals: list[Signal | None]) -> Signal | None:
+def _joined(signals: list[Signal | None], factor: float) -> Signal | None:
     known = [signal for signal in signals if signal is not None]
     if not known:
         return None
     return Signal(
         time_ns=np.concatenate([signal.time_ns for signal in known]),
-        value=np.concatenate([signal.value for signal in known]),
+        value=np.concatenate([signal.value for signal in known]) * factor,
     )
 
 

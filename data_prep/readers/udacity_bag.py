@@ -38,6 +38,10 @@ WHEEL_RADIUS_M = 0.33
 JOIN_GAP_NS = 1_000_000_000
 """Bags are parts of one recording where the next starts at most this long after the last ended."""
 
+MOST_STEERING_RAD = 20.0
+"""About three turns of the wheel; the car's reports reach 10.5."""
+MOST_SPEED_MPS = 150.0
+
 _STAMP = 12
 """Bytes of a message header up to the end of its time stamp."""
 _WHEELS = ("front_left", "front_right", "rear_left", "rear_right")
@@ -158,7 +162,7 @@ def _read(path: Path, camera: str, topic: str | None, wheel_radius_m: float) -> 
     if not len(frames.time_ns):
         first = f"; the first: {frames.damaged[0]}" if frames.damaged else ""
         raise DataError(f"{path.name}: no message of {image_topic} can be read{first}; copy the bag again")
-    steering = _signal(tracks.get(STEERING_TOPIC), column=0)
+    steering = _signal(tracks.get(STEERING_TOPIC), column=0, most=MOST_STEERING_RAD)
     speed, speed_from = _speed(tracks, wheel_radius_m)
     return _Recording(
         path=path.resolve(),
@@ -294,20 +298,24 @@ def _track(table: Messages, time_ns: np.ndarray, values: np.ndarray, damaged: Ma
     return _Track(table.take(good), stamps[good], values[good], names, int(unstamped.sum()))
 
 
-def _signal(track: _Track | None, *, column: int) -> Signal | None:
-    return None if track is None else Signal(time_ns=track.time_ns, value=track.values[:, column].copy())
+def _signal(track: _Track | None, *, column: int, most: float) -> Signal | None:
+    return None if track is None else _credible(track.time_ns, track.values[:, column], most)
+
+
+def _credible(time_ns: np.ndarray, value: np.ndarray, most: float) -> Signal:
+    """A value beyond `most` is damage and becomes NaN, unknown."""
+    return Signal(time_ns=time_ns, value=np.where(np.abs(value) <= most, value, np.nan))
 
 
 def _speed(tracks: Mapping[str, _Track], wheel_radius_m: float) -> tuple[Signal | None, str | None]:
     """(m/s, the topic it is from). Wheels turn at rad/s; their mean stands for the car."""
     steering, wheels = tracks.get(STEERING_TOPIC), tracks.get(WHEEL_SPEED_TOPIC)
     if steering is not None and steering.values.shape[1] == 2:
-        return _signal(steering, column=1), STEERING_TOPIC
+        return _signal(steering, column=1, most=MOST_SPEED_MPS), STEERING_TOPIC
     if wheels is None:
         return None, None
-    return Signal(
-        time_ns=wheels.time_ns, value=wheels.values.mean(axis=1) * wheel_radius_m
-    ), WHEEL_SPEED_TOPIC
+    speed = wheels.values.mean(axis=1) * wheel_radius_m
+    return _credible(wheels.time_ns, speed, MOST_SPEED_MPS), WHEEL_SPEED_TOPIC
 
 
 def _joined(recordings: list[_Recording]) -> list[list[_Recording]]:

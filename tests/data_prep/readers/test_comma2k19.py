@@ -37,13 +37,13 @@ def write_video(path: Path, levels: list[int]) -> None:
 def write_segment(
     folder: Path, *, start_s: float, frames: int = 4, level: int | None = None, speed: str = "speed"
 ) -> Path:
-    """Frames at 20 Hz, controls at 100 Hz: the angle is the time in degrees, the speed the time in m/s."""
+    """Frames at 20 Hz, controls at 100 Hz: both are the seconds since the start, in degrees and m/s."""
     write_array(folder / "global_pose" / "frame_times", start_s + np.arange(frames) / 20)
     samples = start_s + np.arange(5 * frames) / 100
     for name in ("steering_angle", speed):
         write_array(folder / "processed_log" / "CAN" / name / "t", samples)
-    write_array(folder / "processed_log" / "CAN" / "steering_angle" / "value", samples)
-    write_array(folder / "processed_log" / "CAN" / speed / "value", samples[:, None])
+    write_array(folder / "processed_log" / "CAN" / "steering_angle" / "value", samples - start_s)
+    write_array(folder / "processed_log" / "CAN" / speed / "value", (samples - start_s)[:, None])
     if level is not None:
         write_video(folder / "video.hevc", [level + 10 * k for k in range(frames)])
     return folder
@@ -60,8 +60,9 @@ def test_a_segment(tmp_path):
     assert drive.vehicle.name == "acura-ilx"
     assert (drive.time_ns / 1e9 - 46408.5).round(9).tolist() == [0.0, 0.05, 0.1, 0.15]
     assert drive.steering_wheel.time_ns[1] == 46_408_510_000_000
-    np.testing.assert_allclose(np.degrees(drive.steering_wheel.value), drive.steering_wheel.time_ns / 1e9)
-    np.testing.assert_allclose(drive.speed.value, drive.speed.time_ns / 1e9)
+    since = np.arange(20) / 100
+    np.testing.assert_allclose(np.degrees(drive.steering_wheel.value), since, atol=1e-9)
+    np.testing.assert_allclose(drive.speed.value, since, atol=1e-9)
     assert levels(pickle.loads(pickle.dumps(drive.images)).read(0, 4)) == [40, 50, 60, 70]
     assert levels(drive.images.read(2, 3)) == [60]
 
@@ -214,6 +215,16 @@ def test_contradictions(tmp_path):
     shutil.rmtree(folder / "global_pose")
     with pytest.raises(DataError, match="has no global_pose/frame_times"):
         drives(folder)
+
+
+def test_values_that_no_car_has_are_unknown(tmp_path):
+    folder = write_segment(tmp_path / "one", start_s=0.0, level=50)
+    signalling = np.frombuffer(b"\x01\0\0\0\0\0\xf0\x7f", np.float64)[0]
+    values = np.array([10.0, 1e300, np.inf, signalling, -1081.0] * 4)
+    write_array(folder / "processed_log" / "CAN" / "steering_angle" / "value", values)
+    value = drives(folder)[0].steering_wheel.value
+    np.testing.assert_allclose(value[::5], np.radians(10.0))
+    assert np.isnan(value.reshape(4, 5)[:, 1:]).all()
 
 
 def test_links_out_of_the_source_are_not_followed(tmp_path):

@@ -120,6 +120,13 @@ def test_the_definition_in_the_bag_decides_and_2016_stands_in(tmp_path):
     assert (drive.steering_wheel.value.tolist(), drive.speed.value.tolist()) == ([0.5], [3.0])
 
 
+def test_values_that_no_car_has_are_unknown(tmp_path):
+    messages = [steering(START_NS + k, angle, speed=-angle) for k, angle in enumerate((1.0, 1e30, np.nan))]
+    [drive] = drives(write_bag(tmp_path / "a.bag", [camera(START_NS, generated_jpegs(1)[0]), *messages]))
+    np.testing.assert_array_equal(drive.steering_wheel.value, [1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(drive.speed.value, [-1.0, np.nan, np.nan])
+
+
 def test_side_cameras_and_their_correction(tmp_path):
     jpegs = generated_jpegs(3)
     sides = ("left", "center", "right")

@@ -1,0 +1,336 @@
+"""Feeds damaged recordings to every reader: each must be read, or refused with one line.
+
+Run as `python tests/robustness/fuzz_readers.py --cases 2000 --seed 0`. Every case is a pure
+function of (seed, number), so a finding is repeated with `--only NUMBER`. Exit code 1 where
+anything but `DataError` came out, a message had more than one line, or a case took too long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data_prep.errors import DataError
+from data_prep.pipeline import PrepConfig, prepare
+from data_prep.readers import READERS, recognise
+from data_prep.records import ImageSet
+from tests.data_prep.readers.bag_writer import COMPRESSIONS, generated_jpegs, short_drive, write_bag
+
+MOST_SECONDS = 10.0
+START_NS = 1_479_425_440_000_000_000
+
+
+class Seed(NamedTuple):
+    """A whole recording, and which of its files is damaged how."""
+
+    reader: str
+    write: Callable[[Path], None]
+    """Writes the recording into an empty folder."""
+    damaged: str
+    """The file, below that folder."""
+    is_text: bool
+    options: dict
+
+
+def write_files(folder: Path, names: list[str]) -> None:
+    for name, jpeg in zip(names, generated_jpegs(len(names), height=16, width=16), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg)
+
+
+def write_interpolated(folder: Path) -> None:
+    stamps = [START_NS + 50_000_000 * k for k in range(12)]
+    write_files(folder, [f"center/{stamp}.jpg" for stamp in stamps])
+    rows = [
+        f"{k},{stamp},640,480,center_camera,center/{stamp}.jpg,{0.01 * k:.6f},0.1,{10 + k:.3f},37.4,-122.1,9.0"
+        for k, stamp in enumerate(stamps)
+    ]
+    header = "index,timestamp,width,height,frame_id,filename,angle,torque,speed,lat,long,alt"
+    (folder / "interpolated.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def write_challenge(folder: Path) -> None:
+    stamps = [START_NS + 50_000_000 * k for k in range(12)]
+    write_files(folder, [f"center/{stamp}.jpg" for stamp in stamps])
+    rows = [f"{stamp},{0.01 * k:.8f},Public" for k, stamp in enumerate(stamps)]
+    (folder / "evaluation.csv").write_text("\n".join(["frame_id,steering_angle,public", *rows]) + "\n")
+
+
+def write_simulator(folder: Path) -> None:
+    names = [f"2018_07_19_21_36_37_{100 + 60 * k:03d}.jpg" for k in range(12)]
+    write_files(folder, [f"IMG/{side}_{name}" for side in ("center", "left", "right") for name in names])
+    rows = [
+        ", ".join(f"C:\\log\\IMG\\{side}_{name}" for side in ("center", "left", "right"))
+        + f", {0.05 * k:.3f}, 0.5, 0, {20 + k:.2f}"
+        for k, name in enumerate(names)
+    ]
+    (folder / "driving_log.csv").write_text("\n".join(rows) + "\n")
+
+
+def write_official(folder: Path) -> None:
+    names = [f"video{k}_{k}.jpg" for k in range(6)]
+    write_files(folder / "data", names)
+    content = {
+        "images": [{"id": k, "file_name": name} for k, name in enumerate(names)],
+        "annotations": [{"id": k, "category": [1, 0, k % 2, 0, 0]} for k in range(len(names))],
+    }
+    (folder / "train_25k_images_actions.json").write_text(json.dumps(content))
+    reasons = [{"file_name": name, "reason": [0] * 21} for name in names]
+    (folder / "train_25k_images_reasons.json").write_text(json.dumps(reasons))
+
+
+def write_snna(folder: Path) -> None:
+    names = [f"video{k}_{k}.jpg" for k in range(6)]
+    write_files(folder / "data", names)
+    (folder / "train.json").write_text(json.dumps({name: [1, 0, 0, k % 2] for k, name in enumerate(names)}))
+
+
+def write_classes(folder: Path) -> None:
+    write_files(folder, ["cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg"])
+
+
+def encode_video(path: Path, codec: str, kind: str) -> None:
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=20, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in range(8):
+            image = np.full((48, 64, 3), 30 * level, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_comma(folder: Path) -> None:
+    segment = folder / "route" / "0"
+    times, samples = 100 + np.arange(8) / 20, 100 + np.arange(-10, 60) / 100
+    arrays = {
+        "global_pose/frame_times": times,
+        "processed_log/CAN/steering_angle/t": samples,
+        "processed_log/CAN/steering_angle/value": np.sin(samples),
+        "processed_log/CAN/speed/t": samples,
+        "processed_log/CAN/speed/value": 20 + np.cos(samples)[:, None],
+    }
+    for name, array in arrays.items():
+        (segment / name).parent.mkdir(parents=True, exist_ok=True)
+        with (segment / name).open("wb") as file:
+            np.save(file, array)
+    encode_video(segment / "video.hevc", "libx265", "hevc")
+
+
+def write_video(folder: Path) -> None:
+    encode_video(folder / "drive.mp4", "libx264", "mp4")
+
+
+def bag_writer(compression: str) -> Callable[[Path], None]:
+    jpegs = generated_jpegs(6, height=16, width=16)
+    return lambda folder: void(
+        write_bag(folder / "a.bag", short_drive(jpegs), compression=compression, chunk_bytes=3000)
+    )
+
+
+def void(_: object) -> None:
+    """For a lambda that must give nothing."""
+
+
+SEEDS = [
+    Seed("udacity-csv", write_interpolated, "interpolated.csv", True, {}),
+    Seed("udacity-csv", write_challenge, "evaluation.csv", True, {}),
+    Seed("udacity-sim", write_simulator, "driving_log.csv", True, {}),
+    Seed("bdd-oia", write_official, "train_25k_images_actions.json", True, {}),
+    Seed("bdd-oia", write_official, "train_25k_images_reasons.json", True, {"labels": "actions-and-reasons"}),
+    Seed("bdd-oia", write_snna, "train.json", True, {"layout": "snna"}),
+    *(Seed("udacity-bag", bag_writer(kind), "a.bag", False, {}) for kind in COMPRESSIONS),
+    Seed("comma2k19", write_comma, "route/0/global_pose/frame_times", False, {}),
+    Seed("comma2k19", write_comma, "route/0/processed_log/CAN/speed/value", False, {}),
+    Seed("comma2k19", write_comma, "route/0/video.hevc", False, {}),
+    Seed("image-folder", write_classes, "cat/0.jpg", False, {}),
+    Seed("video", write_video, "drive.mp4", False, {}),
+]
+
+WORDS = [
+    "nan", "inf", "-inf", "1e400", "-0", "9" * 400, "99999999999999999999", "1479425440000000000.0", "1.4794e18",
+    "", " ", "\0", "\ufeff", '"', "'", ",", ",,,,", "\r", "\n\n", ";", "\t", "null", "true", "[]", "{}", "[[[[", "]]}",
+    "../../etc/passwd", "/etc/passwd", "C:\\x.jpg", "..", ".", "a" * 5000, "\u202e", "\\ud800", "-1", "2", "0x10",
+    "1_000", "center_camera", "1970", "\x1a", "é",
+]  # fmt: skip
+
+
+def damaged_text(data: bytes, generator: np.random.Generator) -> bytes:
+    """Up to four cells, lines or pieces replaced, doubled, dropped or swapped."""
+    text = data.decode()
+    for _ in range(int(generator.integers(1, 5))):
+        pieces = re.split(r"([,\n:\[\]{}]+)", text)
+        at, other = (int(k) for k in generator.integers(0, len(pieces), 2))
+        match int(generator.integers(6)):
+            case 0:
+                pieces[at] = WORDS[int(generator.integers(len(WORDS)))]
+            case 1:
+                pieces[at] += WORDS[int(generator.integers(len(WORDS)))]
+            case 2:
+                pieces[at], pieces[other] = pieces[other], pieces[at]
+            case 3:
+                pieces[at : at + int(generator.integers(1, 30))] = []
+            case 4:
+                start, stop = sorted((at, other))
+                pieces[start:start] = pieces[start : min(stop, start + 40)]
+            case _:
+                return damaged_bytes("".join(pieces).encode("utf-8", "surrogatepass"), generator)
+        text = "".join(pieces)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def damaged_bytes(data: bytes, generator: np.random.Generator) -> bytes:
+    """Up to four cuts, flips, lengths, or doubled or dropped pieces."""
+    for _ in range(int(generator.integers(1, 5))):
+        at = int(generator.integers(0, max(len(data), 1)))
+        length = int(generator.integers(1, 64))
+        match int(generator.integers(6)):
+            case 0:
+                data = data[:at]
+            case 1:
+                flipped = bytes(b ^ (1 << int(generator.integers(8))) for b in data[at : at + 1])
+                data = data[:at] + flipped + data[at + 1 :]
+            case 2:
+                number = int(generator.choice([0, 1, 127, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1]))
+                data = data[:at] + number.to_bytes(4, "little") + data[at + 4 :]
+            case 3:
+                data = data[:at] + generator.bytes(length) + data[at + length :]
+            case 4:
+                data = data[:at] + data[at : at + length] * 3 + data[at + length :]
+            case _:
+                data = data[:at] + data[at + length :]
+    return data
+
+
+class TooLongError(BaseException):
+    """Raised into a case by the clock; no reader may catch it."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TooLongError
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # C code does not see the alarm: this one ends the process and says where it was.
+    faulthandler.dump_traceback_later(6 * seconds, exit=True)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, previous)
+
+
+def run(seed: Seed, source: Path, out: Path, *, whole: bool) -> str:
+    """Reads the recording, all its images, and with `whole` prepares it; says what came out."""
+    try:
+        void(recognise(source))
+    except DataError as fault:
+        one_line(fault)
+    try:
+        if whole:
+            config = PrepConfig(reader=seed.reader, source=source, reader_options=seed.options, split="test")
+            prepare(config, out)
+            return "prepared"
+        found = READERS[seed.reader](source, **seed.options)
+    except DataError as fault:
+        one_line(fault)
+        return "refused"
+    if isinstance(found, ImageSet):
+        return "read"
+    outcome = "read"
+    for drive in found:
+        for row in range(len(drive)):
+            try:
+                void(next(drive.images.read(row, row + 1)))
+            except DataError as fault:
+                one_line(fault)
+                outcome = "read in part"
+    return outcome
+
+
+def one_line(fault: DataError) -> None:
+    message = str(fault)
+    if "\n" in message or len(message) > 2000:
+        raise AssertionError(
+            f"an error is {len(message)} characters long or more than a line: {message[:300]!r}"
+        )
+
+
+def check(number: int, base: int, originals: list[Path], scratch: Path) -> str:
+    """One case: a copy of a whole recording, one file of it damaged."""
+    generator = np.random.default_rng([base, number])
+    which = number % len(SEEDS)
+    seed = SEEDS[which]
+    source, out = scratch / "source", scratch / "out"
+    for folder in (source, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(originals[which], source)
+    path = source / seed.damaged
+    damage = damaged_text if seed.is_text else damaged_bytes
+    path.write_bytes(damage(path.read_bytes(), generator))
+    with time_limit(MOST_SECONDS):
+        return run(seed, source, out, whole=number % 4 == 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="run one case and show what it raises")
+    arguments = parser.parse_args()
+    warnings.simplefilter("error")
+    findings: dict[str, list[int]] = {}
+    outcomes: Counter[str] = Counter()
+    slowest = (0.0, -1)
+    with tempfile.TemporaryDirectory() as name:
+        originals = []
+        for number, seed in enumerate(SEEDS):
+            folder = Path(name) / f"seed{number}"
+            folder.mkdir()
+            seed.write(folder)
+            originals.append(folder)
+        for number in range(arguments.cases) if arguments.only is None else [arguments.only]:
+            start = time.perf_counter()
+            reader = SEEDS[number % len(SEEDS)].reader
+            try:
+                outcome = check(number, arguments.seed, originals, Path(name))
+                outcomes[f"{reader}: {outcome}"] += 1
+            except (Exception, TooLongError) as error:
+                if arguments.only is not None:
+                    traceback.print_exc()
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                kind = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {str(error)[:160]}"
+                findings.setdefault(f"{reader} {kind}", []).append(number)
+            slowest = max(slowest, (time.perf_counter() - start, number))
+    for outcome, count in sorted(outcomes.items()):
+        print(f"{count:6d}  {outcome}")
+    print(f"slowest: case {slowest[1]}, {slowest[0]:.2f} s")
+    for finding, cases in sorted(findings.items()):
+        print(f"FOUND {finding!r} in {len(cases)} cases, first {cases[:5]}")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
