@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -96,7 +96,6 @@ class ReplayConfig:
             ("fill", self.fill, FILLS),
             ("reference", self.reference, ("auto", "truth", "clean")),
             ("split", self.split, ("all", "train", "val", "test")),
-            ("preset", self.preset, get_args(Preset)),
         ):
             if given not in known:
                 raise ValueError(f"got {name} {given!r}, expected one of: {', '.join(map(str, known))}")
@@ -105,6 +104,7 @@ class ReplayConfig:
                 f"got control_every {self.control_every}, block_s {self.block_s}, heat_s {self.heat_s}; "
                 "expected 1 or more, over 0, over 0"
             )
+        Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
         if self.frame_rate is not None and not 0 < self.frame_rate <= 1000:
             raise ValueError(f"got frame_rate {self.frame_rate}, expected over 0 and at most 1000")
 

@@ -44,11 +44,9 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
-            raise ValueError(
-                f"preset {self.preset!r} is unknown; choose one of {', '.join(get_args(Preset))}"
-            )
+            raise ValueError(f"got preset {self.preset!r}, expected one of: {', '.join(get_args(Preset))}")
         if not 0 <= self.crf <= 51 or self.keyframe_s <= 0:
-            raise ValueError(f"got crf {self.crf}, keyframe_s {self.keyframe_s}; expected 0 to 51, over 0")
+            raise ValueError(f"got crf {self.crf}, keyframe_s {self.keyframe_s}; expected 0 to 51 and over 0")
 
 
 def require_encoder() -> None:

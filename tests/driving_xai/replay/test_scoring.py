@@ -1,0 +1,204 @@
+"""One frame judged, against the same done step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data_prep.records import VEHICLES, Frame
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.contracts import FrameModel, Frames, Outputs, Saliency, Scores, Target
+from driving_xai.faithfulness.controls import RandomOrder
+from driving_xai.faithfulness.results import Results
+from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.replay.background import StageTimes
+from driving_xai.replay.player import ReplayConfig, replay
+from driving_xai.replay.scoring import FRACTIONS, Judge, Judged, Judging
+from driving_xai.replay.source import SourceFrame
+from driving_xai.targets import magnitude
+
+from .conftest import FRAMES
+
+CAR = VEHICLES["lincoln-mkz"]
+HEIGHT, WIDTH = 10, 20
+WEIGHTS = torch.linspace(-1, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+
+
+class Memory(NamedTuple):
+    last: Float[Tensor, "B 1"]
+
+
+class Linear:
+    """u = 1e-3 (frame . weights + what it remembers of the last frame): a model one can solve by hand."""
+
+    outputs = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
+
+    def step(self, frames: Frames, state: Memory | None) -> tuple[Scores, Tensor, Memory]:
+        return self.at(state)(frames), torch.ones(len(frames), 1, 1), Memory(frames.mean((1, 2, 3))[:, None])
+
+    def at(self, state: Memory | None) -> FrameModel:
+        return Instant(0.0 if state is None else float(state.last[0, 0]))
+
+
+class Instant:
+    outputs = Linear.outputs
+
+    def __init__(self, remembered: float) -> None:
+        self.remembered = remembered
+
+    def __call__(self, frames: Frames) -> Scores:
+        return 1e-3 * ((frames.mean(1) * WEIGHTS).sum((1, 2)) + self.remembered)[:, None]
+
+
+def brightness(model: FrameModel, frames: Frames, target: Target) -> Saliency:
+    return frames.mean(1)
+
+
+def drive(
+    length: int, begins: Sequence[int] = (0,), speed: float = math.nan
+) -> list[tuple[SourceFrame, np.ndarray]]:
+    rng = np.random.default_rng(5)
+    frames = []
+    for number in range(length):
+        pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        frame = Frame(index=number, time_ns=number, image=pixels, steering_wheel_rad=0.5, speed_mps=speed)
+        truth = math.nan if number == 3 else 0.1 * number
+        frames.append((SourceFrame(frame, truth, speed, 0, number in begins, ""), pixels))
+    return frames
+
+
+def judge_of(**changes: Any) -> Judge:
+    how = {
+        "method": brightness,
+        "control": RandomOrder(seed=0),
+        "target": magnitude,
+        "fill": "black",
+        "score": True,
+        "control_every": 2,
+        "seed": 0,
+        "vehicle": CAR,
+    }
+    return Judge(Linear(), Judging(**{**how, **changes}), device=torch.device("cpu"), times=StageTimes())
+
+
+def judged(frames: list[tuple[SourceFrame, np.ndarray]], **changes: Any) -> list[Judged]:
+    judge = judge_of(**changes)
+    return [judge(*each) for each in frames]
+
+
+def slow_curve(
+    pixels: np.ndarray, before: np.ndarray, order: np.ndarray, reference_deg: float
+) -> list[float]:
+    """Deletion written out: one edited frame at a time, in float64."""
+    curve = []
+    for fraction in FRACTIONS:
+        edited = pixels.astype(np.float64).reshape(-1, 3) / 255
+        edited[order[: round(fraction * len(order))]] = 0
+        u = 1e-3 * (edited.mean(1) @ WEIGHTS.double().numpy().ravel() + before.mean() / 255)
+        curve.append(abs(math.degrees(u * CAR.wheelbase_m * CAR.steering_ratio) - reference_deg))
+    return curve
+
+
+def test_a_frames_curves_are_those_of_deleting_pixel_by_pixel() -> None:
+    frames = drive(3)
+    found = judged(frames)[2]
+    pixels, before = frames[2][1], frames[1][1]
+    order = np.argsort(-pixels.astype(np.float64).mean(2).ravel(), kind="stable")
+    clean_deg = found.predicted.angle_deg
+    truth_deg = math.degrees(0.2)
+    assert found.explained is not None
+    # Pixels of one brightness may come in any order, so only steps between different ones are compared.
+    values = np.sort(-pixels.astype(np.float64).mean(2).ravel())
+    whole = [
+        at for at, f in enumerate(FRACTIONS) if f == 0 or values[round(f * 200) - 1] != values[round(f * 200)]
+    ]
+    assert len(whole) > 15
+    for curve, reference in ((found.explained.truth, truth_deg), (found.explained.clean, clean_deg)):
+        np.testing.assert_allclose(
+            curve[whole], np.array(slow_curve(pixels, before, order, reference))[whole], atol=1e-3
+        )
+
+
+def test_the_past_is_that_of_the_unedited_frames_and_ends_where_a_run_begins() -> None:
+    frames = drive(4, begins=(0, 2))
+    found = judged(frames)
+    for number, remembered in ((1, frames[0][1].mean() / 255), (2, 0.0), (3, frames[2][1].mean() / 255)):
+        alone = (frames[number][1].mean(2) / 255 * WEIGHTS.numpy()).sum()
+        assert found[number].predicted.per_m == pytest.approx(1e-3 * (alone + remembered), rel=1e-5)
+    assert [each.explained is not None for each in found] == [False, True, False, True]
+
+
+def test_an_unknown_angle_makes_an_unknown_curve_and_the_other_stays() -> None:
+    found = judged(drive(4))[3]
+    assert found.explained is not None
+    assert np.isnan(found.explained.truth).all()
+    assert np.isfinite(found.explained.clean).all()
+    assert found.explained.clean[0] == 0
+    assert math.isnan(found.measured.angle_deg)
+    assert math.isnan(found.explained.areas()[0])
+
+
+def test_the_random_order_is_scored_on_every_nth_scored_frame() -> None:
+    found = judged(drive(8), control_every=3)
+    assert [each.random is not None for each in found] == [number in (1, 4, 7) for number in range(8)]
+    assert all(each.random is None for each in judged(drive(4), control=None))
+
+
+def test_scoring_nothing_still_predicts_and_explains() -> None:
+    scored, plain = judged(drive(4)), judged(drive(4), score=False)
+    for a, b in zip(scored, plain, strict=True):
+        assert b.explained is None
+        assert a.predicted == b.predicted
+        np.testing.assert_array_equal(a.saliency, b.saliency)
+
+
+def test_scores_do_not_depend_on_what_was_scored_before() -> None:
+    frames = drive(6)
+    later = judged(frames)[5]
+    alone = judged([(seen._replace(begins=seen.frame.index == 4), pixels) for seen, pixels in frames[4:]])[1]
+    np.testing.assert_array_equal(later.explained.clean, alone.explained.clean)
+    np.testing.assert_array_equal(later.random.clean, alone.random.clean)
+
+
+def test_a_faster_car_turns_its_wheel_further_for_the_same_curve() -> None:
+    slow, fast = (judged(drive(2, speed=speed))[1].predicted for speed in (math.nan, 20.0))
+    assert slow.per_m == fast.per_m
+    assert fast.angle_deg == pytest.approx(slow.angle_deg * (1 + CAR.slip_s2_per_m2 * 400))
+
+
+def test_a_map_that_is_not_finite_is_refused() -> None:
+    def broken(model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        return torch.full((1, HEIGHT, WIDTH), math.nan)
+
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        judged(drive(2), method=broken)
+
+
+def test_a_steering_model_is_judged_as_score_judges_it(
+    make_checkpoint: Callable[..., Checkpoint], shards: Path, tmp_path: Path
+) -> None:
+    """The same rows as `driving-xai score` writes for the same frames."""
+    # Soft attention: a sign that flips at the last bit of a float would ask for a loose tolerance.
+    checkpoint = make_checkpoint(attention="soft")
+    config = ScoreConfig(methods=("soft-attention",), split="all", seed=4)
+    expected = score(checkpoint, shards, tmp_path / "scored", config).per_frame
+    how = ReplayConfig(seed=4, control_every=1, preset="ultrafast")
+    replayed = replay(checkpoint, shards, tmp_path / "v.mp4", how)
+    assert replayed.scores is not None
+    found = Results.load(replayed.scores).per_frame
+    both = expected.merge(found, on=["time_ns", "method", "reference"], suffixes=("", "_replay"))
+    assert len(both) == len(found) == 2 * 2 * (FRAMES - 2)
+    for column in ("prediction", "truth", "error", "value", "normalised", "base_corrected"):
+        np.testing.assert_allclose(both[f"{column}_replay"], both[column], rtol=1e-5, atol=1e-4)
+    ours, theirs = (np.stack(both[column].to_list()) for column in ("curve_replay", "curve"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+    for column in ("drive", "camera", "segment", "frame", "degenerate", "measure"):
+        assert (both[f"{column}_replay"] == both[column]).all()
