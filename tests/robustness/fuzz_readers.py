@@ -19,8 +19,9 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -278,15 +279,61 @@ def one_line(fault: DataError) -> None:
         )
 
 
-def check(number: int, base: int, originals: list[Path], scratch: Path) -> str:
+@dataclass
+class Report:
+    """What came out of many cases."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: dict[str, list[int]] = field(default_factory=dict)
+    """What went wrong, to the numbers of the cases in which it did."""
+    slowest_s: float = 0.0
+    slowest_case: int = -1
+
+    def print(self) -> None:
+        for outcome, count in sorted(self.outcomes.items()):
+            print(f"{count:6d}  {outcome}")
+        print(f"slowest: case {self.slowest_case}, {self.slowest_s:.2f} s")
+        for finding, cases in sorted(self.findings.items()):
+            print(f"FOUND {finding!r} in {len(cases)} cases, first {cases[:5]}")
+
+
+def fuzz(numbers: Iterable[int], *, base: int, readers: Sequence[str] = ()) -> Report:
+    """Runs the cases by number.
+
+    Args:
+        numbers: of the cases.
+        base: the seed of them all.
+        readers: the readers to try; none means all.
+    """
+    seeds = [seed for seed in SEEDS if not readers or seed.reader in readers]
+    report = Report()
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        originals = [Path(name) / f"original{position}" for position in range(len(seeds))]
+        for seed, folder in zip(seeds, originals, strict=True):
+            folder.mkdir()
+            seed.write(folder)
+        for number in numbers:
+            which = number % len(seeds)
+            start = time.perf_counter()
+            try:
+                outcome = check(number, base, seeds[which], originals[which], Path(name))
+                report.outcomes[f"{seeds[which].reader}: {outcome}"] += 1
+            except (Exception, TooLongError) as error:
+                report.findings.setdefault(f"{seeds[which].reader} {described(error)}", []).append(number)
+            took = time.perf_counter() - start
+            if took > report.slowest_s:
+                report.slowest_s, report.slowest_case = took, number
+    return report
+
+
+def check(number: int, base: int, seed: Seed, original: Path, scratch: Path) -> str:
     """One case: a copy of a whole recording, one file of it damaged."""
     generator = np.random.default_rng([base, number])
-    which = number % len(SEEDS)
-    seed = SEEDS[which]
     source, out = scratch / "source", scratch / "out"
     for folder in (source, out):
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(originals[which], source)
+    shutil.copytree(original, source)
     path = source / seed.damaged
     damage = damaged_text if seed.is_text else damaged_bytes
     path.write_bytes(damage(path.read_bytes(), generator))
@@ -294,42 +341,22 @@ def check(number: int, base: int, originals: list[Path], scratch: Path) -> str:
         return run(seed, source, out, whole=number % 4 == 0)
 
 
+def described(error: BaseException) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {str(error)[:160]}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="run one case and show what it raises")
+    parser.add_argument("--reader", action="append", default=[], help="repeatable; all unless given")
+    parser.add_argument("--only", type=int, help="run one case again, with the same --seed and --reader")
     arguments = parser.parse_args()
-    warnings.simplefilter("error")
-    findings: dict[str, list[int]] = {}
-    outcomes: Counter[str] = Counter()
-    slowest = (0.0, -1)
-    with tempfile.TemporaryDirectory() as name:
-        originals = []
-        for number, seed in enumerate(SEEDS):
-            folder = Path(name) / f"seed{number}"
-            folder.mkdir()
-            seed.write(folder)
-            originals.append(folder)
-        for number in range(arguments.cases) if arguments.only is None else [arguments.only]:
-            start = time.perf_counter()
-            reader = SEEDS[number % len(SEEDS)].reader
-            try:
-                outcome = check(number, arguments.seed, originals, Path(name))
-                outcomes[f"{reader}: {outcome}"] += 1
-            except (Exception, TooLongError) as error:
-                if arguments.only is not None:
-                    traceback.print_exc()
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                kind = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {str(error)[:160]}"
-                findings.setdefault(f"{reader} {kind}", []).append(number)
-            slowest = max(slowest, (time.perf_counter() - start, number))
-    for outcome, count in sorted(outcomes.items()):
-        print(f"{count:6d}  {outcome}")
-    print(f"slowest: case {slowest[1]}, {slowest[0]:.2f} s")
-    for finding, cases in sorted(findings.items()):
-        print(f"FOUND {finding!r} in {len(cases)} cases, first {cases[:5]}")
-    return 1 if findings else 0
+    numbers = range(arguments.cases) if arguments.only is None else [arguments.only]
+    report = fuzz(numbers, base=arguments.seed, readers=arguments.reader)
+    report.print()
+    return 1 if report.findings else 0
 
 
 if __name__ == "__main__":
