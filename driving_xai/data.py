@@ -55,7 +55,7 @@ class HoldOut:
 def _near(index: pd.DataFrame, marked: np.ndarray, gap_s: float) -> np.ndarray:
     """Whether each row is within `gap_s` of a marked row of the same drive and camera."""
     near = np.zeros(len(index), dtype=bool)
-    for _, rows in index.groupby(["drive"]).indices.items():
+    for rows in index.groupby(["drive"]).indices.values():
         times = index["time_ns"].to_numpy()[rows]
         anchors = np.sort(times[marked[rows]])
         if len(anchors):

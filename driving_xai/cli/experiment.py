@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.drives import resolve_device
 from driving_xai.cli.shards import Assignments, Config, Json
 from driving_xai.cli.train import Device
 
@@ -41,7 +40,7 @@ def steering_cv(
 
     how = settings.resolve(CrossValidation, config, assignments=assignments or ())
     with console.progress("experiment", unit="models") as on_progress:
-        results = run(data, out, how, device=resolve_device(device), on_progress=on_progress)
+        results = run(data, out, how, device=device, on_progress=on_progress)
     if as_json:
         console.print_json(results)
     else:

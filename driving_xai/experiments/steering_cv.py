@@ -7,8 +7,8 @@ is given beside constant predictors and its explanations beside controls.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,13 @@ from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.training.steering import SteeringTraining, train
 
 NAME = "steering-cv"
-_OWN_METHOD = {"none": (), "soft": ("soft-attention",), "sign": ("sign-attention",)}
+Device = Literal["auto", "cpu", "cuda"]
+AttentionKind = Literal["none", "soft", "sign"]
+_OWN_METHOD: Mapping[AttentionKind, tuple[str, ...]] = {
+    "none": (),
+    "soft": ("soft-attention",),
+    "sign": ("sign-attention",),
+}
 _CONSTANTS = ("mae_deg_zero", "mae_deg_train_mean", "mae_deg_train_median")
 
 
@@ -31,12 +37,12 @@ _CONSTANTS = ("mae_deg_zero", "mae_deg_train_mean", "mae_deg_train_median")
 class CrossValidation:
     """Which models are trained on what, and how their explanations are scored."""
 
-    attentions: tuple[Literal["none", "soft", "sign"], ...] = ("none", "soft", "sign")
+    attentions: tuple[AttentionKind, ...] = ("none", "soft", "sign")
     blocks: tuple[int, ...] | None = None
     """Which blocks to hold out in turn; None takes all."""
     score_every: int = 10
     """Score every n-th held-out frame; 0 scores none."""
-    training: SteeringTraining = SteeringTraining()
+    training: SteeringTraining = field(default_factory=SteeringTraining)
     """Its held-out block and attention are replaced in turn."""
 
 
@@ -45,7 +51,7 @@ def run(
     out: Path,
     how: CrossValidation,
     *,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Trains and scores every model that `out` does not hold yet, and sums up those it holds.
@@ -62,18 +68,23 @@ def run(
     models = []
     for done, (block, attention) in enumerate(pairs):
         folder = out / f"block-{block}" / attention
-        models.append({"block": block, "attention": attention, **_model(shards, folder, how, block, attention, device)})
+        models.append(
+            {"block": block, "attention": attention, **_model(shards, folder, how, block, attention, device)}
+        )
         if on_progress is not None:
             on_progress(done + 1, len(pairs))
     results = {"experiment": NAME, "models": models, "means": _means(models, how.attentions)}
-    for name, text in (("results.json", json.dumps(results, indent=2, allow_nan=False)), ("table.md", _table(results))):
+    for name, text in (
+        ("results.json", json.dumps(results, indent=2, allow_nan=False)),
+        ("table.md", _table(results)),
+    ):
         with replacing(out / name) as temporary:
             temporary.write_text(text + "\n")
     return results
 
 
 def _model(
-    shards: Path, folder: Path, how: CrossValidation, block: int, attention: str, device: str
+    shards: Path, folder: Path, how: CrossValidation, block: int, attention: AttentionKind, device: Device
 ) -> dict[str, Any]:
     """Trains and scores one model, or takes both from an earlier run."""
     training = replace(
@@ -143,14 +154,21 @@ def _table(results: dict[str, Any]) -> str:
     for mean in results["means"]:
         ours = {m["block"]: m["test"] for m in results["models"] if m["attention"] == mean["attention"]}
         cells = " | ".join(f"{ours[b]['mae_deg']:.2f}" if b in ours else "-" for b in blocks)
-        lines.append(f"| {mean['attention']} | {cells} | {mean['mae_deg']:.2f} | {mean['share_of_zero']:.0%} |")
+        lines.append(
+            f"| {mean['attention']} | {cells} | {mean['mae_deg']:.2f} | {mean['share_of_zero']:.0%} |"
+        )
     any_model = {m["block"]: m["test"] for m in results["models"]}
     for name in _CONSTANTS:
         cells = " | ".join(f"{any_model[b][name]:.2f}" for b in blocks)
         share = results["means"][0][name] / results["means"][0]["mae_deg_zero"]
         label = name.removeprefix("mae_deg_").replace("_", " ")
         lines.append(f"| {label} | {cells} | {results['means'][0][name]:.2f} | {share:.0%} |")
-    lines += ["", "Mean area over blocks, degree x percent.", "", "| model | measure | against | method | area |"]
+    lines += [
+        "",
+        "Mean area over blocks, degree x percent.",
+        "",
+        "| model | measure | against | method | area |",
+    ]
     lines.append("|---|---|---|---|---|")
     for mean in results["means"]:
         for key, value in mean["areas"].items():

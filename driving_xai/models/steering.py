@@ -5,6 +5,7 @@ Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -74,7 +75,14 @@ class Evidence(NamedTuple):
 
     def frame(self, t: int) -> Evidence:
         """Frame t of windows."""
-        return Evidence(*(None if part is None else part[:, t] for part in self))
+        return self.map(lambda part: part[:, t])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Evidence:
+        """Every part there is, changed."""
+        projected, magnitude = (
+            None if part is None else change(part) for part in (self.projected, self.magnitude)
+        )
+        return Evidence(change(self.features), projected, change(self.signs), magnitude)
 
 
 class SteeringState(NamedTuple):
@@ -182,8 +190,11 @@ class SteeringModel(nn.Module):
                 temperature=config.temperature,
             )
         )
-        quantised = config.attention == "sign" and config.bits is not None
-        self.quantizer = Quantizer(bits=config.bits, range_rule=config.quantizer_range) if quantised else None
+        self.quantizer = (
+            Quantizer(bits=config.bits, range_rule=config.quantizer_range)
+            if config.attention == "sign" and config.bits is not None
+            else None
+        )
         self.initial_hidden = nn.Linear(_CHANNELS[-1], config.hidden_size)
         self.initial_cell = nn.Linear(_CHANNELS[-1], config.hidden_size)
         self.lstm = nn.LSTMCell(width, config.hidden_size)
@@ -205,13 +216,17 @@ class SteeringModel(nn.Module):
 
         Predictions change by rounding alone.
         """
-        layers = list(self.encoder)
-        for i, layer in enumerate(layers):
+        self.eval()
+        folded: list[nn.Module] = []
+        for layer in self.encoder:
             if isinstance(layer, nn.BatchNorm2d):
-                layers[i - 1] = fuse_conv_bn_eval(layers[i - 1].eval(), layer.eval())
-        kept = [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
-        self.encoder = nn.Sequential(*kept).to(memory_format=torch.channels_last)
-        return self.eval()
+                convolution = folded.pop()
+                assert isinstance(convolution, nn.Conv2d)
+                folded.append(fuse_conv_bn_eval(convolution, layer))
+            else:
+                folded.append(layer)
+        self.encoder = nn.Sequential(*folded).to(memory_format=torch.channels_last)
+        return self
 
     def encode(self, frames: Frames) -> Evidence:
         """The feature map, positions in reading order, and what follows from it alone."""
@@ -244,8 +259,7 @@ class SteeringModel(nn.Module):
         Returns the inverse turning radius (1/m), the attention maps and the state after the last frame.
         """
         batch, steps = windows.shape[:2]
-        flat = self.encode(windows.flatten(0, 1))
-        evidence = Evidence(*(None if part is None else part.unflatten(0, (batch, steps)) for part in flat))
+        evidence = self.encode(windows.flatten(0, 1)).map(lambda part: part.unflatten(0, (batch, steps)))
         state = self.initial_state(evidence.features[:, 0]) if state is None else state
         scores, maps = [], []
         for t in range(steps):
@@ -267,7 +281,9 @@ class SteeringModel(nn.Module):
         return SteeringInstant(self, state)
 
     def _attention(self, frame: Evidence, past: SteeringState) -> Float[Tensor, "B L channels"] | None:
-        return None if frame.projected is None else self.attend(frame.projected, past.hidden)
+        if self.attend is None or frame.projected is None:
+            return None
+        return self.attend(frame.projected, past.hidden)
 
     def _as_map(self, attention: Tensor | None, batch: int) -> Attention:
         if attention is None:
@@ -281,7 +297,7 @@ class SteeringModel(nn.Module):
             return frame.signs.flatten(1)
         relative = (attention * attention.shape[1])[..., : frame.signs.shape[2]].to(frame.signs.dtype)
         weight = relative if self.config.attention_scale == "mean-one" else relative / attention.shape[1]
-        if self.config.attention == "soft":
+        if frame.magnitude is None:  # Soft attention.
             return (frame.signs * weight).flatten(1)
         signed = sign_of_weighted(frame.signs, weight) * frame.magnitude
         if self.config.sign_role == "gate":

@@ -9,9 +9,6 @@ import torch
 from driving_xai.data import Route, Run
 from driving_xai.models.steering import SteeringModel
 
-Walk = pd.DataFrame
-"""One row a frame: index_row, prediction and target (1/m), degrees_per_unit."""
-
 
 @torch.inference_mode()
 def walk(
@@ -21,11 +18,14 @@ def walk(
     *,
     device: torch.device | str = "cpu",
     chunk: int = 100,
-) -> Walk:
+) -> pd.DataFrame:
     """Predicts each run from its first frame to its last, the state carried along.
 
     Args:
         chunk: frames read and encoded at a time; it bounds memory and changes nothing else.
+
+    Returns:
+        A row a frame: index_row, prediction and target (1/m), degrees_per_unit.
     """
     was_training = model.training
     model.eval()
@@ -50,7 +50,7 @@ def walk(
     return pd.concat(tables, ignore_index=True)
 
 
-def mae_deg(walked: Walk) -> float:
+def mae_deg(walked: pd.DataFrame) -> float:
     """Mean absolute error in degrees of steering wheel."""
     error = (walked["prediction"] - walked["target"]).abs() * walked["degrees_per_unit"]
     return float(error.mean())

@@ -1,8 +1,8 @@
 """The steering recipe: windows of a drive -> a checkpoint.
 
 Training is a pure function of the shards, the configuration and the seed: every epoch draws its
-windows, augmentations and dropout from (seed, epoch), so a resumed run ends where an unbroken one
-does.
+windows, and every step its augmentations and dropout, from the seed and its own number, so a resumed
+run ends where an unbroken one does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any, Literal
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from data_prep.records import Vehicle
 from data_prep.shards.manifest import Manifest
@@ -34,7 +35,7 @@ from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, run
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training.augment import Augmentation, augment
-from driving_xai.training.evaluation import Walk, mae_deg, trivial_maes_deg, walk
+from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
@@ -88,16 +89,10 @@ class _Recipe(L.LightningModule):
         self.averaged = copy.deepcopy(model).requires_grad_(False)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self._rate(0), weight_decay=self.how.weight_decay
-        )
-        return optimizer
+        return torch.optim.Adam(self.model.parameters(), lr=self._rate(0), weight_decay=self.how.weight_decay)
 
     def on_train_epoch_start(self) -> None:
-        # Everything random in an epoch starts here, so that an epoch can be resumed at its start.
-        torch.manual_seed(_mix(self.how.seed, self.current_epoch))
-        self.draw = torch.Generator().manual_seed(_mix(self.how.seed, self.current_epoch, 1))
-        for group in self.optimizers().param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self._rate(self.current_epoch)
 
     def _rate(self, epoch: int) -> float:
@@ -112,23 +107,27 @@ class _Recipe(L.LightningModule):
     def train_dataloader(self) -> DataLoader[Window]:
         how, epoch = self.how, self.trainer.current_epoch
         length = 1 if epoch < how.frame_epochs else how.window
-        draw = torch.Generator().manual_seed(_mix(how.seed, epoch, 2))
+        draw = torch.Generator().manual_seed(_mix(how.seed, epoch))
         offset = int(torch.randint(length, (1,), generator=draw))
         windows = Windows(self.route, self.splits.train, length=length, stride=length, offset=offset)
         if not len(windows):
             raise DataError(
                 f"no training run holds {length} consecutive frames; use a shorter --window or prepare more data"
             )
+        # Shuffled here and not by the loader, whose order depends on how often it is asked for one.
+        order = torch.randperm(len(windows), generator=draw).tolist()
         return DataLoader(
-            windows,
+            Subset(windows, order),
             batch_size=how.batch_size * how.window // length,
-            shuffle=True,
-            generator=draw,
             num_workers=how.workers,
         )
 
-    def training_step(self, batch: Window, _: int) -> Tensor:
-        frames, target = augment(batch.frames.float() / 255, batch.target, self.how.augmentation, self.draw)
+    def training_step(self, batch: Window, batch_idx: int) -> Tensor:
+        # Dropout and augmentation draw from (seed, epoch, step), so that a resumed run draws the same.
+        drawn = _mix(self.how.seed, self.current_epoch, batch_idx)
+        torch.manual_seed(drawn)
+        draw = torch.Generator().manual_seed(drawn)
+        frames, target = augment(batch.frames.float() / 255, batch.target, self.how.augmentation, draw)
         scores, _, _ = self.model(frames)
         scale = self.model.target_scale
         loss = _LOSSES[self.how.loss](scores.float() / scale, target / scale)
@@ -197,6 +196,8 @@ def train(
     manifest, index = Manifest.load(shards), read_index(shards)
     if manifest.kind != "sequences":
         raise DataError(f"{shards} holds {manifest.kind}; training a steering model needs sequences")
+    if manifest.vehicle is None:
+        raise DataError(f"{shards}: its manifest names no vehicle, which steering needs; prepare it again")
     vehicle = Vehicle(**manifest.vehicle)
     splits = _split(index, how.held_out)
     route = Route(shards, index, vehicle, keep_bytes=how.keep_mib * 2**20)
@@ -209,16 +210,15 @@ def train(
     recipe = _Recipe(model, how, route, splits)
     trainer = _trainer(out, how, device, bool(splits.val), callbacks)
     _fit(trainer, recipe, state)
-    best = trainer.checkpoint_callback.best_model_path
-    if best:
-        saved = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        recipe.load_state_dict(saved)
+    if splits.val:
+        best = out / RESUME / "best.ckpt"
+        recipe.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
     metrics = _measure(recipe, trainer)
     checkpoint.save(out, recipe.averaged, config, metrics)
     return metrics
 
 
-def _split(index, held_out: HoldOut) -> _Splits:
+def _split(index: pd.DataFrame, held_out: HoldOut) -> _Splits:
     names = np.where(labelled(index), held_out.splits(index), "unlabelled")
     splits = _Splits(**{name: runs(index, names == name) for name in ("train", "val", "test")})
     if not splits.train:
@@ -233,8 +233,8 @@ def _config(how: SteeringTraining, manifest: Manifest) -> dict[str, Any]:
         "model": training.pop("model"),
         "training": training,
         "input": {
-            "geometry": dict(manifest.geometry),
-            "vehicle": dict(manifest.vehicle),
+            "geometry": manifest.geometry,
+            "vehicle": manifest.vehicle,
             "signals": dict(manifest.signals),
         },
         "data": {"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
@@ -267,7 +267,9 @@ def _resume_state(out: Path, config: dict[str, Any], resume: bool) -> Path | Non
     return None
 
 
-def _trainer(out: Path, how: SteeringTraining, device: str, validated: bool, callbacks) -> L.Trainer:
+def _trainer(
+    out: Path, how: SteeringTraining, device: str, validated: bool, callbacks: tuple[L.Callback, ...]
+) -> L.Trainer:
     accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device]
     on_cuda = device != "cpu" and torch.cuda.is_available()
     mixed = how.precision == "bf16" or (how.precision == "auto" and on_cuda)
@@ -276,10 +278,12 @@ def _trainer(out: Path, how: SteeringTraining, device: str, validated: bool, cal
         filename="best",
         monitor="val_mae_deg" if validated else None,
         save_last=True,
-        save_on_train_epoch_end=not validated,
+        save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    stop = [EarlyStopping("val_mae_deg", patience=how.patience)] if validated and how.patience else []
+    # Both act after the epoch, which validation belongs to: a run then resumes between two epochs.
+    early = EarlyStopping("val_mae_deg", patience=how.patience or 0, check_on_train_epoch_end=True)
+    stop = [early] if validated and how.patience else []
     return L.Trainer(
         accelerator=accelerator,
         devices=1 if not on_cuda else "auto",
@@ -304,6 +308,7 @@ def _fit(trainer: L.Trainer, recipe: _Recipe, state: Path | None) -> None:
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         # Loading is bounded by memory kept, not by workers; `workers` is there to ask for more.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
         try:
             trainer.fit(recipe, ckpt_path=state, weights_only=None if state is None else True)
         except SystemExit:
@@ -332,7 +337,7 @@ def _measure(recipe: _Recipe, trainer: L.Trainer) -> dict[str, Any]:
     metrics: dict[str, Any] = {"epochs": trainer.current_epoch}
     for name in ("val", "test"):
         if kept := getattr(splits, name):
-            walked: Walk = walk(model, route, kept, device=device)
+            walked = walk(model, route, kept, device=device)
             metrics[name] = {
                 "frames": len(walked),
                 "mae_deg": mae_deg(walked),

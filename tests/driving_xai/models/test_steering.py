@@ -147,7 +147,8 @@ def test_lower_temperature_concentrates_attention() -> None:
         with torch.no_grad():
             _, maps, _ = model_of(attention="soft", temperature=temperature)(drive())
         peaks.append(maps.amax().item())
-    assert peaks == sorted(peaks) and peaks[-1] > 2 * peaks[0]
+    assert peaks == sorted(peaks)
+    assert peaks[-1] > 2 * peaks[0]
 
 
 def test_the_scalar_energy_is_nearly_uniform() -> None:

@@ -16,7 +16,8 @@ def windows(batch: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
 def test_nothing_asked_nothing_changed() -> None:
     frames, target = windows()
     changed, label = augment(frames, target, NOTHING, torch.Generator().manual_seed(1))
-    assert torch.equal(changed, frames) and torch.equal(label, target)
+    assert torch.equal(changed, frames)
+    assert torch.equal(label, target)
 
 
 def test_a_mirrored_window_turns_the_other_way() -> None:
@@ -49,6 +50,8 @@ def test_light_changes_stay_in_range_and_depend_on_the_generator_alone() -> None
     first, _ = augment(frames, target, light, torch.Generator().manual_seed(1))
     again, _ = augment(frames, target, light, torch.Generator().manual_seed(1))
     other, _ = augment(frames, target, light, torch.Generator().manual_seed(2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    assert first.min() >= 0 and first.max() <= 1
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.min() >= 0
+    assert first.max() <= 1
     assert not torch.equal(first, frames)

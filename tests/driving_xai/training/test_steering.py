@@ -1,0 +1,127 @@
+"""The steering recipe: it learns, it resumes exactly, it refuses what it cannot use."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from data_prep.pipeline import PrepConfig, prepare
+from driving_xai import checkpoint
+from driving_xai.data import HoldOut
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.models.steering import SteeringConfig
+from driving_xai.training.steering import SteeringTraining, train
+
+HOW = SteeringTraining(
+    model=SteeringConfig(hidden_size=8),
+    held_out=HoldOut(block=2, gap_s=0.2, val_fraction=0.2),
+    epochs=2,
+    frame_epochs=1,
+    window=5,
+    batch_size=4,
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve seconds of the synthetic road in three blocks."""
+    out = tmp_path_factory.mktemp("shards") / "route"
+    options = {"seconds": 12.0, "height": 120, "width": 160}
+    prepare(
+        PrepConfig(reader="synthetic", source=Path("-"), reader_options=options, blocks=3, gap_s=0.2), out
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def straight(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint trained without an interruption."""
+    out = tmp_path_factory.mktemp("straight")
+    train(shards, out, HOW, device="cpu")
+    return out
+
+
+class Interrupt(L.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.current_epoch == self.epoch and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_a_resumed_run_ends_where_an_unbroken_one_does(shards, straight, tmp_path, epoch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(shards, tmp_path, HOW, device="cpu", callbacks=(Interrupt(epoch),))
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        checkpoint.load(tmp_path)
+    train(shards, tmp_path, HOW, device="cpu", resume=True)
+    for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
+        assert (tmp_path / name).read_bytes() == (straight / name).read_bytes(), name
+
+
+def test_a_checkpoint_says_what_it_is_and_loads_to_the_same_predictions(shards, straight) -> None:
+    loaded = checkpoint.load(straight, kind="steering")
+    assert loaded.config["data"]["held_out"] == {"block": 2, "gap_s": 0.2, "val_fraction": 0.2}
+    assert loaded.config["input"]["geometry"]["height"] == 80
+    assert loaded.metrics["test"]["frames"] == 80
+    assert set(loaded.metrics["test"]) >= {
+        "mae_deg",
+        "mae_deg_zero",
+        "mae_deg_train_mean",
+        "mae_deg_train_median",
+    }
+    frames = torch.rand(1, 3, 80, 160)
+    again = checkpoint.load(straight)
+    with torch.no_grad():
+        assert torch.equal(loaded.model.step(frames, None)[0], again.model.step(frames, None)[0])
+    assert loaded.sha256 == again.sha256
+    assert len(loaded.sha256) == 64
+
+
+def test_training_lowers_the_error_on_what_it_sees(shards, tmp_path) -> None:
+    how = replace(HOW, frame_epochs=12, epochs=0, patience=None)
+    train(shards, tmp_path, how, device="cpu")
+    rows = (tmp_path / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("train_loss")
+    losses = [float(value) for row in rows[1:] if (value := row.split(",")[column])]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_an_output_in_use_and_a_resume_without_a_run_are_refused(shards, straight, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="already holds a training run"):
+        train(shards, straight, HOW, device="cpu")
+    with pytest.raises(CheckpointError, match="no interrupted training"):
+        train(shards, tmp_path / "nothing", HOW, device="cpu", resume=True)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(shards, straight, replace(HOW, seed=1), device="cpu", resume=True)
+
+
+def test_too_short_runs_are_refused(shards, tmp_path) -> None:
+    with pytest.raises(DataError, match="no training run holds 500 consecutive frames"):
+        train(shards, tmp_path, replace(HOW, window=500, frame_epochs=0), device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other-shape", "unknown-key", "other-kind", "no-json"])
+def test_a_damaged_checkpoint_is_one_clear_line(straight, tmp_path, damage) -> None:
+    for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
+        (tmp_path / name).write_bytes((straight / name).read_bytes())
+    config = tmp_path / checkpoint.CONFIG
+    if damage == "truncated":
+        (tmp_path / checkpoint.WEIGHTS).write_bytes((straight / checkpoint.WEIGHTS).read_bytes()[:1000])
+    elif damage == "other-shape":
+        config.write_text(config.read_text().replace('"hidden_size": 8', '"hidden_size": 9'))
+    elif damage == "unknown-key":
+        config.write_text(config.read_text().replace('"hidden_size"', '"hiden_size"'))
+    elif damage == "other-kind":
+        config.write_text(config.read_text().replace('"kind": "steering"', '"kind": "actions"'))
+    else:
+        config.write_text("not json")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(caught.value)
