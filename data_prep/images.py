@@ -78,9 +78,9 @@ class Geometry:
         kept = image[top:bottom, left:right]
         if kept.shape[:2] == (self.height, self.width):
             return np.ascontiguousarray(kept)
-        shrinks = kept.shape[0] >= self.height and kept.shape[1] >= self.width
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return cv2.resize(kept, (self.width, self.height), interpolation=how)
+        if kept.shape[0] < self.height or kept.shape[1] < self.width:
+            return cv2.resize(kept, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        return _shrink(kept, self.height, self.width)
 
     def apply_mask(self, mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "h w"]:
         """The mask on the output grid: a pixel is set where at least half of its source is."""
@@ -89,6 +89,26 @@ class Geometry:
         shrinks = kept.shape[0] >= self.height and kept.shape[1] >= self.width
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         return cv2.resize(kept, (self.width, self.height), interpolation=how) >= 0.5
+
+
+def _shrink(image: Image, height: int, width: int) -> Image:
+    """`cv2.resize` by area, to the last bit, in half to two thirds of its time where factors are whole.
+
+    OpenCV adds up each block pixel by pixel; adding whole rows first uses the processor's vectors.
+    """
+    down, rest_down = divmod(image.shape[0], height)
+    across, rest_across = divmod(image.shape[1], width)
+    # Halving has a fast path of its own with another rounding; above 256 pixels 16 bits overflow.
+    if rest_down or rest_across or not 4 < down * across <= 256:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    rows = np.ascontiguousarray(image).reshape(height, down, -1)
+    total = rows[:, 0].astype(np.uint16)
+    for row in range(1, down):
+        total += rows[:, row]
+    # The mean of `across` values that many times too large is their sum, exactly.
+    total *= np.uint16(across)
+    sums = cv2.resize(total.reshape(height, -1, 3), (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.convertScaleAbs(sums, alpha=1 / (down * across))
 
 
 def decode_image(data: bytes, *, name: str, reduced: Reduction = 1) -> Image:

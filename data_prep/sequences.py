@@ -151,7 +151,7 @@ def decoded(
     """The images of some frames of a drive, in order, cropped and resized.
 
     A source that can only be read front to back says so with an attribute `sequential = True` and
-    is read once, in this thread. Others are read by `threads` threads in short ranges.
+    is read once, here. Others are read by `threads` threads in short ranges.
 
     Args:
         drive: where the images come from.
@@ -168,13 +168,10 @@ def decoded(
             item for item in _read(drive, wanted[0], wanted[-1] + 1, geometry) if item.frame in chosen
         )
         return
-    spans = _spans(wanted)
-    if threads == 1:
-        for start, stop in spans:
-            yield from _read(drive, start, stop, geometry)
-        return
+    # One thread is worth a pool too: glibc's allocator hands the main thread's images back to the system
+    # after every frame, and faulting their pages in again costs as much as decoding.
     with ThreadPoolExecutor(threads) as pool:
-        yield from _read_ahead(pool, drive, spans, geometry, ahead=2 * threads)
+        yield from _read_ahead(pool, drive, _spans(wanted), geometry, ahead=2 * threads)
 
 
 def _read_ahead(
@@ -216,7 +213,10 @@ def _read(drive: Drive, start: int, stop: int, geometry: Geometry) -> Iterator[D
             causes = None if drive.causes is None else drive.causes.read(frame, stop)
             for image in drive.images.read(frame, stop):
                 cause = None if causes is None else geometry.apply_mask(next(causes))
-                yield Decoded(frame, geometry.apply(image), cause)
+                small = geometry.apply(image)
+                # Two full images at a time would make the allocator give pages back and fault them in again.
+                del image
+                yield Decoded(frame, small, cause)
                 frame += 1
             if frame < stop:
                 raise DataError(

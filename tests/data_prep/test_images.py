@@ -42,6 +42,16 @@ def test_shrinking_is_the_mean_of_each_block():
     assert np.abs(made - naive_area(image[12:48, 8:72], 9, 16)).max() <= 0.5
 
 
+@given(down=st.integers(1, 17), across=st.integers(1, 17), top=st.integers(0, 1), seed=st.integers(0, 999))
+def test_shrinking_by_whole_factors_is_opencvs_to_the_last_bit(down, across, top, seed):
+    rng = np.random.default_rng(seed)
+    spread = rng.choice([1, 30, 255])
+    image = rng.integers(255 - spread, 256, ((3 + top) * down, 5 * across, 3), dtype=np.uint8)
+    made = Geometry(crop_top=top * 1 / (3 + top), height=3, width=5).apply(image)
+    expected = cv2.resize(image[top * down :], (5, 3), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(made, expected)
+
+
 def test_growing_interpolates_between_neighbours():
     image = np.zeros((1, 2, 3), dtype=np.uint8)
     image[0, 1] = 100
