@@ -34,11 +34,14 @@ class AlignedDrive:
         return self.columns["time_ns"]
 
 
-def align(drive: Drive, *, smoothing: float, tolerance_s: float, hole_periods: float) -> AlignedDrive:
+def align(
+    drive: Drive, *, smoothing: float, tolerance_s: float, hole_periods: float, lead_s: float = 0.0
+) -> AlignedDrive:
     """Repairs the camera's clock and gives every frame that is kept its controls and its label.
 
     A frame is dropped where its stamp is a duplicate, out of order or behind a clock jump, and
-    where the drive records a control that is not known within the tolerance at its time.
+    where the drive records a control that is not known within the tolerance at its time, or `lead_s`
+    after it: with a lead, a frame's controls are those that follow it by so much.
 
     Raises:
         DataError: no frame is left; the message says what the frames were dropped for.
@@ -47,8 +50,9 @@ def align(drive: Drive, *, smoothing: float, tolerance_s: float, hole_periods: f
     faults = clock_faults(time_ns)
     dropped = {name: np.flatnonzero(which) for name, which in faults._asdict().items()}
     frame = np.flatnonzero(~faults.any)
-    steering, lost_steering = _controls(drive.steering_wheel, time_ns[frame], tolerance_s)
-    speed, lost_speed = _controls(drive.speed, time_ns[frame], tolerance_s)
+    control_ns = time_ns[frame] + round(lead_s * 1e9)
+    steering, lost_steering = _controls(drive.steering_wheel, control_ns, tolerance_s)
+    speed, lost_speed = _controls(drive.speed, control_ns, tolerance_s)
     known = np.ones(len(frame), dtype=bool)
     if drive.steering_wheel is not None:
         known &= ~np.isnan(steering)

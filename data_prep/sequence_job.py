@@ -47,6 +47,7 @@ class SequenceJob:
         config: dict[str, Any],
         geometry: Geometry,
         smoothing: float,
+        lead_s: float,
         tolerance_s: float,
         hole_periods: float,
         on_bad: OnBad,
@@ -61,7 +62,13 @@ class SequenceJob:
         """
         _check_drives(drives)
         aligned = [
-            align(drive, smoothing=smoothing, tolerance_s=tolerance_s, hole_periods=hole_periods)
+            align(
+                drive,
+                smoothing=smoothing,
+                tolerance_s=tolerance_s,
+                hole_periods=hole_periods,
+                lead_s=lead_s,
+            )
             for drive in drives
         ]
         if on_bad == "refuse":
@@ -169,6 +176,7 @@ class SequenceJob:
             "label": "inverse_turning_radius",
             "label_unit": "1/m, positive to the left",
             "smoothing_alpha": self.smoothing,
+            "lead_s": self.config["lead_s"],
             "tolerance_s": self.config["tolerance_s"],
             "steering_present": {drive.name: drive.steering_wheel is not None for drive in self.drives},
             "speed_present": {drive.name: drive.speed is not None for drive in self.drives},

@@ -78,8 +78,6 @@ class ReplayConfig:
     end_s: float | None = None
     frame_rate: float | None = None
     """Of a folder of images, which has no times; None is the rate the model was trained at."""
-    smoothing: float = 0.2
-    """Of a recording's controls, as in prep; shards are smoothed already."""
     path: bool = True
     """Draws the projected paths."""
     horizon: float | None = None
@@ -211,7 +209,7 @@ class _Session:
                 start_s=config.start_s,
                 end_s=config.end_s,
             ),
-            alignment=Alignment(smoothing=config.smoothing),
+            alignment=_alignment(told.get("signals", {})),
             own_shards=_own_shards(checkpoint),
         )
         if frames.shards is not None and frames.shards.geometry != told["geometry"]:
@@ -364,6 +362,16 @@ class _Session:
         with replacing(self.scores / SUMMARY) as temporary:
             temporary.write_bytes(canonical_json(summary))
         return summary
+
+
+def _alignment(signals: Mapping[str, Any]) -> Alignment:
+    """A recording's controls as the shards that the model was trained on took them."""
+    usual = Alignment()
+    return Alignment(
+        smoothing=signals.get("smoothing_alpha", usual.smoothing),
+        lead_s=signals.get("lead_s", usual.lead_s),
+        tolerance_s=signals.get("tolerance_s", usual.tolerance_s),
+    )
 
 
 def _own_method(checkpoint: Checkpoint) -> str:

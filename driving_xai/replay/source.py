@@ -60,6 +60,7 @@ class Alignment:
     """How a recording's signals are put on the camera's clock; the defaults are those of prep."""
 
     smoothing: float = 0.2
+    lead_s: float = 0.0
     tolerance_s: float = 0.1
     hole_periods: float = 2.5
 
@@ -262,7 +263,7 @@ def _from_drive(
     kept = _kept(time_ns, segment, np.ones(len(good), bool), selection, drive.name)
     columns: dict[str, Float64[np.ndarray, " T"]] = {}
     for name, signal in (("steering_wheel_rad", drive.steering_wheel), ("speed_mps", drive.speed)):
-        raw = _on_clock(signal, time_ns, alignment.tolerance_s)
+        raw = _on_clock(signal, time_ns + round(alignment.lead_s * 1e9), alignment.tolerance_s)
         breaks = np.flatnonzero(np.diff(segment)) + 1
         runs = [smooth(run, alignment.smoothing) for run in np.split(raw, breaks)]
         columns |= {name: raw[kept.rows], f"{name}_smoothed": np.concatenate(runs)[kept.rows]}

@@ -51,6 +51,16 @@ def test_controls_at_other_times_are_interpolated():
     np.testing.assert_allclose(made.columns["inverse_turning_radius"], curvature)
 
 
+def test_with_a_lead_a_frame_gets_the_controls_that_follow_it():
+    frames = range(0, 1000, 50)
+    given = drive(frames, steering=(frames, np.arange(20.0)), speed=(frames, np.arange(20.0)))
+    made, led = aligned(given), aligned(given, lead_s=0.4)
+    assert led.frame.tolist() == list(range(12))  # Of the others nothing is recorded so much later.
+    for name in ("steering_wheel_rad", "speed_mps", "inverse_turning_radius"):
+        np.testing.assert_allclose(led.columns[name], made.columns[name][8:])
+    assert led.columns["time_ns"].tolist() == made.columns["time_ns"][:12].tolist()
+
+
 def test_frames_without_a_recorded_control_are_dropped():
     given = drive(
         [0, 50, 100, 150, 200], steering=([0, 60, 190], [0, 1, 2]), speed=(range(0, 201, 20), range(11))
