@@ -59,7 +59,7 @@ class SteeringTraining:
     batch_size: int = 16
     """Windows a step; single frames come `window` times as many."""
     learning_rate: float = 1e-4
-    frame_learning_rate: float = 1e-3
+    frame_learning_rate: float = 3e-4
     """In the epochs over single frames."""
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
