@@ -6,3 +6,17 @@ class DataError(ValueError):
 
     The message is one line: what was got, what was expected, what to do next.
     """
+
+
+def quoted(value: object, *, most: int = 60) -> str:
+    """A value out of the input, for a message: on one line, and cut where it is long.
+
+    Example:
+        >>> quoted("12,5")
+        "'12,5'"
+        >>> quoted("a" * 5000, most=4)
+        "'aaaa'... (5000 characters)"
+    """
+    text = value if isinstance(value, str) else repr(value)
+    start = repr(text[:most]) if isinstance(value, str) else text[:most]
+    return start if len(text) <= most else f"{start}... ({len(text)} characters)"

@@ -306,7 +306,7 @@ def test_several_drives_split_by_drive(tmp_path):
         ({"vehicle": "tricycle"}, "tricycle.*lincoln-mkz"),
         ({"split": "frame"}, "split is 'frame'; choose block"),
         ({"reader_options": {"colour": "red"}}, "no option colour; its options: camera, reduced"),
-        ({"reader_options": {"camera": "rear"}}, "camera 'rear' is unknown"),
+        ({"reader_options": {"camera": "rear"}}, "camera is 'rear'; expected center, left or right"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line_and_nothing_is_written(changes, message, source, tmp_path):
