@@ -19,6 +19,22 @@ CLOCK_JUMP_NS = 1_000_000_000
 """A stamp this far or farther from its neighbours is a clock that jumped, not packets that swapped."""
 
 
+MOST_STEERING_RAD = 20.0
+"""About three turns of the wheel; the Lincoln's reports reach 10.5."""
+MOST_SPEED_MPS = 150.0
+
+
+def credible(value: Float64[np.ndarray, " N"], *, most: float) -> Float64[np.ndarray, " N"]:
+    """The values, those beyond `most` to either side unknown (NaN): no car has them, so they are damage.
+
+    Example:
+        >>> credible(np.array([12.0, -1e300]), most=MOST_SPEED_MPS).tolist()
+        [12.0, nan]
+    """
+    with np.errstate(invalid="ignore"):  # damaged bytes may be a NaN that signals
+        return np.where(np.abs(value) <= most, value, np.nan)
+
+
 class ClockFaults(NamedTuple):
     """Which stamps were left out to make a clock increase, by reason. The three never overlap."""
 

@@ -21,12 +21,12 @@ from data_prep.errors import DataError
 from data_prep.images import MAX_PIXELS
 from data_prep.readers.paths import drive_name
 from data_prep.records import VEHICLES, Drive, Image, Signal
+from data_prep.signals import MOST_SPEED_MPS, credible
 
 NAME = "comma2k19"
 VIDEO = "video.hevc"
 MOST_STEERING_DEG = 1080.0
 """Three turns of the wheel: what a car's column does not exceed."""
-MOST_SPEED_MPS = 150.0
 
 _CAN = Path("processed_log", "CAN")
 _STEERING = ("steering_angle",)
@@ -168,8 +168,7 @@ def _signal(segment: Path, names: Sequence[str], *, most: float) -> Signal | Non
                 raise DataError(
                     f"{folder}: {len(time_ns)} times and {len(value)} values; restore it from the data set"
                 )
-            with np.errstate(invalid="ignore"):  # damaged bytes may be a NaN that signals
-                return Signal(time_ns=time_ns, value=np.where(np.abs(value) <= most, value, np.nan))
+            return Signal(time_ns=time_ns, value=credible(value, most=most))
     return None
 
 
@@ -273,7 +272,7 @@ class SegmentVideos:
 def _decoded(path: Path) -> Iterator[av.VideoFrame]:
     """The frames in order, up to the end or the first that cannot be decoded."""
     try:
-        container = av.open(str(path), format="hevc")
+        container = av.open(str(path), format="hevc", metadata_errors="ignore")
     except (av.FFmpegError, OSError):
         return
     with container:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 
 
 def inside(root: Path, untrusted_path: str) -> Path:
@@ -24,12 +24,14 @@ def inside(root: Path, untrusted_path: str) -> Path:
     parts = re.split(r"[\\/]+", text)
     relative = parts[-1] if is_foreign else "/".join(parts)
     if relative in ("", ".", "..") or "\0" in relative:
-        raise DataError(f"{untrusted_path!r} names no file; correct or remove its row")
+        raise DataError(f"{quoted(untrusted_path, most=120)} names no file; correct or remove its row")
     base = root.resolve()
     resolved = (base / relative).resolve()
+    if resolved == base:
+        raise DataError(f"{quoted(untrusted_path, most=120)} names no file; correct or remove its row")
     if not resolved.is_relative_to(base):
         raise DataError(
-            f"{untrusted_path!r} leads outside {root.name}/; only files inside the source are read"
+            f"{quoted(untrusted_path, most=120)} leads outside {root.name}/; only files inside the source are read"
         )
     return resolved
 

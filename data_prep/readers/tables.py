@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.readers.paths import inside
 from data_prep.shards.atomic import sha256_of
+from data_prep.signals import credible
 
 _NANOSECONDS = re.compile(r"\d{19}")
+_RAGGED = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _FLOAT_SPACING_NS = 256
 """Distance between neighbouring float64 values near 1.4e18, the nanoseconds of the years since 2014."""
 
@@ -30,34 +32,54 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
         header: whether the first row names the columns.
 
     Raises:
-        DataError: the file is missing, empty, not a table, or lacks a column.
+        DataError: the file is missing, empty, not a table, has a row longer than the first, or lacks
+            a column or has it twice.
     """
-    names = None if header else list(columns or ())
+    cells = _cells(path)
+    names = tuple(cells.iloc[0]) if header else tuple(columns or ())
+    if len(names) != cells.shape[1]:
+        raise DataError(
+            f"{path}: rows of {cells.shape[1]} cells, expected {len(names)}: {', '.join(names)}; check the file"
+        )
+    table = cells.iloc[1:] if header else cells
+    _check_columns(names, columns or (), path)
+    if not len(table):
+        raise DataError(f"{path}: a header without rows; restore the file")
+    return table.set_axis(list(names), axis=1).set_axis(range(1 + int(header), len(cells) + 1))
+
+
+def _cells(path: Path) -> pd.DataFrame:
+    """The whole file without regard to its header: pandas then refuses a row longer than the first."""
     try:
-        table = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-            header=0 if header else None,
-            names=names,
-            index_col=False,
+        cells = pd.read_csv(
+            path, dtype=str, keep_default_na=False, skipinitialspace=True, header=None, index_col=False
         )
     except FileNotFoundError:
         raise DataError(f"{path}: no such CSV; check the source folder") from None
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: empty, expected a CSV with rows; restore the file") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV ({str(error).splitlines()[0].strip()}); check the file") from None
+        if ragged := _RAGGED.search(str(error)):
+            expected, line, found = ragged.groups()
+            raise DataError(
+                f"{path} line {line}: {found} cells, expected at most {expected} as in the first row; "
+                "correct or remove the row"
+            ) from None
+        reason = quoted(str(error).splitlines()[0].strip(), most=120)
+        raise DataError(f"{path}: not a CSV ({reason}); check the file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    table = table.rename(columns=lambda name: str(name).strip()).fillna("").map(str.strip)
-    missing = [name for name in columns or () if name not in table.columns]
+    return cells.fillna("").map(str.strip)
+
+
+def _check_columns(names: Sequence[str], columns: Sequence[str], path: Path) -> None:
+    missing = [name for name in columns if name not in names]
     if missing:
-        raise DataError(f"{path}: has columns {', '.join(table.columns)}; expected also {', '.join(missing)}")
-    if not len(table):
-        raise DataError(f"{path}: a header without rows; restore the file")
-    return table.set_axis(range(2 if header else 1, len(table) + (2 if header else 1)))
+        listed = quoted(", ".join(names), most=200)
+        raise DataError(f"{path}: has columns {listed}; expected also {', '.join(missing)}")
+    twice = [name for name in columns if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: has the column {twice[0]} twice; remove one")
 
 
 def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarray, " N"]:
@@ -71,11 +93,11 @@ def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarra
             continue
         if re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", text) and re.search(r"[.eE]", text):
             raise DataError(
-                f"{path} line {line}: {column} {text} was damaged by a float (a spreadsheet or float64 column); "
+                f"{path} line {line}: {column} {quoted(text)} was damaged by a float (a spreadsheet or float64 column); "
                 "expected 19 digits; restore the original CSV"
             )
         raise DataError(
-            f"{path} line {line}: {column} is {text!r}, expected 19 digits of nanoseconds; correct it"
+            f"{path} line {line}: {column} is {quoted(text)}, expected 19 digits of nanoseconds; correct it"
         )
     times = table[column].to_numpy(dtype=object).astype(np.int64)
     if len(times) >= 8 and not np.any(times % _FLOAT_SPACING_NS):
@@ -86,8 +108,10 @@ def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarra
     return times
 
 
-def numbers(table: pd.DataFrame, column: str, path: Path) -> Float64[np.ndarray, " N"]:
-    """A column of numbers; an empty cell is NaN, unknown.
+def numbers(
+    table: pd.DataFrame, column: str, path: Path, *, most: float = np.inf
+) -> Float64[np.ndarray, " N"]:
+    """A column of numbers; an empty cell is NaN, unknown, and so is a number beyond `most`.
 
     Raises:
         DataError: a cell is neither a number nor empty.
@@ -99,9 +123,9 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> Float64[np.ndarray,
     if len(wrong):
         line, text = table.index[wrong[0]], table[column].iloc[wrong[0]]
         raise DataError(
-            f"{path} line {line}: {column} is {text!r}, expected a number; correct or remove the row"
+            f"{path} line {line}: {column} is {quoted(text)}, expected a number; correct or remove the row"
         )
-    return values
+    return credible(values, most=most)
 
 
 def table_provenance(path: Path, rows: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from data_prep.readers.ros1_bag import MessageReader, Messages, Topic, is_bag, o
 from data_prep.readers.ros1_images import FIELDS, BagImages, BagPart
 from data_prep.readers.ros1_messages import Layout
 from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD, credible
 
 NAME = "udacity-bag"
 Camera = Literal["center", "left", "right"]
@@ -37,10 +38,6 @@ WHEEL_RADIUS_M = 0.33
 """Rolling radius of the MKZ's 245/45R18 tyres: 0.339 m unloaded, less about 3 percent."""
 JOIN_GAP_NS = 1_000_000_000
 """Bags are parts of one recording where the next starts at most this long after the last ended."""
-
-MOST_STEERING_RAD = 20.0
-"""About three turns of the wheel; the car's reports reach 10.5."""
-MOST_SPEED_MPS = 150.0
 
 _STAMP = 12
 """Bytes of a message header up to the end of its time stamp."""
@@ -299,12 +296,9 @@ def _track(table: Messages, time_ns: np.ndarray, values: np.ndarray, damaged: Ma
 
 
 def _signal(track: _Track | None, *, column: int, most: float) -> Signal | None:
-    return None if track is None else _credible(track.time_ns, track.values[:, column], most)
-
-
-def _credible(time_ns: np.ndarray, value: np.ndarray, most: float) -> Signal:
-    """A value beyond `most` is damage and becomes NaN, unknown."""
-    return Signal(time_ns=time_ns, value=np.where(np.abs(value) <= most, value, np.nan))
+    if track is None:
+        return None
+    return Signal(time_ns=track.time_ns, value=credible(track.values[:, column], most=most))
 
 
 def _speed(tracks: Mapping[str, _Track], wheel_radius_m: float) -> tuple[Signal | None, str | None]:
@@ -315,7 +309,8 @@ def _speed(tracks: Mapping[str, _Track], wheel_radius_m: float) -> tuple[Signal 
     if wheels is None:
         return None, None
     speed = wheels.values.mean(axis=1) * wheel_radius_m
-    return _credible(wheels.time_ns, speed, MOST_SPEED_MPS), WHEEL_SPEED_TOPIC
+    signal = Signal(time_ns=wheels.time_ns, value=credible(speed, most=MOST_SPEED_MPS))
+    return signal, WHEEL_SPEED_TOPIC
 
 
 def _joined(recordings: list[_Recording]) -> list[list[_Recording]]:

@@ -12,11 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.images import ImageFiles, Reduction
 from data_prep.readers.paths import drive_name, existing_folder
 from data_prep.readers.tables import listed_images, nanoseconds, numbers, read_csv, table_provenance
 from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
 
 NAME = "udacity-csv"
 Camera = Literal["center", "left", "right"]
@@ -116,13 +117,13 @@ def _interpolated(path: Path, camera: Camera) -> _Rows:
     table = read_csv(path, INTERPOLATED_COLUMNS)
     chosen = table[table["frame_id"] == f"{camera}_camera"]
     if not len(chosen):
-        cameras = ", ".join(sorted(table["frame_id"].unique())[:5])
+        cameras = quoted(", ".join(sorted(table["frame_id"].unique())[:5]), most=120)
         raise DataError(f"{path}: no row of {camera}_camera, there are {cameras}; choose another --camera")
-    speed = numbers(chosen, "speed", path)
+    is_speed_recorded = bool((chosen["speed"] != "").any())
     return _Rows(
         nanoseconds(chosen, "timestamp", path),
-        numbers(chosen, "angle", path),
-        None if np.isnan(speed).all() else speed,
+        numbers(chosen, "angle", path, most=MOST_STEERING_RAD),
+        numbers(chosen, "speed", path, most=MOST_SPEED_MPS) if is_speed_recorded else None,
         list(chosen["filename"]),
     )
 
@@ -131,4 +132,5 @@ def _challenge(path: Path) -> _Rows:
     table = read_csv(path, CHALLENGE_COLUMNS)
     time_ns = nanoseconds(table, "frame_id", path)
     images = [f"center/{stamp}.jpg" for stamp in time_ns.tolist()]
-    return _Rows(time_ns, numbers(table, "steering_angle", path), None, images)
+    angle = numbers(table, "steering_angle", path, most=MOST_STEERING_RAD)
+    return _Rows(time_ns, angle, None, images)

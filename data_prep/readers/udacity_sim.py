@@ -16,11 +16,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.images import ImageFiles, Reduction
 from data_prep.readers.paths import drive_name, existing_folder, file_name
 from data_prep.readers.tables import listed_images, numbers, read_csv, table_provenance
 from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.signals import MOST_SPEED_MPS
 
 NAME = "udacity-sim"
 Camera = Literal["center", "left", "right"]
@@ -64,6 +65,7 @@ def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -
         )
     vehicle = VEHICLES["udacity-simulator"]
     angle = (0.0 - steering) * FULL_LOCK_RAD * vehicle.steering_ratio
+    speed_mph = numbers(table, "speed", path, most=MOST_SPEED_MPS / MPS_PER_MPH)
     name = drive_name(source)
     return [
         Drive(
@@ -74,7 +76,7 @@ def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -
             time_ns=time_ns[images.rows],
             images=ImageFiles(folder=source.resolve(), names=images.names, reduced=reduced),
             steering_wheel=Signal(time_ns=time_ns, value=angle),
-            speed=Signal(time_ns=time_ns, value=numbers(table, "speed", path) * MPS_PER_MPH),
+            speed=Signal(time_ns=time_ns, value=speed_mph * MPS_PER_MPH),
             left_out={"missing_image": images.missing} if images.missing else {},
             provenance=table_provenance(path, len(table)),
         )
@@ -101,7 +103,7 @@ def _times(names: list[str], path: Path) -> Int64[np.ndarray, " N"]:
             stamp = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             raise DataError(
-                f"{path} row {row}: {name!r} holds no time, expected camera_YYYY_MM_DD_hh_mm_ss_mmm.jpg; "
+                f"{path} row {row}: {quoted(name)} holds no time, expected camera_YYYY_MM_DD_hh_mm_ss_mmm.jpg; "
                 "restore the image names"
             ) from None
         times.append((int(stamp.timestamp()) * 1000 + millisecond) * 1_000_000)

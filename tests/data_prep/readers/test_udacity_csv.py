@@ -11,6 +11,7 @@ import pytest
 from data_prep.alignment import align
 from data_prep.errors import DataError
 from data_prep.images import read_image
+from data_prep.pipeline import PrepConfig, prepare
 from data_prep.readers import READERS, recognise
 from data_prep.readers.udacity_csv import drives, recognises
 from tests.data_prep.recordings import PERIOD_NS, START_NS, challenge, interpolated
@@ -102,7 +103,19 @@ def test_rows_without_their_image_are_left_out_by_name(tmp_path):
             f"frame_id,steering_angle\n{START_NS},left\n",
             "line 2: steering_angle is 'left', expected a number",
         ),
-        (f"frame_id,steering_angle\n{START_NS},0.1\n{START_NS + 9},0.1,2,3\n", "not a CSV"),
+        (
+            f"frame_id,steering_angle\n{START_NS},0.1\n{START_NS + 9},0.1,2,3\n",
+            "line 3: 4 cells, expected at most 2",
+        ),
+        (f"frame_id,steering_angle\n{START_NS},0.1,2\n", "line 2: 3 cells, expected at most 2"),
+        (f'frame_id,steering_angle\n{START_NS},"0.1\n', "not a CSV"),
+        (
+            f"frame_id,steering_angle, steering_angle\n{START_NS},1,2\n",
+            "has the column steering_angle twice",
+        ),
+        (f"frame_id,steering_angle\n{'7' * 5000},0.1\n", r"'7{60}'\.\.\. \(5000 characters\)"),
+        (f"frame_id,steering_angle\n1.{'7' * 5000},0.1\n", r"\(5002 characters\) was damaged by a float"),
+        (f"frame_id,steering_angle\n{START_NS},{'x' * 5000}\n", r"'x{60}'\.\.\. \(5000 characters\)"),
         (f"frame_id,steering_angle\n{START_NS},0.1\n14794", "line 3: frame_id is '14794'"),
     ],
 )
@@ -112,6 +125,7 @@ def test_a_malformed_csv_is_one_clear_line(text, message, tmp_path):
     with pytest.raises(DataError, match=message) as error:
         drives(source)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 def test_a_fault_is_named_by_its_line_in_the_file(tmp_path):
@@ -144,7 +158,7 @@ def test_other_refusals(tmp_path):
     source = interpolated(tmp_path / "hmb", 2)
     rewrite(source / "interpolated.csv", lambda text: text.replace("right_camera", "rear_camera"))
     with pytest.raises(
-        DataError, match="no row of right_camera, there are center_camera, left_camera, rear_camera"
+        DataError, match="no row of right_camera, there are 'center_camera, left_camera, rear_camera'"
     ):
         drives(source, camera="right")
     rewrite(source / "interpolated.csv", lambda text: text.replace(",left/", ",left/../../"))
@@ -172,3 +186,30 @@ def test_the_real_recordings(shared_data):
     assert len(without.left_out["missing_image"]) == 4401
     with pytest.raises(DataError, match=r"no usable frame \(4401 missing_image\)"):
         align(without, smoothing=0.2, tolerance_s=0.1, hole_periods=2.5)
+
+
+def test_values_that_no_car_has_are_unknown_and_counted(tmp_path):
+    source = interpolated(tmp_path / "HMB_1", 12)
+    table = pd.read_csv(source / "interpolated.csv", dtype=str)
+    centre = table.index[table["frame_id"] == "center_camera"]
+    table.loc[centre[3], "speed"] = "1e300"
+    table.loc[centre[5], "speed"] = "-150.5"
+    table.loc[centre[7], "angle"] = "20.5"
+    table.loc[centre[9], "angle"] = "-19.5"
+    table.to_csv(source / "interpolated.csv", index=False)
+    (drive,) = drives(source)
+    assert np.flatnonzero(np.isnan(drive.speed.value)).tolist() == [3, 5]
+    assert np.flatnonzero(np.isnan(drive.steering_wheel.value)).tolist() == [7]
+    how = PrepConfig(reader="udacity-csv", source=source, split="test")
+    report = prepare(how, tmp_path / "out").quality["HMB_1"]
+    assert report["signal_samples_dropped"] == {"speed": 2, "steering_wheel": 1}
+    assert report["kept"] + sum(report["dropped"].values()) == report["read"] == 12
+
+
+def test_a_speed_of_which_nothing_is_credible_is_damage_and_not_absence(tmp_path):
+    source = interpolated(tmp_path / "HMB_1", 4)
+    table = pd.read_csv(source / "interpolated.csv", dtype=str).assign(speed="1e300")
+    table.to_csv(source / "interpolated.csv", index=False)
+    (drive,) = drives(source)
+    assert drive.speed is not None
+    assert np.isnan(drive.speed.value).all()

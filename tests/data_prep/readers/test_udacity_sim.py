@@ -77,3 +77,23 @@ def test_the_real_recording(shared_data):
     assert next(drive.images.read(0, 1)).shape == (160, 320, 3)
     # The log's second row steers -0.05, to the left.
     assert drive.steering_wheel.value[1] == pytest.approx(math.radians(1.25))
+
+
+def test_a_speed_that_no_car_has_is_unknown(tmp_path):
+    source = simulator(tmp_path / "sim", [0.0, 0.1, 0.2])
+    log = source / "driving_log.csv"
+    rows = log.read_text().splitlines()
+    log.write_text(
+        "\n".join([rows[0], rows[1].removesuffix("20") + "1e300", rows[2].removesuffix("20") + "335"])
+    )
+    (drive,) = drives(source)
+    np.testing.assert_allclose(drive.speed.value, [8.9408, np.nan, 335 * 0.44704])
+
+
+def test_a_log_without_a_header_and_with_another_number_of_cells_is_refused(tmp_path):
+    source = simulator(tmp_path / "sim", [0.0, 0.1])
+    log = source / "driving_log.csv"
+    log.write_text("".join(f"{row},9\n" for row in log.read_text().splitlines()))
+    with pytest.raises(DataError, match="rows of 8 cells, expected 7: center, left, right") as error:
+        drives(source)
+    assert "\n" not in str(error.value)
