@@ -48,7 +48,7 @@ ENTRIES: Mapping[str, ReaderEntry] = {
     ),
     "comma2k19": ReaderEntry(module="comma2k19", kind="sequences", reads="comma2k19 segments"),
     "bdd-oia": ReaderEntry(module="bdd_oia", kind="images", reads="BDD-OIA frames with driving actions"),
-    "bdd100k": ReaderEntry(module="bdd100k", kind="images", reads="BDD100K images with attributes"),
+    "bdd100k": ReaderEntry(module="bdd100k", kind="images", reads="BDD100K images without labels"),
     "video": ReaderEntry(module="video", kind="sequences", reads="a video file without labels"),
     "image-folder": ReaderEntry(module="image_folder", kind="images", reads="one folder of images per class"),
 }

@@ -134,7 +134,8 @@ def _presentation_times(
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     try:
-        container = av.open(str(path))
+        # A title in a broken encoding is no reason to refuse the pictures.
+        container = av.open(str(path), metadata_errors="ignore")
     except FileNotFoundError:
         raise DataError(f"{path}: no such video; check the path") from None
     except av.FFmpegError as error:
@@ -143,5 +144,7 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         if not container.streams.video:
             raise DataError(f"{path}: has no video stream; choose another file")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise DataError(f"{path}: its video codec is unknown; re-encode the video, for example to H.264")
         stream.thread_type = "AUTO"
         yield container, stream

@@ -129,3 +129,28 @@ def test_the_real_video(shared_data):
     assert len(drive) == 221
     assert np.diff(drive.time_ns).tolist() == [40_000_000] * 220
     assert next(drive.images.read(220, 221)).shape == (540, 960, 3)
+
+
+def test_an_unknown_codec_is_refused(tmp_path):
+    data = write_video(tmp_path / "clip.mp4", 3).read_bytes()
+    # The sample description's name says what the pictures are encoded with, and avcC how.
+    (tmp_path / "clip.mp4").write_bytes(data.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(DataError, match=r"clip\.mp4: its video codec is unknown; re-encode"):
+        drives(tmp_path / "clip.mp4")
+
+
+def test_a_title_in_a_broken_encoding_is_no_reason_to_refuse_the_pictures(tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "AABBAABB"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(0), format="rgb24")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert b"AABBAABB" in data
+    path.write_bytes(data.replace(b"AABBAABB", b"AA\xff\xfe\xff\xffBB"))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path))
+    (drive,) = drives(path)
+    assert len(list(drive.images.read(0, 1))) == 1
