@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import numpy as np
 from jaxtyping import Int64
 from rosbags.rosbag1 import Reader, ReaderError
