@@ -23,12 +23,13 @@ _POLL_S = 0.05
 
 @dataclass
 class StageTimes:
-    """Seconds spent in each stage of a pipeline; a stage belongs to one thread.
+    """Seconds spent in each stage of a pipeline.
 
     Stages of different threads overlap: their sum exceeds the time on the clock.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -37,7 +38,9 @@ class StageTimes:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
+            spent = time.perf_counter() - begun
+            with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
     def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """The items, with the time that each takes to come added to a stage."""

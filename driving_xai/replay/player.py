@@ -6,7 +6,8 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from data_prep.images import Geometry
@@ -33,7 +35,16 @@ from driving_xai.replay.instruments import CAMERAS, Camera
 from driving_xai.replay.overlay import HeatScale, Overlay, OverlayConfig
 from driving_xai.replay.record import CONTROL, Tally, open_log, summarise
 from driving_xai.replay.rendering import Captions, Renderer
-from driving_xai.replay.scoring import FRACTIONS, Judge, Judged, Judging
+from driving_xai.replay.scoring import (
+    FRACTIONS,
+    Judge,
+    Judged,
+    Look,
+    Scorer,
+    Submit,
+    scoring_side_by_side,
+    twin,
+)
 from driving_xai.replay.sink import Encoding, Preset, open_sink, require_encoder
 from driving_xai.replay.source import Alignment, FrameSource, OwnShards, Selection, SourceFrame, open_source
 from driving_xai.replay.window import Window
@@ -151,19 +162,19 @@ def replay(
     config, times = config or ReplayConfig(), times or StageTimes()
     require_encoder()
     session = _Session.open(checkpoint, source, out, config)
-    judge = session.judge(times)
-    played = 0
+    judge, played = session.judge(times), 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
         coming = stack.enter_context(ahead(session.cut_frames(times), _DEPTH))
-        judged = (judge(*each) for each in coming)
-        first = next(judged, None)
+        looks = (judge(*each) for each in coming)
+        submit = stack.enter_context(session.scoring(times))
+        first = next(looks, None)
         if first is None:
             raise DataError(f"{source}: no frame came from {session.frames.drive}; check the source")
-        renderer = session.renderer(stack, first, None if window is None else window.offer, times)
+        renderer = session.renderer(stack, first.judged, None if window is None else window.offer, times)
         behind = stack.enter_context(Behind(renderer, _DEPTH))
-        for each in itertools.chain([first], judged):
-            behind.put(each)
+        for look in itertools.chain([first], looks):
+            behind.put(submit(look))
             played += 1
             if on_progress is not None:
                 on_progress(played, len(session.frames))
@@ -237,21 +248,43 @@ class _Session:
         """Frames in a block of the intervals."""
         return max(1, round(self.config.block_s * self.frames.frame_rate))
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.checkpoint.model.parameters()).device
+
     def judge(self, times: StageTimes) -> Judge:
         """Fits the method to the model."""
         model: Any = self.checkpoint.model
-        config = self.config
-        judging = Judging(
-            method=build(self.method, model, seed=config.seed),
-            control=None if self.method == CONTROL else build(CONTROL, model, seed=config.seed),
-            target=by_name(config.target, model.outputs),
-            fill=config.fill,
-            score=config.score,
-            control_every=config.control_every,
-            seed=config.seed,
+        return Judge(
+            model,
+            build(self.method, model, seed=self.config.seed),
+            target=by_name(self.config.target, model.outputs),
             vehicle=self.frames.vehicle,
+            # Random maps are their own control.
+            control_every=0 if self.method == CONTROL else self.config.control_every,
+            device=self.device,
+            times=times,
         )
-        return Judge(model, judging, device=next(model.parameters()).device, times=times)
+
+    @contextmanager
+    def scoring(self, times: StageTimes) -> Iterator[Submit]:
+        """What scores frames, or hands them on as they are."""
+        if not self.config.score:
+            yield _unscored
+            return
+        model: Any = twin(self.checkpoint.model)
+        scorer = Scorer(
+            model=model,
+            control=build(CONTROL, model, seed=self.config.seed),
+            target=by_name(self.config.target, model.outputs),
+            fill=self.config.fill,
+            seed=self.config.seed,
+            times=times,
+        )
+        # A GPU is one queue; on a CPU, four keep up with anything that draws and encodes beside them.
+        workers = 1 if self.device.type == "cuda" else min(4, torch.get_num_threads())
+        with scoring_side_by_side(scorer, workers) as submit:
+            yield submit
 
     def cut_frames(self, times: StageTimes) -> Iterator[tuple[SourceFrame, UInt8[np.ndarray, "h w 3"]]]:
         """The frames, each with the model's input cut from it."""
@@ -338,7 +371,6 @@ class _Session:
         assert tally is not None
         frames, table = self.frames, self.scores / PER_FRAME
         bootstrap = BlockBootstrap(block=self.block, seed=self.config.seed)
-        device = next(self.checkpoint.model.parameters()).device
         summary = {
             "schema": SCHEMA,
             "plan": self._plan(),
@@ -356,7 +388,7 @@ class _Session:
                 "frame_rate": str(frames.frame_rate),
             },
             **summarise(table, tally, self.method, bootstrap),
-            **describe_machine(device),
+            **describe_machine(self.device),
             "files": {PER_FRAME: sha256_of(table)},
         }
         with replacing(self.scores / SUMMARY) as temporary:
@@ -372,6 +404,12 @@ def _alignment(signals: Mapping[str, Any]) -> Alignment:
         lead_s=signals.get("lead_s", usual.lead_s),
         tolerance_s=signals.get("tolerance_s", usual.tolerance_s),
     )
+
+
+def _unscored(look: Look) -> Future[Judged]:
+    done: Future[Judged] = Future()
+    done.set_result(look.judged)
+    return done
 
 
 def _own_method(checkpoint: Checkpoint) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,8 +71,9 @@ class Renderer:
         self.tally, self._log, self._reference = tally, log, reference
         self._show, self._times = show, times
 
-    def __call__(self, judged: Judged) -> None:
-        """Takes the next frame."""
+    def __call__(self, coming: Future[Judged]) -> None:
+        """Takes the next frame, once it is scored."""
+        judged = coming.result()
         with self._times.measure("draw"):
             picture = self._draw(judged)
         if self._show is not None:

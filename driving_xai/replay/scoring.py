@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, UInt8
+from torch import nn
 
 from data_prep.records import Vehicle
-from driving_xai.contracts import Explainer, FrameModel, Frames, RecurrentModel, Saliency, Scores, Target
+from driving_xai.contracts import Explainer, Frames, RecurrentModel, Saliency, Scores, Target
 from driving_xai.data import degrees_per_unit
 from driving_xai.faithfulness.curve import area, deletion, rank
 from driving_xai.faithfulness.measures import MEASURES, CurveMeasure, SteeringError
@@ -57,87 +63,148 @@ class Judged(NamedTuple):
     """Of a random ordering; None where it was not scored."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judging:
-    """What every frame is judged by."""
+Submit = Callable[["Look"], Future[Judged]]
 
-    method: Explainer
-    control: Explainer | None
-    """The random order; None where it is the method itself."""
-    target: Target
-    fill: Fill
-    score: bool
-    control_every: int
-    """Scores the random order on every n-th frame: it costs as much as the method's."""
-    seed: int
-    """Of ties between equal saliencies."""
-    vehicle: Vehicle
+
+class Look(NamedTuple):
+    """A frame as the model saw it: what its scores are computed from."""
+
+    judged: Judged
+    """Not scored yet."""
+    past: Any
+    """The state before the frame; None where a run begins."""
+    frames: Frames
+    saliency: Saliency
+    clean: Scores
+    degrees_per_unit: float
+    with_control: bool
 
 
 class Judge:
-    """Walks a recurrent model along a drive and judges each frame with the state before it."""
+    """Walks a recurrent model along a drive: predicts and explains each frame, in order."""
 
     def __init__(
-        self, model: RecurrentModel[Any], how: Judging, *, device: torch.device, times: StageTimes
+        self,
+        model: RecurrentModel[Any],
+        method: Explainer,
+        *,
+        target: Target,
+        vehicle: Vehicle,
+        control_every: int,
+        device: torch.device,
+        times: StageTimes,
     ) -> None:
-        self._model, self._how, self._device, self._times = model, how, device, times
+        """Args:
+        model: is called from one thread only, so methods may hook its layers.
+        method: explains.
+        target: what is explained.
+        vehicle: turns curvatures into angles.
+        control_every: every n-th frame is to be scored in a random order too; 0 for none.
+        device: of the model.
+        times: `model` and `explain` are added to.
+        """
+        self._model, self._method, self._target = model, method, target
+        self._vehicle, self._control_every = vehicle, control_every
+        self._device, self._times = device, times
         self._state: Any = None
-        self._scored = 0
+        self._with_past = 0
 
-    def __call__(self, seen: SourceFrame, pixels: UInt8[np.ndarray, "h w 3"]) -> Judged:
+    def __call__(self, seen: SourceFrame, pixels: UInt8[np.ndarray, "h w 3"]) -> Look:
         """Judges the next frame.
 
         Args:
             seen: the source's frame.
             pixels: the same, cut to the model's input.
+        """
+        past = None if seen.begins else self._state
+        with self._times.measure("model"), torch.no_grad():
+            frames = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)[None].float() / 255
+            clean, _, self._state = self._model.step(frames, past)
+            per_m = float(clean[0, 0])
+        with self._times.measure("explain"):
+            saliency = self._method(self._model.at(past), frames, self._target)
+            shown = saliency[0].detach().cpu().numpy().astype(np.float32, copy=False)
+        scale = float(degrees_per_unit(np.array(seen.speed_mps_smoothed), self._vehicle))
+        truth_deg = math.degrees(seen.steering_wheel_rad_smoothed)
+        predicted, measured = Steering(per_m * scale, per_m), Steering(truth_deg, truth_deg / scale)
+        judged = Judged(seen, shown, predicted, measured, None, None)
+        return Look(judged, past, frames, saliency, clean, scale, self._control_is_due(seen.begins))
+
+    def _control_is_due(self, begins: bool) -> bool:
+        if begins or not self._control_every:
+            return False
+        self._with_past += 1
+        return (self._with_past - 1) % self._control_every == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Scores a frame's explanation. It keeps nothing, so that frames may be scored side by side."""
+
+    model: RecurrentModel[Any]
+    control: Explainer
+    """The random order."""
+    target: Target
+    fill: Fill
+    seed: int
+    """Of ties between equal saliencies."""
+    times: StageTimes
+    """`score` is added to."""
+
+    def __call__(self, look: Look) -> Judged:
+        """The frame with its curves.
+
+        The first frame of a run is not scored: it makes the state itself, so no clean past is left.
 
         Raises:
             ValueError: the method's map is not finite.
         """
-        frames = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)[None].float() / 255
-        past = None if seen.begins else self._state
-        with self._times.measure("model"), torch.no_grad():
-            clean, _, self._state = self._model.step(frames, past)
-            scale = float(degrees_per_unit(np.array(seen.speed_mps_smoothed), self._how.vehicle))
-            predicted_per_m = float(clean[0, 0])
-        view, truth_deg = self._model.at(past), math.degrees(seen.steering_wheel_rad_smoothed)
-        with self._times.measure("explain"):
-            saliency = self._how.method(view, frames, self._how.target)
-        explained = random = None
-        # The first frame of a run makes the state itself: it has no past to keep clean.
-        if self._how.score and not seen.begins:
-            with self._times.measure("score"):
-                explained, random = self._score(view, frames, saliency, clean, scale, truth_deg)
-        return Judged(
-            seen,
-            saliency[0].cpu().numpy().astype(np.float32, copy=False),
-            Steering(predicted_per_m * scale, predicted_per_m),
-            Steering(truth_deg, truth_deg / scale),
-            explained,
-            random,
-        )
+        if look.past is None:
+            return look.judged
+        with self.times.measure("score"):
+            found = self._curves(look)
+        return look.judged._replace(explained=found[0], random=found[1] if look.with_control else None)
 
-    def _score(
-        self,
-        view: FrameModel,
-        frames: Frames,
-        saliency: Saliency,
-        clean: Scores,
-        degrees_per_unit: float,
-        truth_deg: float,
-    ) -> tuple[Curves, Curves | None]:
-        how = self._how
-        maps = [saliency]
-        if how.control is not None and self._scored % how.control_every == 0:
-            maps.append(how.control(view, frames, how.target))
-        self._scored += 1
+    def _curves(self, look: Look) -> list[Curves]:
+        view, maps = self.model.at(look.past), [look.saliency]
+        if look.with_control:
+            maps.append(self.control(view, look.frames, self.target))
         # A new generator of the same seed: a map's order does not depend on the frames before it.
-        ranks = rank(torch.cat(maps), torch.Generator().manual_seed(how.seed))
-        scores = deletion(view, frames, ranks[None], FRACTIONS, fill=how.fill, clean=clean).double()
-        scale = torch.tensor([degrees_per_unit], dtype=torch.float64, device=scores.device)
+        ranks = rank(torch.cat(maps), torch.Generator().manual_seed(self.seed))
+        scores = deletion(view, look.frames, ranks[None], FRACTIONS, fill=self.fill, clean=look.clean)
+        scale = torch.tensor([look.degrees_per_unit], dtype=torch.float64, device=scores.device)
+        truth_deg = torch.full_like(scale, look.judged.measured.angle_deg)
         curves = [
             SteeringError(degrees_per_unit=scale, reference_deg=reference)(scores)[0].cpu().numpy()
-            for reference in (torch.full_like(scale, truth_deg), clean[:, 0].double() * scale)
+            for reference in (truth_deg, look.clean[:, 0].double() * scale)
         ]
-        found = [Curves(truth, against_clean) for truth, against_clean in zip(*curves, strict=True)]
-        return found[0], found[1] if len(found) == 2 else None
+        return [Curves(*both) for both in zip(*curves, strict=True)]
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A model of the same weights, not copied, whose hooks are its own.
+
+    Methods hook layers of the model that they explain; scores are computed meanwhile in other threads.
+    """
+    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+@contextmanager
+def scoring_side_by_side(score: Callable[[Look], Judged], workers: int) -> Iterator[Submit]:
+    """Yields a function that hands a frame to one of some threads and returns its future.
+
+    Each thread computes by itself: the operations of a small model are too short to be divided, and
+    wait for each other where cores are busy with decoding and encoding. The caller's own operations
+    keep the threads that are left, one at least.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        workers, thread_name_prefix="replay-score", initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        torch.set_num_threads(max(1, before - workers))
+        yield lambda look: pool.submit(score, look)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.records import VEHICLES, Frame
 from driving_xai.checkpoint import Checkpoint
@@ -21,7 +22,7 @@ from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.player import ReplayConfig, replay
-from driving_xai.replay.scoring import FRACTIONS, Judge, Judged, Judging
+from driving_xai.replay.scoring import FRACTIONS, Judge, Judged, Look, Scorer, scoring_side_by_side, twin
 from driving_xai.replay.source import SourceFrame
 from driving_xai.targets import magnitude
 
@@ -75,23 +76,22 @@ def drive(
     return frames
 
 
-def judge_of(**changes: Any) -> Judge:
-    how = {
-        "method": brightness,
-        "control": RandomOrder(seed=0),
-        "target": magnitude,
-        "fill": "black",
-        "score": True,
-        "control_every": 2,
-        "seed": 0,
-        "vehicle": CAR,
-    }
-    return Judge(Linear(), Judging(**{**how, **changes}), device=torch.device("cpu"), times=StageTimes())
-
-
 def judged(frames: list[tuple[SourceFrame, np.ndarray]], **changes: Any) -> list[Judged]:
-    judge = judge_of(**changes)
-    return [judge(*each) for each in frames]
+    """Every frame judged and scored, one after the other."""
+    times, how = StageTimes(), {"method": brightness, "control_every": 2, "fill": "black", **changes}
+    judge = Judge(
+        Linear(),
+        how["method"],
+        target=magnitude,
+        vehicle=CAR,
+        control_every=how["control_every"],
+        device=torch.device("cpu"),
+        times=times,
+    )
+    scorer = Scorer(
+        model=Linear(), control=RandomOrder(seed=0), target=magnitude, fill=how["fill"], seed=0, times=times
+    )
+    return [scorer(judge(*each)) for each in frames]
 
 
 def slow_curve(
@@ -149,15 +149,7 @@ def test_an_unknown_angle_makes_an_unknown_curve_and_the_other_stays() -> None:
 def test_the_random_order_is_scored_on_every_nth_scored_frame() -> None:
     found = judged(drive(8), control_every=3)
     assert [each.random is not None for each in found] == [number in (1, 4, 7) for number in range(8)]
-    assert all(each.random is None for each in judged(drive(4), control=None))
-
-
-def test_scoring_nothing_still_predicts_and_explains() -> None:
-    scored, plain = judged(drive(4)), judged(drive(4), score=False)
-    for a, b in zip(scored, plain, strict=True):
-        assert b.explained is None
-        assert a.predicted == b.predicted
-        np.testing.assert_array_equal(a.saliency, b.saliency)
+    assert all(each.random is None for each in judged(drive(4), control_every=0))
 
 
 def test_scores_do_not_depend_on_what_was_scored_before() -> None:
@@ -180,6 +172,64 @@ def test_a_map_that_is_not_finite_is_refused() -> None:
 
     with pytest.raises(ValueError, match="NaN or infinity"):
         judged(drive(2), method=broken)
+
+
+class TestSideBySide:
+    def test_threads_change_no_score_and_no_order(self) -> None:
+        frames = drive(12)
+        alone = judged(frames)
+        times = StageTimes()
+        judge = Judge(
+            Linear(),
+            brightness,
+            target=magnitude,
+            vehicle=CAR,
+            control_every=2,
+            device=torch.device("cpu"),
+            times=times,
+        )
+        scorer = Scorer(
+            model=Linear(), control=RandomOrder(seed=0), target=magnitude, fill="black", seed=0, times=times
+        )
+        with scoring_side_by_side(scorer, workers=3) as submit:
+            together = [each.result() for each in [submit(judge(*frame)) for frame in frames]]
+        for one, other in zip(alone, together, strict=True):
+            assert one.seen.frame.index == other.seen.frame.index
+            for a, b in ((one.explained, other.explained), (one.random, other.random)):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    np.testing.assert_allclose(a.clean, b.clean, rtol=1e-6, atol=1e-6)
+
+    def test_the_callers_threads_are_given_back(self) -> None:
+        before = torch.get_num_threads()
+        inside: list[int] = []
+
+        def score(look: Look) -> Judged:
+            inside.append(torch.get_num_threads())
+            return look.judged
+
+        look = Look(judged(drive(1))[0], None, *[torch.zeros(1)] * 3, 1.0, False)
+        with scoring_side_by_side(score, workers=2) as submit:
+            submit(look).result()
+            assert torch.get_num_threads() == max(1, before - 2)
+        assert torch.get_num_threads() == before
+        assert inside == [1]
+        found: list[int] = []
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert found == [before], "threads started later are not bound either"
+
+    def test_a_twin_shares_weights_and_no_hooks(self) -> None:
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+        other = twin(model)
+        assert all(a is b for a, b in zip(model.parameters(), other.parameters(), strict=True))
+        assert all(a is b for a, b in zip(model.buffers(), other.buffers(), strict=True))
+        calls: list[str] = []
+        with_hook = model[0].register_forward_hook(lambda *_: calls.append("hook"))
+        other(torch.zeros(2, 3))
+        assert calls == []
+        with_hook.remove()
 
 
 def test_a_steering_model_is_judged_as_score_judges_it(
