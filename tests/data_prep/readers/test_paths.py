@@ -32,7 +32,8 @@ def test_where_a_named_file_is_looked_for(untrusted, expected, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "untrusted", ["../1.jpg", "a/../../1.jpg", "..", ".", "", "  ", "/", "C:\\", "a\0b", "..\\x"]
+    "untrusted",
+    ["../1.jpg", "a/../../1.jpg", "..", ".", "./", "a/..", "", "  ", "/", "C:\\", "a\0b", "..\\x"],
 )
 def test_what_leads_outside_or_nowhere_is_refused(untrusted, tmp_path):
     with pytest.raises(DataError, match=r"leads outside|names no file") as error:
