@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -78,6 +78,9 @@ def _build(recipe: type[Config], values: Mapping[str, Any], prefix: str) -> Conf
     for name in values:
         if name not in known:
             raise SettingsError(f"{prefix}{name} is no setting; {_nearest(name, known, prefix)}")
+    for field in fields(recipe):  # type: ignore[arg-type]
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise SettingsError(f"{prefix}{field.name} is not set; give its option, or put it into --config")
     typed = {name: _typed(types[name], value, prefix + name) for name, value in values.items()}
     try:
         return recipe(**typed)

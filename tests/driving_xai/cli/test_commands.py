@@ -1,0 +1,408 @@
+"""Every command on a four-second drive: what it writes, prints, and refuses, with its exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from driving_xai import checkpoint
+from driving_xai.cli import drives, tables
+from driving_xai.explain import METHODS
+from driving_xai.faithfulness.measures import MEASURES
+from driving_xai.faithfulness.results import Results
+
+
+def one_line(text: str) -> str:
+    """The only line of an error, without the program's name."""
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("driving-xai: ")
+    return lines[0].removeprefix("driving-xai: ")
+
+
+def test_the_names_in_help_are_those_of_the_tables() -> None:
+    assert tuple(METHODS) == drives.METHODS
+    assert tuple(MEASURES) == drives.MEASURES
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["demo"],
+        ["prep"],
+        ["verify"],
+        ["info"],
+        ["train"],
+        ["train", "steering"],
+        ["score"],
+        ["replay"],
+        ["doctor"],
+    ],
+    ids=lambda command: " ".join(command) or "driving-xai",
+)
+def test_help_shows_an_example(run, command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    if command not in ([], ["train"]):
+        assert f"Example: driving-xai {' '.join(command)}" in result.stdout
+
+
+def test_info_recognises_each_output(run, made) -> None:
+    for path, what in ((made.shards, "shards"), (made.model, "checkpoint"), (made.scores, "results")):
+        found = json.loads(run("info", path, "--json").stdout)
+        assert found["what"] == what
+        assert str(path) in run("info", path).stdout
+    shards = json.loads(run("info", made.shards, "--json").stdout)
+    assert (shards["rows"], shards["shards"]) == (40, 3)
+
+
+def test_what_was_resolved_is_saved_with_each_output(made) -> None:
+    manifest = json.loads((made.shards / "manifest.json").read_text())
+    assert (manifest["config"]["gap_s"], manifest["config"]["blocks"]) == (0.1, 5)
+    config = checkpoint.load(made.model).config
+    assert (config["model"]["hidden_size"], config["training"]["window"]) == (8, 5)
+    assert (
+        config["data"]["shards_sha256"]
+        == json.loads((made.scores / "results.json").read_text())["plan"]["shards_sha256"]
+    )
+    assert Results.load(made.scores).summary["plan"]["config"]["measures"] == [
+        "deletion",
+        "insertion",
+        "pointing-game",
+    ]
+
+
+def test_the_video_has_each_frame_and_plays_in_a_browser(made) -> None:
+    with av.open(str(made.video)) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 10)
+        assert sum(1 for _ in video.decode(stream)) == 10
+    data = made.video.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "a browser starts before it has the whole file"
+
+
+def test_json_is_alone_on_standard_output(run, made, tmp_path: Path) -> None:
+    video = tmp_path / "v.mp4"
+    commands = {
+        "prep": ["prep", "synthetic", made.route, tmp_path / "s", "--split", "test"],
+        "verify": ["verify", made.shards],
+        "score": [
+            "score",
+            made.model,
+            made.shards,
+            "--method",
+            "grad-cam",
+            "--every",
+            4,
+            "-o",
+            tmp_path / "r",
+        ],
+        "replay": ["replay", made.model, made.route, "--end", 0.3, "--no-score", "-o", video],
+        "doctor": ["doctor"],
+    }
+    found = {name: json.loads(run(*command, "--json").stdout) for name, command in commands.items()}
+    assert found["prep"]["rows"] == 40
+    assert found["verify"] == {"root": str(made.shards), "ok": True, "shards": 3, "rows": 40, "problems": []}
+    assert {each["method"] for each in found["score"]["scores"]} == {"grad-cam", "random", "centre-prior"}
+    assert found["replay"] == {"video": str(video), "frames": 3, "scores": None, "summary": None}
+    assert found["doctor"]["ok"]
+
+
+@pytest.mark.parametrize("command", ["prep", "train", "score"])
+def test_a_dry_run_writes_nothing(run, made, tmp_path: Path, command: str) -> None:
+    out = tmp_path / "out"
+    line = {
+        "prep": ["prep", "synthetic", made.route, out, "--split", "test"],
+        "train": ["train", "steering", made.shards, out, "--epochs", 3],
+        "score": ["score", made.model, made.shards, "--method", "random", "-o", out],
+    }[command]
+    told = json.loads(run(*line, "--dry-run").stdout)
+    assert not out.exists()
+    expected = {"prep": ("split", "test"), "train": ("epochs", 3), "score": ("methods", ["random"])}[command]
+    assert told["config"][expected[0]] == expected[1]
+
+
+def test_prep_continues_and_refuses_to_overwrite(run, made, tmp_path: Path) -> None:
+    line = ["prep", "synthetic", made.route, tmp_path / "s", "--split", "test"]
+    assert run(*line).exit_code == 0
+    again = run(*line)
+    assert (again.exit_code, "--resume" in one_line(again.stderr)) == (3, True)
+    manifest = (tmp_path / "s" / "manifest.json").read_bytes()
+    assert run(*line, "--resume").exit_code == 0
+    assert run(*line, "--overwrite").exit_code == 0
+    assert (tmp_path / "s" / "manifest.json").read_bytes() == manifest
+
+
+def test_verify_names_a_changed_shard_and_exits_3(run, made, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(made.shards, copy)
+    shard = sorted(copy.rglob("*.h5"))[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    result = run("verify", copy)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert shard.relative_to(copy).as_posix() in result.stderr
+    told = json.loads(run("verify", copy, "--json").stdout)
+    assert [problem["path"] for problem in told["problems"]] == [shard.relative_to(copy).as_posix()]
+
+
+def test_a_threshold_that_is_missed_exits_4(run, made, tmp_path: Path) -> None:
+    """The random order cannot be better than itself drawn with the same seed."""
+    line = [
+        "score",
+        made.model,
+        made.shards,
+        "--method",
+        "sign-attention",
+        "--every",
+        4,
+        "-o",
+        tmp_path / "r",
+    ]
+    result = run(*line, "--require", "random")
+    assert result.exit_code == 4, result.output
+    assert "not better than random: sign-attention by deletion" in result.stderr
+
+
+def test_better_means_with_the_whole_interval() -> None:
+    def difference(method: str, measure: str, low: float | None, high: float | None) -> dict:
+        value = {"mean": 0.0, "low": low, "high": high}
+        return {
+            "method": method,
+            "measure": measure,
+            "reference": "truth",
+            "control": "random",
+            "value": value,
+        }
+
+    summary = {
+        "measures": {"deletion": {"faithful": "high"}, "insertion": {"faithful": "low"}},
+        "differences": [
+            difference("above", "deletion", 0.1, 2.0),
+            difference("touches", "deletion", 0.0, 2.0),
+            difference("below", "insertion", -2.0, -0.1),
+            difference("wrong-way", "insertion", 0.1, 2.0),
+            difference("unknown", "deletion", None, None),
+        ],
+    }
+    worse = tables.not_better(summary, "random")
+    assert [line.split()[0] for line in worse] == ["touches", "wrong-way", "unknown"]
+    assert tables.not_better(summary, "centre-prior") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("drive", "No such command 'drive'"),
+        ("verify", "Missing argument 'SHARDS'; see `driving-xai verify --help`"),
+        ("verify {shards} --jsn", "No such option: --jsn"),
+        ("train steering {shards} {out} --epochs many", "Invalid value for '--epochs'"),
+        ("train steering {shards} {out} --config {wrong}", "epoch is no setting; did you mean epochs?"),
+        ("train steering {shards} {out} --config {wrong}.toml", "no such configuration file"),
+        ("score {model} {shards} -o {out} --set fil=mean", "fil is no setting; did you mean fill?"),
+        ("score {model} {shards} -o {out} --method cam", "got method 'cam', expected some of"),
+        ("score {model} {shards} -o {out}", "methods is not set"),
+        ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
+        ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
+        ("replay {model} {route} -o {out}.mp4 --method cam", "got method 'cam', expected one of"),
+        ("prep udacity {route} {out}", "reader 'udacity' is unknown; choose one of synthetic"),
+        ("prep synthetic {route} {out} --smoothing 2", "smoothing is 2.0; expected over 0 and at most 1"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exits_2(run, made, tmp_path: Path, line: str, said: str) -> None:
+    wrong, out = tmp_path / "wrong", tmp_path / "out"
+    wrong.write_text("epoch = 3\n")
+    paths = {**vars(made), "wrong": wrong, "out": out}
+    result = run(*(word.format(**paths) for word in line.split()))
+    assert result.exit_code == 2, result.output
+    assert said in one_line(result.stderr)
+    assert not out.exists()
+
+
+def udacity_drive(folder: Path) -> Path:
+    """Six frames in the layout of challenge 2."""
+    (folder / "center").mkdir(parents=True)
+    stamps = [1_479_424_215_877_054_000 + i * 50_000_000 for i in range(6)]
+    for i, stamp in enumerate(stamps):
+        cv2.imwrite(str(folder / "center" / f"{stamp}.jpg"), np.full((48, 64, 3), 40 * i, np.uint8))
+    rows = "".join(f"{stamp},0.1,1\n" for stamp in stamps)
+    (folder / "CH2_final_evaluation.csv").write_text("frame_id,steering_angle,public\n" + rows)
+    return folder
+
+
+def empty_csv(drive: Path) -> None:
+    (drive / "CH2_final_evaluation.csv").write_text("")
+
+
+def no_rows(drive: Path) -> None:
+    (drive / "CH2_final_evaluation.csv").write_text("frame_id,steering_angle,public\n")
+
+
+def row_without_image(drive: Path) -> None:
+    sorted((drive / "center").iterdir())[2].unlink()
+
+
+def cut_jpeg(drive: Path) -> None:
+    image = sorted((drive / "center").iterdir())[2]
+    image.write_bytes(image.read_bytes()[:300])
+
+
+def times_through_float64(drive: Path) -> None:
+    csv = drive / "CH2_final_evaluation.csv"
+    header, *rows = csv.read_text().splitlines()
+    rows = [f"{float(row.split(',')[0]):.17e},0.1,1" for row in rows]
+    csv.write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (empty_csv, "with a CSV of frame_id, steering_angle"),
+        (no_rows, "CH2_final_evaluation.csv"),
+        (row_without_image, "missing_image"),
+        (cut_jpeg, "cut short"),
+        (times_through_float64, "frame_id"),
+    ],
+)
+def test_a_damaged_recording_is_one_line_and_exits_3(run, tmp_path: Path, damage, said: str) -> None:
+    drive, out = udacity_drive(tmp_path / "drive"), tmp_path / "out"
+    damage(drive)
+    line = ["prep", "udacity-csv", drive, out, "--split", "test", "--on-bad", "refuse", "--workers", 1]
+    result = run(*line)
+    assert result.exit_code == 3, result.output
+    assert said in one_line(result.stderr.splitlines()[-1])
+    assert not (out / "manifest.json").exists()
+
+
+def test_the_same_recording_undamaged_is_prepared(run, tmp_path: Path) -> None:
+    line = ["prep", "udacity-csv", udacity_drive(tmp_path / "drive"), tmp_path / "out", "--split", "test"]
+    assert run(*line, "--on-bad", "refuse", "--workers", 1).exit_code == 0
+
+
+def test_frames_left_out_are_counted_on_standard_output(run, tmp_path: Path) -> None:
+    drive = udacity_drive(tmp_path / "drive")
+    cut_jpeg(drive)
+    result = run("prep", "udacity-csv", drive, tmp_path / "out", "--split", "test", "--workers", 1)
+    assert result.exit_code == 0
+    assert "5 rows" in result.stdout
+    assert "left out 1" in result.stdout
+
+
+def of_another_kind(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "kind": "actions"}))
+
+
+def cut_weights(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def unfinished(model: Path) -> None:
+    (model / "config.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [of_another_kind, cut_weights, unfinished])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "info {model}",
+        "score {model} {shards} --method random -o {out}",
+        "replay {model} {route} -o {out}.mp4",
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line_and_exits_3(run, made, tmp_path: Path, damage, line: str) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(made.model, model, ignore=shutil.ignore_patterns("resume", "logs"))
+    damage(model)
+    result = run(*(word.format(**{**vars(made), "model": model, "out": out}) for word in line.split()))
+    assert result.exit_code == 3, result.output
+    assert str(model) in one_line(result.stderr)
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def video_without_frames(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+
+
+def no_video(path: Path) -> None:
+    path.write_text("frames")
+
+
+@pytest.mark.parametrize("make", [video_without_frames, no_video])
+def test_a_video_without_frames_is_one_line_and_exits_3(run, made, tmp_path: Path, make) -> None:
+    source, out = tmp_path / "source.mp4", tmp_path / "out.mp4"
+    make(source)
+    result = run("replay", made.model, source, "-o", out)
+    assert result.exit_code == 3, result.output
+    assert "source.mp4" in one_line(result.stderr)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prep synthetic {missing} {out}",
+        "verify {missing}",
+        "info {missing}",
+        "train steering {missing} {out}",
+        "score {model} {missing} --method random -o {out}",
+        "replay {model} {missing} -o {out}.mp4",
+        "train steering {scores} {out}",
+        "verify {model}",
+    ],
+)
+def test_a_missing_or_wrong_folder_is_one_line_and_exits_3(run, made, tmp_path: Path, line: str) -> None:
+    paths = {**vars(made), "missing": tmp_path / "missing", "out": tmp_path / "out"}
+    result = run(*(word.format(**paths) for word in line.split()))
+    assert result.exit_code == 3, result.output
+    assert one_line(result.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train steering {shards} {out}/model --config {recipe} --device cpu",
+        "score {model} {shards} --method random -o {out}/scores",
+        "replay {model} {route} --end 0.3 -o {out}/drive.mp4",
+        "demo --out {out}/demo",
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line_and_exits_1(
+    run, made, tmp_path: Path, line: str
+) -> None:
+    """The folder's place is taken by a file: a refusal that root's rights do not lift."""
+    (tmp_path / "out").write_text("taken")
+    paths = {**vars(made), "out": tmp_path / "out", "recipe": made.route.with_name("recipe.toml")}
+    result = run(*(word.format(**paths) for word in line.split()))
+    assert result.exit_code == 1, result.output
+    assert str(tmp_path / "out") in one_line(result.stderr)
+    assert (tmp_path / "out").read_text() == "taken"
+
+
+def test_a_bug_keeps_its_traceback(run, made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("data_prep.shards.verify.verify", broken)
+    result = run("verify", made.shards)
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_root_usage_errors_exit_2(run) -> None:
+    assert run("--nope").exit_code == 2
+
+
+def test_version(run) -> None:
+    assert run("--version").stdout.startswith("driving-xai 0.")
