@@ -1,18 +1,20 @@
 """Synthetic drives: a rendered country road whose steering label, and its cause, are known exactly.
 
 What causes the label. The label is the curvature that the driver steers (`synthetic_scene.road`): the
-least-squares arc through the centre of the own lane between 5 m and the look-ahead distance (1.15 s of
-driving, 12 to 26 m), followed with a lag of 0.12 s. It depends on where the lane's two borders lie
-against the car in that range, and on nothing else in the picture. So the mask holds, at each frame,
-the visible pixels of the lane's borders in that range: the centre line (its painted dashes, where it
-is dashed), the right edge line, and the right edge of the asphalt, each with the 6 cm around it that
-carry its contrast, and never narrower than 3 pixels. What another car or a tree hides is left out.
+least-squares arc through the centre of the own lane from just ahead of the car to the look-ahead
+distance (1.15 s of driving, 12 to 26 m), followed with a lag of 0.12 s. It depends on where the lane's
+two borders lie against the car in that range, and on nothing else in the picture. So the mask holds,
+at each frame, the visible pixels of the own lane's borders up to that distance: the centre line (its
+painted dashes, where it is dashed), the right edge line, and the right edge of the asphalt, each with
+the 6 cm around it that carry its contrast, and never narrower than 3 pixels. What a car or a tree hides
+is left out.
 
-What the mask leaves out on purpose. The left edge of the road, the road beyond the look-ahead distance,
-other cars in their lanes and shadows bent by nothing: some of these go with the road, so a model may
-use them, but moving them would not move the label. Trees, posts, shadows, light and colours are drawn
-by random numbers of their own. Between frames everything moves as the car turns, as in life; the mask
-speaks of one frame.
+What the mask leaves out on purpose: the left side of the road, the verge, the road beyond the look-ahead
+distance and other cars. They go with the road, so a model may use them, but moving them alone would not
+move the label. Trees, posts and their shadows keep clear of the road at random distances, and so go with
+it loosely. Light and colours go with nothing: they have random numbers of their own. Between frames
+everything moves as the car turns, as in life; the mask speaks of one frame. The wheel's angle also
+depends on the speed, by the slip term of eq. 3, and no pixel shows the speed.
 """
 
 from __future__ import annotations

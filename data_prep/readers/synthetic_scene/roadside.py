@@ -1,6 +1,7 @@
 """What stands beside the road, and is no cause of the label: trees, bushes, posts and poles.
 
-Everything is placed by its own random numbers, so nothing here follows the curvature. Painters draw on an RGB canvas in place and, beside it, on a plane of cover that
+Everything stands at a random distance from the road, which it keeps clear of, so it follows the bends
+loosely. Painters draw on an RGB canvas in place and, beside it, on a plane of cover that
 says how much of each pixel they hide.
 """
 
