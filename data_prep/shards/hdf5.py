@@ -7,6 +7,7 @@ lie in uncompressed chunks, which a training window reads ten times as fast as c
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.shards.manifest import SCHEMA
 
 FRAMES_PER_CHUNK = 20
@@ -32,6 +33,19 @@ COLUMNS: Mapping[str, type] = {
     "inverse_turning_radius": np.float64,
 }
 """The datasets beside `frames`: one value a frame, NaN where unknown."""
+
+# What h5py lets through for a file that is damaged inside.
+_FAULTS = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    MemoryError,
+)
 
 # Fixed bounds, so that a newer HDF5 library does not silently choose a newer layout.
 _LIBRARY = ("earliest", "v110")
@@ -145,7 +159,7 @@ def read_frames(path: Path, start: int, stop: int) -> UInt8[np.ndarray, "T h w 3
     Raises:
         DataError: the shard is missing or damaged, or has no such rows.
     """
-    return _read(path, "frames", start, stop)
+    return _read(path, "frames", start, stop, dimensions=4)
 
 
 def read_causes(path: Path, start: int, stop: int) -> Bool[np.ndarray, "T h w"]:
@@ -154,7 +168,10 @@ def read_causes(path: Path, start: int, stop: int) -> Bool[np.ndarray, "T h w"]:
     Raises:
         DataError: the shard is missing or damaged, has no such rows, or does not know the causes.
     """
-    return _read(path, "cause", start, stop).astype(bool)
+    with open_shard(path) as file:
+        if "cause" not in file:
+            raise DataError(f"{path}: has no 'cause'; only synthetic drives know the causes")
+    return _read(path, "cause", start, stop, dimensions=3).astype(bool)
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -164,10 +181,22 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
         DataError: the shard is missing or damaged.
     """
     with open_shard(path) as file:
-        missing = sorted(set(COLUMNS) - set(file))
-        if missing:
-            raise DataError(f"{path}: lacks {', '.join(missing)}; run `driving-xai verify` on its folder")
-        return {name: file[name][:] for name in COLUMNS}
+        columns = {name: _dataset(file, path, name, kind, dimensions=1) for name, kind in COLUMNS.items()}
+        _one_length(columns, path)
+        return {name: column[:] for name, column in columns.items()}
+
+
+def count_rows(path: Path) -> int:
+    """The frames of a shard; each has a value in every column.
+
+    Raises:
+        DataError: the shard is missing or damaged, or its datasets differ in length.
+    """
+    with open_shard(path) as file:
+        columns = {name: _dataset(file, path, name, kind, dimensions=1) for name, kind in COLUMNS.items()}
+        frames = {"frames": _dataset(file, path, "frames", np.uint8, dimensions=4)}
+        causes = {"cause": _dataset(file, path, "cause", np.uint8, dimensions=3)} if "cause" in file else {}
+        return _one_length(columns | frames | causes, path)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -191,18 +220,55 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
         # No lock: shards never change, and some network file systems have no locks.
         with h5py.File(path, "r", locking=False) as file:
             yield file
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such shard; run `driving-xai verify` on its folder") from None
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{path}: damaged shard ({reason}); run `driving-xai verify` on its folder") from None
+    except _FAULTS as error:
+        raise _damaged(path, str(error)) from None
 
 
-def _read(path: Path, name: str, start: int, stop: int) -> np.ndarray:
+def _damaged(path: Path, reason: str) -> DataError:
+    first = (reason.splitlines() or ["no reason given"])[0]
+    return DataError(
+        f"{path}: damaged shard ({quoted(first, most=120)}); run `driving-xai verify` on its folder"
+    )
+
+
+def _dataset(file: h5py.File, path: Path, name: str, kind: type, *, dimensions: int) -> h5py.Dataset:
+    """A dataset as `SequenceWriter` makes it: in this file, raw, and no larger than the file.
+
+    Nothing has been allocated for its values when this refuses it.
+    """
+    if name not in file:
+        raise _damaged(path, f"lacks {name}")
+    # Links and external or virtual storage would read other files.
+    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise _damaged(path, f"{name} is no dataset of this file")
+    if dataset.dtype != np.dtype(kind) or dataset.ndim != dimensions:
+        raise _damaged(path, f"{name} is {dataset.dtype} in {dataset.ndim} dimensions")
+    if dataset.id.get_create_plist().get_nfilters():
+        raise _damaged(path, f"{name} is packed by a filter")
+    most = path.stat().st_size
+    for shape in (dataset.shape, dataset.chunks or (0,)):
+        if math.prod(int(length) for length in shape) * dataset.dtype.itemsize > most:
+            raise _damaged(path, f"{name} claims more than the file's {most} bytes")
+    return dataset
+
+
+def _one_length(datasets: Mapping[str, h5py.Dataset], path: Path) -> int:
+    lengths = sorted({len(dataset) for dataset in datasets.values()})
+    if len(lengths) != 1:
+        raise DataError(
+            f"{path}: columns of {quoted(lengths)} rows, expected one length; prepare again with --overwrite"
+        )
+    return lengths[0]
+
+
+def _read(path: Path, name: str, start: int, stop: int, *, dimensions: int) -> np.ndarray:
     with open_shard(path) as file:
-        if name not in file:
-            raise DataError(f"{path}: has no {name!r}; only synthetic drives know the causes")
-        dataset = file[name]
+        dataset = _dataset(file, path, name, np.uint8, dimensions=dimensions)
         if not 0 <= start <= stop <= len(dataset):
             raise DataError(f"{path}: rows {start} to {stop} asked for, it has 0 to {len(dataset)}")
         return dataset[start:stop]

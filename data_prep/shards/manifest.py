@@ -9,11 +9,18 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.shards.atomic import replacing, sha256_of
 
 SCHEMA = "driving-xai-shards/1"
 FILE_NAME = "manifest.json"
+_OBJECTS = ("config", "signals", "quality", "provenance")
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "kind": (str,),
+    **dict.fromkeys(_OBJECTS, (dict,)),
+    **dict.fromkeys(("vehicle", "geometry"), (dict, type(None))),
+    **dict.fromkeys(("drives", "shards"), (list,)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,12 @@ class ShardEntry:
             raise DataError(f"a shard's entry has {_keys(value)}; expected {sorted(names)}; prepare again")
         types = {"path": str, "sha256": str, "drive": str, "bytes": int, "rows": int, "dropped": dict}
         if any(type(value[name]) is not kind for name, kind in types.items()):
-            raise DataError(f"shard {value['path']!r}: a field has the wrong type; prepare again")
+            raise DataError(f"shard {quoted(value['path'])}: a field has the wrong type; prepare again")
+        dropped = value["dropped"].values()
+        if any(type(rows) is not list or any(type(row) is not int for row in rows) for rows in dropped):
+            raise DataError(f"shard {quoted(value['path'])}: dropped is no list of numbers; prepare again")
+        if min(value["bytes"], value["rows"]) < 0 or "\0" in value["path"]:
+            raise DataError(f"shard {quoted(value['path'])}: a field cannot be; prepare again")
         return cls(**value)
 
 
@@ -90,11 +102,12 @@ class Manifest:
         path = Path(root) / FILE_NAME
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
+            canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise DataError(f"{path}: not valid JSON; prepare again with --overwrite") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
@@ -105,13 +118,18 @@ class Manifest:
         schema = value.get("schema") if isinstance(value, dict) else None
         if schema != SCHEMA:
             raise DataError(
-                f"{path}: schema {schema!r}, expected {SCHEMA!r}; prepare again with this version"
+                f"{path}: schema {quoted(schema)}, expected {SCHEMA!r}; prepare again with this version"
             )
         names = {f.name for f in fields(cls)}
-        if set(value) != names or not isinstance(value["shards"], list):
+        if set(value) != names:
             raise DataError(
                 f"{path}: has {_keys(value)}, expected {sorted(names)}; prepare again with --overwrite"
             )
+        for name, kinds in _KINDS.items():
+            if type(value[name]) not in kinds:
+                raise DataError(f"{path}: {name} is {quoted(value[name])}; prepare again with --overwrite")
+        if value["kind"] not in ("sequences", "images") or any(type(d) is not dict for d in value["drives"]):
+            raise DataError(f"{path}: kind or drives cannot be; prepare again with --overwrite")
         shards = [ShardEntry.from_json(entry) for entry in value["shards"]]
         return cls(**{**value, "shards": shards, "index": ShardEntry.from_json(value["index"])})
 
@@ -145,4 +163,4 @@ def canonical_json(value: Any) -> bytes:
 
 
 def _keys(value: Any) -> Any:
-    return sorted(value) if isinstance(value, dict) else type(value).__name__
+    return quoted(sorted(value), most=200) if isinstance(value, dict) else type(value).__name__

@@ -7,7 +7,8 @@ Image shards are read by Hugging Face `datasets` as they are: the `image` column
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.shards.atomic import replacing
 
 INDEX_NAME = "index.parquet"
+_ROWS_PER_BYTE = 8
+"""A file that claims more is refused. Each row has a time or a key of its own: two bytes, compressed."""
+# What Arrow lets through for a damaged file; most of its own errors are also of one of these types.
+_FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError)
+
 IMAGES_PER_GROUP = 64
 """Images in one row group: the least that is read to reach one of them."""
 
@@ -62,9 +68,24 @@ def read_index(root: Path) -> pd.DataFrame:
     """The index of a shards folder: a row for each frame, in the order of drives and time.
 
     Raises:
+        DataError: it is missing or damaged, or has other columns.
+    """
+    path = Path(root) / INDEX_NAME
+    with _opened(path) as file:
+        names = file.schema_arrow.names
+        is_of_images = "key" in names
+        _check_schema(file, image_index(names[5:]) if is_of_images else SEQUENCE_INDEX, path)
+        return _checked(file.read(), path).to_pandas()
+
+
+def count_rows(path: Path) -> int:
+    """Rows of an index or of a shard of images, by its metadata.
+
+    Raises:
         DataError: it is missing or damaged.
     """
-    return _table(Path(root) / INDEX_NAME).to_pandas()
+    with _opened(path) as file:
+        return file.metadata.num_rows
 
 
 class LabelledImage(NamedTuple):
@@ -105,22 +126,19 @@ def read_images(path: Path, rows: Sequence[int] | None = None) -> list[LabelledI
     Raises:
         DataError: the shard is missing or damaged, or has no such row.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            total = file.metadata.num_rows
-            wanted = range(total) if rows is None else rows
-            if any(not 0 <= row < total for row in wanted):
-                raise DataError(f"{path}: rows {min(wanted)} to {max(wanted)} asked for, it has {total}")
-            # Every group but the last is full.
-            groups = sorted({row // IMAGES_PER_GROUP for row in wanted})
-            table = file.read_row_groups(groups)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such shard; run `driving-xai verify` on its folder") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{path}: damaged shard ({reason}); run `driving-xai verify` on its folder") from None
+    with _opened(path) as file:
+        _check_schema(file, _image_schema(label_names(file.schema_arrow)), path)
+        total = file.metadata.num_rows
+        _check_groups(file.metadata, path)
+        wanted = range(total) if rows is None else rows
+        if any(not 0 <= row < total for row in wanted):
+            raise DataError(f"{path}: rows {min(wanted)} to {max(wanted)} asked for, it has {total}")
+        groups = sorted({row // IMAGES_PER_GROUP for row in wanted})
+        table = _checked(file.read_row_groups(groups), path)
+        if len(table) != sum(file.metadata.row_group(group).num_rows for group in groups):
+            raise _damaged(path, f"{len(table)} rows where its metadata promise others")
+        records = table.to_pylist()
     start = {group: position * IMAGES_PER_GROUP for position, group in enumerate(groups)}
-    records = table.to_pylist()
     names = label_names(table.schema)
     return [
         _record(records[start[row // IMAGES_PER_GROUP] + row % IMAGES_PER_GROUP], names) for row in wanted
@@ -166,11 +184,49 @@ def _batch(images: Sequence[LabelledImage], schema: pa.Schema, label_names: Sequ
     )
 
 
-def _table(path: Path) -> pa.Table:
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Opens a Parquet file that this module wrote; use it to read only.
+
+    Raises:
+        DataError: it is missing, not Parquet, or damaged, also when that shows only while reading.
+    """
     try:
-        return pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            most = _ROWS_PER_BYTE * path.stat().st_size
+            if not 0 <= file.metadata.num_rows <= most:
+                raise _damaged(path, f"claims {file.metadata.num_rows} rows")
+            yield file
+    except DataError:
+        raise
     except FileNotFoundError:
-        raise DataError(f"{path}: missing; run `driving-xai verify` on its folder") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{path}: damaged ({reason}); run `driving-xai verify` on its folder") from None
+        raise DataError(f"{path}: no such file; run `driving-xai verify` on its folder") from None
+    except _FAULTS as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    first = (reason.splitlines() or ["no reason given"])[0]
+    return DataError(f"{path}: damaged ({quoted(first, most=120)}); run `driving-xai verify` on its folder")
+
+
+def _check_schema(file: pq.ParquetFile, expected: pa.Schema, path: Path) -> None:
+    found = file.schema_arrow
+    if not found.equals(expected, check_metadata=False):
+        raise _damaged(path, f"has columns {', '.join(found.names)}, expected {', '.join(expected.names)}")
+
+
+def _check_groups(metadata: pq.FileMetaData, path: Path) -> None:
+    """Every group but the last is full: rows are found by division."""
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if sum(rows) != metadata.num_rows or any(count != IMAGES_PER_GROUP for count in rows[:-1]):
+        raise _damaged(path, f"row groups of {rows} rows")
+
+
+def _checked(table: pa.Table, path: Path) -> pa.Table:
+    """The table, once its texts are found to be text and every cell to be filled."""
+    table.validate(full=True)
+    empty = [name for name in table.column_names if table[name].null_count]
+    if empty:
+        raise _damaged(path, f"cells of {', '.join(empty)} are empty")
+    return table

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
+import numpy as np
 
 from data_prep.errors import DataError
+from data_prep.shards import hdf5, parquet
 from data_prep.shards.atomic import sha256_of
-from data_prep.shards.hdf5 import COLUMNS, open_shard
 from data_prep.shards.manifest import FILE_NAME, Manifest, ShardEntry
-from data_prep.shards.parquet import read_index
 
 
 class Problem(NamedTuple):
@@ -79,7 +78,7 @@ def _faults(root: Path, entry: ShardEntry) -> Iterator[str]:
         yield "its bytes are not those of the manifest's hash; prepare again with --resume"
         return
     try:
-        rows = _rows(file)
+        rows = (parquet if file.suffix == ".parquet" else hdf5).count_rows(file)
     except DataError as error:
         yield str(error)
         return
@@ -87,25 +86,17 @@ def _faults(root: Path, entry: ShardEntry) -> Iterator[str]:
         yield f"{rows} rows, the manifest says {entry.rows}; prepare again with --overwrite"
 
 
-def _rows(file: Path) -> int:
-    """Rows of a shard or index whose hash is right; every column must have as many."""
-    if file.suffix == ".parquet":
-        return pq.read_metadata(file).num_rows
-    with open_shard(file) as shard:
-        lengths = {len(shard[name]) for name in ("frames", *COLUMNS)}
-    if len(lengths) != 1:
-        raise DataError(
-            f"columns of {sorted(lengths)} rows, expected one length; prepare again with --overwrite"
-        )
-    return lengths.pop()
-
-
 def _index_faults(root: Path, manifest: Manifest) -> Iterator[Problem]:
     """The index must name each row of each shard exactly once, in order."""
-    rows = read_index(root).groupby("shard", sort=False)["row"]
-    listed = {str(shard): numbers.tolist() for shard, numbers in rows}
+    try:
+        index = parquet.read_index(root)
+    except DataError as error:
+        yield Problem(manifest.index.path, str(error))
+        return
+    listed = {str(shard): rows.to_numpy() for shard, rows in index.groupby("shard", sort=False)["row"]}
     for entry in manifest.shards:
-        if listed.get(entry.path, []) != list(range(entry.rows)):
+        rows = listed.get(entry.path, np.arange(0))
+        if len(rows) != entry.rows or not np.array_equal(rows, np.arange(len(rows))):
             yield Problem(
                 manifest.index.path, f"does not list the {entry.rows} rows of {entry.path} in order"
             )
