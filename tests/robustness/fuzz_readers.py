@@ -1,5 +1,8 @@
 """Feeds damaged recordings to every reader: each must be read, or refused with one line.
 
+Every second case is prepared into shards, which must agree with themselves: `verify` finds nothing, each
+frame that was read is kept or counted, times rise, and no control is one that no car has.
+
 Run as `python tests/robustness/fuzz_readers.py --cases 2000 --seed 0`. Every case is a pure
 function of (seed, number), so a finding is repeated with `--only NUMBER`. Exit code 1 where
 anything but `DataError` came out, a message had more than one line, or a case took too long.
@@ -34,10 +37,22 @@ from data_prep.errors import DataError
 from data_prep.pipeline import PrepConfig, prepare
 from data_prep.readers import READERS, recognise
 from data_prep.records import ImageSet
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.parquet import read_index
+from data_prep.shards.verify import verify
+from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
 from tests.data_prep.readers.bag_writer import COMPRESSIONS, generated_jpegs, short_drive, write_bag
 
 MOST_SECONDS = 10.0
+MOST_CHARACTERS = 600
 START_NS = 1_479_425_440_000_000_000
+MOST = {
+    "steering_wheel_rad": MOST_STEERING_RAD,
+    "steering_wheel_rad_smoothed": MOST_STEERING_RAD,
+    "speed_mps": MOST_SPEED_MPS,
+    "speed_mps_smoothed": MOST_SPEED_MPS,
+    "inverse_turning_radius": MOST_STEERING_RAD,
+}
 
 
 class Seed(NamedTuple):
@@ -252,7 +267,7 @@ def run(seed: Seed, source: Path, out: Path, *, whole: bool) -> str:
     try:
         if whole:
             config = PrepConfig(reader=seed.reader, source=source, reader_options=seed.options, split="test")
-            prepare(config, out)
+            agree(out, prepare(config, out))
             return "prepared"
         found = READERS[seed.reader](source, **seed.options)
     except DataError as fault:
@@ -271,9 +286,26 @@ def run(seed: Seed, source: Path, out: Path, *, whole: bool) -> str:
     return outcome
 
 
+def agree(out: Path, manifest: Manifest) -> None:
+    """Raises AssertionError where an output contradicts itself or holds what cannot be."""
+    found = verify(out)
+    assert found.ok, found.problems
+    for report in manifest.quality.values():
+        assert report["read"] == report["kept"] + sum(report["dropped"].values()), report
+    index = read_index(out)
+    assert len(index) == manifest.rows == sum(report["kept"] for report in manifest.quality.values())
+    if manifest.kind == "images":
+        return
+    for _, rows in index.groupby("drive"):
+        assert (np.diff(rows["time_ns"]) > 0).all()
+    for column, most in MOST.items():
+        values = index[column].to_numpy()
+        assert (np.isnan(values) | (np.abs(values) <= most)).all(), column
+
+
 def one_line(fault: DataError) -> None:
     message = str(fault)
-    if "\n" in message or len(message) > 2000:
+    if "\n" in message or len(message) > MOST_CHARACTERS:
         raise AssertionError(
             f"an error is {len(message)} characters long or more than a line: {message[:300]!r}"
         )
@@ -317,7 +349,8 @@ def fuzz(numbers: Iterable[int], *, base: int, readers: Sequence[str] = ()) -> R
             which = number % len(seeds)
             start = time.perf_counter()
             try:
-                outcome = check(number, base, seeds[which], originals[which], Path(name))
+                whole = number // len(seeds) % 2 == 0
+                outcome = check(number, base, seeds[which], originals[which], Path(name), whole=whole)
                 report.outcomes[f"{seeds[which].reader}: {outcome}"] += 1
             except (Exception, TooLongError) as error:
                 report.findings.setdefault(f"{seeds[which].reader} {described(error)}", []).append(number)
@@ -327,7 +360,7 @@ def fuzz(numbers: Iterable[int], *, base: int, readers: Sequence[str] = ()) -> R
     return report
 
 
-def check(number: int, base: int, seed: Seed, original: Path, scratch: Path) -> str:
+def check(number: int, base: int, seed: Seed, original: Path, scratch: Path, *, whole: bool) -> str:
     """One case: a copy of a whole recording, one file of it damaged."""
     generator = np.random.default_rng([base, number])
     source, out = scratch / "source", scratch / "out"
@@ -338,7 +371,7 @@ def check(number: int, base: int, seed: Seed, original: Path, scratch: Path) -> 
     damage = damaged_text if seed.is_text else damaged_bytes
     path.write_bytes(damage(path.read_bytes(), generator))
     with time_limit(MOST_SECONDS):
-        return run(seed, source, out, whole=number % 4 == 0)
+        return run(seed, source, out, whole=whole)
 
 
 def described(error: BaseException) -> str:
