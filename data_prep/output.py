@@ -10,7 +10,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -140,8 +140,10 @@ class Output:
     def _recorded(self) -> Iterator[ShardEntry]:
         if (self.root / FILE_NAME).exists():
             yield from Manifest.load(self.root).shards
-        for sidecar in sorted(self.scratch.glob("*.shard.json")):
-            yield ShardEntry.from_json(json.loads(sidecar.read_text()))
+        for note in sorted(self.scratch.glob("*.shard.json")):
+            # A note that cannot be read is no note: its shard is written again.
+            with suppress(ValueError):
+                yield ShardEntry.from_json(json.loads(note.read_text(errors="replace")))
 
     def _is_right(self, entry: ShardEntry) -> bool:
         file = self.root / entry.path

@@ -183,6 +183,16 @@ def test_resuming_a_finished_run_repairs_what_was_damaged(source, reference, tmp
     assert contents(out) == reference
 
 
+def test_a_damaged_note_of_a_shard_costs_that_shard_only(source, reference, tmp_path):
+    out = tmp_path / "out"
+    killed("between shards", out, source)
+    (out / ".prep" / "drive-00000.h5.shard.json").write_text('{"path": ')
+    seen: list[Progress] = []
+    prepare(config(source), out, resume=True, on_progress=seen.append)
+    assert seen[0].units_done == 1
+    assert contents(out) == reference
+
+
 def test_resuming_another_plan_is_refused(source, tmp_path):
     prepare(config(source), tmp_path / "out")
     before = contents(tmp_path / "out")
