@@ -81,7 +81,7 @@ def test_rows_that_are_not_there_and_damage_are_one_clear_line(tmp_path):
     data = (tmp_path / "s.parquet").read_bytes()
     for length in (0, 10, len(data) // 2, len(data) - 1):
         (tmp_path / "cut.parquet").write_bytes(data[:length])
-        with pytest.raises(DataError, match="damaged shard") as error:
+        with pytest.raises(DataError, match="damaged") as error:
             read_images(tmp_path / "cut.parquet")
         assert "\n" not in str(error.value)
 
@@ -106,7 +106,7 @@ def test_an_index_comes_back_with_its_types(tmp_path):
 
 
 def test_a_missing_or_damaged_index_is_one_clear_line(tmp_path: Path):
-    with pytest.raises(DataError, match=r"index\.parquet: missing"):
+    with pytest.raises(DataError, match=r"index\.parquet: no such file"):
         read_index(tmp_path)
     (tmp_path / "index.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match=r"index\.parquet: damaged"):
