@@ -13,6 +13,7 @@ from data_prep.shards.hdf5 import (
     COLUMNS,
     FRAMES_PER_CHUNK,
     SequenceWriter,
+    count_rows,
     read_attributes,
     read_causes,
     read_columns,
@@ -96,3 +97,109 @@ def test_a_missing_or_damaged_shard_is_one_clear_line(tmp_path):
         with pytest.raises(DataError, match="damaged shard") as error:
             read_frames(tmp_path / "cut.h5", 0, 45)
         assert "\n" not in str(error.value)
+
+
+def lying(path: Path, change) -> Path:
+    """A shard of 45 frames, changed through the HDF5 library itself."""
+    write(path, 45)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def stretched(file: h5py.File) -> None:
+    del file["frames"]
+    file.create_dataset("frames", shape=(10**12, 6, 8, 3), chunks=(20, 6, 8, 3), dtype=np.uint8)
+
+
+def packed(file: h5py.File) -> None:
+    del file["frames"]
+    file.create_dataset("frames", data=np.zeros((45, 6, 8, 3), np.uint8), compression="gzip")
+
+
+def of_huge_chunks(file: h5py.File) -> None:
+    del file["frames"]
+    shape = (45, 6, 8, 3)
+    file.create_dataset(
+        "frames", shape=shape, maxshape=(None, *shape[1:]), chunks=(10**7, 6, 8, 3), dtype="u1"
+    )
+
+
+def linked_elsewhere(file: h5py.File) -> None:
+    del file["frames"]
+    file["frames"] = h5py.ExternalLink("other.h5", "frames")
+
+
+def stored_elsewhere(file: h5py.File) -> None:
+    del file["frames"]
+    file.create_dataset(
+        "frames", shape=(45, 6, 8, 3), dtype="u1", external=[("secret", 0, h5py.h5f.UNLIMITED)]
+    )
+
+
+def composed_of_others(file: h5py.File) -> None:
+    del file["frames"]
+    layout = h5py.VirtualLayout(shape=(45, 6, 8, 3), dtype="u1")
+    layout[:] = h5py.VirtualSource("other.h5", "frames", shape=(45, 6, 8, 3))
+    file.create_virtual_dataset("frames", layout)
+
+
+def a_group(file: h5py.File) -> None:
+    del file["frames"]
+    for number in range(45):
+        file.create_group(f"frames/{number}")
+
+
+def of_floats(file: h5py.File) -> None:
+    del file["frames"]
+    file["frames"] = np.zeros((45, 6, 8, 3))
+
+
+def flat(file: h5py.File) -> None:
+    del file["frames"]
+    file["frames"] = np.zeros(45, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (stretched, "frames claims more than the file's"),
+        (of_huge_chunks, "frames claims more than the file's"),
+        (packed, "frames is packed by a filter"),
+        (linked_elsewhere, "frames is no dataset of this file"),
+        (stored_elsewhere, "frames is no dataset of this file"),
+        (composed_of_others, "frames is no dataset of this file"),
+        (a_group, "frames is no dataset of this file"),
+        (of_floats, "frames is float64 in 4 dimensions"),
+        (flat, "frames is uint8 in 1 dimensions"),
+    ],
+)
+def test_a_shard_that_lies_is_refused_before_its_values_are_read(change, message, tmp_path):
+    # What another file holds must not come out.
+    write(tmp_path / "other.h5", 45)
+    (tmp_path / "secret").write_bytes(bytes(45 * 6 * 8 * 3))
+    path = lying(tmp_path / "shard.h5", change)
+    for read in (lambda: read_frames(path, 0, 20), lambda: count_rows(path)):
+        with pytest.raises(DataError, match=message) as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_columns_of_another_length_or_type_are_refused(tmp_path):
+    def shorter(file: h5py.File) -> None:
+        del file["speed_mps"]
+        file["speed_mps"] = np.zeros(44)
+
+    def text(file: h5py.File) -> None:
+        del file["speed_mps"]
+        file["speed_mps"] = np.full(45, b"fast")
+
+    with pytest.raises(DataError, match=r"columns of '?\[44, 45\]'? rows, expected one length"):
+        read_columns(lying(tmp_path / "shorter.h5", shorter))
+    with pytest.raises(DataError, match=r"speed_mps is \|S4 in 1 dimensions"):
+        read_columns(lying(tmp_path / "text.h5", text))
+
+
+def test_rows_are_counted(tmp_path):
+    write(tmp_path / "shard.h5", 25, most_rows=60)
+    assert count_rows(tmp_path / "shard.h5") == 25

@@ -63,6 +63,14 @@ def test_unknown_numbers_are_refused(manifest):
         (lambda m: m | {"shards": [{"path": "x"}]}, r"a shard's entry has \['path'\]"),
         (lambda m: m | {"shards": [m["index"] | {"rows": "2"}]}, "wrong type"),
         (lambda m: m | {"shards": None}, "prepare again"),
+        (lambda m: m | {"kind": "videos"}, "kind or drives cannot be"),
+        (lambda m: m | {"drives": ["a"]}, "kind or drives cannot be"),
+        (lambda m: m | {"vehicle": "car"}, "vehicle is 'car'"),
+        (lambda m: m | {"shards": [m["index"] | {"rows": -1}]}, "a field cannot be"),
+        (lambda m: m | {"shards": [m["index"] | {"path": "a\0b"}]}, "a field cannot be"),
+        (lambda m: m | {"shards": [m["index"] | {"dropped": {"bad": 7}}]}, "dropped is no list of numbers"),
+        (lambda m: m | {"schema": "x" * 9000}, r"\(9000 characters\), expected"),
+        (lambda m: m | {"x" * 9000: 1}, r"characters\), expected"),
     ],
 )
 def test_a_manifest_of_another_form_is_one_clear_line(change, message, manifest, tmp_path):
@@ -70,9 +78,22 @@ def test_a_manifest_of_another_form_is_one_clear_line(change, message, manifest,
     with pytest.raises(DataError, match=message) as error:
         Manifest.load(tmp_path)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 2000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 2000,
+        b'{"schema": NaN}',
+        b'{"schema": 1e999}',
+        b'{"schema": "\\ud800"}',
+        b'{"schema": ' + b"9" * 5000 + b"}",
+    ],
+)
 def test_damage_is_one_clear_line(data, tmp_path):
     (tmp_path / "manifest.json").write_bytes(data)
     with pytest.raises(DataError, match="not valid JSON"):

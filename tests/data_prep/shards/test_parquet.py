@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -111,3 +112,52 @@ def test_a_missing_or_damaged_index_is_one_clear_line(tmp_path: Path):
     (tmp_path / "index.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match=r"index\.parquet: damaged"):
         read_index(tmp_path)
+
+
+def sequence_index(rows: int) -> pa.Table:
+    columns = [
+        pa.array(["a"] * rows if field.type == pa.string() else range(rows), field.type)
+        for field in SEQUENCE_INDEX
+    ]
+    return pa.Table.from_arrays(columns, schema=SEQUENCE_INDEX)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns("split"), "has columns"),
+        (lambda t: t.set_column(1, "row", pa.array(["0"] * 3)), "has columns"),
+        (
+            lambda t: t.set_column(1, t.schema.field(1), pa.array([0, None, 2], pa.int32())),
+            "cells of row are empty",
+        ),
+    ],
+)
+def test_an_index_with_other_columns_or_empty_cells_is_refused(change, message, tmp_path):
+    pq.write_table(sequence_index(3), tmp_path / "index.parquet")
+    assert len(read_index(tmp_path)) == 3
+    pq.write_table(change(sequence_index(3)), tmp_path / "index.parquet")
+    with pytest.raises(DataError, match=message) as error:
+        read_index(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_more_rows_than_the_file_can_hold_are_refused(tmp_path):
+    # A run of equal values is a few bytes, however long: what unpacks to gigabytes must not be unpacked.
+    rows = 3_000_000
+    schema = pa.schema([SEQUENCE_INDEX.field("row")])
+    pq.write_table(pa.table([pa.array(np.zeros(rows, np.int32))], schema=schema), tmp_path / "index.parquet")
+    with pytest.raises(DataError, match="claims 3000000 rows"):
+        read_index(tmp_path)
+
+
+def test_images_in_other_groups_or_columns_are_refused(tmp_path):
+    written = images(100)
+    write_images(tmp_path / "s.parquet", written, LABELS)
+    table = pq.read_table(tmp_path / "s.parquet")
+    pq.write_table(table, tmp_path / "one.parquet", row_group_size=30)
+    with pytest.raises(DataError, match="row groups of"):
+        read_images(tmp_path / "one.parquet", [70])
+    pq.write_table(table.drop_columns("group"), tmp_path / "two.parquet", row_group_size=64)
+    with pytest.raises(DataError, match="has columns"):
+        read_images(tmp_path / "two.parquet")

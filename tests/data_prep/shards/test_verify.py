@@ -76,6 +76,20 @@ def test_a_row_count_that_the_shard_contradicts_is_found(out):
     assert "10 rows, the manifest says 11" in problems(out)["shards/drive-00000.h5"]
 
 
+def test_damage_that_the_manifest_s_hash_fits_is_named_too(out):
+    def rehashed(entry):
+        path = out / entry.path
+        path.write_bytes(path.read_bytes()[:-40] + b"x" * 40)
+        return replace(entry, sha256=sha256_of(path))
+
+    manifest = Manifest.load(out)
+    shards = [rehashed(manifest.shards[0]), replace(manifest.shards[1], rows=10**15), *manifest.shards[2:]]
+    replace(manifest, shards=shards, index=rehashed(manifest.index)).save(out)
+    found = problems(out)
+    assert "damaged" in found["index.parquet"]
+    assert "10 rows, the manifest says 1000000000000000" in found["shards/drive-00001.h5"]
+
+
 def test_a_manifest_that_points_outside_is_not_followed(out, tmp_path):
     (tmp_path / "secret").write_text("x")
     text = (out / "manifest.json").read_text().replace("shards/drive-00000.h5", "../secret")
