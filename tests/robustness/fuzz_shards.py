@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +52,8 @@ from tests.robustness.fuzz_readers import (
 )
 
 MOST_SECONDS = 10.0
+STARTING_S = 60.0
+"""More, for the first case of a process, which imports first."""
 MOST_BYTES = 256 * 2**20
 ROWS = 12
 
@@ -187,7 +189,7 @@ def reads(root: Path, target: Target) -> Iterator[bool]:
             yield given(lambda: check_causes(path))
 
 
-def given(read) -> bool:
+def given(read: Callable[[], object]) -> bool:
     try:
         read()
     except DataError as fault:
@@ -259,16 +261,9 @@ def resident(*, reset: bool = False) -> int:
 class Worker:
     """A process that runs cases, and is replaced where one ends or stops it."""
 
-    def __init__(self, base: int, originals: Path, scratch: Path) -> None:
-        self._command = [
-            sys.executable,
-            __file__,
-            "--work",
-            str(originals),
-            str(scratch),
-            "--seed",
-            str(base),
-        ]
+    def __init__(self, command: list[str]) -> None:
+        """Starts a program that reads numbers, one a line, and answers each with a line of JSON."""
+        self._command = command
         self._start()
 
     def _start(self) -> None:
@@ -276,7 +271,8 @@ class Worker:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, args=(self._process, self._lines), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process, self._lines), daemon=True)
+        self._listener.start()
         self._is_fresh = True
 
     @staticmethod
@@ -291,8 +287,7 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{number}\n")
         self._process.stdin.flush()
-        # A fresh process imports first.
-        limit_s = MOST_SECONDS + (60.0 if self._is_fresh else 0.0)
+        limit_s = MOST_SECONDS + (STARTING_S if self._is_fresh else 0.0)
         self._is_fresh = False
         try:
             line = self._lines.get(timeout=limit_s)
@@ -303,14 +298,18 @@ class Worker:
             what = f"ended the process with status {self._process.wait() if not line else 0}"
         if line:
             return json.loads(line)
-        self._process.wait()
+        self.close()
         self._start()
         return {"finding": f"{TARGETS[number % len(TARGETS)].damaged} {what}"}
 
     def close(self) -> None:
+        """Ends the process, which does so where its input ends."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
+        self._listener.join()
+        self._process.stdout.close()
 
 
 def fuzz(numbers: Iterable[int], *, base: int) -> Report:
@@ -319,7 +318,8 @@ def fuzz(numbers: Iterable[int], *, base: int) -> Report:
     with tempfile.TemporaryDirectory() as name:
         originals = Path(name) / "originals"
         write_outputs(originals)
-        worker = Worker(base, originals, Path(name) / "scratch")
+        folders = [str(originals), str(Path(name) / "scratch")]
+        worker = Worker([sys.executable, __file__, "--work", *folders, "--seed", str(base)])
         for number in numbers:
             start = time.perf_counter()
             said = worker.run(number)
