@@ -55,8 +55,9 @@ def clock_faults(time_ns: Int64[np.ndarray, " N"]) -> ClockFaults:
     forward jump that stays is no fault here: it is a hole, and a hole starts a new segment.
 
     Example:
-        >>> clock_faults(np.array([0, 50, 50, 40, 100], dtype=np.int64)).duplicate.tolist()
-        [False, False, True, False, False]
+        >>> faults = clock_faults(np.array([0, 50, 50, 100, 150, 60, 200]))
+        >>> np.flatnonzero(faults.duplicate).tolist(), np.flatnonzero(faults.out_of_order).tolist()
+        ([2], [5])
     """
     nothing = np.zeros(len(time_ns), dtype=bool)
     if np.all(np.diff(time_ns) > 0):
