@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,9 +35,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_prep.errors import DataError
+from data_prep.images import read_image
 from data_prep.pipeline import PrepConfig, prepare
 from data_prep.readers import READERS, recognise
-from data_prep.records import ImageSet
+from data_prep.records import Drive, ImageSet
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.shards.verify import verify
@@ -273,17 +275,24 @@ def run(seed: Seed, source: Path, out: Path, *, whole: bool) -> str:
     except DataError as fault:
         one_line(fault)
         return "refused"
-    if isinstance(found, ImageSet):
-        return "read"
     outcome = "read"
+    for image in images_of(found):
+        try:
+            image()
+        except DataError as fault:
+            one_line(fault)
+            outcome = "read in part"
+    return outcome
+
+
+def images_of(found: ImageSet | list[Drive]) -> Iterator[Callable[[], object]]:
+    """Reads one image each."""
+    if isinstance(found, ImageSet):
+        yield from (partial(read_image, item.path) for item in found.items)
+        return
     for drive in found:
         for row in range(len(drive)):
-            try:
-                void(next(drive.images.read(row, row + 1)))
-            except DataError as fault:
-                one_line(fault)
-                outcome = "read in part"
-    return outcome
+            yield lambda drive=drive, row=row: next(drive.images.read(row, row + 1))
 
 
 def agree(out: Path, manifest: Manifest) -> None:
