@@ -248,6 +248,8 @@ def _dataset(file: h5py.File, path: Path, name: str, kind: type, *, dimensions: 
         raise _damaged(path, f"{name} is no dataset of this file")
     if dataset.dtype != np.dtype(kind) or dataset.ndim != dimensions:
         raise _damaged(path, f"{name} is {dataset.dtype} in {dataset.ndim} dimensions")
+    if name == "frames" and dataset.shape[-1] != 3:
+        raise _damaged(path, f"frames have {dataset.shape[-1]} channels, expected 3")
     if dataset.id.get_create_plist().get_nfilters():
         raise _damaged(path, f"{name} is packed by a filter")
     most = path.stat().st_size

@@ -155,6 +155,11 @@ def of_floats(file: h5py.File) -> None:
     file["frames"] = np.zeros((45, 6, 8, 3))
 
 
+def grey(file: h5py.File) -> None:
+    del file["frames"]
+    file["frames"] = np.zeros((45, 6, 8, 1), np.uint8)
+
+
 def flat(file: h5py.File) -> None:
     del file["frames"]
     file["frames"] = np.zeros(45, np.uint8)
@@ -171,6 +176,7 @@ def flat(file: h5py.File) -> None:
         (composed_of_others, "frames is no dataset of this file"),
         (a_group, "frames is no dataset of this file"),
         (of_floats, "frames is float64 in 4 dimensions"),
+        (grey, "frames have 1 channels, expected 3"),
         (flat, "frames is uint8 in 1 dimensions"),
     ],
 )
