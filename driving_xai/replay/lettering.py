@@ -24,11 +24,13 @@ Anchor = Literal["left", "middle", "right"]
 
 class _Mask(NamedTuple):
     coverage: UInt8[np.ndarray, "h w"]
-    ascent: int
+    advance: int
 
 
 class Lettering:
     """One typeface at one size.
+
+    Texts are put together from letters that were rasterised once: numbers change with every frame.
 
     Example:
         >>> picture = np.zeros((40, 200, 3), dtype=np.uint8)
@@ -40,12 +42,14 @@ class Lettering:
     def __init__(self, size_px: int) -> None:
         self.size_px = size_px
         self._font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size_px))
-        # Numbers change with every frame, but few texts are drawn: a bounded cache holds most of them.
-        self._mask = lru_cache(maxsize=512)(self._rasterise)
+        self._ascent, descent = self._font.getmetrics()
+        self._height = self._ascent + descent
+        self._letter = lru_cache(maxsize=512)(self._rasterise)
+        self._mask = lru_cache(maxsize=512)(self._assemble)
 
     def width(self, text: str) -> int:
         """The advance of a text in pixels."""
-        return round(self._font.getlength(text))
+        return self._mask(text).advance
 
     def draw(
         self, picture: Image, text: str, at: tuple[int, int], colour: Colour, anchor: Anchor = "left"
@@ -57,8 +61,8 @@ class Lettering:
         """
         mask = self._mask(text)
         height, width = mask.coverage.shape
-        shift = {"left": 0, "middle": self.width(text) // 2, "right": self.width(text)}[anchor]
-        left, top = at[0] - shift, at[1] - mask.ascent
+        shift = {"left": 0, "middle": mask.advance // 2, "right": mask.advance}[anchor]
+        left, top = at[0] - shift, at[1] - self._ascent
         x0, y0 = max(left, 0), max(top, 0)
         x1, y1 = min(left + width, picture.shape[1]), min(top + height, picture.shape[0])
         if x1 <= x0 or y1 <= y0:
@@ -67,11 +71,23 @@ class Lettering:
         cover = mask.coverage[y0 - top : y1 - top, x0 - left : x1 - left, None].astype(np.int32)
         part += ((np.array(colour, dtype=np.int32) - part) * cover // 255).astype(np.uint8)
 
-    def _rasterise(self, text: str) -> _Mask:
-        ascent, descent = self._font.getmetrics()
-        canvas = PillowImage.new("L", (self.width(text) + 2, ascent + descent))
-        ImageDraw.Draw(canvas).text((0, ascent), text, fill=255, font=self._font, anchor="ls")
-        return _Mask(np.asarray(canvas), ascent)
+    def _assemble(self, text: str) -> _Mask:
+        letters = [self._letter(letter) for letter in text]
+        advance = sum(letter.advance for letter in letters)
+        coverage = np.zeros((self._height, advance + self.size_px), dtype=np.uint8)
+        x = 0
+        for letter in letters:
+            part = coverage[:, x : x + letter.coverage.shape[1]]
+            np.maximum(part, letter.coverage, out=part)
+            x += letter.advance
+        return _Mask(coverage, advance)
+
+    def _rasterise(self, letter: str) -> _Mask:
+        advance = round(self._font.getlength(letter))
+        # Room for a letter that leans out of its advance, as much as `_assemble` leaves at the end.
+        canvas = PillowImage.new("L", (advance + self.size_px, self._height))
+        ImageDraw.Draw(canvas).text((0, self._ascent), letter, fill=255, font=self._font, anchor="ls")
+        return _Mask(np.asarray(canvas), advance)
 
 
 @lru_cache(maxsize=16)

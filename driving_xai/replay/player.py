@@ -73,7 +73,7 @@ class ReplayConfig:
     score: bool = True
     fill: Fill = "black"
     """What takes a removed pixel's place."""
-    control_every: int = 5
+    control_every: int = 10
     """Scores a random order beside the method's on every n-th frame."""
     reference: Literal["auto", "truth", "clean"] = "auto"
     """Whose curve is drawn: the error against the driver or against the unedited prediction. Both are

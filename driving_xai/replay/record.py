@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class RunningMean:
         if self._blocks < 3:
             return math.nan
         variance = self._block_squares / (self._blocks - 1)
-        return float(stats.t.ppf(0.975, self._blocks - 1)) * math.sqrt(variance / self._blocks)
+        return _students_t(self._blocks - 1) * math.sqrt(variance / self._blocks)
 
     def _close_block(self, mean: float) -> None:
         """Welford's update."""
@@ -88,6 +89,11 @@ class RunningMean:
         from_old = mean - self._block_mean
         self._block_mean += from_old / self._blocks
         self._block_squares += from_old * (mean - self._block_mean)
+
+
+@lru_cache(maxsize=4)
+def _students_t(degrees: int) -> float:
+    return float(stats.t.ppf(0.975, degrees))
 
 
 class Tally:
