@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, Protocol
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from driving_xai.contracts import Explainer
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.cam import GradCAM
+from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
 from driving_xai.faithfulness.controls import CentrePrior, RandomOrder
 
@@ -48,7 +50,7 @@ def _attention_of(kind: Literal["sign", "soft"]) -> MethodFactory:
                 f"method '{kind}-attention' needs a model with {kind} attention, this one has {found!r}; "
                 f"use grad-cam, or train with attention {kind!r}"
             )
-        return learned_attention
+        return partial(learned_attention, cells=_cells(model))
 
     return fit
 
@@ -59,7 +61,13 @@ def _grad_cam(model: nn.Module, *, seed: int) -> Explainer:
         raise UnsupportedModelError(
             f"{type(model).__name__} names no cam_layer; build GradCAM(layer=...) with a layer of your choice"
         )
-    return GradCAM(layer=layer)
+    return GradCAM(layer=layer, cells=_cells(model))
+
+
+def _cells(model: nn.Module) -> Cells | None:
+    """Where the model says that its feature grid lies."""
+    placed = getattr(model, "cells_px", None)
+    return None if placed is None else Cells(*placed)
 
 
 def _random(model: nn.Module, *, seed: int) -> Explainer:

@@ -7,7 +7,7 @@ from torch import nn
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.explain.capture import layer_gradient
-from driving_xai.explain.grid import to_frame_grid
+from driving_xai.explain.grid import Cells, to_frame_grid
 
 
 class GradCAM:
@@ -29,9 +29,10 @@ class GradCAM:
         torch.Size([2, 80, 160])
     """
 
-    def __init__(self, *, layer: nn.Module) -> None:
-        """`layer` is the one whose output is weighted, as a rule the last convolution."""
-        self.layer = layer
+    def __init__(self, *, layer: nn.Module, cells: Cells | None = None) -> None:
+        """`layer` is the one whose output is weighted, as a rule the last convolution; `cells` says where
+        the cells of its output lie, see `to_frame_grid`."""
+        self.layer, self.cells = layer, cells
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         """Explains each frame; see `contracts.Explainer`.
@@ -41,4 +42,4 @@ class GradCAM:
         """
         activation, gradient = layer_gradient(model, frames, target, layer=self.layer)
         weights = gradient.mean((2, 3))
-        return to_frame_grid(torch.einsum("bc,bchw->bhw", weights, activation).relu(), frames)
+        return to_frame_grid(torch.einsum("bc,bchw->bhw", weights, activation).relu(), frames, self.cells)

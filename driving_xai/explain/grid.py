@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -9,10 +12,33 @@ from torch import Tensor
 from driving_xai.contracts import Frames, Saliency
 
 
-def to_frame_grid(maps: Float[Tensor, "B h w"], frames: Frames) -> Saliency:
+class Cells(NamedTuple):
+    """Where a feature grid's cells lie in the frame: cell i is centred on pixel first_px + i * stride_px."""
+
+    first_px: float
+    stride_px: float
+
+
+def to_frame_grid(maps: Float[Tensor, "B h w"], frames: Frames, cells: Cells | None = None) -> Saliency:
     """Upsamples maps bilinearly to the frames' height and width; values keep their scale.
 
-    Cell centres are aligned (`align_corners=False`), as the strided convolutions above a grid see it.
+    Args:
+        cells: where the grid's cells are centred; beyond the outermost centres their value is repeated.
+            None spreads the cells evenly over the frame, as every peer does. After padded, strided
+            convolutions that is up to half a cell off: 3.5 px for a stride of 8.
     """
-    size = frames.shape[-2:]
-    return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+    height, width = frames.shape[-2:]
+    if cells is None:
+        size = (height, width)
+        return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+    rows, columns = (
+        _interpolation(pixels, count, cells).to(maps)
+        for pixels, count in ((height, maps.shape[1]), (width, maps.shape[2]))
+    )
+    return rows @ maps @ columns.T
+
+
+def _interpolation(pixels: int, count: int, cells: Cells) -> Float[Tensor, "pixels count"]:
+    """Each pixel's weights on the cells along one axis: a hat around each centre."""
+    at = ((torch.arange(pixels, dtype=torch.float64) - cells.first_px) / cells.stride_px).clamp(0, count - 1)
+    return (1 - (at[:, None] - torch.arange(count)).abs()).clamp_min(0)

@@ -211,6 +211,15 @@ class SteeringModel(nn.Module):
         """The layer whose output Grad-CAM weights: the end of the encoder."""
         return self.encoder[-1]
 
+    @property
+    def cells_px(self) -> tuple[float, float]:
+        """Of the feature grid, in pixels of the frame: where its first cell is centred, and the stride."""
+        first, stride = 0.0, 1
+        for kernel, step, padding in _ENCODERS[self.config.encoder]:
+            first += ((kernel - 1) / 2 - padding) * stride
+            stride *= step
+        return first, stride
+
     def fold_normalisation(self) -> SteeringModel:
         """Merges each batch normalisation into its convolution: faster, and for inference only.
 

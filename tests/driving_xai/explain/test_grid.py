@@ -1,0 +1,38 @@
+"""Where a feature map lies in the frame: against receptive fields, and against interpolation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from driving_xai.explain.grid import Cells, to_frame_grid
+from driving_xai.models.steering import SteeringConfig, SteeringModel
+
+
+@pytest.mark.parametrize("encoder", ["table-1", "table-1-kernels", "pseudo-code"])
+def test_a_cell_is_drawn_where_its_receptive_field_is_centred(encoder: str) -> None:
+    model = SteeringModel(SteeringConfig(hidden_size=4, encoder=encoder, normalisation="none")).eval()
+    with torch.no_grad():
+        for layer in model.encoder:
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight.fill_(1e-3)
+                layer.bias.zero_()
+    frames = torch.ones(1, 3, 80, 160, requires_grad=True)
+    features = model.encoder(frames)
+    (seen,) = torch.autograd.grad(features[0, :, 5, 10].sum(), frames)
+    seen = seen.abs().sum(1)[0]
+    rows, columns = torch.arange(80.0), torch.arange(160.0)
+    centre = (float(seen.sum(1) @ rows / seen.sum()), float(seen.sum(0) @ columns / seen.sum()))
+    one_hot = torch.zeros(1, 10, 20)
+    one_hot[0, 5, 10] = 1
+    drawn = to_frame_grid(one_hot, frames, Cells(*model.cells_px))[0]
+    peak = divmod(int(drawn.argmax()), 160)
+    assert peak == pytest.approx(centre, abs=0.01)
+    assert drawn.max() == 1
+
+
+def test_even_cells_are_the_peers_interpolation() -> None:
+    maps = torch.rand(2, 10, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    frames = torch.zeros(2, 3, 80, 160)
+    expected = F.interpolate(maps[:, None], size=(80, 160), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(to_frame_grid(maps, frames, Cells(3.5, 8)), expected)
+    torch.testing.assert_close(to_frame_grid(maps, frames), expected)
