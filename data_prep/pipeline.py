@@ -72,6 +72,11 @@ class PrepConfig:
             raise DataError(f"smoothing is {self.smoothing}; expected over 0 and at most 1, where 1 is off")
         if not 0.0 <= self.lead_s <= 5.0:
             raise DataError(f"lead_s is {self.lead_s}; expected 0 up to 5 seconds")
+        if self.split in (None, "block") and self.lead_s >= self.gap_s:
+            raise DataError(
+                f"lead_s {self.lead_s} reaches over gap_s {self.gap_s}, into the labels of another split; "
+                "make the gap longer"
+            )
         if self.frames_per_shard < 1:
             raise DataError(f"frames_per_shard is {self.frames_per_shard}; expected 1 or more")
         if self.on_bad not in ("drop", "refuse"):

@@ -67,7 +67,7 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
         CheckpointError: missing, damaged, unknown, or of another kind.
     """
     config = _read_json(path / CONFIG)
-    if config.get("schema") != SCHEMA or config.get("kind") not in _BUILDERS:
+    if config.get("schema") != SCHEMA or str(config.get("kind")) not in _BUILDERS:
         known = ", ".join(_BUILDERS)
         raise CheckpointError(
             f"{path} holds schema {config.get('schema')!r}, kind {config.get('kind')!r}; "
@@ -94,7 +94,9 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
 
 def _build_steering(config: Mapping[str, Any]) -> SteeringModel:
     known = {field.name for field in fields(SteeringConfig)}
-    keywords = config.get("model", {})
+    keywords = config.get("model")
+    if not isinstance(keywords, dict):
+        raise CheckpointError(f"config.json has model {keywords!r}; expected an object of settings")
     if unknown := sorted(set(keywords) - known):
         raise CheckpointError(
             f"config.json has unknown model keys {unknown}; expected some of {sorted(known)}"

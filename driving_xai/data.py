@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_prep.records import Vehicle
+from data_prep.shards.atomic import sha256_of
 from data_prep.shards.hdf5 import read_frames
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.parquet import read_index
 from driving_xai.errors import DataError
 
 
@@ -29,6 +32,12 @@ class HoldOut:
     """Rows of other splits this close in time to a tested or validated row are dropped."""
     val_fraction: float = 0.1
     """With `block`: the last part of every other block, used for early stopping; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.gap_s < 0 or not 0 <= self.val_fraction < 1:
+            raise ValueError(
+                f"gap_s is {self.gap_s}, val_fraction {self.val_fraction}; expected 0 or more, and 0 up to 1"
+            )
 
     def splits(self, index: pd.DataFrame) -> np.ndarray:
         """The split (train, val, test or gap) of each row of a shard index.
@@ -168,6 +177,23 @@ class Windows(Dataset[Window]):
 
     def __getitem__(self, position: int) -> Window:
         return self.route.window(self.windows[position])
+
+
+def open_index(root: Path, manifest: Manifest) -> pd.DataFrame:
+    """The index of a shard set, once it is the one that the manifest vouches for.
+
+    Raises:
+        DataError: it is missing, was changed, or names a file that is no shard of the set.
+    """
+    index = read_index(root)
+    if sha256_of(root / manifest.index.path) != manifest.index.sha256:
+        raise DataError(
+            f"{root}: its index is not the one that manifest.json lists; run `driving-xai verify`"
+        )
+    listed = {shard.path for shard in manifest.shards}
+    if unlisted := sorted(set(index["shard"]) - listed):
+        raise DataError(f"{root}: its index names {unlisted[0]!r}, which is no shard of it; prepare it again")
+    return index
 
 
 def labelled(index: pd.DataFrame) -> np.ndarray:

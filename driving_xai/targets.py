@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from driving_xai.contracts import Outputs, Scores, Target
+from driving_xai.errors import DataError
 
 Direction = Literal["left", "right", "magnitude"]
 
@@ -61,13 +62,13 @@ def by_name(name: str, outputs: Outputs) -> Target:
     """The target a user names: left, right or magnitude for steering, otherwise an output's name.
 
     Raises:
-        ValueError: the model has no such target; the message lists those it has.
+        DataError: the model has no such target; the message lists those it has.
     """
     directions = {"left": left, "right": right, "magnitude": magnitude}
     if outputs.kind == "regression":
         if name in directions:
             return directions[name]
-        raise ValueError(f"target {name!r} is unknown; this model has {', '.join(directions)}")
+        raise DataError(f"target {name!r} is unknown; this model has {', '.join(directions)}")
     if name in outputs.names:
         return output(outputs.names.index(name))
-    raise ValueError(f"target {name!r} is unknown; this model has {', '.join(outputs.names)}")
+    raise DataError(f"target {name!r} is unknown; this model has {', '.join(outputs.names)}")

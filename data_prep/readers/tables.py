@@ -99,8 +99,13 @@ def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarra
         raise DataError(
             f"{path} line {line}: {column} is {quoted(text)}, expected 19 digits of nanoseconds; correct it"
         )
-    times = table[column].to_numpy(dtype=object).astype(np.int64)
-    if len(times) >= 8 and not np.any(times % _FLOAT_SPACING_NS):
+    try:
+        times = table[column].to_numpy(dtype=object).astype(np.int64)
+    except OverflowError:
+        raise DataError(f"{path}: a {column} is beyond 64 bits of nanoseconds; correct it") from None
+    # Clocks that tick in whole milliseconds give multiples too, but of a million.
+    ticks = np.any(times % 1_000_000)
+    if len(times) >= 8 and ticks and not np.any(times % _FLOAT_SPACING_NS):
         raise DataError(
             f"{path}: every {column} is a multiple of {_FLOAT_SPACING_NS}, so all were damaged by a float64; "
             "restore the original CSV"

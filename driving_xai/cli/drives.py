@@ -10,7 +10,7 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device
+from driving_xai.cli.train import Device, resolve_device
 
 # Written out, because the tables themselves import torch and --help should not wait for it. A test
 # compares.
@@ -198,16 +198,3 @@ def replay(
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def resolve_device(name: str) -> str:
-    """cpu or cuda; auto takes CUDA where there is one."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise settings.SettingsError(
-            "--device cuda, but torch finds no CUDA device; use cpu, or see `driving-xai doctor`"
-        )
-    return name

@@ -9,7 +9,7 @@ import typer
 
 from driving_xai.cli import console, settings
 from driving_xai.cli.shards import Assignments, Config, Json
-from driving_xai.cli.train import Device
+from driving_xai.cli.train import Device, resolve_device
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run an experiment, ours beside theirs.")
 
@@ -40,7 +40,7 @@ def steering_cv(
 
     how = settings.resolve(CrossValidation, config, assignments=assignments or ())
     with console.progress("experiment", unit="models") as on_progress:
-        results = run(data, out, how, device=device, on_progress=on_progress)
+        results = run(data, out, how, device=resolve_device(device), on_progress=on_progress)
     if as_json:
         console.print_json(results)
     else:

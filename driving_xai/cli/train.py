@@ -88,7 +88,7 @@ def steering(
 
     with console.progress("train", unit="epochs") as on_progress:
         callbacks = (EpochLines(on_progress),)
-        metrics = train(shards, out, how, device=device, resume=resume, callbacks=callbacks)
+        metrics = train(shards, out, how, device=resolve_device(device), resume=resume, callbacks=callbacks)
     if as_json:
         console.print_json({"out": str(out), "metrics": metrics})
     else:
@@ -99,3 +99,16 @@ def _check_shards(shards: Path) -> None:
     from data_prep.shards.manifest import Manifest
 
     Manifest.load(shards)
+
+
+def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """cpu or cuda; auto takes CUDA where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise settings.SettingsError(
+            "--device cuda, but torch finds no CUDA device; use cpu, or see `driving-xai doctor`"
+        )
+    return name

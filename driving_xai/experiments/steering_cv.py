@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from data_prep.shards.atomic import replacing
+from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import ScoreConfig, score
-from driving_xai.training.steering import SteeringTraining, train
+from driving_xai.training.steering import SteeringTraining, describe, train
 
 NAME = "steering-cv"
 Device = Literal["auto", "cpu", "cuda"]
@@ -73,7 +74,13 @@ def run(
         )
         if on_progress is not None:
             on_progress(done + 1, len(pairs))
-    results = {"experiment": NAME, "models": models, "means": _means(models, how.attentions)}
+    results = {
+        "experiment": NAME,
+        "config": asdict(how),
+        "shards_sha256": Manifest.load(shards).sha256,
+        "models": models,
+        "means": _means(models, how.attentions),
+    }
     for name, text in (
         ("results.json", json.dumps(results, indent=2, allow_nan=False)),
         ("table.md", _table(results)),
@@ -97,6 +104,11 @@ def _model(
     except CheckpointError:
         train(shards, folder, training, device=device, resume=(folder / "resume" / "config.json").exists())
         trained = checkpoint.load(folder)
+    wanted = json.loads(json.dumps(describe(training, Manifest.load(shards))))
+    if other := [
+        part for part in ("model", "training", "data", "input") if trained.config[part] != wanted[part]
+    ]:
+        raise CheckpointError(f"{folder} was trained with another {', '.join(other)}; give another folder")
     found = {"test": trained.metrics["test"], "sha256": trained.sha256}
     if how.score_every == 0:
         return found

@@ -20,9 +20,8 @@ from data_prep.records import Vehicle
 from data_prep.shards.atomic import replacing
 from data_prep.shards.hdf5 import read_causes
 from data_prep.shards.manifest import Manifest, canonical_json
-from data_prep.shards.parquet import read_index
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data import Route, Run, hold_out_from, runs
+from driving_xai.data import Route, Run, hold_out_from, open_index, runs
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.explain import METHODS, build
 from driving_xai.faithfulness.instants import Instants, instants_of, walk
@@ -180,6 +179,13 @@ def _plan(checkpoint: Checkpoint, manifest: Manifest, config: ScoreConfig) -> di
         raise DataError(
             f"the shards' geometry {manifest.geometry} is not the checkpoint's {trained_on}; prepare them alike"
         )
+    learnt = checkpoint.config.get("input", {}).get("signals", {})
+    for name in ("lead_s", "smoothing_alpha"):
+        if name in learnt and manifest.signals.get(name) != learnt[name]:
+            raise DataError(
+                f"the shards' {name} is {manifest.signals.get(name)}, the checkpoint learnt {learnt[name]}; "
+                "prepare them alike"
+            )
     plan = {
         "config": {**asdict(config), "methods": config.all_methods},
         "checkpoint_sha256": checkpoint.sha256,
@@ -213,14 +219,14 @@ def _open_parts(out: Path, plan: dict[str, Any], *, resume: bool) -> Path:
 def _open_route(shards: Path, manifest: Manifest) -> Route:
     if manifest.vehicle is None:
         raise DataError(f"{shards}: its manifest names no vehicle, which degrees need; prepare again")
-    return Route(shards, read_index(shards), Vehicle(**manifest.vehicle))
+    return Route(shards, open_index(shards, manifest), Vehicle(**manifest.vehicle))
 
 
 def _choose(route: Route, checkpoint: Checkpoint, manifest: Manifest, config: ScoreConfig) -> list[Run]:
     """The runs to score."""
+    own = checkpoint.config.get("data", {}).get("shards_sha256") == manifest.sha256
     if config.split == "held-out":
-        trained_on = checkpoint.config.get("data", {}).get("shards_sha256")
-        if trained_on != manifest.sha256:
+        if not own:
             raise DataError(
                 "the checkpoint was trained on other shards, so what these hold out from it is unknown; "
                 "choose their split test, or all where nothing of them was trained on"
@@ -228,6 +234,9 @@ def _choose(route: Route, checkpoint: Checkpoint, manifest: Manifest, config: Sc
         chosen = hold_out_from(checkpoint.config).splits(route.index) == "test"
     elif config.split == "all":
         chosen = np.ones(len(route.index), dtype=bool)
+    elif own:
+        # On the shards it was trained on, the splits are the model's: prep's may test what it trained on.
+        chosen = hold_out_from(checkpoint.config).splits(route.index) == config.split
     else:
         chosen = route.index["split"].to_numpy(dtype=str) == config.split
     kept = runs(route.index, chosen)

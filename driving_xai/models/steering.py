@@ -61,6 +61,15 @@ class SteeringConfig:
     height: int = 80
     width: int = 160
 
+    def __post_init__(self) -> None:
+        if self.bits is not None and not 1 <= self.bits <= 24:
+            raise ValueError(f"bits is {self.bits}; expected 1 to 24, or none")
+        if not self.temperature > 0 or self.hidden_size < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"temperature is {self.temperature}, hidden_size {self.hidden_size}, dropout {self.dropout}; "
+                "expected over 0, 1 or more, and 0 up to 1"
+            )
+
 
 class Evidence(NamedTuple):
     """What a frame offers before attention: computed once, whatever the state."""

@@ -29,9 +29,8 @@ from torch.utils.data import DataLoader, Subset
 
 from data_prep.records import Vehicle
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.parquet import read_index
 from driving_xai import checkpoint
-from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, runs
+from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training.augment import Augmentation, augment
@@ -78,6 +77,21 @@ class SteeringTraining:
     """Processes that load windows."""
     keep_mib: int = 2048
     """Of decoded frames that may stay in memory, in each process."""
+
+    def __post_init__(self) -> None:
+        for name in ("window", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("epochs", "frame_epochs", "weight_decay", "gradient_clip", "workers", "keep_mib"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("learning_rate", "frame_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected over 0")
+        if self.epochs + self.frame_epochs == 0:
+            raise ValueError("epochs and frame_epochs are both 0; expected at least one epoch")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging is {self.averaging}; expected 0 up to, but not, 1")
 
 
 class _Recipe(L.LightningModule):
@@ -155,6 +169,18 @@ class _Recipe(L.LightningModule):
         self.log("val_mae_deg", mae_deg(walked), prog_bar=True, batch_size=1)
 
 
+class _WindowStopping(EarlyStopping):
+    """Early stopping that begins with the epochs over windows: a plateau of single frames stops nothing."""
+
+    def __init__(self, frame_epochs: int, *, patience: int) -> None:
+        super().__init__("val_mae_deg", patience=patience, check_on_train_epoch_end=True)
+        self.frame_epochs = frame_epochs
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch >= self.frame_epochs:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Splits:
     train: list[Run]
@@ -193,15 +219,16 @@ def train(
         DataError: the shards hold no steering or too little of it.
         CheckpointError: `resume` without a run, or with another configuration.
     """
-    manifest, index = Manifest.load(shards), read_index(shards)
+    manifest = Manifest.load(shards)
     if manifest.kind != "sequences":
         raise DataError(f"{shards} holds {manifest.kind}; training a steering model needs sequences")
+    index = open_index(shards, manifest)
     if manifest.vehicle is None:
         raise DataError(f"{shards}: its manifest names no vehicle, which steering needs; prepare it again")
     vehicle = Vehicle(**manifest.vehicle)
     splits = _split(index, how.held_out)
     route = Route(shards, index, vehicle, keep_bytes=how.keep_mib * 2**20)
-    config = _config(how, manifest)
+    config = describe(how, manifest)
     state = _resume_state(out, config, resume)
 
     L.seed_everything(how.seed, verbose=False)
@@ -226,7 +253,8 @@ def _split(index: pd.DataFrame, held_out: HoldOut) -> _Splits:
     return splits
 
 
-def _config(how: SteeringTraining, manifest: Manifest) -> dict[str, Any]:
+def describe(how: SteeringTraining, manifest: Manifest) -> dict[str, Any]:
+    """The config.json of a model trained so on these shards, less its schema."""
     training = asdict(how)
     return {
         "kind": "steering",
@@ -282,11 +310,11 @@ def _trainer(
         enable_version_counter=False,
     )
     # Both act after the epoch, which validation belongs to: a run then resumes between two epochs.
-    early = EarlyStopping("val_mae_deg", patience=how.patience or 0, check_on_train_epoch_end=True)
+    early = _WindowStopping(how.frame_epochs, patience=how.patience or 0)
     stop = [early] if validated and how.patience else []
     return L.Trainer(
         accelerator=accelerator,
-        devices=1 if not on_cuda else "auto",
+        devices=1,
         precision="bf16-mixed" if mixed else "32-true",
         max_epochs=how.frame_epochs + how.epochs,
         gradient_clip_val=how.gradient_clip,
