@@ -84,6 +84,8 @@ class Lettering:
 
     def _rasterise(self, letter: str) -> _Mask:
         advance = round(self._font.getlength(letter))
+        if letter == " ":  # The typeface's own is too narrow to tell words apart when small.
+            advance = max(advance, round(0.36 * self.size_px))
         # Room for a letter that leans out of its advance, as much as `_assemble` leaves at the end.
         canvas = PillowImage.new("L", (advance + self.size_px, self._height))
         ImageDraw.Draw(canvas).text((0, self._ascent), letter, fill=255, font=self._font, anchor="ls")

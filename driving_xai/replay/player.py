@@ -6,8 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
@@ -39,7 +38,6 @@ from driving_xai.replay.scoring import (
     FRACTIONS,
     Judge,
     Judged,
-    Look,
     Scorer,
     Submit,
     scoring_side_by_side,
@@ -266,12 +264,10 @@ class _Session:
             times=times,
         )
 
-    @contextmanager
-    def scoring(self, times: StageTimes) -> Iterator[Submit]:
+    def scoring(self, times: StageTimes) -> AbstractContextManager[Submit]:
         """What scores frames, or hands them on as they are."""
         if not self.config.score:
-            yield _unscored
-            return
+            return scoring_side_by_side(lambda look: look.judged, workers=1)
         model: Any = twin(self.checkpoint.model)
         scorer = Scorer(
             model=model,
@@ -283,8 +279,7 @@ class _Session:
         )
         # A GPU is one queue; on a CPU, four keep up with anything that draws and encodes beside them.
         workers = 1 if self.device.type == "cuda" else min(4, torch.get_num_threads())
-        with scoring_side_by_side(scorer, workers) as submit:
-            yield submit
+        return scoring_side_by_side(scorer, workers)
 
     def cut_frames(self, times: StageTimes) -> Iterator[tuple[SourceFrame, UInt8[np.ndarray, "h w 3"]]]:
         """The frames, each with the model's input cut from it."""
@@ -333,7 +328,9 @@ class _Session:
         camera = CAMERAS.get(frames.vehicle.name, Camera())
         if config.horizon is not None:
             camera = replace(camera, horizon=config.horizon)
-        scored = f"{config.fill} fill" if config.score else "not scored"
+        parts = [self.method, f"{config.fill} fill" if config.score else "not scored"]
+        parts += [f"wheel {frames.lead_s:g} s ahead"] if frames.lead_s and frames.labelled else []
+        parts += [f"model {self.checkpoint.sha256[:12]}"]
         what = "error" if self.reference == "truth" else "change"
         return Overlay(
             height=height,
@@ -344,7 +341,7 @@ class _Session:
                 labelled=frames.labelled,
                 speed_known=frames.speed_known,
                 signed=signed,
-                provenance=f"{self.method}  ·  {scored}  ·  model {self.checkpoint.sha256[:12]}",
+                provenance=" · ".join(parts),
                 camera=camera if config.path else None,
                 curve_title=f"Steering {what} as evidence is removed",
                 last_fraction=FRACTIONS[-1],
@@ -404,12 +401,6 @@ def _alignment(signals: Mapping[str, Any]) -> Alignment:
         lead_s=signals.get("lead_s", usual.lead_s),
         tolerance_s=signals.get("tolerance_s", usual.tolerance_s),
     )
-
-
-def _unscored(look: Look) -> Future[Judged]:
-    done: Future[Judged] = Future()
-    done.set_result(look.judged)
-    return done
 
 
 def _own_method(checkpoint: Checkpoint) -> str:

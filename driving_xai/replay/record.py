@@ -77,8 +77,8 @@ class RunningMean:
             self._block_sum = 0.0
 
     def half_width(self) -> float:
-        """Of the mean area's 95 % interval, in degree x percent; NaN before the third block."""
-        if self._blocks < 3:
+        """Of the mean area's 95 % interval, in degree x percent; NaN before the fifth block."""
+        if self._blocks < 5:
             return math.nan
         variance = self._block_squares / (self._blocks - 1)
         return _students_t(self._blocks - 1) * math.sqrt(variance / self._blocks)

@@ -31,10 +31,10 @@ class Captions:
     def of(self, judged: Judged) -> str:
         """Names the instant."""
         frame, split = judged.seen.frame, judged.seen.split
-        drive = self.drive if len(self.drive) <= 26 else f"{self.drive[:24]}.."
+        drive = self.drive if len(self.drive) <= 20 else f"{self.drive[:18]}.."
         since_s = (frame.time_ns - self.first_time_ns) / 1e9
         parts = [drive, SEEN_AS.get(split, split), f"frame {frame.index}", f"{since_s:.2f} s"]
-        return "  ·  ".join(part for part in parts if part)
+        return " · ".join(part for part in parts if part)
 
 
 class Renderer:

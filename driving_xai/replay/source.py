@@ -91,6 +91,8 @@ class FrameSource:
     split: np.ndarray
     controls: Mapping[str, Float64[np.ndarray, " T"]]
     """By the column names of shards; NaN where unknown."""
+    lead_s: float
+    """How long after a frame its controls are taken: what the driver does then, the model says now."""
     pictures: Callable[[], Iterator[Image]]
 
     def __len__(self) -> int:
@@ -284,6 +286,7 @@ def _from_drive(
         begins=kept.begins,
         split=np.full(len(index), ""),
         controls=columns,
+        lead_s=alignment.lead_s,
         pictures=lambda: _read_runs(drive.images, index),
     )
 
@@ -358,6 +361,7 @@ def _from_shards(root: Path, selection: Selection, own: OwnShards | None) -> Fra
         segment=kept.segment,
         begins=kept.begins,
         split=split[kept.rows] if own is not None else np.full(len(kept.rows), ""),
+        lead_s=float(manifest.signals.get("lead_s", 0.0)),
         controls={each: played[each].to_numpy(dtype=np.float64) for each in names},
         pictures=lambda: _read_shards(root, played["shard"].to_numpy(), played["row"].to_numpy()),
     )

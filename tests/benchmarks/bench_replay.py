@@ -120,7 +120,7 @@ def run(seconds: float, path: Path | None, device: str) -> dict[str, dict[str, f
             else checkpoints.load(path, device=device)
         )
         source = open_source(
-            DRIVE, vehicle=CAR, frame_rate=Fraction(20), selection=Selection(end_s=min(seconds, 5))
+            DRIVE, vehicle=CAR, frame_rate=Fraction(20), selection=Selection(end_s=min(seconds, 4.0))
         )
         out, clip = Path(folder) / "v.mp4", {"end_s": seconds}
         measured["scoring, no control"] = scoring_ms(checkpoint, source, control_every=0)

@@ -315,7 +315,7 @@ def test_frames_of_the_models_own_shards_say_how_they_were_seen(
         player.Captions, "of", lambda self, judged: captions.append(original(self, judged)) or captions[-1]
     )
     replay(own, shards, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))
-    assert captions[2] == "drive-a  ·  held out  ·  frame 2  ·  0.10 s"
+    assert captions[2] == "drive-a · held out · frame 2 · 0.10 s"
 
 
 def test_pictures_are_not_kept(

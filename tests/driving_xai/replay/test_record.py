@@ -67,7 +67,7 @@ class TestRunningMean:
     def test_its_interval_is_students_of_the_block_means(self) -> None:
         many, running = curves(57), RunningMean(block=10)
         for number, curve in enumerate(many):
-            assert math.isnan(running.half_width()) == (number < 30)
+            assert math.isnan(running.half_width()) == (number < 50)
             running.add(curve)
         blocks = np.array([area_of(curve) for curve in many[:50]]).reshape(5, 10).mean(1)
         low, high = stats.t.interval(0.95, 4, loc=blocks.mean(), scale=stats.sem(blocks))
@@ -183,11 +183,11 @@ def test_a_drive_without_truth_has_scores_against_the_clean_prediction_only(tmp_
 
 def test_the_inset_shows_the_frame_and_the_means(tmp_path: Path) -> None:
     tally = Tally(block=2, control_every=1)
-    for number in range(8):
+    for number in range(10):
         tally.add(frame(number))
     view = tally.view(frame(7), "truth")
     np.testing.assert_array_equal(view.current, frame(7).explained.truth)
-    np.testing.assert_allclose(view.mean, np.mean([frame(n).explained.truth for n in range(8)], 0))
-    np.testing.assert_allclose(view.random_mean, np.mean([frame(n).random.truth for n in range(8)], 0))
+    np.testing.assert_allclose(view.mean, np.mean([frame(n).explained.truth for n in range(10)], 0))
+    np.testing.assert_allclose(view.random_mean, np.mean([frame(n).random.truth for n in range(10)], 0))
     assert view.area == pytest.approx(area_of(view.current))
     assert pd.notna(view.half_width)

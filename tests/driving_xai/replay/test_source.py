@@ -17,7 +17,7 @@ from data_prep.shards.manifest import Manifest
 from driving_xai.errors import DataError
 from driving_xai.replay import source as sources
 from driving_xai.replay.sink import Encoding, open_sink
-from driving_xai.replay.source import FrameSource, OwnShards, Selection, measured_rate, open_source
+from driving_xai.replay.source import Alignment, FrameSource, OwnShards, Selection, measured_rate, open_source
 
 from .conftest import FRAMES, GEOMETRY, HOLE_AFTER, PERIOD_NS, picture_of
 
@@ -67,6 +67,17 @@ class TestRecording:
                 raw = seen.frame.steering_wheel_rad
                 expected = raw if math.isnan(expected) else 0.2 * raw + 0.8 * expected
                 assert seen.steering_wheel_rad_smoothed == pytest.approx(expected)
+
+    def test_with_a_lead_a_frames_truth_is_the_wheel_so_much_later(self, recording: Path) -> None:
+        def played(lead_s: float) -> list[float]:
+            how = Alignment(lead_s=lead_s, smoothing=1.0)
+            source = open_source(recording, vehicle=CAR, frame_rate=Fraction(10), alignment=how)
+            assert source.lead_s == lead_s
+            return [seen.steering_wheel_rad_smoothed for seen in source]
+
+        now, later = played(0.0), played(0.1)
+        assert later[: HOLE_AFTER - 2] == now[2:HOLE_AFTER]
+        assert all(math.isnan(angle) for angle in later[HOLE_AFTER - 2 : HOLE_AFTER]), "nothing was recorded"
 
     def test_a_clip_is_cut_in_the_drives_own_time_and_keeps_the_truth(self, recording: Path) -> None:
         whole = {seen.frame.index: seen for seen in opened(recording)}
