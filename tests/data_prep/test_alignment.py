@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from data_prep.alignment import align
 from data_prep.errors import DataError
 from data_prep.images import ImageFiles
+from data_prep.pipeline import PrepConfig
 from data_prep.records import VEHICLES, Drive, Signal
 from data_prep.signals import smooth
 from tests.data_prep.recordings import START_NS
@@ -108,3 +110,8 @@ def test_a_drive_without_a_usable_frame_is_refused():
         aligned(drive([0, 50], steering=([5000], [0.1])))
     with pytest.raises(DataError, match="it is empty"):
         aligned(drive([]))
+
+
+def test_a_lead_that_reaches_over_the_gap_is_refused():
+    with pytest.raises(DataError, match="reaches over gap_s"):
+        PrepConfig(reader="synthetic", source=Path("-"), lead_s=2.0, gap_s=2.0)

@@ -74,7 +74,9 @@ def test_runs_break_at_segments_drives_and_unchosen_rows() -> None:
 
 
 def test_windows_cover_each_run_once_and_never_cross_it() -> None:
-    cut = Windows(None, [Run(rows=np.arange(10, 21)), Run(rows=np.arange(50, 53))], length=4, stride=4, offset=1)
+    cut = Windows(
+        None, [Run(rows=np.arange(10, 21)), Run(rows=np.arange(50, 53))], length=4, stride=4, offset=1
+    )
     assert [w.tolist() for w in cut.windows] == [[11, 12, 13, 14], [15, 16, 17, 18]]
 
 

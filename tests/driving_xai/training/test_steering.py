@@ -1,9 +1,11 @@
 """The steering recipe: it learns, it resumes exactly, it refuses what it cannot use."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import pandas as pd
 import pytest
 import torch
 
@@ -125,3 +127,26 @@ def test_a_damaged_checkpoint_is_one_clear_line(straight, tmp_path, damage) -> N
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_changed_index_is_refused(shards, tmp_path) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    index = pd.read_parquet(copy / "index.parquet")
+    index.assign(split="train").to_parquet(copy / "index.parquet")
+    with pytest.raises(DataError, match="index"):
+        train(copy, tmp_path / "out", HOW, device="cpu")
+
+
+def test_impatience_waits_for_the_windows(shards, tmp_path) -> None:
+    """With no patience at all, single frames never stop a run before its windows."""
+    how = replace(HOW, frame_epochs=4, epochs=1, patience=1, learning_rate=1e-9, frame_learning_rate=1e-9)
+    assert train(shards, tmp_path, how, device="cpu")["epochs"] == 5
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"window": 0}, {"learning_rate": -1.0}, {"epochs": 0, "frame_epochs": 0}, {"averaging": 1.0}]
+)
+def test_settings_that_cannot_train_are_refused(wrong) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        replace(HOW, **wrong)
