@@ -52,12 +52,19 @@ class Camera:
     """Of the camera above the road."""
 
 
+_UDACITY = Camera(horizon=0.39, focal=0.95)
+
 CAMERAS: Mapping[str, Camera] = {
+    # Exactly: data_prep.readers.synthetic_scene.view.Camera.
+    "synthetic": Camera(horizon=0.42, focal=0.866, height_m=1.35),
     # By eye: straight road runs into this row, and lanes are 3.5 m wide.
-    "lincoln-mkz": Camera(horizon=0.39, focal=0.95),
-    "udacity-simulator": Camera(horizon=0.42, focal=0.75, height_m=1.6),
+    "udacity-csv": _UDACITY,
+    "udacity-bag": _UDACITY,
+    "udacity-sim": Camera(horizon=0.42, focal=0.75, height_m=1.6),
+    # comma.ai's public calibration of the camera: 910 px for a width of 1164.
+    "comma2k19": Camera(horizon=0.5, focal=0.782, height_m=1.22),
 }
-"""By vehicle name; other vehicles get `Camera()`."""
+"""By reader; other sources get `Camera()`."""
 
 
 class View(NamedTuple):

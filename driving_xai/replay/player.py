@@ -90,7 +90,7 @@ class ReplayConfig:
     path: bool = True
     """Draws the projected paths."""
     horizon: float | None = None
-    """Row of the horizon for them, as a fraction of the height; None goes by the vehicle."""
+    """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
     heat_s: float = 2.0
     """How slowly the heat map's scale and the curve's axis follow, in seconds."""
     preset: Preset = "veryfast"
@@ -325,7 +325,7 @@ class _Session:
     def _overlay(self, first: Judged, signed: bool) -> Overlay:
         config, frames = self.config, self.frames
         height, width = first.seen.frame.image.shape[:2]
-        camera = CAMERAS.get(frames.vehicle.name, Camera())
+        camera = CAMERAS.get(frames.reader, Camera())
         if config.horizon is not None:
             camera = replace(camera, horizon=config.horizon)
         parts = [self.method, f"{config.fill} fill" if config.score else "not scored"]

@@ -73,6 +73,8 @@ class FrameSource:
     """Base name of what was opened."""
     kind: str
     """`shards`, a reader's name, or `image-folder`."""
+    reader: str
+    """What read the recording, also where shards were made of it."""
     drive: str
     camera: str
     vehicle: Vehicle
@@ -273,6 +275,7 @@ def _from_drive(
     return FrameSource(
         name=path.name,
         kind=drive.source,
+        reader=drive.source,
         drive=drive.name,
         camera=drive.camera,
         vehicle=drive.vehicle,
@@ -349,6 +352,7 @@ def _from_shards(root: Path, selection: Selection, own: OwnShards | None) -> Fra
     return FrameSource(
         name=root.resolve().name,
         kind="shards",
+        reader=str(manifest.config["reader"]),
         drive=name,
         camera=str(table["camera"].iloc[0]),
         vehicle=Vehicle(**manifest.vehicle),

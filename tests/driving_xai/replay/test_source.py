@@ -104,6 +104,7 @@ class TestShards:
     def test_they_are_a_models_input_already(self, shards: Path) -> None:
         source = opened(shards)
         assert source.cropped
+        assert (source.kind, source.reader) == ("shards", "udacity-csv")
         assert source.shards is not None
         assert source.shards.sha256 == Manifest.load(shards).sha256
 
