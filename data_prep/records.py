@@ -56,14 +56,6 @@ class Signal:
     value: Float64[np.ndarray, " N"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Controls:
-    """The controls at each camera frame. NaN means unknown, never zero."""
-
-    steering_wheel_rad: Float64[np.ndarray, " T"]
-    speed_mps: Float64[np.ndarray, " T"]
-
-
 class ImageSource(Protocol):
     """Random access to a drive's images by range; picklable, so that any worker can read its part."""
 

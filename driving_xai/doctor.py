@@ -22,7 +22,6 @@ MIN_PYTHON = (3, 11)
 _DECODERS = ("h264", "hevc", "mpeg4", "mjpeg", "vp9", "av1")
 _EXTRAS: Mapping[str, tuple[str, str]] = {
     "cluster": ("distributed", "preparation on several machines"),
-    "rerun": ("rerun", "replays as Rerun recordings"),
 }
 _LIBRARIES = ("lightning", "h5py", "pyarrow", "pandas", "numpy", "scipy", "rosbags", "safetensors")
 _GIB = 2**30

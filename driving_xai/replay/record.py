@@ -1,7 +1,7 @@
 """The scores of a replay: running means for the picture, rows on disk, the summary at the end.
 
-Rows have the columns of `faithfulness.results`, so `driving-xai report` reads a replay's scores as it
-reads those of `driving-xai score`. Rows leave memory group by group while the drive plays.
+Rows have the columns of `faithfulness.results`, which reads a replay's scores as it reads those of
+`driving-xai score`. Rows leave memory group by group while the drive plays.
 """
 
 from __future__ import annotations
