@@ -63,7 +63,7 @@ class Inset:
     HEIGHT, WIDTH = 136, 256
 
     def __init__(self, unit: float, *, title: str, last_fraction: float) -> None:
-        """Args: `title` names the value axis; `last_fraction` ends the other one."""
+        """`title` names the value axis; `last_fraction` ends the other one."""
         self.unit, self.title, self.last_fraction = unit, title, last_fraction
         self.height, self.width = round(self.HEIGHT * unit), round(self.WIDTH * unit)
         self._small, self._text = lettering(round(10.5 * unit)), lettering(round(12 * unit))

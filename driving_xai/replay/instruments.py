@@ -78,7 +78,7 @@ class View(NamedTuple):
 
     @classmethod
     def of(cls, camera: Camera, height: int, width: int, cut: Geometry | None) -> View:
-        """Args: height and width are of the picture in hand; `cut` is the crop that made it, if any."""
+        """The camera in a picture of this height and width; `cut` is the crop that made it, if any."""
         whole_h, whole_w, squeeze = float(height), float(width), 1.0
         if cut is None:
             cut = Geometry()

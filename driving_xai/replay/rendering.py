@@ -54,17 +54,19 @@ class Renderer:
         show: Callable[[Image], None] | None,
         times: StageTimes,
     ) -> None:
-        """Args:
-        overlay: draws.
-        sink: takes the pictures.
-        captions: of the instants.
-        scale: of the first map.
-        weight: of a new frame in the scales of the heat map and of the curve's axis.
-        tally: means of the curves; None where nothing is scored.
-        log: takes the curves.
-        reference: whose curve is drawn, `truth` or `clean`.
-        show: called with each picture.
-        times: `draw` and `encode` are added to.
+        """Connects what draws with what stores.
+
+        Args:
+            overlay: draws.
+            sink: takes the pictures.
+            captions: of the instants.
+            scale: of the first map.
+            weight: of a new frame in the scales of the heat map and of the curve's axis.
+            tally: means of the curves; None where nothing is scored.
+            log: takes the curves; None where nothing is scored.
+            reference: whose curve is drawn, `truth` or `clean`.
+            show: called with each picture.
+            times: `draw` and `encode` are added to.
         """
         self._overlay, self._sink, self._captions = overlay, sink, captions
         self._scale, self._weight, self._axis = scale, weight, AxisTop()

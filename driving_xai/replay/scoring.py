@@ -106,14 +106,16 @@ class Judge:
         device: torch.device,
         times: StageTimes,
     ) -> None:
-        """Args:
-        model: is called from one thread only, so methods may hook its layers.
-        method: explains.
-        target: what is explained.
-        vehicle: turns curvatures into angles.
-        control_every: every n-th frame is to be scored in a random order too; 0 for none.
-        device: of the model.
-        times: `model` and `explain` are added to.
+        """Stands at the start of a drive.
+
+        Args:
+            model: is called from one thread only, so methods may hook its layers.
+            method: explains.
+            target: what is explained.
+            vehicle: turns curvatures into angles.
+            control_every: every n-th frame is to be scored in a random order too; 0 for none.
+            device: of the model.
+            times: `model` and `explain` are added to.
         """
         self._model, self._method, self._target = model, method, target
         self._vehicle, self._control_every = vehicle, control_every
@@ -127,6 +129,9 @@ class Judge:
         Args:
             seen: the source's frame.
             pixels: the same, cut to the model's input.
+
+        Raises:
+            ValueError: the method's map is not finite.
         """
         past = None if seen.begins else self._state
         with self._times.measure("model"), torch.no_grad():
@@ -137,6 +142,8 @@ class Judge:
             view = _Seen(self._model.at(past), frames, attention)
             saliency = self._method(view, frames, self._target)
             shown = saliency[0].detach().cpu().numpy().astype(np.float32, copy=False)
+        if not np.isfinite(shown).all():
+            raise ValueError(f"frame {seen.frame.index}: its map has NaN or infinity; check the weights")
         scale = float(degrees_per_unit(np.array(seen.speed_mps_smoothed), self._vehicle))
         truth_deg = math.degrees(seen.steering_wheel_rad_smoothed)
         predicted, measured = Steering(per_m * scale, per_m), Steering(truth_deg, truth_deg / scale)
@@ -168,9 +175,6 @@ class Scorer:
         """The frame with its curves.
 
         The first frame of a run is not scored: it makes the state itself, so no clean past is left.
-
-        Raises:
-            ValueError: the method's map is not finite.
         """
         if look.past is None:
             return look.judged

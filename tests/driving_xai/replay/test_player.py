@@ -20,7 +20,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError, VideoError
 from driving_xai.explain import METHODS
 from driving_xai.faithfulness.results import Results
-from driving_xai.replay import player, window
+from driving_xai.replay import player, rendering, window
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.player import ReplayConfig, replay
 from driving_xai.replay.sink import VideoSink
@@ -310,9 +310,9 @@ def test_frames_of_the_models_own_shards_say_how_they_were_seen(
 ) -> None:
     own = make_checkpoint(data={"shards_sha256": Manifest.load(shards).sha256, "held_out": {}})
     captions: list[str] = []
-    original = player.Captions.of
+    original = rendering.Captions.of
     monkeypatch.setattr(
-        player.Captions, "of", lambda self, judged: captions.append(original(self, judged)) or captions[-1]
+        rendering.Captions, "of", lambda self, judged: captions.append(original(self, judged)) or captions[-1]
     )
     replay(own, shards, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))
     assert captions[2] == "drive-a · held out · frame 2 · 0.10 s"
