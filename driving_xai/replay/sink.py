@@ -143,10 +143,14 @@ def open_sink(
         VideoError: the name is not that of an MP4, or the file cannot be written.
 
     Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "grey.mp4"
         >>> with open_sink(
-        ...     tmp_path / "grey.mp4", height=48, width=64, frame_rate=Fraction(20), encoding=Encoding()
+        ...     path, height=48, width=64, frame_rate=Fraction(20), encoding=Encoding()
         ... ) as sink:
         ...     sink.write(np.full((48, 64, 3), 128, dtype=np.uint8))
+        >>> path.exists()
+        True
     """
     if path.suffix.lower() != ".mp4":
         raise VideoError(f"{path}: not a name of an MP4 video; end it in .mp4")
