@@ -41,9 +41,9 @@ class Scale:
     seconds: float = 30.0
     """Of each drive, and of the replayed one."""
     hidden_size: int = 64
-    frame_epochs: int = 6
+    frame_epochs: int = 5
     epochs: int = 2
-    score_every: int = 4
+    score_every: int = 6
 
 
 @dataclass(frozen=True, kw_only=True)
