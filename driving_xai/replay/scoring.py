@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -33,12 +32,14 @@ from driving_xai.data import degrees_per_unit
 from driving_xai.faithfulness.curve import deletion, rank
 from driving_xai.faithfulness.measures import MEASURES, CurveMeasure, SteeringError
 from driving_xai.faithfulness.perturb import Fill
+from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.instruments import Steering
 from driving_xai.replay.source import SourceFrame
 
 FRACTIONS = cast(CurveMeasure, MEASURES["deletion"]).fractions
 """Of pixels removed: 0 to 25 % in steps of 1 %."""
+_FRAMES_PER_TRIM = 100
 REFERENCES = ("truth", "clean")
 """What an edited frame's angle is compared with: the recorded one, or the unedited frame's."""
 
@@ -214,19 +215,6 @@ class _Seen:
         return cast(AttentiveFrameModel, self._instant).attention(frames)
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed buffers instead of handing them back to the system.
-
-    The buffers of an edited batch are asked for again 20 times a second; faulting their pages in
-    anew took a quarter of the scoring's time. Other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        # M_MMAP_THRESHOLD, at its allowed maximum, and M_TRIM_THRESHOLD, of glibc's malloc.h.
-        mallopt(-3, 32 << 20)
-        mallopt(-1, 512 << 20)
-
-
 def twin(model: nn.Module) -> nn.Module:
     """A model of the same weights, not copied, whose hooks are its own.
 
@@ -249,9 +237,16 @@ def scoring_side_by_side(score: Callable[[Look], Judged], workers: int) -> Itera
     pool = ThreadPoolExecutor(
         workers, thread_name_prefix="replay-score", initializer=torch.set_num_threads, initargs=(1,)
     )
+    submitted = itertools.count(1)
+
+    def submit(look: Look) -> Future[Judged]:
+        if next(submitted) % _FRAMES_PER_TRIM == 0:
+            release_fragments()
+        return pool.submit(score, look)
+
     try:
         torch.set_num_threads(max(1, before - workers))
-        yield lambda look: pool.submit(score, look)
+        yield submit
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
