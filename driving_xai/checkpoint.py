@@ -5,21 +5,20 @@ This is the only place that builds a model from a file.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from driving_xai.errors import CheckpointError
-from driving_xai.models.steering import SteeringConfig, SteeringModel
+from data_prep.shards.atomic import replacing, sha256_of
+from driving_xai.errors import CheckpointError, UnsupportedModelError
 
 SCHEMA = "driving-xai-checkpoint/1"
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
@@ -30,10 +29,11 @@ class Checkpoint:
     """A loaded model, what it was made with, and how it did."""
 
     path: Path
-    model: SteeringModel
-    """In eval mode, batch normalisation folded, on the device asked for."""
+    model: Any
+    """The kind's own model, in eval mode, on the device asked for; of steering, batch normalisation is
+    folded."""
     config: Mapping[str, Any]
-    """kind, model, training, input (geometry, vehicle, frame rate) and data (shards, held out)."""
+    """kind, model, training, input (geometry, vehicle) and data (shards, held out)."""
     metrics: Mapping[str, Any]
     sha256: str
     """Of the weights' file."""
@@ -52,9 +52,11 @@ def save(out: Path, model: nn.Module, config: Mapping[str, Any], metrics: Mappin
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).unlink(missing_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _replace(out / WEIGHTS, lambda path: save_file(weights, path))
-    _replace(out / METRICS, lambda path: path.write_text(_json(metrics)))
-    _replace(out / CONFIG, lambda path: path.write_text(_json({"schema": SCHEMA, **config})))
+    with replacing(out / WEIGHTS) as temporary:
+        # Not save_file: it makes files that only their owner may read.
+        temporary.write_bytes(to_safetensors(weights))
+    _write_json(out / METRICS, metrics)
+    _write_json(out / CONFIG, {"schema": SCHEMA, **config})
 
 
 def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = None) -> Checkpoint:
@@ -67,15 +69,16 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
         CheckpointError: missing, damaged, unknown, or of another kind.
     """
     config = _read_json(path / CONFIG)
-    if config.get("schema") != SCHEMA or str(config.get("kind")) not in _BUILDERS:
-        known = ", ".join(_BUILDERS)
+    if config.get("schema") != SCHEMA or str(config.get("kind")) not in KINDS:
+        known = ", ".join(KINDS)
         raise CheckpointError(
             f"{path} holds schema {config.get('schema')!r}, kind {config.get('kind')!r}; "
             f"expected {SCHEMA!r} and one of: {known}"
         )
     if kind is not None and config["kind"] != kind:
         raise CheckpointError(f"{path} is a checkpoint of kind {config['kind']!r}, expected {kind!r}")
-    model = _BUILDERS[config["kind"]](config)
+    made = KINDS[config["kind"]]()
+    model = _build(made, config)
     try:
         model.load_state_dict(load_file(path / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -85,15 +88,36 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
         ) from error
     return Checkpoint(
         path=path,
-        model=model.fold_normalisation().to(device),
+        model=made.ready(model).to(device),
         config=config,
         metrics=_read_json(path / METRICS),
-        sha256=hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest(),
+        sha256=sha256_of(path / WEIGHTS),
     )
 
 
-def _build_steering(config: Mapping[str, Any]) -> SteeringModel:
-    known = {field.name for field in fields(SteeringConfig)}
+class Kind(NamedTuple):
+    """How the checkpoints of one kind become a model."""
+
+    config: type
+    """The dataclass that a checkpoint's `model` section fills."""
+    model: Callable[[Any], nn.Module]
+    """Of an instance of it; the weights are loaded into what it returns."""
+    ready: Callable[[nn.Module], nn.Module]
+    """What the loaded model goes through before it is used."""
+
+
+def _steering() -> Kind:
+    from driving_xai.models.steering import SteeringConfig, SteeringModel
+
+    return Kind(SteeringConfig, SteeringModel, SteeringModel.fold_normalisation)  # type: ignore[arg-type]
+
+
+# Each kind's imports wait until one is loaded.
+KINDS: Mapping[str, Callable[[], Kind]] = {"steering": _steering}
+
+
+def _build(made: Kind, config: Mapping[str, Any]) -> nn.Module:
+    known = {field.name for field in fields(made.config)}
     keywords = config.get("model")
     if not isinstance(keywords, dict):
         raise CheckpointError(f"config.json has model {keywords!r}; expected an object of settings")
@@ -101,17 +125,26 @@ def _build_steering(config: Mapping[str, Any]) -> SteeringModel:
         raise CheckpointError(
             f"config.json has unknown model keys {unknown}; expected some of {sorted(known)}"
         )
+    # JSON has no tuples; the settings have no lists.
+    keywords = {name: tuple(value) if isinstance(value, list) else value for name, value in keywords.items()}
     try:
-        return SteeringModel(SteeringConfig(**keywords))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"config.json describes no steering model: {error}") from error
+        return made.model(made.config(**keywords))
+    except (KeyError, TypeError, ValueError, RuntimeError, UnsupportedModelError) as error:
+        raise CheckpointError(f"config.json describes no {config['kind']} model: {error}") from error
 
 
-_BUILDERS: Mapping[str, Callable[[Mapping[str, Any]], SteeringModel]] = {"steering": _build_steering}
+def as_json(content: Mapping[str, Any]) -> str:
+    """The text of a checkpoint's JSON file.
 
-
-def _json(content: Mapping[str, Any]) -> str:
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(as_json(content))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -126,12 +159,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object; the checkpoint is damaged")
     return content
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside the path, flushes to disk, renames: a reader sees the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    with partial.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    partial.replace(path)

@@ -11,9 +11,9 @@ from torch import nn
 from driving_xai.contracts import Explainer
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.cam import GradCAM
+from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
-from driving_xai.faithfulness.controls import CentrePrior, RandomOrder
 
 
 class MethodFactory(Protocol):

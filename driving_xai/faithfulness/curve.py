@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Scores
-from driving_xai.faithfulness.perturb import Fill, Mixture, blank, pixel_counts
+from driving_xai.perturb import Fill, Mixture, blank, pixel_counts
 
 
 def rank(saliency: Saliency, generator: torch.Generator) -> Int64[Tensor, "B P"]:

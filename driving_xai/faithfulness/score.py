@@ -26,7 +26,6 @@ from driving_xai.errors import CheckpointError, DataError
 from driving_xai.explain import METHODS, build
 from driving_xai.faithfulness.instants import Instants, instants_of, walk
 from driving_xai.faithfulness.measures import MEASURES, LocalisationMeasure
-from driving_xai.faithfulness.perturb import FILL_SPACE, FILLS, Fill
 from driving_xai.faithfulness.results import (
     FRAME_COLUMNS,
     SUMMARY,
@@ -43,6 +42,7 @@ from driving_xai.faithfulness.summary import (
     summarise_differences,
     summarise_scores,
 )
+from driving_xai.perturb import FILL_SPACE, FILLS, Fill
 from driving_xai.targets import by_name
 
 CONTROLS = ("random", "centre-prior")

@@ -22,7 +22,7 @@ from driving_xai.faithfulness.measures import (
     SteeringError,
     angle_deg,
 )
-from driving_xai.faithfulness.perturb import Fill, pixel_counts
+from driving_xai.perturb import Fill, pixel_counts
 
 
 class Maps(NamedTuple):

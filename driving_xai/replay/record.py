@@ -22,10 +22,10 @@ from jaxtyping import Float64
 from scipy import stats
 
 from data_prep.shards.atomic import replacing
-from driving_xai.faithfulness.perturb import FILL_SPACE
 from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import describe_measure, interval
+from driving_xai.perturb import FILL_SPACE
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.overlay import is_degenerate
 from driving_xai.replay.scoring import FRACTIONS, REFERENCES, Curves, Judged, curve_area

@@ -31,7 +31,7 @@ from driving_xai.contracts import (
 from driving_xai.data import degrees_per_unit
 from driving_xai.faithfulness.curve import deletion, rank
 from driving_xai.faithfulness.measures import MEASURES, CurveMeasure, SteeringError
-from driving_xai.faithfulness.perturb import Fill
+from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.instruments import Steering

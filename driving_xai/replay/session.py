@@ -24,10 +24,10 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.data import hold_out_from
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.explain import METHODS, build
-from driving_xai.faithfulness.perturb import FILLS, Fill
 from driving_xai.faithfulness.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import describe_machine
+from driving_xai.perturb import FILLS, Fill
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.instruments import CAMERAS, Camera
 from driving_xai.replay.overlay import HeatScale, Overlay, OverlayConfig

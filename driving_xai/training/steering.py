@@ -276,7 +276,7 @@ def describe(how: SteeringTraining, manifest: Manifest) -> dict[str, Any]:
 
 def _resume_state(out: Path, config: dict[str, Any], resume: bool) -> Path | None:
     """The file to continue from, after checking that it belongs to this configuration."""
-    folder, wanted = out / RESUME, checkpoint._json(config)
+    folder, wanted = out / RESUME, checkpoint.as_json(config)
     last, recorded = folder / "last.ckpt", folder / "config.json"
     if resume:
         if not recorded.exists():

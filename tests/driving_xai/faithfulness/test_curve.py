@@ -11,7 +11,7 @@ from torch import nn
 
 from driving_xai.contracts import Outputs
 from driving_xai.faithfulness.curve import area, deletion, insertion, rank
-from driving_xai.faithfulness.perturb import blank
+from driving_xai.perturb import blank
 
 HEIGHT, WIDTH = 4, 5
 PIXELS = HEIGHT * WIDTH

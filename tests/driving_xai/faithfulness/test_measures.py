@@ -9,7 +9,7 @@ import torch
 from data_prep.records import VEHICLES
 from driving_xai.data import degrees_per_unit
 from driving_xai.faithfulness.measures import MEASURES, CurveMeasure, SteeringError, angle_deg
-from driving_xai.faithfulness.perturb import pixel_counts
+from driving_xai.perturb import pixel_counts
 
 
 def test_error_is_in_degrees_of_the_steering_wheel():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data_prep.records import VEHICLES, Frame
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.contracts import FrameModel, Frames, Outputs, Saliency, Scores, Target
-from driving_xai.faithfulness.controls import RandomOrder
+from driving_xai.explain.controls import RandomOrder
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.replay.background import StageTimes

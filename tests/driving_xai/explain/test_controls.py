@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from driving_xai.faithfulness.controls import CentrePrior, RandomOrder
+from driving_xai.explain.controls import CentrePrior, RandomOrder
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driving_xai.faithfulness.perturb import FILLS, Mixture, blank, pixel_counts
+from driving_xai.perturb import FILLS, Mixture, blank, pixel_counts
 
 
 def _frames(seed: int, count: int = 2, height: int = 5, width: int = 7, dtype=torch.float32) -> torch.Tensor:
