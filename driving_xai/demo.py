@@ -23,6 +23,8 @@ from driving_xai.models.steering import SteeringConfig
 from driving_xai.replay.player import ReplayConfig, replay
 from driving_xai.training.steering import RESUME, SteeringTraining, train
 
+_BLOCK_S = 3.0
+"""Ten blocks in the half minute that is scored: fewer than eight give no interval."""
 OnProgress = Callable[[int, int], None]
 
 
@@ -94,6 +96,7 @@ def run(
         measures=("deletion", "pointing-game"),
         split="test",
         every=scale.score_every,
+        block_s=_BLOCK_S,
         seed=seed,
     )
     with stage("score", unit="frames") as on_progress:
@@ -101,7 +104,7 @@ def run(
     # A drive that none of the shards holds, at the size of a real camera.
     unseen = _route(out / "unseen.toml", 1, scale.seconds, seed + 1, height=480, width=640)
     with stage("replay", unit="frames") as on_progress:
-        replay(loaded, unseen, video, ReplayConfig(seed=seed), on_progress=on_progress)
+        replay(loaded, unseen, video, ReplayConfig(seed=seed, block_s=_BLOCK_S), on_progress=on_progress)
     return Made(
         paths={"video": video, "scores": scores, "model": model, "shards": shards},
         metrics=loaded.metrics,

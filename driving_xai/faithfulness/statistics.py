@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+LEAST_BLOCKS = 8
+"""Below that the percentiles of resampled drives are too narrow: docs/methods.md has the coverage."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -31,8 +34,8 @@ class BlockBootstrap:
     Source: Künsch 1989; Efron and Tibshirani 1993, section 8.6.
 
     Example:
-        >>> BlockBootstrap(block=5, resamples=200).interval(np.arange(20.0)).mean
-        9.5
+        >>> BlockBootstrap(block=5, resamples=200).interval(np.arange(40.0)).mean
+        19.5
     """
 
     block: int
@@ -42,7 +45,7 @@ class BlockBootstrap:
     seed: int = 0
 
     def interval(self, values: Float[np.ndarray, " N"]) -> Interval | None:
-        """The interval of the mean; None where fewer than two blocks of frames say anything.
+        """The interval of the mean; None below `LEAST_BLOCKS` blocks of frames.
 
         Args:
             values: finite, in the order of time. Of a paired comparison: the differences.
@@ -52,7 +55,7 @@ class BlockBootstrap:
         """
         if not np.isfinite(values).all():
             raise ValueError("got values that are not finite; drop the frames without a value first")
-        if len(values) < 2 * self.block:
+        if len(values) < LEAST_BLOCKS * self.block:
             return None
         tail = (1 - self.level) / 2
         low, high = np.quantile(self.means(values), [tail, 1 - tail])

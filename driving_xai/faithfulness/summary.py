@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from driving_xai.faithfulness.comparison import cliffs_delta, cohens_dz, holm, places, signed_rank
 from driving_xai.faithfulness.measures import MEASURES, CurveMeasure
 from driving_xai.faithfulness.results import FRAME_COLUMNS
-from driving_xai.faithfulness.statistics import BlockBootstrap
+from driving_xai.faithfulness.statistics import LEAST_BLOCKS, BlockBootstrap
 
 
 def summarise_scores(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:
@@ -56,6 +58,94 @@ def summarise_differences(
     return differences
 
 
+def summarise_comparisons(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:
+    """Every two methods on the frames of both, under each measure and reference.
+
+    `p` is of Wilcoxon's test on block means, `p_holm` the same corrected for all pairs of the measure and
+    reference; both are null, with a reason, below eight blocks.
+    """
+    compared = []
+    for (measure, reference), values in _side_by_side(per_frame):
+        names = {"measure": measure, "reference": reference}
+        pairs = [
+            {**names, "method": method, "other": other, **_compare(values, method, other, bootstrap)}
+            for method, other in itertools.combinations(values.columns, 2)
+        ]
+        tested = [pair for pair in pairs if pair["p"] is not None]
+        for pair, corrected in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
+            pair["p_holm"] = corrected
+        compared += pairs
+    return compared
+
+
+def _compare(values: pd.DataFrame, method: str, other: str, bootstrap: BlockBootstrap) -> dict[str, Any]:
+    paired = values[[method, other]].dropna()
+    sparse = _as_dense(bootstrap, len(paired), values)
+    ours, theirs = (paired[name].to_numpy(dtype=np.float64) for name in (method, other))
+    tested = signed_rank(ours - theirs, sparse.block)
+    few = len(paired) < 2
+    return {
+        "frames": len(paired),
+        "value": interval(pd.Series(ours - theirs), sparse),
+        "p": None if tested is None else tested.p,
+        "p_holm": None,
+        "blocks": len(paired) // sparse.block,
+        "rank_biserial": None if tested is None else tested.rank_biserial,
+        "cohens_dz": None if few else _finite(cohens_dz(ours - theirs)),
+        "cliffs_delta": None if few else cliffs_delta(ours, theirs),
+        **({"reason": _too_few(len(paired), sparse)} if tested is None else {}),
+    }
+
+
+def summarise_ranks(
+    per_frame: pd.DataFrame, measures: Mapping[str, Mapping[str, Any]], bootstrap: BlockBootstrap
+) -> list[dict[str, Any]]:
+    """Where each method stands under each measure and reference, on the frames that all of them have.
+
+    Args:
+        measures: of each name, `faithful`: `high` or `low`; as `describe_measure` says it.
+    """
+    ranked = []
+    for (measure, reference), values in _side_by_side(per_frame):
+        shared = values.dropna()
+        sparse = _as_dense(bootstrap, len(shared), values)
+        found = places(shared.to_numpy(dtype=np.float64), measures[measure]["faithful"], sparse)
+        entry: dict[str, Any] = {"measure": measure, "reference": reference, "frames": len(shared)}
+        if found is None:
+            entry |= {"places": None, "reason": _too_few(len(shared), sparse)}
+        else:
+            entry["places"] = [
+                {"method": name, **asdict(place)} for name, place in zip(values, found, strict=True)
+            ]
+        ranked.append(entry)
+    return ranked
+
+
+def _side_by_side(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Each measure and reference with a column of values for each method, frames in their order."""
+    for key, rows in per_frame.groupby(["measure", "reference"], sort=False):
+        columns = {
+            method: of_method.set_index(FRAME_COLUMNS)["value"]
+            for method, of_method in rows.groupby("method", sort=False)
+        }
+        longest = max(columns.values(), key=len).index
+        yield key, pd.DataFrame({method: column.reindex(longest) for method, column in columns.items()})
+
+
+def _as_dense(bootstrap: BlockBootstrap, shared: int, values: pd.DataFrame) -> BlockBootstrap:
+    """Blocks as long in time where only every n-th frame has both values, as in a replay's control."""
+    most = int(values.count().max())
+    return replace(bootstrap, block=max(1, round(bootstrap.block * shared / most))) if most else bootstrap
+
+
+def _too_few(frames: int, bootstrap: BlockBootstrap) -> str:
+    return f"{frames} frames are fewer than {LEAST_BLOCKS} blocks of {bootstrap.block}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def interval(values: pd.Series, bootstrap: BlockBootstrap) -> dict[str, Any]:
     """Mean, low and high as JSON: null where unknown, with the reason."""
     if len(values) == 0:
@@ -63,7 +153,7 @@ def interval(values: pd.Series, bootstrap: BlockBootstrap) -> dict[str, Any]:
     found = bootstrap.interval(values.to_numpy(dtype=np.float64))
     if found is not None:
         return asdict(found)
-    reason = f"{len(values)} frames are fewer than two blocks of {bootstrap.block}"
+    reason = _too_few(len(values), bootstrap)
     return {"mean": math.fsum(values) / len(values), "low": None, "high": None, "reason": reason}
 
 

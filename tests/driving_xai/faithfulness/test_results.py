@@ -128,11 +128,11 @@ def test_tables_put_together_keep_their_types(tmp_path):
 
 
 def test_scores_are_means_of_the_frames_that_have_one():
-    rows = _rows({"grad-cam": [1.0, 2.0, 6.0], "random": [np.nan, 2.0, 1.0]})
+    rows = _rows({"grad-cam": [1.0, 2.0, 6.0] * 3, "random": [np.nan, 2.0, 1.0] * 3})
     ours, random = summarise_scores(rows, BlockBootstrap(block=1, resamples=50))
     assert (ours["method"], ours["frames"], ours["degenerate"], ours["value"]["mean"]) == (
         "grad-cam",
-        3,
+        9,
         1,
         3.0,
     )
@@ -140,7 +140,7 @@ def test_scores_are_means_of_the_frames_that_have_one():
     assert ours["base_corrected"]["mean"] == 2.0
     assert ours["curve"] == [2.0, 4.0]
     assert ours["value"]["low"] <= 3.0 <= ours["value"]["high"]
-    assert (random["frames"], random["degenerate"], random["curve"]) == (2, 0, [0.5, 2.5])
+    assert (random["frames"], random["degenerate"], random["curve"]) == (6, 0, [0.5, 2.5])
 
 
 def test_differences_pair_the_frames_that_both_have():
@@ -161,6 +161,6 @@ def test_what_is_unknown_is_null_with_a_reason():
         "mean": 1.5,
         "low": None,
         "high": None,
-        "reason": "2 frames are fewer than two blocks of 5",
+        "reason": "2 frames are fewer than 8 blocks of 5",
     }
     json.dumps([none, few], allow_nan=False)
