@@ -50,6 +50,15 @@ class AttentiveFrameModel(FrameModel, Protocol):
     def attention(self, frames: Frames) -> Attention: ...
 
 
+@runtime_checkable
+class SelectiveFrameModel(FrameModel, Protocol):
+    """A frame model whose prediction rests on a selection of cells of its feature grid."""
+
+    def selection(self, frames: Frames) -> Float[Tensor, "B h w"]:
+        """Positive on the selected cells, zero elsewhere."""
+        ...
+
+
 class Explainer(Protocol):
     """Says how much each pixel of each frame matters for the target."""
 

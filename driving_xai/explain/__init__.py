@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -42,13 +42,15 @@ def build(name: str, model: nn.Module, *, seed: int = 0) -> Explainer:
     return METHODS[name](model, seed=seed)
 
 
-def _attention_of(kind: Literal["sign", "soft"]) -> MethodFactory:
+def _attention_of(method: str, *kinds: str) -> MethodFactory:
+    """The model's own attention, where it is of one of these kinds."""
+
     def fit(model: nn.Module, *, seed: int) -> Explainer:
         found = getattr(getattr(model, "config", None), "attention", "none")
-        if found != kind:
+        if found not in kinds:
             raise UnsupportedModelError(
-                f"method '{kind}-attention' needs a model with {kind} attention, this one has {found!r}; "
-                f"use grad-cam, or train with attention {kind!r}"
+                f"method {method!r} needs a model with {' or '.join(kinds)} attention, this one has {found!r}; "
+                f"use grad-cam, or train with attention {kinds[-1]!r}"
             )
         return partial(learned_attention, cells=_cells(model))
 
@@ -79,8 +81,10 @@ def _centre_prior(model: nn.Module, *, seed: int) -> Explainer:
 
 
 METHODS: Mapping[str, MethodFactory] = {
-    "sign-attention": _attention_of("sign"),
-    "soft-attention": _attention_of("soft"),
+    "sign-attention": _attention_of("sign-attention", "sign"),
+    "soft-attention": _attention_of("soft-attention", "soft"),
+    "bla": _attention_of("bla", "bla", "bla-t"),
+    "l2x-f": _attention_of("l2x-f", "l2x-f"),
     "grad-cam": _grad_cam,
     "random": _random,
     "centre-prior": _centre_prior,

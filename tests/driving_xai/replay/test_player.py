@@ -17,8 +17,8 @@ from data_prep.pipeline import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import CheckpointError, DataError, VideoError
-from driving_xai.explain import METHODS
+from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError, VideoError
+from driving_xai.explain import METHODS, build
 from driving_xai.faithfulness.results import Results
 from driving_xai.replay import player, rendering, window
 from driving_xai.replay.background import StageTimes
@@ -120,8 +120,10 @@ def test_without_scores_there_is_a_video_only(
 def test_every_method_that_fits_the_model_plays(
     checkpoint: Checkpoint, recording: Path, tmp_path: Path, method: str
 ) -> None:
-    if method == "soft-attention":
-        pytest.skip("the model has sign attention")
+    try:
+        build(method, checkpoint.model)
+    except UnsupportedModelError as reason:
+        pytest.skip(str(reason))
     config = ReplayConfig(**FAST, method=method, end_s=0.2)
     done = replay(checkpoint, recording, tmp_path / "v.mp4", config)
     assert done.summary["plan"]["config"]["methods"] == [method]
