@@ -112,8 +112,14 @@ def _steering() -> Kind:
     return Kind(SteeringConfig, SteeringModel, SteeringModel.fold_normalisation)  # type: ignore[arg-type]
 
 
+def _actions() -> Kind:
+    from driving_xai.models.actions import ActionConfig, ActionModel
+
+    return Kind(ActionConfig, ActionModel, nn.Module.eval)
+
+
 # Each kind's imports wait until one is loaded.
-KINDS: Mapping[str, Callable[[], Kind]] = {"steering": _steering}
+KINDS: Mapping[str, Callable[[], Kind]] = {"steering": _steering, "actions": _actions}
 
 
 def _build(made: Kind, config: Mapping[str, Any]) -> nn.Module:

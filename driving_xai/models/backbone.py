@@ -1,0 +1,276 @@
+"""Backbones by their timm names, at any input size, and where their weights start from.
+
+Vision transformers with a class token, and convolutional networks that end in feature maps.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from driving_xai.errors import CheckpointError, UnsupportedModelError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1]; what DINO, DINOv2 and SNNA standardise with."""
+
+_PREFIXES = ("module.", "_orig_mod.", "backbone.")
+"""What wrappers put before a backbone's own names: data parallelism, compilation, DINO's multi-crop wrapper."""
+_NESTED = ("teacher", "student", "model", "state_dict")
+"""Where training scripts keep weights; the first one found counts, so DINO's teacher before its student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """An architecture: a timm name, and what to change about it."""
+
+    backbone: str = "vit_small_patch8_224"
+    """A timm name, without a tag: vit_small_patch16_224, vit_small_patch14_reg4_dinov2, resnet50, ..."""
+    image_size: tuple[int, ...] | None = None
+    """Height and width in px for which positional embeddings are kept, interpolated to any other; None as
+    timm has it (224 x 224 for most)."""
+    patch_px: int | None = None
+    embed_dim: int | None = None
+    """Width of a transformer's tokens; None of these three as the name says."""
+    depth: int | None = None
+    """Blocks of a transformer."""
+    heads: int | None = None
+    output_stride: int | None = None
+    """Pixels a cell of a ResNet's feature maps: 8, 16 or 32; None is 32. Smaller dilates the last stages."""
+
+    def __post_init__(self) -> None:
+        for name in ("patch_px", "embed_dim", "depth", "heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected 1 or more")
+        size = self.image_size
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"image_size is {list(size)}; expected a height and a width in px")
+        if self.output_stride not in (None, 8, 16, 32):
+            raise ValueError(f"output_stride is {self.output_stride}; expected 8, 16 or 32")
+
+
+def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained: bool = False) -> Any:
+    """timm's module of the configuration, without a classifier; timm's models share no narrower type.
+
+    Args:
+        drop_path: share of residual branches left out in training, growing with depth.
+        pretrained: fetch timm's own weights of the name, from its cache or the network.
+
+    Raises:
+        UnsupportedModelError: no such name, or one that ends in neither a class token nor feature maps.
+        CheckpointError: `pretrained`, and the weights are neither cached nor reachable.
+    """
+    import timm
+
+    known = timm.list_models()
+    if config.backbone.partition(".")[0] not in known:
+        near = difflib.get_close_matches(config.backbone, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "timm.list_models() has the names"
+        raise UnsupportedModelError(f"backbone {config.backbone!r} is unknown to timm; {hint}")
+    keywords = _keywords(config, drop_path)
+    try:
+        trunk = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **keywords)
+    except (TypeError, AssertionError, RuntimeError, NotImplementedError) as error:
+        given = ", ".join(keywords)
+        raise UnsupportedModelError(
+            f"backbone {config.backbone} cannot be built with {given} ({_first_line(error)}); change these"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"timm's weights of {config.backbone} are neither cached nor reachable; give a local file instead"
+        ) from error
+    _check(config, trunk)
+    return trunk
+
+
+def is_transformer(trunk: nn.Module) -> bool:
+    """Whether a backbone is one of timm's plain vision transformers."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return isinstance(trunk, VisionTransformer)
+
+
+def _keywords(config: BackboneConfig, drop_path: float) -> dict[str, Any]:
+    """timm's keywords; those left at None stay out, since no two families know the same ones."""
+    transformer = "vit" in config.backbone or "deit" in config.backbone
+    named = {
+        "img_size": config.image_size,
+        "patch_size": config.patch_px,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "output_stride": config.output_stride,
+        "drop_path_rate": drop_path or None,
+        "dynamic_img_size": True if transformer else None,
+        "global_pool": None if transformer else "",
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _check(config: BackboneConfig, trunk: Any) -> None:
+    if is_transformer(trunk):
+        if not trunk.has_class_token:
+            raise UnsupportedModelError(
+                f"backbone {config.backbone} has no class token to read; use a ViT of DINO, DINOv2 or DeiT"
+            )
+        return
+    try:
+        with torch.no_grad():
+            found = trunk.eval().forward_features(torch.zeros(1, 3, 64, 64))
+        is_grid = found.dim() == 4 and found.shape[1] == trunk.num_features
+    except AssertionError:  # Transformers of a fixed size refuse the probe.
+        is_grid = False
+    if not is_grid:
+        raise UnsupportedModelError(
+            f"backbone {config.backbone} ends neither in a class token nor in feature maps [B, C, h, w]; "
+            "use a ViT or a convolutional network"
+        )
+    trunk.train()
+
+
+def load_backbone(trunk: Any, path: Path) -> None:
+    """Loads weights into a backbone, strictly; positional embeddings of another grid are interpolated.
+
+    Known are DINO's own checkpoints (teacher before student, `module.` and `backbone.` stripped, the
+    projection head left out), DINOv2's, plain state dicts, .safetensors files, and directories that
+    `train dino` wrote. Nothing is unpickled but tensors.
+
+    Args:
+        trunk: what `build_backbone` made; changed in place.
+        path: a file, or a directory with model.safetensors.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another architecture or patch size.
+    """
+    weights = backbone_weights(path)
+    if is_transformer(trunk):
+        from timm.models.vision_transformer import checkpoint_filter_fn
+
+        _check_patches(trunk, weights, path)
+        try:
+            weights = checkpoint_filter_fn(weights, trunk)
+        except (RuntimeError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} is of another architecture ({_first_line(error)}); set model.backbone to the file's"
+            ) from error
+    wanted = trunk.state_dict()
+    missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    other = [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
+    for names, what in ((missing, "lacks"), (extra, "has unknown"), (sorted(other), "has another shape of")):
+        if names:
+            raise CheckpointError(
+                f"{path} {what} {names[0]} (and {len(names) - 1} more): it is of another architecture; "
+                "set model.backbone and its size to the file's"
+            )
+    trunk.load_state_dict(weights)
+
+
+def backbone_weights(path: Path) -> dict[str, Tensor]:
+    """The backbone's tensors of a checkpoint by their own names; see `load_backbone`.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds no weights.
+    """
+    content = read_tensors(path / "model.safetensors" if path.is_dir() else path)
+    for name in _NESTED:
+        if isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    weights = {_stripped(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    if not weights:
+        raise CheckpointError(
+            f"{path} holds no weights of a backbone; expected a DINO checkpoint or a state dict"
+        )
+    return weights
+
+
+def read_tensors(path: Path) -> Mapping[str, Any]:
+    """What a .safetensors or PyTorch file holds, read without running any code in it.
+
+    Raises:
+        CheckpointError: missing, damaged, or it would have to run code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            # Another pickle protocol than torch's own is warned of; what it holds decides here.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; check the path of the weights") from error
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({_first_line(error)}); copy or download it again"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, and its code is not run; "
+            "save its state dict alone, or as .safetensors"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict")
+    return content
+
+
+def saved_backbone(path: Path) -> BackboneConfig | None:
+    """The architecture a directory that `train dino` wrote was made with; None of a bare file.
+
+    Raises:
+        CheckpointError: the directory is no such checkpoint.
+    """
+    if not path.is_dir():
+        return None
+    try:
+        content = json.loads((path / "config.json").read_text())
+        section = content["model"]
+        known = {field.name for field in fields(BackboneConfig)}
+        values = {name: section[name] for name in known}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of a backbone; give a file, or a directory that `train dino` wrote"
+        ) from error
+    if values["image_size"] is not None:
+        values["image_size"] = tuple(values["image_size"])
+    return BackboneConfig(**values)
+
+
+def architecture_of(config: BackboneConfig) -> BackboneConfig:
+    """The part of a model's configuration that describes its backbone."""
+    values = asdict(config)
+    return BackboneConfig(**{field.name: values[field.name] for field in fields(BackboneConfig)})
+
+
+def _stripped(name: str) -> str:
+    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _check_patches(trunk: Any, weights: Mapping[str, Tensor], path: Path) -> None:
+    """timm would resample the patches of another size in silence."""
+    found = weights.get("patch_embed.proj.weight")
+    if found is None or found.dim() != 4:
+        raise CheckpointError(f"{path} holds no patch embedding; expected weights of a vision transformer")
+    wanted = trunk.patch_embed.patch_size
+    if tuple(found.shape[-2:]) != tuple(wanted):
+        raise CheckpointError(
+            f"{path} has patches of {found.shape[-1]} px, this model of {wanted[-1]}; "
+            "set model.backbone to a name of the file's patch size, or model.patch_px"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,189 @@
+"""Where a backbone's weights come from: DINO's files, ours, and files that must not be trusted."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from driving_xai.errors import CheckpointError
+from driving_xai.models.backbone import (
+    BackboneConfig,
+    architecture_of,
+    build_backbone,
+    load_backbone,
+    saved_backbone,
+)
+
+TINY = BackboneConfig(
+    backbone="vit_tiny_patch16_224", embed_dim=24, depth=2, heads=3, patch_px=8, image_size=(32, 32)
+)
+
+
+def trunk_of(config: BackboneConfig = TINY, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    trunk = build_backbone(config).eval()
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return trunk
+
+
+def outputs(trunk: torch.nn.Module, height: int = 32, width: int = 32) -> torch.Tensor:
+    frames = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return trunk.forward_features(frames)
+
+
+def dino_file(path: Path, *, teacher: torch.nn.Module, student: torch.nn.Module) -> Path:
+    """The layout of facebookresearch/dino's checkpoints: backbone and projection head under wrappers."""
+    head = {"head.mlp.0.weight": torch.randn(8, 24), "head.last_layer.weight_g": torch.ones(16, 1)}
+    torch.save(
+        {
+            "student": {f"module.backbone.{k}": v for k, v in student.state_dict().items()}
+            | {f"module.{k}": v for k, v in head.items()},
+            "teacher": {f"backbone.{k}": v for k, v in teacher.state_dict().items()} | head,
+            "optimizer": {"state": {}, "param_groups": []},
+            "epoch": 3,
+            "dino_loss": {"center": torch.zeros(1, 16)},
+        },
+        path,
+    )
+    return path
+
+
+def test_dinos_own_layout_gives_the_teacher(tmp_path) -> None:
+    teacher, student, loaded = trunk_of(seed=1), trunk_of(seed=2), trunk_of(seed=3)
+    load_backbone(loaded, dino_file(tmp_path / "checkpoint.pth", teacher=teacher, student=student))
+    assert torch.equal(outputs(loaded), outputs(teacher))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
+@pytest.mark.parametrize("nested", [None, "student", "state_dict", "model"])
+def test_plain_and_wrapped_state_dicts_are_the_same(tmp_path, prefix, nested) -> None:
+    source, loaded = trunk_of(seed=1), trunk_of(seed=3)
+    weights = {prefix + k: v for k, v in source.state_dict().items()}
+    torch.save({nested: weights} if nested else weights, tmp_path / "w.pth")
+    load_backbone(loaded, tmp_path / "w.pth")
+    assert torch.equal(outputs(loaded), outputs(source))
+
+
+def test_safetensors_and_the_directory_around_them(tmp_path) -> None:
+    source = trunk_of(seed=1)
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        loaded = trunk_of(seed=3)
+        load_backbone(loaded, path)
+        assert torch.equal(outputs(loaded), outputs(source))
+
+
+def test_dinov2_files_with_registers(tmp_path) -> None:
+    """Meta's layout: a position for the class token, a mask token, registers under their own name."""
+    config = BackboneConfig(
+        backbone="vit_small_patch14_reg4_dinov2", embed_dim=24, depth=2, heads=3, image_size=(28, 28)
+    )
+    source, loaded = trunk_of(config, seed=1), trunk_of(config, seed=3)
+    weights = source.state_dict()
+    position = torch.randn(1, 1, 24)
+    weights["pos_embed"] = torch.cat([position, weights["pos_embed"]], 1)
+    weights["cls_token"] = weights["cls_token"] - position
+    weights["register_tokens"] = weights.pop("reg_token")
+    weights["mask_token"] = torch.zeros(1, 24)
+    torch.save(weights, tmp_path / "dinov2.pth")
+    load_backbone(loaded, tmp_path / "dinov2.pth")
+    torch.testing.assert_close(outputs(loaded, 28, 42), outputs(source, 28, 42))
+
+
+def test_positions_of_another_grid_are_interpolated(tmp_path) -> None:
+    source, wide = trunk_of(seed=1), BackboneConfig(**{**vars(TINY), "image_size": (32, 64)})
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    loaded = trunk_of(wide, seed=3)
+    load_backbone(loaded, tmp_path / "w.pth")
+    torch.testing.assert_close(outputs(loaded, 32, 64), outputs(source, 32, 64))
+
+
+def test_a_convolutional_backbone_loads_strictly_too(tmp_path) -> None:
+    config = BackboneConfig(backbone="resnet10t")
+    source, loaded = trunk_of(config, seed=1), trunk_of(config, seed=3)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    load_backbone(loaded, tmp_path / "w.pth")
+    assert torch.equal(outputs(loaded, 64, 64), outputs(source, 64, 64))
+    with pytest.raises(CheckpointError, match="no patch embedding"):
+        load_backbone(trunk_of(), tmp_path / "w.pth")
+
+
+class Boom:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_no_code_of_a_file_is_run(tmp_path) -> None:
+    proof = tmp_path / "it-ran"
+    with (tmp_path / "w.pth").open("wb") as file:
+        pickle.dump({"teacher": Boom(proof)}, file)
+    torch.save({"teacher": Boom(proof)}, tmp_path / "zip.pth")
+    for name in ("w.pth", "zip.pth"):
+        with pytest.raises(CheckpointError, match="its code is not run"):
+            load_backbone(trunk_of(), tmp_path / name)
+    assert not proof.exists()
+
+
+def damaged(kind: str, tmp_path: Path) -> Path:
+    weights = trunk_of(seed=1).state_dict()
+    path = tmp_path / "w.pth"
+    if kind == "patch":
+        weights = trunk_of(BackboneConfig(**{**vars(TINY), "patch_px": 16})).state_dict()
+    elif kind == "deeper":
+        weights = trunk_of(BackboneConfig(**{**vars(TINY), "depth": 3})).state_dict()
+    elif kind == "shallower":
+        weights = trunk_of(BackboneConfig(**{**vars(TINY), "depth": 1})).state_dict()
+    elif kind == "wider":
+        weights = trunk_of(BackboneConfig(**{**vars(TINY), "embed_dim": 48})).state_dict()
+    if kind == "missing":
+        return path
+    torch.save([1, 2] if kind == "list" else {} if kind == "empty" else weights, path)
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "text":
+        path.write_text("<!DOCTYPE html>")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("patch", "patches of 16 px, this model of 8"),
+        ("deeper", "has unknown blocks.2"),
+        ("shallower", "lacks blocks.1"),
+        ("wider", "another architecture"),
+        ("missing", "no such file"),
+        ("list", "expected a state dict"),
+        ("empty", "no weights of a backbone"),
+        ("cut", "cannot be read"),
+        ("text", "not run|cannot be read"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line_and_changes_nothing(tmp_path, kind, message) -> None:
+    path, trunk = damaged(kind, tmp_path), trunk_of(seed=3)
+    before = outputs(trunk)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_backbone(trunk, path)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(outputs(trunk), before)
+
+
+def test_a_directory_says_its_architecture(tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"kind": "dino", "model": vars(TINY)}))
+    assert saved_backbone(tmp_path) == TINY
+    assert saved_backbone(tmp_path / "config.json") is None
+    assert architecture_of(TINY) == TINY
+    (tmp_path / "config.json").write_text(json.dumps({"kind": "steering", "model": {"hidden_size": 8}}))
+    with pytest.raises(CheckpointError, match="no checkpoint of a backbone"):
+        saved_backbone(tmp_path)
