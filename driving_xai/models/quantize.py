@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 RangeRule = Literal["ema-max", "percentile", "fixed", "learned"]
+SignEstimator = Literal["clipped", "identity", "tanh"]
 
 
 class _Quantize(torch.autograd.Function):
@@ -44,30 +45,46 @@ def quantize(x: Float[Tensor, "..."], high: Float[Tensor, ""], bits: int) -> Flo
 
 
 class _SignOfWeighted(torch.autograd.Function):
-    """sign(x * weight) for positive weights, with the product's straight-through gradient."""
+    """sign(x * weight) for positive weights, with an estimate of the product's gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, estimator: SignEstimator) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.estimator = estimator
         return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
-        inside = gradient.masked_fill((x * weight).abs() > 1, 0.0)
-        return inside * weight, (inside * x).sum_to_size(weight.shape)
+        if ctx.estimator == "clipped":
+            gradient = gradient.masked_fill((x * weight).abs() > 1, 0.0)
+        elif ctx.estimator == "tanh":
+            gradient = gradient * (1 - torch.tanh(x * weight) ** 2)
+        return gradient * weight, (gradient * x).sum_to_size(weight.shape), None
 
 
-def sign_of_weighted(x: Float[Tensor, "..."], weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def sign_of_weighted(
+    x: Float[Tensor, "..."], weight: Float[Tensor, "..."], estimator: SignEstimator = "clipped"
+) -> Float[Tensor, "..."]:
     """sign(x * weight), sign(0) = +1, for weights > 0 that broadcast against x.
 
-    The gradient is that of the product where |x * weight| <= 1 and zero elsewhere.
+    Args:
+        estimator: the gradient taken for that of the sign, at p = x * weight: `clipped` is 1 where
+            |p| <= 1 and 0 elsewhere, `identity` 1 everywhere, `tanh` the slope of tanh(p).
 
-    Source: Tashiro and Awano 2023, eq. 4; estimator of Hubara et al. 2016.
+    Source: Tashiro and Awano 2023, eq. 4; `identity` Bengio et al. 2013, `clipped` Hubara et al. 2016.
     Deviation: a positive weight cannot change a sign, so the product is not formed in the forward
     pass; formed, it underflows for tiny weights and turns negatives into +1.
     """
-    return _SignOfWeighted.apply(x, weight)
+    return _SignOfWeighted.apply(x, weight, estimator)
+
+
+def straight_through(hard: Float[Tensor, "..."], soft: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The values of `hard` with the gradient of `soft`.
+
+    Source: Bengio et al. 2013, "Estimating or propagating gradients through stochastic neurons".
+    """
+    return hard.detach() + (soft - soft.detach())
 
 
 class _Gate(torch.autograd.Function):

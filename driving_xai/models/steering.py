@@ -6,8 +6,7 @@ Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from driving_xai.contracts import Attention, Frames, Outputs, Scores
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.quantize import Quantizer, RangeRule, gate, sign_of_weighted
+from driving_xai.models.quantize import Quantizer
+from driving_xai.models.sign_path import SignPath
+from driving_xai.models.steering_config import SteeringConfig as SteeringConfig
 
 OUTPUTS = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
 
@@ -31,44 +32,6 @@ _ENCODERS = {
     # The pseudo-code to the letter: 39 x 79, 19 x 39, 10 x 20.
     "pseudo-code": ((5, 2, 1), (5, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 1)),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SteeringConfig:
-    """The architecture. Defaults follow the paper; see docs/methods.md for each deviation."""
-
-    attention: Literal["none", "soft", "sign"] = "sign"
-    sign_role: Literal["training", "gate", "multiplicative"] = "training"
-    """How sign attention acts: only through training (the paper), as a gate, or multiplied in."""
-    energy: Literal["additive", "scalar", "per-channel"] = "additive"
-    """e_i = w.tanh(W x_i + W h + b), the paper's scalar equation, or its pseudo-code's 64 channels."""
-    attention_scale: Literal["mean-one", "sum-to-one"] = "mean-one"
-    """Whether attention enters as L * alpha or as alpha; maps are reported summing to one."""
-    temperature: float = 1.0
-    channels: Literal["split", "shared"] = "split"
-    """Whether sign and magnitude come from 32 channels each or both from all 64."""
-    bits: int | None = 10
-    """Of the magnitude; None leaves it unquantised (the sign-only predecessor)."""
-    quantizer_range: RangeRule = "ema-max"
-    output: Literal["gated", "linear", "context"] = "gated"
-    """Eq. 10, a linear layer on h_t, or Kim's sum of both."""
-    encoder: Literal["table-1", "table-1-kernels", "pseudo-code"] = "table-1"
-    normalisation: Literal["batch", "none"] = "batch"
-    """After each convolution; the paper names none. Without it held-out error is a fifth higher."""
-    colour: Literal["hsv", "rgb"] = "hsv"
-    hidden_size: int = 1024
-    dropout: float = 0.5
-    height: int = 80
-    width: int = 160
-
-    def __post_init__(self) -> None:
-        if self.bits is not None and not 1 <= self.bits <= 24:
-            raise ValueError(f"bits is {self.bits}; expected 1 to 24, or none")
-        if not self.temperature > 0 or self.hidden_size < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"temperature is {self.temperature}, hidden_size {self.hidden_size}, dropout {self.dropout}; "
-                "expected over 0, 1 or more, and 0 up to 1"
-            )
 
 
 class Evidence(NamedTuple):
@@ -133,6 +96,20 @@ def _encoder(config: SteeringConfig) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def _sign_path(config: SteeringConfig, grid: tuple[int, int], channels: int) -> SignPath | None:
+    if config.attention != "sign":
+        return None
+    return SignPath(
+        role=config.sign_role,
+        estimator=config.sign_estimator,
+        threshold=config.sign_threshold,
+        sharpness=config.sign_sharpness,
+        evaluation=config.sign_evaluation,
+        positions=grid[0] * grid[1],
+        channels=channels,
+    )
+
+
 class SpatialAttention(nn.Module):
     """Attention over the L positions of a feature map, given the LSTM's last state.
 
@@ -191,7 +168,7 @@ class SteeringModel(nn.Module):
         width = self.feature_channels * self.grid[0] * self.grid[1]
         self.attend = (
             None
-            if config.attention == "none"
+            if config.attention == "none" or config.attention_weights == "uniform"
             else SpatialAttention(
                 features=_CHANNELS[-1],
                 hidden_size=config.hidden_size,
@@ -204,6 +181,7 @@ class SteeringModel(nn.Module):
             if config.attention == "sign" and config.bits is not None
             else None
         )
+        self.sign_path = _sign_path(config, self.grid, self.feature_channels)
         self.initial_hidden = nn.Linear(_CHANNELS[-1], config.hidden_size)
         self.initial_cell = nn.Linear(_CHANNELS[-1], config.hidden_size)
         self.lstm = nn.LSTMCell(width, config.hidden_size)
@@ -299,8 +277,11 @@ class SteeringModel(nn.Module):
         return SteeringInstant(self, state)
 
     def _attention(self, frame: Evidence, past: SteeringState) -> Float[Tensor, "B L channels"] | None:
-        if self.attend is None or frame.projected is None:
+        if self.config.attention == "none":
             return None
+        if self.attend is None:  # Uniform, by configuration.
+            batch, positions, _ = frame.features.shape
+            return frame.features.new_full((batch, positions, 1), 1 / positions, dtype=torch.float32)
         return self.attend(frame.projected, past.hidden)
 
     def _as_map(self, attention: Tensor | None, batch: int) -> Attention:
@@ -315,14 +296,9 @@ class SteeringModel(nn.Module):
             return frame.signs.flatten(1)
         relative = (attention * attention.shape[1])[..., : frame.signs.shape[2]].to(frame.signs.dtype)
         weight = relative if self.config.attention_scale == "mean-one" else relative / attention.shape[1]
-        if frame.magnitude is None:  # Soft attention.
+        if self.sign_path is None or frame.magnitude is None:  # Soft attention.
             return (frame.signs * weight).flatten(1)
-        signed = sign_of_weighted(frame.signs, weight) * frame.magnitude
-        if self.config.sign_role == "gate":
-            signed = signed * gate(relative)
-        elif self.config.sign_role == "multiplicative":
-            signed = signed * weight
-        return signed.flatten(1)
+        return (self.sign_path(frame.signs, relative, weight) * frame.magnitude).flatten(1)
 
     def _advance(self, modulated: Tensor, state: SteeringState) -> SteeringState:
         memory = tuple(_shared(part, len(modulated)) for part in state)
@@ -356,7 +332,7 @@ class SteeringInstant:
         Raises:
             UnsupportedModelError: the model has no attention.
         """
-        if self.model.attend is None:
+        if self.model.config.attention == "none":
             raise UnsupportedModelError("this steering model was built with attention 'none': it has no map")
         frame = self.model.encode(frames)
         return self.model._as_map(self.model._attention(frame, self._past(frame)), len(frames))

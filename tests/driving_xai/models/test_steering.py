@@ -30,10 +30,18 @@ def permuted_attention(monkeypatch: pytest.MonkeyPatch, change: Callable) -> Non
 
 @pytest.mark.parametrize("change", ["shuffle", "uniform", "one-hot"])
 @pytest.mark.parametrize("channels", ["split", "shared"])
-@pytest.mark.parametrize("output", ["gated", "linear", "context"])
-def test_sign_attention_never_reaches_the_prediction(monkeypatch, change, channels, output) -> None:
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"output": "gated"},
+        {"output": "linear", "bits": None, "sign_estimator": "tanh"},
+        {"output": "context", "attention_scale": "sum-to-one", "sign_estimator": "identity"},
+    ],
+    ids=["gated", "linear", "context"],
+)
+def test_sign_attention_never_reaches_the_prediction(monkeypatch, change, channels, keywords) -> None:
     """The paper's attention only weighs signs, and a positive weight changes no sign."""
-    model, frames = model_of(attention="sign", channels=channels, output=output), drive()
+    model, frames = model_of(attention="sign", channels=channels, **keywords), drive()
     with torch.no_grad():
         clean, clean_map, _ = model(frames)
         order = torch.randperm(200, generator=torch.Generator().manual_seed(2))
@@ -50,8 +58,12 @@ def test_sign_attention_never_reaches_the_prediction(monkeypatch, change, channe
 
 @pytest.mark.parametrize(
     "keywords",
-    [{"attention": "soft"}, {"sign_role": "gate"}, {"sign_role": "multiplicative"}],
-    ids=["soft", "gate", "multiplicative"],
+    [
+        {"attention": "soft"},
+        *({"sign_role": role} for role in ("gate", "multiplicative", "stochastic")),
+        *({"sign_role": role, "sign_threshold": 0.01} for role in ("ternary", "centred")),
+    ],
+    ids=lambda keywords: next(iter(keywords.values())),
 )
 def test_forward_acting_attention_reaches_the_prediction(monkeypatch, keywords) -> None:
     model, frames = model_of(temperature=0.1, **keywords), drive()
@@ -62,9 +74,25 @@ def test_forward_acting_attention_reaches_the_prediction(monkeypatch, keywords) 
     assert not torch.allclose(clean, changed)
 
 
-def test_sign_attention_learns_although_it_does_not_act() -> None:
+@pytest.mark.parametrize("attention", ["soft", "sign"])
+def test_uniform_attention_is_what_forcing_it_gives(monkeypatch, attention) -> None:
+    """The control: its map is 1 / L everywhere, and a network told to attend so predicts the same."""
+    keywords, frames = {"attention": attention, "sign_role": "multiplicative"}, drive()
+    control = model_of(attention_weights="uniform", **keywords)
+    learned = model_of(**keywords)
+    learned.load_state_dict(control.state_dict(), strict=False)
+    permuted_attention(monkeypatch, lambda a: torch.full_like(a, 1 / 200))
+    with torch.no_grad():
+        scores, maps, _ = control(frames)
+        torch.testing.assert_close(learned(frames)[0], scores)
+    torch.testing.assert_close(maps, torch.full_like(maps, 1 / 200))
+    torch.testing.assert_close(control.at(None).attention(frames[:, 0]), maps[:, 0])
+
+
+@pytest.mark.parametrize("estimator", ["clipped", "identity", "tanh"])
+def test_sign_attention_learns_although_it_does_not_act(estimator) -> None:
     """Its only gradient is the straight-through one."""
-    model = model_of(attention="sign").train()
+    model = model_of(attention="sign", sign_estimator=estimator).train()
     model(drive())[0].sum().backward()
     assert model.attend.reduce.weight.grad.abs().sum() > 0
 
@@ -159,7 +187,17 @@ def test_the_scalar_energy_is_nearly_uniform() -> None:
     assert maps.max() < 0.036
 
 
-@pytest.mark.parametrize("keywords", [{"energy": "per-channel"}, {"energy": "scalar"}, {"bits": None}])
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"energy": "per-channel"},
+        {"energy": "scalar"},
+        {"bits": None},
+        {"bits": 2, "quantizer_range": "learned"},
+        {"bits": 24, "quantizer_range": "percentile"},
+        {"sign_role": "stochastic"},
+    ],
+)
 def test_options_train(keywords) -> None:
     model = model_of(attention="sign", **keywords).train()
     scores, _, _ = model(drive())
