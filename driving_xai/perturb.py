@@ -6,7 +6,7 @@ conversion and normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -77,6 +77,19 @@ def pixel_counts(fractions: Sequence[float], pixels: int) -> Int64[Tensor, " V"]
             f"got fractions {list(fractions)} of {pixels} pixels; expected rising steps of a pixel or more in [0, 1]"
         )
     return counts
+
+
+def batches(variants: int, *, frames: int, batch_size: int) -> Iterator[slice]:
+    """Which variants of every frame run together, in their order.
+
+    Args:
+        variants: of each frame.
+        batch_size: most edited frames in one forward pass, but never fewer than one of every frame:
+            a recurrent model judges all frames of an instant's batch together.
+    """
+    step = max(1, batch_size // frames)
+    for start in range(0, variants, step):
+        yield slice(start, min(start + step, variants))
 
 
 _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}

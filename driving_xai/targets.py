@@ -36,6 +36,26 @@ def magnitude(scores: Scores) -> Float[Tensor, " B"]:
     return u * u.detach().sign()
 
 
+def held_at(target: Target, clean: Scores) -> Target:
+    """The target as it stands at the clean prediction, for frames that are edited afterwards.
+
+    `magnitude` asks about the side that the model chose for the clean frame: where an edit turns the
+    wheel over to the other side, that is a loss and not the same strength again. Every other target is
+    returned as it is.
+
+    Args:
+        clean: the prediction for the unedited frames; its rows pair with the scores' rows.
+    """
+    if target is not magnitude:
+        return target
+    sides = clean[:, 0].detach().sign()
+
+    def towards_the_chosen_side(scores: Scores) -> Float[Tensor, " B"]:
+        return scores[:, 0] * sides
+
+    return towards_the_chosen_side
+
+
 def output(column: int) -> Target:
     """The score in one column: a class or an action."""
 

@@ -14,7 +14,19 @@ from driving_xai.cli.train import Device, resolve_device
 
 # Written out, because the tables themselves import torch and --help should not wait for it. A test
 # compares.
-METHODS = ("sign-attention", "soft-attention", "bla", "l2x-f", "grad-cam", "random", "centre-prior")
+METHODS = (
+    "sign-attention",
+    "soft-attention",
+    "bla",
+    "l2x-f",
+    "grad-cam",
+    "gradient",
+    "gradient-x-input",
+    "smoothgrad",
+    "integrated-gradients",
+    "random",
+    "centre-prior",
+)
 MEASURES = (
     "deletion",
     "insertion",

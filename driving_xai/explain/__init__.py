@@ -12,6 +12,7 @@ from driving_xai.contracts import Explainer
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.controls import CentrePrior, RandomOrder
+from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
 
@@ -23,15 +24,17 @@ class MethodFactory(Protocol):
         UnsupportedModelError: the model lacks what the method needs.
     """
 
-    def __call__(self, model: nn.Module, *, seed: int) -> Explainer: ...
+    def __call__(self, model: nn.Module, *, seed: int, batch_size: int) -> Explainer: ...
 
 
-def build(name: str, model: nn.Module, *, seed: int = 0) -> Explainer:
+def build(name: str, model: nn.Module, *, seed: int = 0, batch_size: int = 32) -> Explainer:
     """The explainer of a literature name, for this model.
 
     Args:
         model: the whole model, not its view of one instant.
         seed: of methods that draw; the others ignore it.
+        batch_size: of methods that run many edited frames: the most in one pass, but never fewer than
+            one of every frame; see `perturb.batches`.
 
     Raises:
         ValueError: no method has that name; the message lists those there are.
@@ -39,13 +42,13 @@ def build(name: str, model: nn.Module, *, seed: int = 0) -> Explainer:
     """
     if name not in METHODS:
         raise ValueError(f"method {name!r} is unknown; expected one of: {', '.join(METHODS)}")
-    return METHODS[name](model, seed=seed)
+    return METHODS[name](model, seed=seed, batch_size=batch_size)
 
 
 def _attention_of(method: str, *kinds: str) -> MethodFactory:
     """The model's own attention, where it is of one of these kinds."""
 
-    def fit(model: nn.Module, *, seed: int) -> Explainer:
+    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
         found = getattr(getattr(model, "config", None), "attention", "none")
         if found not in kinds:
             raise UnsupportedModelError(
@@ -57,7 +60,7 @@ def _attention_of(method: str, *kinds: str) -> MethodFactory:
     return fit
 
 
-def _grad_cam(model: nn.Module, *, seed: int) -> Explainer:
+def _grad_cam(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     layer = getattr(model, "cam_layer", None)
     if layer is None:
         raise UnsupportedModelError(
@@ -72,11 +75,27 @@ def _cells(model: nn.Module) -> Cells | None:
     return None if placed is None else Cells(*placed)
 
 
-def _random(model: nn.Module, *, seed: int) -> Explainer:
+def _gradient(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return Gradient()
+
+
+def _gradient_x_input(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return Gradient(times="input", channels="sum")
+
+
+def _smoothgrad(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return SmoothGrad(seed=seed, batch_size=batch_size)
+
+
+def _integrated_gradients(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return IntegratedGradients(batch_size=batch_size)
+
+
+def _random(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return RandomOrder(seed=seed)
 
 
-def _centre_prior(model: nn.Module, *, seed: int) -> Explainer:
+def _centre_prior(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return CentrePrior()
 
 
@@ -86,6 +105,10 @@ METHODS: Mapping[str, MethodFactory] = {
     "bla": _attention_of("bla", "bla", "bla-t"),
     "l2x-f": _attention_of("l2x-f", "l2x-f"),
     "grad-cam": _grad_cam,
+    "gradient": _gradient,
+    "gradient-x-input": _gradient_x_input,
+    "smoothgrad": _smoothgrad,
+    "integrated-gradients": _integrated_gradients,
     "random": _random,
     "centre-prior": _centre_prior,
 }

@@ -58,6 +58,61 @@ def layer_gradient(model: FrameModel, frames: Frames, target: Target, *, layer: 
     return LayerGradient(activation.detach(), gradient)
 
 
+def input_gradient(model: FrameModel, frames: Frames, target: Target) -> Frames:
+    """The gradient of each frame's target with respect to its own pixels.
+
+    Weights, gradients, modes and frames stay as they are, also where the model fails.
+
+    Args:
+        model: judges each frame by itself, so that one backward pass serves the whole batch. A
+            recurrent model's state must not come from `torch.inference_mode` (use `no_grad`).
+
+    Raises:
+        UnsupportedModelError: the model is in training mode, or the target does not depend on the pixels.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        only_in_eval_mode(),
+        _recurrent_layers_without_cudnn(),
+    ):
+        leaf = frames.detach().clone().requires_grad_()
+        values = target(model(leaf))
+        gradient = None
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        raise UnsupportedModelError(
+            "the target has no gradient with respect to the frames; use another method"
+        )
+    return gradient
+
+
+@contextmanager
+def only_in_eval_mode() -> Iterator[None]:
+    """Refuses models whose dropout or batch normalisation runs in training mode within the scope.
+
+    There they would mix the frames of a batch, draw, and change their own statistics.
+
+    Raises:
+        UnsupportedModelError: such a layer is about to run.
+    """
+    # The bases of all dropouts and batch normalisations, which torch does not export.
+    trained = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+
+    def refuse_training(module: nn.Module, _inputs: tuple) -> None:
+        if module.training and isinstance(module, trained):
+            raise UnsupportedModelError(
+                f"layer {type(module).__name__} is in training mode; call eval() on the model first"
+            )
+
+    handle = nn.modules.module.register_module_forward_pre_hook(refuse_training)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @contextmanager
 def _graph_starting_at(layer: nn.Module) -> Iterator[list[Tensor]]:
     """Records gradients from the layer's output on; the list receives that output at each run."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Target
+from driving_xai.explain.seeding import generators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +22,9 @@ class RandomOrder:
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         """See `contracts.Explainer`; model and target are ignored."""
-        maps = [self._draw(frame.contiguous().numpy(), frames.shape[-2:]) for frame in frames.detach().cpu()]
+        size = frames.shape[-2:]
+        maps = [torch.rand(*size, generator=drawn) for drawn in generators(frames, seed=self.seed)]
         return torch.stack(maps).to(frames.device)
-
-    def _draw(self, pixels, size: torch.Size) -> torch.Tensor:
-        digest = hashlib.blake2b(pixels, digest_size=8, key=self.seed.to_bytes(16, "little", signed=True))
-        # A generator takes seeds below 2**63 on every platform.
-        frame_seed = int.from_bytes(digest.digest(), "little") >> 1
-        return torch.rand(*size, generator=torch.Generator().manual_seed(frame_seed))
 
 
 @dataclass(frozen=True, kw_only=True)

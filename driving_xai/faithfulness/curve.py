@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Scores
-from driving_xai.perturb import Fill, Mixture, blank, pixel_counts
+from driving_xai.perturb import Fill, Mixture, batches, blank, pixel_counts
 
 
 def rank(saliency: Saliency, generator: torch.Generator) -> Int64[Tensor, "B P"]:
@@ -122,7 +122,7 @@ def _curve(
     counts = pixel_counts(fractions, pixels)
     inner = counts[(counts > 0) & (counts < pixels)]
     mixed = Mixture(pair.start, pair.end)
-    chunks = inner.split(max(1, batch_size // count)) if len(inner) else ()
+    chunks = [inner[part] for part in batches(len(inner), frames=count, batch_size=batch_size)]
     points: list[Float[Tensor, "B methods v K"]] = []
     if counts[0] == 0:
         points.append(_end(model, pair.start, pair.start_scores, per_method))

@@ -249,7 +249,10 @@ def _choose(route: Route, checkpoint: Checkpoint, manifest: Manifest, config: Sc
 
 def _scorer(model: Any, config: ScoreConfig) -> Scorer:
     return Scorer(
-        explainers={name: build(name, model, seed=config.seed) for name in config.all_methods},
+        explainers={
+            name: build(name, model, seed=config.seed, batch_size=config.batch_size)
+            for name in config.all_methods
+        },
         measures=config.measures,
         target=by_name(config.target, model.outputs),
         fill=config.fill,

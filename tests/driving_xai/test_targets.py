@@ -5,7 +5,7 @@ import torch
 
 from driving_xai.contracts import Outputs
 from driving_xai.errors import DataError
-from driving_xai.targets import by_name, closeness
+from driving_xai.targets import by_name, closeness, held_at, left, magnitude
 
 STEERING = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
 ACTIONS = Outputs(kind="multilabel", names=("forward", "stop"))
@@ -36,3 +36,12 @@ def test_closeness_is_zero_and_flat_at_the_clean_prediction() -> None:
     at = clean.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(closeness(clean)(at).sum(), at)
     assert gradient.item() == 0
+
+
+def test_magnitude_held_at_the_clean_prediction_keeps_its_side() -> None:
+    clean = torch.tensor([[0.2], [-0.3]])
+    held = held_at(magnitude, clean)
+    torch.testing.assert_close(held(clean), magnitude(clean))
+    # Turned over to the other side, the frame has lost more than all of it.
+    torch.testing.assert_close(held(torch.tensor([[-0.1], [0.1]])), torch.tensor([-0.1, -0.1]))
+    assert held_at(left, clean) is left

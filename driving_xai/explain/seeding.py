@@ -1,0 +1,20 @@
+"""Random draws that belong to a frame: batch size, order, device and resumed runs change nothing."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from driving_xai.contracts import Frames
+
+
+def generators(frames: Frames, *, seed: int) -> list[torch.Generator]:
+    """A generator on the CPU for each frame, seeded from the seed and the frame's own pixels."""
+    return [_generator(frame.contiguous().numpy(), seed) for frame in frames.detach().cpu()]
+
+
+def _generator(pixels, seed: int) -> torch.Generator:
+    digest = hashlib.blake2b(pixels, digest_size=8, key=seed.to_bytes(16, "little", signed=True))
+    # A generator takes seeds below 2**63 on every platform.
+    return torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little") >> 1)

@@ -1,0 +1,76 @@
+"""What a target is worth for many edited variants of the same frames, in batches that bound memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from driving_xai.contracts import FrameModel, Frames, Scores, Target
+from driving_xai.explain.capture import only_in_eval_mode
+from driving_xai.perturb import batches
+from driving_xai.targets import held_at
+
+Edit = Callable[[slice], Frames]
+"""The asked variants of every frame, frame by frame, as `RecurrentModel.at` takes them."""
+
+
+class Clean:
+    """A model's judgement of unedited frames, which those of their variants are compared with.
+
+    Raises:
+        UnsupportedModelError: the model is in training mode.
+        ValueError: the target of a frame is not finite.
+    """
+
+    def __init__(self, model: FrameModel, frames: Frames, target: Target) -> None:
+        with torch.no_grad(), only_in_eval_mode():
+            scores = model(frames)
+        self.model, self.count = model, len(frames)
+        self.target = held_at(target, scores)
+        """The target at the clean prediction; see `targets.held_at`."""
+        with torch.no_grad():
+            self.values: Float[Tensor, " B"] = finite(self.target(scores))
+
+    @torch.no_grad()
+    def of_variants(self, edit: Edit, variants: int, *, batch_size: int) -> Float[Tensor, "B V"]:
+        """The target of each frame's variants.
+
+        Args:
+            variants: how many each frame has.
+            batch_size: most edited frames in one forward pass, but never fewer than B; changes values
+                by rounding only.
+        """
+        found = []
+        with only_in_eval_mode():
+            for part in batches(variants, frames=self.count, batch_size=batch_size):
+                found.append(self.per_variant(self.model(edit(part))).unflatten(0, (self.count, -1)))
+        return finite(torch.cat(found, 1))
+
+    def per_variant(self, scores: Scores) -> Float[Tensor, " N"]:
+        """The target of N scores, N a multiple of B: a frame's variants stand together."""
+        per_frame = scores.unflatten(0, (self.count, -1))
+        return torch.stack([self.target(each) for each in per_frame.unbind(1)], 1).flatten()
+
+
+def keep(
+    frames: Frames, fill: Frames, kept: Bool[Tensor, "#B V H W"] | Float[Tensor, "#B V H W"]
+) -> Float[Tensor, "N 3 H W"]:
+    """V variants of each frame that show it where `kept` is one, and the fill where it is zero."""
+    weights = kept.unsqueeze(2).to(frames.dtype)
+    return torch.lerp(fill.unsqueeze(1), frames.unsqueeze(1), weights).flatten(0, 1)
+
+
+def finite(values: Tensor) -> Tensor:
+    """The values, all of them finite.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not values.isfinite().all():
+        raise ValueError(
+            "got NaN or infinity from the model or its gradient; expected finite; check the weights"
+        )
+    return values
