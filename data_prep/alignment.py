@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from data_prep.errors import DataError
 from data_prep.records import Drive, Signal
 from data_prep.signals import clean, clock_faults, inverse_turning_radius, segments, smooth, synchronise
+
+NO_LATER_CONTROL = "no_later_control"
+"""Why a drive's last frames are dropped where controls are taken some time after the frame. No fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,8 @@ def align(
 
     A frame is dropped where its stamp is a duplicate, out of order or behind a clock jump, and
     where the drive records a control that is not known within the tolerance at its time, or `lead_s`
-    after it: with a lead, a frame's controls are those that follow it by so much.
+    after it: with a lead, a frame's controls are those that follow it by so much, and the drive's last
+    frames, behind which nothing is recorded for so long, have a reason of their own.
 
     Raises:
         DataError: no frame is left; the message says what the frames were dropped for.
@@ -51,19 +57,25 @@ def align(
     dropped = {name: np.flatnonzero(which) for name, which in faults._asdict().items()}
     frame = np.flatnonzero(~faults.any)
     control_ns = time_ns[frame] + round(lead_s * 1e9)
-    steering, lost_steering = _controls(drive.steering_wheel, control_ns, tolerance_s)
-    speed, lost_speed = _controls(drive.speed, control_ns, tolerance_s)
-    known = np.ones(len(frame), dtype=bool)
-    if drive.steering_wheel is not None:
-        known &= ~np.isnan(steering)
-    if drive.speed is not None:
-        known &= ~np.isnan(speed)
-    dropped["no_control"] = frame[~known]
-    frame, steering, speed = frame[known], steering[known], speed[known]
+    steering = _controls(drive.steering_wheel, control_ns, tolerance_s)
+    speed = _controls(drive.speed, control_ns, tolerance_s)
+    known = steering.known & speed.known
+    ends_ns = min(steering.ends_ns, speed.ends_ns)
+    expected = ~known & (control_ns > ends_ns) & (time_ns[frame] <= ends_ns)
+    dropped["no_control"] = frame[~known & ~expected]
+    dropped[NO_LATER_CONTROL] = frame[expected]
+    frame = frame[known]
     if not len(frame):
         raise _nothing_left(drive, dropped)
-    columns = _columns(time_ns[frame], steering, speed, drive, smoothing=smoothing, hole_periods=hole_periods)
-    lost = {"steering_wheel": lost_steering, "speed": lost_speed}
+    columns = _columns(
+        time_ns[frame],
+        steering.value[known],
+        speed.value[known],
+        drive,
+        smoothing=smoothing,
+        hole_periods=hole_periods,
+    )
+    lost = {"steering_wheel": steering.dropped, "speed": speed.dropped}
     return AlignedDrive(frame=frame, columns=columns, dropped=dropped, signal_samples_dropped=lost)
 
 
@@ -74,13 +86,24 @@ def _nothing_left(drive: Drive, dropped: Mapping[str, Int64[np.ndarray, " _"]]) 
     return DataError(f"drive {drive.name}: no usable frame ({counts or 'it is empty'}); check the source")
 
 
-def _controls(
-    signal: Signal | None, time_ns: Int64[np.ndarray, " T"], tolerance_s: float
-) -> tuple[Float64[np.ndarray, " T"], int]:
+class _Control(NamedTuple):
+    """One control at the times it was asked for."""
+
+    value: Float64[np.ndarray, " T"]
+    known: Bool[np.ndarray, " T"]
+    """True throughout where the drive does not record it."""
+    dropped: int
+    ends_ns: float
+    """Time of its last sample."""
+
+
+def _controls(signal: Signal | None, time_ns: Int64[np.ndarray, " T"], tolerance_s: float) -> _Control:
     if signal is None:
-        return np.full(len(time_ns), np.nan), 0
+        return _Control(np.full(len(time_ns), np.nan), np.ones(len(time_ns), dtype=bool), 0, math.inf)
     cleaned = clean(signal)
-    return synchronise(cleaned.signal, time_ns, tolerance_s=tolerance_s), cleaned.dropped
+    value = synchronise(cleaned.signal, time_ns, tolerance_s=tolerance_s)
+    ends_ns = int(cleaned.signal.time_ns[-1]) if len(cleaned.signal.time_ns) else -math.inf
+    return _Control(value, ~np.isnan(value), cleaned.dropped, ends_ns)
 
 
 def _columns(

@@ -1,4 +1,4 @@
-"""The one error this package raises for bad input."""
+"""What this package raises: for bad input, and for an output that cannot be written."""
 
 
 class DataError(ValueError):
@@ -6,6 +6,10 @@ class DataError(ValueError):
 
     The message is one line: what was got, what was expected, what to do next.
     """
+
+
+class OutputError(OSError):
+    """An output that cannot be written: no permission, no space left. The input is not at fault."""
 
 
 def quoted(value: object, *, most: int = 60) -> str:

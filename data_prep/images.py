@@ -16,6 +16,8 @@ from data_prep.records import Image
 
 MAX_PIXELS = 100_000_000
 """An image whose header claims more is refused before anything is allocated for it."""
+MAX_IMAGE_BYTES = 256 * 2**20
+"""A larger image file is refused unread."""
 
 Reduction = Literal[1, 2, 4, 8]
 """The JPEG decoder's own shrinking: 2 halves each side while decoding, faster and not exact."""
@@ -177,15 +179,18 @@ def read_bytes(path: Path | str) -> bytes:
 
     Raises:
         MissingImageError: there is no such file.
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is over `MAX_IMAGE_BYTES`.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - a str stays a str
-            return file.read()
+            data = file.read(MAX_IMAGE_BYTES + 1)
     except FileNotFoundError:
         raise MissingImageError(f"{Path(path).name}: no such image; restore it or drop its row") from None
     except OSError as error:
         raise DataError(f"{Path(path).name}: cannot be read ({error.strerror}); check the file") from None
+    if len(data) > MAX_IMAGE_BYTES:
+        raise DataError(f"{Path(path).name}: over the {MAX_IMAGE_BYTES:,} bytes that are read; remove it")
+    return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +216,10 @@ class ImageFiles:
         for name in self.names[start:stop]:
             # Path arithmetic on every frame would cost a tenth of its decoding.
             yield decode_image(read_bytes(f"{root}/{name}"), name=name, reduced=self.reduced)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every image."""
+        return ((name, self.folder / name) for name in self.names)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

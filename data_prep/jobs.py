@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import h5py
@@ -24,6 +25,33 @@ class Unit(Protocol):
     def path(self) -> str: ...
 
 
+class SourceState(NamedTuple):
+    """What a later run compares to know whether the source is still the same."""
+
+    files: str
+    """A hash of the names and sizes of its files; the same for a copy of the source."""
+    times: str
+    """A hash of when each was last changed, which a copy need not keep."""
+
+    @classmethod
+    def of(cls, files: Iterable[tuple[str, Path]]) -> SourceState:
+        """Looks at each file, and reads none.
+
+        Args:
+            files: the name of each in the source, and where it lies.
+        """
+        sizes, times = hashlib.sha256(), hashlib.sha256()
+        for name, path in files:
+            try:
+                found = path.stat()
+            except OSError:
+                sizes.update(f"{name}\0gone\n".encode(errors="surrogateescape"))
+                continue
+            sizes.update(f"{name}\0{found.st_size}\n".encode(errors="surrogateescape"))
+            times.update(f"{name}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        return cls(sizes.hexdigest(), times.hexdigest())
+
+
 class Job(Protocol):
     """A planned run."""
 
@@ -31,6 +59,8 @@ class Job(Protocol):
     def units(self) -> Sequence[Any]: ...
     @property
     def unit_paths(self) -> list[str]: ...
+    @property
+    def source(self) -> SourceState: ...
     @property
     def fingerprint(self) -> str: ...
 

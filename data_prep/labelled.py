@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import pyarrow as pa
 from data_prep import quality
 from data_prep.errors import DataError
 from data_prep.images import Geometry, MissingImageError, decode_image, read_bytes
-from data_prep.jobs import OnBad, provenance, versions
+from data_prep.jobs import OnBad, SourceState, provenance, versions
 from data_prep.records import ImageItem, ImageSet
 from data_prep.sequences import FOLDER
 from data_prep.shards.atomic import replacing
@@ -142,10 +143,15 @@ class ImageJob:
     def unit_paths(self) -> list[str]:
         return [unit.path for unit in self.units]
 
+    @cached_property
+    def source(self) -> SourceState:
+        return SourceState.of((item.key, item.path) for item in self.images.items)
+
     @property
     def fingerprint(self) -> str:
         items = [[i.key, list(i.labels), i.split, i.group] for i in self.images.items]
-        plan = [self.config, versions(), self.unit_paths, list(self.images.label_names), items]
+        told = [dict(self.images.provenance), self.source.files]
+        plan = [self.config, versions(), self.unit_paths, list(self.images.label_names), items, told]
         return hashlib.sha256(canonical_json(plan)).hexdigest()
 
     def work(self, *, root: Path, scratch: Path, threads: int) -> ImageWork:

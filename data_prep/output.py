@@ -11,17 +11,27 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from data_prep.errors import DataError
-from data_prep.jobs import Job
+from data_prep.errors import DataError, OutputError
+from data_prep.jobs import Job, SourceState
 from data_prep.sequences import FOLDER
-from data_prep.shards.atomic import replacing, sha256_of
-from data_prep.shards.manifest import FILE_NAME, SCHEMA, Manifest, ShardEntry, canonical_json
+from data_prep.shards.atomic import read_bounded, replacing, sha256_of
+from data_prep.shards.manifest import (
+    FILE_NAME,
+    MAX_MANIFEST_BYTES,
+    SCHEMA,
+    Manifest,
+    ShardEntry,
+    canonical_json,
+)
 from data_prep.shards.parquet import INDEX_NAME, write_index
 
 STATE = ".prep"
+MAX_NOTE_BYTES = 16 * 2**20
+"""Of one shard: 2,000 dropped frames take 20 kB."""
 _PLAN = "plan.json"
 _LOCK = "lock"
 
@@ -32,6 +42,10 @@ class Output:
 
     root: Path
     fingerprint: str
+    times: str
+    """When the source's files were last changed, as a hash."""
+    earlier: dict[str, ShardEntry] = field(default_factory=dict, compare=False)
+    """What an earlier run of this plan noted, by path."""
 
     @property
     def scratch(self) -> Path:
@@ -39,22 +53,26 @@ class Output:
 
     @classmethod
     @contextmanager
-    def open(cls, root: Path, *, fingerprint: str, resume: bool, overwrite: bool) -> Iterator[Output]:
+    def open(
+        cls, root: Path, *, fingerprint: str, source: SourceState, resume: bool, overwrite: bool
+    ) -> Iterator[Output]:
         """Makes the folder ready.
 
         Args:
             root: the folder.
             fingerprint: identifies the plan; a resumed run must have the same.
+            source: the files of the source; where it is unfinished, a resumed run must find them unchanged.
             resume: keep what an earlier run of this plan finished.
             overwrite: remove what an earlier run, of any plan, wrote.
 
         Raises:
-            DataError: the folder cannot be written, holds something else, or holds an output and
-                neither `resume` nor `overwrite` was asked for.
+            DataError: the folder holds something else, or holds an output and neither `resume` nor
+                `overwrite` was asked for, or the source is another than that of the run to resume.
+            OutputError: the folder cannot be written, or its disk is full.
         """
         if resume and overwrite:
             raise DataError("resume and overwrite contradict each other; choose one")
-        output = cls(root=root, fingerprint=fingerprint)
+        output = cls(root=root, fingerprint=fingerprint, times=source.times)
         try:
             output._check(resume=resume, overwrite=overwrite)
             output.scratch.mkdir(parents=True, exist_ok=True)
@@ -63,7 +81,7 @@ class Output:
                 yield output
         except OSError as error:
             where = error.filename or root
-            raise DataError(
+            raise OutputError(
                 f"{where}: cannot be written ({error.strerror or error}); free space or choose another folder"
             ) from None
 
@@ -84,6 +102,10 @@ class Output:
                 f"{self.root}: was begun with another source, configuration or library version; "
                 "use the same again, or --overwrite to replace it"
             )
+        if resume and not (self.root / FILE_NAME).exists() and self._plan().get("times") != self.times:
+            raise DataError(
+                f"{self.root}: files of the source were changed or copied since it was begun; --overwrite starts anew"
+            )
 
     def _earlier_fingerprint(self) -> str | None:
         """The plan of the output that lies here; None where there is none, "" where it is unreadable."""
@@ -92,17 +114,20 @@ class Output:
                 return str(Manifest.load(self.root).provenance.get("fingerprint", ""))
             except DataError:
                 return "" if self._is_ours(self.root / FILE_NAME) else None
-        plan = self.scratch / _PLAN
-        if not plan.exists():
-            return None
+        return str(self._plan().get("fingerprint", "")) if (self.scratch / _PLAN).exists() else None
+
+    def _plan(self) -> dict[str, Any]:
+        """What an unfinished run noted of itself; nothing where that cannot be read."""
         try:
-            return str(json.loads(plan.read_text())["fingerprint"])
-        except (ValueError, KeyError, TypeError):
-            return ""
+            value = json.loads(read_bounded(self.scratch / _PLAN, most=MAX_NOTE_BYTES))
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
     @staticmethod
     def _is_ours(manifest: Path) -> bool:
-        return SCHEMA.split("/")[0] in manifest.read_text(errors="replace")
+        with manifest.open("rb") as file:
+            return SCHEMA.split("/")[0].encode() in file.read(MAX_MANIFEST_BYTES)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -122,7 +147,8 @@ class Output:
             stale.unlink()
         (self.root / FOLDER).mkdir(exist_ok=True)
         with replacing(self.scratch / _PLAN) as temporary:
-            temporary.write_bytes(canonical_json({"schema": SCHEMA, "fingerprint": self.fingerprint}))
+            plan = {"schema": SCHEMA, "fingerprint": self.fingerprint, "times": self.times}
+            temporary.write_bytes(canonical_json(plan))
 
     def _remove(self) -> None:
         """Removes what prep writes and nothing else; the manifest first, so that no rest looks whole."""
@@ -134,8 +160,8 @@ class Output:
 
     def finished(self, paths: Sequence[str]) -> dict[str, ShardEntry]:
         """The shards of this plan that are whole and right by their hash; by path."""
-        entries = {entry.path: entry for entry in self._recorded()}
-        return {path: entries[path] for path in paths if path in entries and self._is_right(entries[path])}
+        self.earlier.update((entry.path, entry) for entry in self._recorded())
+        return {path: self.earlier[path] for path in paths if self._is_right(self.earlier.get(path))}
 
     def _recorded(self) -> Iterator[ShardEntry]:
         if (self.root / FILE_NAME).exists():
@@ -143,14 +169,25 @@ class Output:
         for note in sorted(self.scratch.glob("*.shard.json")):
             # A note that cannot be read is no note: its shard is written again.
             with suppress(ValueError):
-                yield ShardEntry.from_json(json.loads(note.read_text(errors="replace")))
+                yield ShardEntry.from_json(json.loads(read_bounded(note, most=MAX_NOTE_BYTES)))
 
-    def _is_right(self, entry: ShardEntry) -> bool:
+    def _is_right(self, entry: ShardEntry | None) -> bool:
+        if entry is None:
+            return False
         file = self.root / entry.path
         return file.is_file() and file.stat().st_size == entry.bytes and sha256_of(file) == entry.sha256
 
     def record(self, entry: ShardEntry) -> None:
-        """Notes a finished shard, so that a later run need not write it again."""
+        """Notes a finished shard, so that a later run need not write it again.
+
+        Raises:
+            DataError: an earlier run of the same plan made another of it, so the source has changed.
+        """
+        if self.earlier.get(entry.path, entry) != entry:
+            raise DataError(
+                f"{self.root / entry.path}: comes out otherwise than before, so the source has changed; "
+                "--overwrite starts anew"
+            )
         with replacing(self.scratch / f"{Path(entry.path).name}.shard.json") as temporary:
             temporary.write_bytes(canonical_json(asdict(entry)))
 

@@ -23,9 +23,9 @@ from data_prep.readers import READERS, entry
 from data_prep.records import VEHICLES, Drive, ImageSet
 from data_prep.sequence_job import SequenceJob
 from data_prep.shards.manifest import Manifest
-from data_prep.split import BlockSplit, DriveSplit, Part
+from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule
 
-SplitRule = Literal["block", "drive", "train", "val", "test"]
+Split = Literal["block", "drive", "train", "val", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,12 @@ class PrepConfig:
     """A hole longer than this many usual frame periods starts a new segment."""
     on_bad: OnBad = "drop"
     """What to do about frames that cannot be used: drop and count them, or stop."""
-    split: SplitRule | None = None
+    split: Split | None = None
     """By blocks of time within each drive, by whole drives, or everything into one part. None:
     blocks where steering is recorded, otherwise test. Image sets keep their authors' split."""
     blocks: int = 5
     gap_s: float = 2.0
+    """How far in time the frames of two parts are apart at least, also in different drives."""
     val_drives: tuple[str, ...] = ()
     """For `split="drive"`; with `test_drives` empty too, a seeded fifth each."""
     test_drives: tuple[str, ...] = ()
@@ -72,7 +73,7 @@ class PrepConfig:
             raise DataError(f"smoothing is {self.smoothing}; expected over 0 and at most 1, where 1 is off")
         if not 0.0 <= self.lead_s <= 5.0:
             raise DataError(f"lead_s is {self.lead_s}; expected 0 up to 5 seconds")
-        if self.split in (None, "block") and self.lead_s >= self.gap_s:
+        if self.split in (None, "block", "drive") and self.lead_s >= self.gap_s:
             raise DataError(
                 f"lead_s {self.lead_s} reaches over gap_s {self.gap_s}, into the labels of another split; "
                 "make the gap longer"
@@ -131,7 +132,8 @@ def prepare(
         The manifest, as saved.
 
     Raises:
-        DataError: the source, the configuration or the output folder cannot be used.
+        DataError: the source or the configuration cannot be used, or the output folder is not ours.
+        OutputError: the output folder cannot be written, or its disk is full.
         EngineError: workers were lost; `resume` continues.
 
     Example:
@@ -139,7 +141,10 @@ def prepare(
     """
     runner = engines.build(engine, workers=workers, scheduler=scheduler)
     job = read_job(config)
-    with Output.open(Path(out), fingerprint=job.fingerprint, resume=resume, overwrite=overwrite) as output:
+    opened = Output.open(
+        Path(out), fingerprint=job.fingerprint, source=job.source, resume=resume, overwrite=overwrite
+    )
+    with opened as output:
         done = output.finished(job.unit_paths)
         missing = [unit for unit in job.units if unit.path not in done]
         work = job.work(root=output.root, scratch=output.scratch, threads=runner.threads)
@@ -185,13 +190,15 @@ def read_job(config: PrepConfig) -> Job:
     )
 
 
-def _split_rule(config: PrepConfig) -> BlockSplit | DriveSplit | Part:
+def _split_rule(config: PrepConfig) -> SplitRule:
     if config.split == "block":
         return BlockSplit(blocks=config.blocks, gap_s=config.gap_s)
     if config.split == "drive":
-        return DriveSplit(val=config.val_drives, test=config.test_drives, seed=config.seed)
+        return DriveSplit(
+            val=config.val_drives, test=config.test_drives, seed=config.seed, gap_s=config.gap_s
+        )
     assert config.split is not None
-    return config.split
+    return OnePart(part=config.split)
 
 
 def _read(config: PrepConfig) -> list[Drive] | ImageSet:

@@ -67,6 +67,10 @@ class ImageSource(Protocol):
         """
         ...
 
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The files that are read: the name of each in the source, and where it lies."""
+        ...
+
 
 class MaskSource(Protocol):
     """As `ImageSource`, for masks of the pixels that cause the label, on the image's own grid."""
@@ -83,6 +87,8 @@ class Drive:
     source: str
     """The reader's name, as on the command line."""
     camera: str
+    recording: str | None = None
+    """What the cameras of one recording share, so that a split keeps them together; None: its name."""
     vehicle: Vehicle
     time_ns: Int64[np.ndarray, " T"]
     """Camera time of each frame, as recorded: it may still hold gaps or steps backwards."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ import pandas as pd
 import pyarrow as pa
 
 from data_prep import quality, sequences
-from data_prep.alignment import AlignedDrive, align
+from data_prep.alignment import NO_LATER_CONTROL, AlignedDrive, align
 from data_prep.errors import DataError
 from data_prep.images import Geometry
-from data_prep.jobs import OnBad, provenance, versions
+from data_prep.jobs import OnBad, SourceState, provenance, versions
 from data_prep.records import Drive
 from data_prep.sequences import SequenceUnit, SequenceWork, Unusable
 from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import SEQUENCE_INDEX
 from data_prep.signals import segments
-from data_prep.split import BlockSplit, DriveSplit, Part
+from data_prep.split import Division, SplitRule, Timeline, clock_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class SequenceJob:
     smoothing: float
     hole_periods: float
     on_bad: OnBad
-    split: BlockSplit | DriveSplit | Part
+    split: SplitRule
 
     @classmethod
     def plan(
@@ -51,7 +52,7 @@ class SequenceJob:
         tolerance_s: float,
         hole_periods: float,
         on_bad: OnBad,
-        split: BlockSplit | DriveSplit | Part,
+        split: SplitRule,
         frames_per_shard: int,
     ) -> SequenceJob:
         """Aligns the drives and cuts them into units.
@@ -85,17 +86,23 @@ class SequenceJob:
             on_bad=on_bad,
             split=split,
         )
-        for number, kept in enumerate(aligned):
-            job._split(number, kept.time_ns)  # a split that cannot be made is told before hours of work
+        job._divide([kept.time_ns for kept in aligned])  # what cannot be is told before hours of work
         return job
 
     @property
     def unit_paths(self) -> list[str]:
         return [unit.path for unit in self.units]
 
+    @cached_property
+    def source(self) -> SourceState:
+        return SourceState.of(file for drive in self.drives for file in drive.images.files())
+
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(canonical_json([self.config, versions(), self.unit_paths]))
+        told = [[drive.name, dict(drive.provenance)] for drive in self.drives]
+        digest = hashlib.sha256(
+            canonical_json([self.config, versions(), self.unit_paths, told, self.source.files])
+        )
         for aligned in self.aligned:
             digest.update(aligned.frame.tobytes())
             for name in sorted(aligned.columns):
@@ -126,18 +133,24 @@ class SequenceJob:
             rows = sequences.index_rows(drive, kept, entries, units)
             if not len(rows):
                 raise self._nothing_usable(number)
-            time_ns = rows["time_ns"].to_numpy()
-            block, part = self._split(number, time_ns)
-            segment = segments(time_ns, hole_periods=self.hole_periods)
-            tables.append(rows.assign(segment=segment, block=block, split=part))
-        return pd.concat(tables, ignore_index=True), SEQUENCE_INDEX
+            tables.append(rows)
+        times = [rows["time_ns"].to_numpy() for rows in tables]
+        divided = [
+            rows.assign(
+                segment=segments(time_ns, hole_periods=self.hole_periods), block=how.block, split=how.part
+            )
+            for rows, time_ns, how in zip(tables, times, self._divide(times), strict=True)
+        ]
+        return pd.concat(divided, ignore_index=True), SEQUENCE_INDEX
 
-    def _split(self, number: int, time_ns: np.ndarray) -> tuple[Any, Any]:
-        if isinstance(self.split, BlockSplit):
-            return self.split.numbers(len(time_ns)), self.split.parts(time_ns)
-        if isinstance(self.split, DriveSplit):
-            return number, self.split.parts([drive.name for drive in self.drives])[self.drives[number].name]
-        return number, self.split
+    def _divide(self, times: Sequence[np.ndarray]) -> list[Division]:
+        return self.split.divide(self._timelines(times))
+
+    def _timelines(self, times: Sequence[np.ndarray]) -> list[Timeline]:
+        return [
+            Timeline(drive=drive.name, recording=drive.recording or drive.name, time_ns=time_ns)
+            for drive, time_ns in zip(self.drives, times, strict=True)
+        ]
 
     def _nothing_usable(self, number: int) -> DataError:
         drive, kept = self.drives[number], self.aligned[number]
@@ -178,6 +191,8 @@ class SequenceJob:
             "smoothing_alpha": self.smoothing,
             "lead_s": self.config["lead_s"],
             "tolerance_s": self.config["tolerance_s"],
+            "hole_periods": self.hole_periods,
+            "clock": clock_names(self._timelines([kept.time_ns for kept in self.aligned])),
             "steering_present": {drive.name: drive.steering_wheel is not None for drive in self.drives},
             "speed_present": {drive.name: drive.speed is not None for drive in self.drives},
             "slip_term": {drive.name: "off" if drive.speed is None else "on" for drive in self.drives},
@@ -214,7 +229,11 @@ def _check_drives(drives: Sequence[Drive]) -> None:
 
 
 def _refuse_faults(drive: Drive, kept: AlignedDrive) -> None:
-    faults = {reason: f"first at frame {frames[0]}" for reason, frames in kept.dropped.items() if len(frames)}
+    faults = {
+        reason: f"first at frame {frames[0]}"
+        for reason, frames in kept.dropped.items()
+        if len(frames) and reason != NO_LATER_CONTROL
+    }
     faults |= {reason: f"first {rows[0]}" for reason, rows in drive.left_out.items() if rows}
     if faults:
         listed = "; ".join(f"{reason}, {where}" for reason, where in faults.items())

@@ -1,39 +1,88 @@
 """Who trains, who validates, who tests: whole drives, or blocks of time with a gap. Never frames.
 
 Neighbouring frames of a drive are near copies, so dividing them at random would test on what was
-trained on.
+trained on. Neighbours are those in time, not those in one file: a recorder that splits its output
+puts one road into two drives, and the gap lies across that seam too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from data_prep.errors import DataError
 
 PARTS = ("train", "val", "test", "gap")
 Part = Literal["train", "val", "test"]
 
+UNIX_FROM_NS = 10**18
+"""Times from here on, September 2001, are nanoseconds since 1970 and can be compared between drives.
+Lesser ones are of a clock of the drive's own, such as a video's or that of a device since it booted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """When the kept frames of one drive were taken."""
+
+    drive: str
+    recording: str
+    """The cameras of one recording share it: what they saw at one instant stays together."""
+    time_ns: Int64[np.ndarray, " T"]
+    """Increasing."""
+
+
+class Division(NamedTuple):
+    """Of each frame of one drive."""
+
+    block: Int32[np.ndarray, " T"]
+    """Time block, or the number of the drive."""
+    part: np.ndarray
+    """`train`, `val`, `test` or `gap`."""
+
+
+class SplitRule(Protocol):
+    """Divides drives between parts."""
+
+    def divide(self, timelines: Sequence[Timeline]) -> list[Division]:
+        """The division of each drive, in order.
+
+        Raises:
+            DataError: a part would be left without a frame.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnePart:
+    """Everything into one part."""
+
+    part: Part
+
+    def divide(self, timelines: Sequence[Timeline]) -> list[Division]:
+        return [
+            Division(_filled(number, line), np.full(len(line.time_ns), self.part, dtype=object))
+            for number, line in enumerate(timelines)
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSplit:
-    """Each drive in blocks of consecutive frames: the last tests, the one before it validates."""
+    """Each recording in blocks of consecutive frames: the last tests, the one before it validates."""
 
     blocks: int = 5
     gap_s: float = 2.0
-    """Frames this near to a boundary between two parts belong to neither."""
+    """Frames this near to a frame of another part belong to none."""
 
     def __post_init__(self) -> None:
         if self.blocks < 3:
             raise DataError(
                 f"blocks is {self.blocks}; expected 3 or more: train, validate and test need one each"
             )
-        if not self.gap_s >= 0.0:
-            raise DataError(f"gap_s is {self.gap_s}; expected 0 or more seconds")
+        _check_gap(self.gap_s)
 
     def numbers(self, frames: int) -> Int32[np.ndarray, " T"]:
         """The block of each frame of one drive. Sizes differ by one at most.
@@ -48,41 +97,50 @@ class BlockSplit:
         sizes = [len(part) for part in np.array_split(np.empty(frames), self.blocks)]
         return np.repeat(np.arange(self.blocks, dtype=np.int32), sizes)
 
-    def parts(self, time_ns: Int64[np.ndarray, " T"]) -> np.ndarray:
-        """`train`, `val`, `test` or `gap` for each frame of one drive, as an array of text.
+    def divide(self, timelines: Sequence[Timeline]) -> list[Division]:
+        """Blocks of the first camera of each recording; another camera's frame goes with its nearest.
 
         Raises:
             DataError: there are fewer frames than blocks, or the gaps leave a part without frames.
         """
         by_block = np.array(["train"] * (self.blocks - 2) + ["val", "test"], dtype=object)
-        part = by_block[self.numbers(len(time_ns))]
-        gap_ns = round(self.gap_s * 1e9)
-        near = np.zeros(len(time_ns), dtype=bool)
-        for last in np.flatnonzero(part[1:] != part[:-1]):
-            # The boundary is anywhere between the two frames: each side is measured from the other's.
-            near[: last + 1] |= time_ns[last + 1] - time_ns[: last + 1] < gap_ns
-            near[last + 1 :] |= time_ns[last + 1 :] - time_ns[last] < gap_ns
-        part[near] = "gap"
+        first = {line.recording: line for line in reversed(timelines)}
+        numbers = {name: self.numbers(len(line.time_ns)) for name, line in first.items()}
+        blocks = [
+            numbers[line.recording][_nearest(first[line.recording].time_ns, line.time_ns)]
+            for line in timelines
+        ]
+        parts = with_gaps(timelines, [by_block[block] for block in blocks], gap_s=self.gap_s)
+        for name, line in first.items():
+            mine = [part for other, part in zip(timelines, parts, strict=True) if other.recording == name]
+            self._check_parts(line, np.concatenate(mine))
+        return [Division(block, part) for block, part in zip(blocks, parts, strict=True)]
+
+    def _check_parts(self, line: Timeline, part: np.ndarray) -> None:
         empty = [name for name in ("train", "val", "test") if name not in part]
         if empty:
-            lasts_s = (time_ns[-1] - time_ns[0]) / 1e9
+            lasts_s = (line.time_ns[-1] - line.time_ns[0]) / 1e9
             raise DataError(
                 f"a drive of {lasts_s:.1f} s in {self.blocks} blocks with gaps of {self.gap_s} s leaves no frame for "
                 f"{' and '.join(empty)}; use a shorter gap_s, fewer blocks, or split test"
             )
-        return part
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriveSplit:
-    """Whole drives: those named, otherwise a seeded choice of about a fifth each for val and test."""
+    """Whole recordings: those named, otherwise a seeded choice of about a fifth each for val and test."""
 
     val: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     seed: int = 0
+    gap_s: float = 2.0
+    """Frames this near to a frame of another part belong to none: recordings may follow each other."""
+
+    def __post_init__(self) -> None:
+        _check_gap(self.gap_s)
 
     def parts(self, drives: Sequence[str]) -> dict[str, Part]:
-        """The part of each drive, by name. The order in which drives are listed changes nothing.
+        """The part of each recording, by name. The order in which they are listed changes nothing.
 
         Raises:
             DataError: a named drive does not exist or is named twice, or nothing is left to train on.
@@ -101,6 +159,26 @@ class DriveSplit:
             raise DataError(f"{len(drives)} drive(s) leave none to train on; use --split block or name fewer")
         return parts
 
+    def divide(self, timelines: Sequence[Timeline]) -> list[Division]:
+        """As `parts` says, less the frames at seams.
+
+        Raises:
+            DataError: as `parts`, or the gaps leave a part without frames.
+        """
+        recordings = list(dict.fromkeys(line.recording for line in timelines))
+        chosen = self.parts(recordings)
+        whole = [np.full(len(line.time_ns), chosen[line.recording], dtype=object) for line in timelines]
+        parts = with_gaps(timelines, whole, gap_s=self.gap_s)
+        if lost := sorted(set(chosen.values()) - {str(name) for part in parts for name in set(part)}):
+            raise DataError(
+                f"gaps of {self.gap_s} s leave no frame for {' and '.join(lost)}: its drives ran at the same time as "
+                "others; use a shorter gap_s or name other drives"
+            )
+        return [
+            Division(_filled(recordings.index(line.recording), line), part)
+            for line, part in zip(timelines, parts, strict=True)
+        ]
+
     def _choose(self, drives: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if len(drives) < 3:
             raise DataError(
@@ -109,3 +187,85 @@ class DriveSplit:
         shuffled = [drives[i] for i in np.random.default_rng(self.seed).permutation(len(drives))]
         each = max(1, round(len(drives) / 5))
         return tuple(shuffled[:each]), tuple(shuffled[each : 2 * each])
+
+
+def with_gaps(
+    timelines: Sequence[Timeline], parts: Sequence[np.ndarray], *, gap_s: float
+) -> list[np.ndarray]:
+    """The parts, `gap` in place of those less than `gap_s` from a frame of another part on the same clock."""
+    time_ns = np.concatenate([line.time_ns for line in timelines])
+    name = np.concatenate([np.full(len(line.time_ns), line.recording, dtype=object) for line in timelines])
+    part = np.concatenate(parts)
+    clock = clocks(name, time_ns)
+    near = np.zeros(len(part), dtype=bool)
+    for each in sorted(set(part)):
+        mine = part == each
+        near[mine] = near_on_clock(time_ns, clock, mine, ~mine, gap_s=gap_s)
+    ends = np.cumsum([len(line.time_ns) for line in timelines])[:-1]
+    return np.split(np.where(near, "gap", part), ends)
+
+
+def near_on_clock(
+    time_ns: Int64[np.ndarray, " N"],
+    clock: Int64[np.ndarray, " N"],
+    asked: Bool[np.ndarray, " N"],
+    anchors: Bool[np.ndarray, " N"],
+    *,
+    gap_s: float,
+) -> Bool[np.ndarray, " M"]:
+    """Whether each frame asked for is less than `gap_s` from an anchor on its own clock.
+
+    Example:
+        >>> time_ns = np.array([0, 1, 5]) * 10**9
+        >>> asked = np.array([True, True, False])
+        >>> near_on_clock(time_ns, np.zeros(3, dtype=np.int64), asked, ~asked, gap_s=4.5).tolist()
+        [False, True]
+    """
+    near = np.zeros(len(time_ns), dtype=bool)
+    for each in np.unique(clock[anchors]):
+        there = np.sort(time_ns[anchors & (clock == each)])
+        here = np.flatnonzero(asked & (clock == each))
+        after = np.searchsorted(there, time_ns[here])
+        since = np.abs(time_ns[here] - there[np.maximum(after - 1, 0)])
+        until = np.abs(there[np.minimum(after, len(there) - 1)] - time_ns[here])
+        near[here] = np.minimum(since, until) < round(gap_s * 1e9)
+    return near[asked]
+
+
+def clocks(name: np.ndarray, time_ns: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    """A number for each frame, equal where times can be compared.
+
+    Args:
+        name: of the drive or recording of each frame; those without Unix time have a clock each.
+        time_ns: of each frame.
+
+    Example:
+        >>> clocks(np.array(["a", "b"], dtype=object), np.array([0, 0])).tolist()
+        [0, 1]
+        >>> clocks(np.array(["a", "b"], dtype=object), np.array([10**18, 10**18])).tolist()
+        [-1, -1]
+    """
+    own = np.unique(name.astype(str), return_inverse=True)[1]
+    return np.where(np.asarray(time_ns) >= UNIX_FROM_NS, -1, own)
+
+
+def clock_names(timelines: Sequence[Timeline]) -> Mapping[str, str]:
+    """Drive to `unix` or `own`, for the manifest."""
+    return {line.drive: "unix" if line.time_ns[0] >= UNIX_FROM_NS else "own" for line in timelines}
+
+
+def _check_gap(gap_s: float) -> None:
+    if not gap_s >= 0.0:
+        raise DataError(f"gap_s is {gap_s}; expected 0 or more seconds")
+
+
+def _filled(number: int, line: Timeline) -> Int32[np.ndarray, " T"]:
+    return np.full(len(line.time_ns), number, dtype=np.int32)
+
+
+def _nearest(there: Int64[np.ndarray, " N"], here: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:
+    """Position of the nearest of some increasing times."""
+    if len(there) == 1:
+        return np.zeros(len(here), dtype=np.int64)
+    after = np.clip(np.searchsorted(there, here), 1, len(there) - 1)
+    return after - (here - there[after - 1] <= there[after] - here)

@@ -19,6 +19,7 @@ from data_prep.shards.atomic import sha256_of
 from data_prep.shards.hdf5 import read_frames
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
+from data_prep.split import clocks, near_on_clock
 from driving_xai.errors import DataError
 
 
@@ -29,7 +30,8 @@ class HoldOut:
     block: int | None = None
     """Test on this time block (or drive) and train on the others; None takes prep's split."""
     gap_s: float = 2.0
-    """Rows of other splits this close in time to a tested or validated row are dropped."""
+    """Rows of other splits this close in time to a tested or validated row are dropped, also those of
+    another drive where both are in Unix time."""
     val_fraction: float = 0.1
     """With `block`: the last part of every other block, used for early stopping; 0 for none."""
 
@@ -51,28 +53,19 @@ class HoldOut:
         if self.block not in blocks:
             raise DataError(f"block {self.block} is not in these shards; they have {sorted(set(blocks))}")
         splits = np.where(blocks == self.block, "test", "train").astype("<U5")
+        time_ns = index["time_ns"].to_numpy()
+        clock = clocks(index["drive"].to_numpy(), time_ns)
         for block in sorted(set(blocks) - {self.block}):
             rows = np.flatnonzero(blocks == block)
+            rows = rows[np.lexsort((time_ns[rows], clock[rows]))]
             splits[rows[len(rows) - round(self.val_fraction * len(rows)) :]] = "val"
-        for kept, dropped in (("test", ("train", "val")), ("val", ("train",))):
-            splits[_near(index, splits == kept, self.gap_s) & np.isin(splits, dropped)] = "gap"
+        for kept, others in (("test", ("train", "val")), ("val", ("train",))):
+            asked = np.isin(splits, others)
+            near = near_on_clock(time_ns, clock, asked, splits == kept, gap_s=self.gap_s)
+            splits[np.flatnonzero(asked)[near]] = "gap"
         if not (splits == "train").any():
             raise DataError(f"holding out block {self.block} leaves nothing to train on; prepare more data")
         return splits
-
-
-def _near(index: pd.DataFrame, marked: np.ndarray, gap_s: float) -> np.ndarray:
-    """Whether each row is within `gap_s` of a marked row of the same drive and camera."""
-    near = np.zeros(len(index), dtype=bool)
-    for rows in index.groupby(["drive"]).indices.values():
-        times = index["time_ns"].to_numpy()[rows]
-        anchors = np.sort(times[marked[rows]])
-        if len(anchors):
-            after = np.searchsorted(anchors, times)
-            left = times - anchors[np.maximum(after - 1, 0)]
-            right = anchors[np.minimum(after, len(anchors) - 1)] - times
-            near[rows] = np.minimum(np.abs(left), np.abs(right)) < gap_s * 1e9
-    return near
 
 
 def degrees_per_unit(speed_mps: np.ndarray, vehicle: Vehicle) -> np.ndarray:

@@ -25,6 +25,8 @@ from data_prep.signals import MOST_SPEED_MPS, credible
 
 NAME = "comma2k19"
 VIDEO = "video.hevc"
+MAX_ARRAY_BYTES = 64 * 2**20
+"""A minute of 100 Hz has 48 kB."""
 MOST_STEERING_DEG = 1080.0
 """Three turns of the wheel: what a car's column does not exceed."""
 
@@ -199,12 +201,16 @@ def _array(path: Path) -> Float64[np.ndarray, " N"]:
         with path.open("rb") as file:
             if file.read(len(_ARRAY_MAGIC)) != _ARRAY_MAGIC:  # NumPy would try archives and pickles too
                 raise ValueError
+        if path.stat().st_size > MAX_ARRAY_BYTES:
+            raise ValueError
         # Mapped, so that a header that claims more than the file holds allocates nothing.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such array; restore it from the data set") from None
     except _ARRAY_FAULTS:
-        raise DataError(f"{path}: not a NumPy array, or cut short; restore it from the data set") from None
+        raise DataError(
+            f"{path}: not a NumPy array, cut short, or over {MAX_ARRAY_BYTES:,} bytes; restore it from the data set"
+        ) from None
     if array.shape not in ((array.size,), (array.size, 1)) or array.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: holds {array.dtype} of shape {array.shape}, expected one number for each sample; restore it"
@@ -244,6 +250,10 @@ class SegmentVideos:
         """
         for wanted in self._ranges(start, stop):
             yield from self._segment(wanted)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The videos."""
+        return ((f"{path.parent.name}/{path.name}", path) for path in self.paths)
 
     def _ranges(self, start: int, stop: int) -> Iterator[_Range]:
         firsts = accumulate(self.frames, initial=0)

@@ -24,7 +24,7 @@ from rosbags.rosbag1 import Reader, ReaderError
 from data_prep.errors import DataError
 
 MAX_CHUNK_BYTES = 256 * 2**20
-"""A chunk that claims to inflate to more is refused. Recorders close a chunk at 0.75 MiB."""
+"""A chunk that claims to inflate to more is refused, and so is a message of more. Recorders close a chunk at 0.75 MiB."""
 MAX_HEADER_BYTES = 2**20
 
 _MAGIC = b"#ROSBAG V"
@@ -282,6 +282,8 @@ class MessageReader:
             raise _Fault("is another one than the index says")
         end = _data_end(source, chunk)
         size = end - source.tell() if most is None else min(end - source.tell(), most)
+        if size > MAX_CHUNK_BYTES:
+            raise _Fault(f"claims {size:,} bytes, over the {MAX_CHUNK_BYTES:,} read")
         return _exactly(source.read(size), size)
 
 

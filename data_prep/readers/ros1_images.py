@@ -82,6 +82,10 @@ class BagImages:
                         )
             first += len(part)
 
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The bags."""
+        return ((part.path.name, part.path) for part in self.parts)
+
 
 def decode_message(layout: Layout, data: bytes, *, name: str, reduced: Reduction = 1) -> Image:
     """The RGB image of one camera message.

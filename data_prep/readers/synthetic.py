@@ -34,12 +34,14 @@ from data_prep.readers.synthetic_scene.road import Motion, Road, follow, planned
 from data_prep.readers.synthetic_scene.scene import Scene, Trip
 from data_prep.readers.synthetic_scene.view import Camera
 from data_prep.records import VEHICLES, Drive, Image, Signal
+from data_prep.shards.atomic import read_bounded
 from data_prep.signals import steering_wheel_rad
 
 SCENE_VERSION = 1
 """Changes whenever the same options would render or label differently."""
 
 _VEHICLE = VEHICLES["lincoln-mkz"]
+_MOST_TOML_BYTES = 2**16
 _TICKS_PER_S = 40.0
 _START_M, _MARGIN_M = 40.0, 460.0
 """Road behind the first frame, whose trees cast shadows ahead, and beyond the last, as far as one sees."""
@@ -148,12 +150,12 @@ def recognises(source: Path) -> bool:
 
 def _read_toml(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bounded(path, most=_MOST_TOML_BYTES).decode())
     except OSError as error:
         raise DataError(
             f"{path}: {error.strerror}; pass a route's TOML file, or - for the defaults"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, not text, too large
         raise DataError(f"{path}: not TOML ({error}); expected lines such as seconds = 60.0") from error
 
 
@@ -260,6 +262,10 @@ class SyntheticImages:
         _check_range(self.course, start, stop)
         scene = _scene(self.course)
         return (scene.image(frame) for frame in range(start, stop))
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """None: the drive's options, in its provenance, say everything."""
+        return iter(())
 
 
 @dataclass(frozen=True, kw_only=True)

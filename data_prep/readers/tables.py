@@ -18,6 +18,10 @@ from data_prep.shards.atomic import sha256_of
 from data_prep.signals import credible
 
 _NANOSECONDS = re.compile(r"\d{19}")
+MAX_CSV_BYTES = 256 * 2**20
+"""Ten hours of Udacity's three cameras take 240 MiB."""
+MAX_HEADER_CHARACTERS = 2**16
+"""What is looked at of a first line to tell what a CSV is."""
 _RAGGED = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _FLOAT_SPACING_NS = 256
 """Distance between neighbouring float64 values near 1.4e18, the nanoseconds of the years since 2014."""
@@ -32,7 +36,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
         header: whether the first row names the columns.
 
     Raises:
-        DataError: the file is missing, empty, not a table, has a row longer than the first, or lacks
+        DataError: the file is missing, empty, over `MAX_CSV_BYTES`, not a table, has a row longer than the first, or lacks
             a column or has it twice.
     """
     cells = _cells(path)
@@ -51,6 +55,10 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
 def _cells(path: Path) -> pd.DataFrame:
     """The whole file without regard to its header: pandas then refuses a row longer than the first."""
     try:
+        if path.stat().st_size > MAX_CSV_BYTES:
+            raise DataError(
+                f"{path}: {path.stat().st_size:,} bytes, over the {MAX_CSV_BYTES:,} read; divide it"
+            )
         cells = pd.read_csv(
             path, dtype=str, keep_default_na=False, skipinitialspace=True, header=None, index_col=False
         )

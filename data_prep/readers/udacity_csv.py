@@ -15,7 +15,14 @@ from jaxtyping import Float64, Int64
 from data_prep.errors import DataError, quoted
 from data_prep.images import ImageFiles, Reduction
 from data_prep.readers.paths import drive_name, existing_folder
-from data_prep.readers.tables import listed_images, nanoseconds, numbers, read_csv, table_provenance
+from data_prep.readers.tables import (
+    MAX_HEADER_CHARACTERS,
+    listed_images,
+    nanoseconds,
+    numbers,
+    read_csv,
+    table_provenance,
+)
 from data_prep.records import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
 
@@ -75,7 +82,7 @@ def _table_of(folder: Path) -> Path | None:
         return None
     for path in sorted(folder.glob("*.csv")):
         with path.open(encoding="utf-8", errors="replace") as file:
-            header = {cell.strip() for cell in file.readline().split(",")}
+            header = {cell.strip() for cell in file.readline(MAX_HEADER_CHARACTERS).split(",")}
         if path.name != _RANDOM_STEERING and header.issuperset(CHALLENGE_COLUMNS):
             return path
     return None

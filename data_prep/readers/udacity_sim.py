@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from data_prep.errors import DataError, quoted
 from data_prep.images import ImageFiles, Reduction
 from data_prep.readers.paths import drive_name, existing_folder, file_name
-from data_prep.readers.tables import listed_images, numbers, read_csv, table_provenance
+from data_prep.readers.tables import MAX_HEADER_CHARACTERS, listed_images, numbers, read_csv, table_provenance
 from data_prep.records import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS
 
@@ -86,7 +86,7 @@ def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -
 def _has_header(path: Path) -> bool:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            return file.readline().split(",")[0].strip().lower() == COLUMNS[0]
+            return file.readline(MAX_HEADER_CHARACTERS).split(",")[0].strip().lower() == COLUMNS[0]
     except FileNotFoundError:
         raise DataError(f"{path}: no such log; expected {LOG} beside {IMAGES}/") from None
 

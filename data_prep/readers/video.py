@@ -112,6 +112,10 @@ class VideoFrames:
                     return
         raise DataError(f"{self.path.name}: frame {expected} cannot be decoded; copy or re-encode the video")
 
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The video."""
+        yield self.path.name, self.path
+
 
 def _frames(
     container: av.container.InputContainer, stream: av.VideoStream, path: Path

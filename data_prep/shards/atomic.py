@@ -30,6 +30,20 @@ def replacing(target: Path, *, scratch: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def read_bounded(path: Path, *, most: int) -> bytes:
+    """A whole file, refused before it is read where it has more than `most` bytes.
+
+    Raises:
+        ValueError: it is larger.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"over {most:,} bytes")
+    return data
+
+
 def sync(path: Path) -> None:
     """Waits until a file's bytes, or a folder's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)

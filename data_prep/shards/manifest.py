@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.errors import DataError, quoted
-from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 
 SCHEMA = "driving-xai-shards/1"
 FILE_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 256 * 2**20
+"""A shard of 2,000 frames adds 300 bytes."""
 _OBJECTS = ("config", "signals", "quality", "provenance")
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "kind": (str,),
@@ -58,7 +60,7 @@ class ShardEntry:
         dropped = value["dropped"].values()
         if any(type(rows) is not list or any(type(row) is not int for row in rows) for rows in dropped):
             raise DataError(f"shard {quoted(value['path'])}: dropped is no list of numbers; prepare again")
-        if min(value["bytes"], value["rows"]) < 0 or "\0" in value["path"]:
+        if min(value["bytes"], value["rows"]) < 0 or not _stays_inside(value["path"]):
             raise DataError(f"shard {quoted(value['path'])}: a field cannot be; prepare again")
         return cls(**value)
 
@@ -101,7 +103,7 @@ class Manifest:
         """
         path = Path(root) / FILE_NAME
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(read_bounded(path, most=MAX_MANIFEST_BYTES).decode())
             canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
@@ -160,6 +162,12 @@ def canonical_json(value: Any) -> bytes:
     """
     text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
     return (text + "\n").encode()
+
+
+def _stays_inside(path: str) -> bool:
+    """Whether a shard's path is one that prep writes: relative, with forward slashes, never upwards."""
+    parts = path.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and not set(path) & set("\0\\:")
 
 
 def _keys(value: Any) -> Any:

@@ -325,6 +325,7 @@ def _alignment(signals: Mapping[str, Any]) -> Alignment:
         smoothing=signals.get("smoothing_alpha", usual.smoothing),
         lead_s=signals.get("lead_s", usual.lead_s),
         tolerance_s=signals.get("tolerance_s", usual.tolerance_s),
+        hole_periods=signals.get("hole_periods", usual.hole_periods),
     )
 
 

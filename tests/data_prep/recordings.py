@@ -45,12 +45,12 @@ def challenge(
     return folder
 
 
-def interpolated(folder: Path, frames: int = 12, *, timestamp: str = "{}") -> Path:
+def interpolated(folder: Path, frames: int = 12, *, timestamp: str = "{}", start_ns: int = START_NS) -> Path:
     """udacity-driving-reader: `interpolated.csv` of three cameras, angles and speeds rising row by row."""
     lines = ["index,timestamp,width,height,frame_id,filename,angle,torque,speed,lat,long,alt"]
     for number in range(3 * frames):
         camera = ("left", "center", "right")[number % 3]
-        stamp = START_NS + number * PERIOD_NS // 3
+        stamp = start_ns + number * PERIOD_NS // 3
         (folder / camera).mkdir(parents=True, exist_ok=True)
         (folder / camera / f"{stamp}.jpg").write_bytes(jpeg(number))
         cells = ("x", timestamp.format(stamp), 64, 48, f"{camera}_camera", f"{camera}/{stamp}.jpg")

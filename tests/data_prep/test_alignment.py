@@ -58,6 +58,8 @@ def test_with_a_lead_a_frame_gets_the_controls_that_follow_it():
     given = drive(frames, steering=(frames, np.arange(20.0)), speed=(frames, np.arange(20.0)))
     made, led = aligned(given), aligned(given, lead_s=0.4)
     assert led.frame.tolist() == list(range(12))  # Of the others nothing is recorded so much later.
+    assert led.dropped["no_later_control"].tolist() == list(range(12, 20))
+    assert len(led.dropped["no_control"]) == 0
     for name in ("steering_wheel_rad", "speed_mps", "inverse_turning_radius"):
         np.testing.assert_allclose(led.columns[name], made.columns[name][8:])
     assert led.columns["time_ns"].tolist() == made.columns["time_ns"][:12].tolist()
@@ -101,7 +103,13 @@ def test_every_frame_is_kept_or_dropped_for_one_reason():
     given = drive([0, 50, 50, 100, 150, 60, 9_000_000, 200, 250], steering=([0, 100, 200], [0, 1, 2]))
     made = aligned(given)
     reasons = {reason: frames.tolist() for reason, frames in made.dropped.items()}
-    assert reasons == {"duplicate": [2], "out_of_order": [5], "clock_jump": [6], "no_control": [8]}
+    assert reasons == {
+        "duplicate": [2],
+        "out_of_order": [5],
+        "clock_jump": [6],
+        "no_control": [8],
+        "no_later_control": [],
+    }
     assert sorted(chain(made.frame, *reasons.values())) == list(range(9))
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import DataError
 from data_prep.images import (
+    MAX_IMAGE_BYTES,
     Geometry,
     ImageFiles,
     MissingImageError,
@@ -159,3 +160,10 @@ def test_a_missing_file_is_told_apart_from_a_bad_one(tmp_path: Path):
     assert not isinstance(bad.value, MissingImageError)
     with pytest.raises(MissingImageError, match=r"gone\.jpg"):
         list(source.read(2, 3))
+
+
+def test_a_file_beyond_any_image_is_refused_unread(tmp_path):
+    with (tmp_path / "bomb.jpg").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)  # takes no room on the disk
+    with pytest.raises(DataError, match="over the 268,435,456 bytes"):
+        read_image(tmp_path / "bomb.jpg")

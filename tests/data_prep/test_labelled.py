@@ -35,7 +35,9 @@ def images(tmp_path) -> ImageSet:
 
 def run(images: ImageSet, root, *, geometry=None, on_bad="drop", threads=1) -> Manifest:
     job = ImageJob.plan(images, config=CONFIG, geometry=geometry, on_bad=on_bad, images_per_shard=10)
-    with Output.open(root, fingerprint=job.fingerprint, resume=False, overwrite=False) as output:
+    with Output.open(
+        root, fingerprint=job.fingerprint, source=job.source, resume=False, overwrite=False
+    ) as output:
         work = job.work(root=output.root, scratch=output.scratch, threads=threads)
         return output.commit(job, {unit.path: work(unit) for unit in job.units})
 

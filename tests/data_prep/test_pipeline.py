@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, OutputError
 from data_prep.images import Geometry, read_image
 from data_prep.pipeline import PrepConfig, Progress, prepare
 from data_prep.records import VEHICLES
@@ -201,6 +201,34 @@ def test_resuming_another_plan_is_refused(source, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+def test_resuming_with_a_changed_source_is_refused(source, tmp_path):
+    """The frames that were written would be of one recording, the others of another."""
+    out = tmp_path / "out"
+    killed("between shards", out, source)
+    image = sorted((source / "center").iterdir())[-1]
+    data = image.read_bytes()
+    image.write_bytes(data + b"\0")
+    with pytest.raises(DataError, match="another source, configuration"):
+        prepare(config(source), out, resume=True)
+    image.write_bytes(data)
+    with pytest.raises(DataError, match="changed or copied since it was begun"):
+        prepare(config(source), out, resume=True)
+    prepare(config(source), out, overwrite=True)
+
+
+def test_a_repair_that_comes_out_otherwise_tells_of_a_changed_source(source, tmp_path):
+    """Of a finished output only names and sizes are known: a copy of its source need not keep the times."""
+    out = tmp_path / "out"
+    prepare(config(source), out)
+    (out / "shards/drive-00005.h5").unlink()
+    image = sorted((source / "center").iterdir())[-1]
+    data = bytearray(image.read_bytes())
+    data[-40] ^= 0xFF
+    image.write_bytes(data)
+    with pytest.raises(DataError, match="comes out otherwise than before"):
+        prepare(config(source), out, resume=True)
+
+
 def test_overwrite_replaces_our_output_and_nothing_else(source, reference, tmp_path):
     out = tmp_path / "out"
     prepare(config(source, frames_per_shard=3), out)
@@ -273,6 +301,18 @@ def test_bad_clocks_are_dropped_and_counted_or_refused(tmp_path):
         prepare(config(source, on_bad="refuse"), tmp_path / "refused")
 
 
+def test_with_a_lead_the_last_frames_are_counted_and_not_refused(source, tmp_path):
+    whole = config(source, lead_s=0.2, gap_s=0.3, on_bad="refuse")
+    manifest = prepare(whole, tmp_path / "out")
+    assert manifest.quality["drive"]["dropped"] == {"no_later_control": 4}
+    assert manifest.quality["drive"]["kept"] == 56
+    lines = (source / "CH2_final_evaluation.csv").read_text().splitlines()
+    lines[30:36] = [line.replace(line.split(",")[1], "nan") for line in lines[30:36]]
+    (source / "CH2_final_evaluation.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="no_control, first at frame"):
+        prepare(whole, tmp_path / "refused")
+
+
 def test_a_drive_without_one_usable_image_is_refused(source, tmp_path):
     for image in (source / "center").iterdir():
         image.write_bytes(b"broken")
@@ -284,8 +324,8 @@ def test_a_drive_without_one_usable_image_is_refused(source, tmp_path):
 
 
 def test_several_drives_split_by_drive(tmp_path):
-    for name in ("a", "b", "c", "d"):
-        interpolated(tmp_path / "source" / name)
+    for hour, name in enumerate("abcd"):
+        interpolated(tmp_path / "source" / name, start_ns=START_NS + hour * 3600 * 10**9)
     whole = config(tmp_path / "source", split="drive", val_drives=("b",), test_drives=("d",))
     manifest = prepare(whole, tmp_path / "out")
     index = read_index(tmp_path / "out")
@@ -298,6 +338,7 @@ def test_several_drives_split_by_drive(tmp_path):
         "d": [3],
     }
     assert manifest.signals["speed_present"] == dict.fromkeys("abcd", True)
+    assert manifest.signals["clock"] == dict.fromkeys("abcd", "unix")
     slow = inverse_turning_radius(
         index["steering_wheel_rad_smoothed"].to_numpy(),
         index["speed_mps_smoothed"].to_numpy(),
@@ -328,7 +369,7 @@ def test_a_wrong_setting_is_one_clear_line_and_nothing_is_written(changes, messa
 
 def test_an_output_that_cannot_be_written_is_one_clear_line(source, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(OutputError, match=r"cannot be written \(Not a directory\)"):
         prepare(config(source), tmp_path / "file" / "out")
 
 
@@ -338,14 +379,14 @@ def test_a_full_disk_is_one_clear_line(room, source, tmp_path):
     script = f"""
 import resource, signal
 from pathlib import Path
-from data_prep.errors import DataError
+from data_prep.errors import OutputError
 from data_prep.pipeline import prepare
 from tests.data_prep.test_pipeline import config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
 try:
     prepare(config(Path({str(source)!r})), Path({str(tmp_path / "out")!r}))
-except DataError as error:
+except OutputError as error:
     print(error)
 """
     done = subprocess.run(

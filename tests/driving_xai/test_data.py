@@ -6,6 +6,7 @@ import pytest
 
 from data_prep.records import VEHICLES
 from data_prep.signals import inverse_turning_radius
+from data_prep.split import UNIX_FROM_NS
 from driving_xai.data import HoldOut, Run, Windows, degrees_per_unit, runs
 from driving_xai.errors import DataError
 
@@ -49,12 +50,31 @@ def test_without_validation_only_the_gap_around_the_test_block_is_lost() -> None
     assert (splits == "train").sum() == 1000 - 200 - 39
 
 
-def test_other_drives_are_far_away() -> None:
+def test_drives_with_clocks_of_their_own_are_far_away() -> None:
     index = index_of(drives=2)
     index["block"] = (index["drive"] == "drive-1").astype(int)
     splits = HoldOut(block=1, val_fraction=0).splits(index)
     assert (splits == "gap").sum() == 0
     assert (splits == "train").sum() == 1000
+
+
+def test_a_drive_that_follows_another_in_real_time_is_not_trained_on_at_the_seam() -> None:
+    index = index_of(drives=2)
+    second = index["drive"] == "drive-1"
+    index["block"] = second.astype(int)
+    index["time_ns"] += UNIX_FROM_NS + np.where(second, 1000 * 50_000_000, 0)
+    splits = HoldOut(block=1, gap_s=2.0, val_fraction=0).splits(index)
+    assert (splits[second] == "test").all()
+    assert np.flatnonzero(splits == "gap").tolist() == list(range(961, 1000))  # under 2 s, 50 ms a frame
+
+
+def test_the_cameras_of_an_instant_validate_together() -> None:
+    """The last part of a block is so by time, not by the order in which cameras are listed."""
+    index = index_of(drives=2, frames=500)
+    index["time_ns"] += UNIX_FROM_NS
+    splits = HoldOut(block=0, gap_s=0.0, val_fraction=0.1).splits(index)
+    assert splits[:500].tolist() == splits[500:].tolist()
+    assert (splits == "val").sum() == 80
 
 
 def test_a_block_that_is_not_there_or_leaves_nothing_is_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.shards.atomic import replacing, sha256_of
-from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
+from data_prep.shards.manifest import MAX_MANIFEST_BYTES, Manifest, ShardEntry, canonical_json
 
 
 @pytest.fixture
@@ -67,7 +67,21 @@ def test_unknown_numbers_are_refused(manifest):
         (lambda m: m | {"drives": ["a"]}, "kind or drives cannot be"),
         (lambda m: m | {"vehicle": "car"}, "vehicle is 'car'"),
         (lambda m: m | {"shards": [m["index"] | {"rows": -1}]}, "a field cannot be"),
-        (lambda m: m | {"shards": [m["index"] | {"path": "a\0b"}]}, "a field cannot be"),
+        *(
+            (lambda m, path=path: m | {"shards": [m["index"] | {"path": path}]}, "a field cannot be")
+            for path in (
+                "a\0b",
+                "../secret",
+                "/etc/passwd",
+                "shards/../../x",
+                "C:\\x",
+                "..\\x",
+                "",
+                ".",
+                "a//b",
+            )
+        ),
+        (lambda m: m | {"index": m["index"] | {"path": "../index.parquet"}}, "a field cannot be"),
         (lambda m: m | {"shards": [m["index"] | {"dropped": {"bad": 7}}]}, "dropped is no list of numbers"),
         (lambda m: m | {"schema": "x" * 9000}, r"\(9000 characters\), expected"),
         (lambda m: m | {"x" * 9000: 1}, r"characters\), expected"),
@@ -96,6 +110,13 @@ def test_a_manifest_of_another_form_is_one_clear_line(change, message, manifest,
 )
 def test_damage_is_one_clear_line(data, tmp_path):
     (tmp_path / "manifest.json").write_bytes(data)
+    with pytest.raises(DataError, match="not valid JSON"):
+        Manifest.load(tmp_path)
+
+
+def test_a_manifest_beyond_any_size_is_not_read(tmp_path):
+    with (tmp_path / "manifest.json").open("wb") as file:
+        file.truncate(MAX_MANIFEST_BYTES + 1)  # takes no room on the disk
     with pytest.raises(DataError, match="not valid JSON"):
         Manifest.load(tmp_path)
 
