@@ -10,7 +10,7 @@ from torch import nn
 
 from driving_xai.contracts import Explainer
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.cam import GradCAM
+from driving_xai.explain.cam import CAMS, SmoothGradCAMPlusPlus
 from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
@@ -60,13 +60,20 @@ def _attention_of(method: str, *kinds: str) -> MethodFactory:
     return fit
 
 
-def _grad_cam(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    layer = getattr(model, "cam_layer", None)
-    if layer is None:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} names no cam_layer; build GradCAM(layer=...) with a layer of your choice"
-        )
-    return GradCAM(layer=layer, cells=_cells(model))
+def _cam(name: str) -> MethodFactory:
+    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+        layer = getattr(model, "cam_layer", None)
+        if layer is None:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} names no cam_layer; build {CAMS[name].__name__}(layer=...) with a "
+                "layer of your choice, for example feature_maps.last_feature_map(model, frames)"
+            )
+        # Smooth Grad-CAM++ in one pass needs a target that is linear in the scores: the caller's to say.
+        if name == "smooth-grad-cam++":
+            return SmoothGradCAMPlusPlus(layer=layer, cells=_cells(model), seed=seed)
+        return CAMS[name](layer=layer, cells=_cells(model), head=getattr(model, "cam_head", None))
+
+    return fit
 
 
 def _cells(model: nn.Module) -> Cells | None:
@@ -104,7 +111,7 @@ METHODS: Mapping[str, MethodFactory] = {
     "soft-attention": _attention_of("soft-attention", "soft"),
     "bla": _attention_of("bla", "bla", "bla-t"),
     "l2x-f": _attention_of("l2x-f", "l2x-f"),
-    "grad-cam": _grad_cam,
+    **{name: _cam(name) for name in CAMS},
     "gradient": _gradient,
     "gradient-x-input": _gradient_x_input,
     "smoothgrad": _smoothgrad,

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import FrameModel, Frames, Target
+from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.feature_maps import is_linear_head, removed_after
 
 
 class LayerGradient(NamedTuple):
@@ -111,6 +112,49 @@ def only_in_eval_mode() -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def pooled_gradient(
+    model: FrameModel, frames: Frames, target: Target, *, layer: nn.Module, head: nn.Linear
+) -> LayerGradient:
+    """What `layer_gradient` gives, from one forward pass, where the scores are a linear layer of the
+    spatial mean of the layer's output.
+
+    Then dy/dA^k is the same at every position: sum_c dy/ds_c w_ck / Z. That holds for every target.
+
+    Raises:
+        UnsupportedModelError: for these frames the head does not take the mean of the layer's output,
+            or does not give the scores; or the target does not depend on the scores.
+
+    Source: Zhou et al. 2016 (CAM), section 2; Selvaraju et al. 2017, section 3.1.
+    """
+    maps: list[Tensor] = []
+    taken: list[Tensor] = []
+    handles = [
+        # Cloned, because a following in-place layer may write on it.
+        layer.register_forward_hook(lambda _layer, _inputs, output: maps.append(output.clone())),
+        head.register_forward_pre_hook(lambda _head, inputs: taken.append(inputs[0])),
+    ]
+    with torch.inference_mode(False), torch.no_grad(), removed_after(handles):
+        scores = model(frames)
+        if not (len(maps) == len(taken) == 1 and is_linear_head(head, maps[0], taken[0], scores)):
+            raise UnsupportedModelError(
+                f"the scores are no linear layer of the mean of layer {type(layer).__name__}; leave head=None"
+            )
+        slope = _slope(target, scores)
+        weights = slope @ head.weight / maps[0][0, 0].numel()
+    return LayerGradient(maps[0], weights[:, :, None, None].expand_as(maps[0]))
+
+
+@torch.enable_grad()
+def _slope(target: Target, scores: Scores) -> Float[Tensor, "B K"]:
+    """The gradient of each sample's target with respect to its scores."""
+    leaf = scores.detach().clone().requires_grad_()
+    values = target(leaf)
+    if not values.requires_grad:
+        raise UnsupportedModelError("the target does not depend on the scores; choose another")
+    (slope,) = torch.autograd.grad(values.sum(), leaf)
+    return slope
 
 
 @contextmanager
