@@ -118,8 +118,18 @@ def _actions() -> Kind:
     return Kind(ActionConfig, ActionModel, nn.Module.eval)
 
 
+def _bounded_logit() -> Kind:
+    from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
+
+    return Kind(BoundedLogitConfig, BoundedLogitModel, nn.Module.eval)
+
+
 # Each kind's imports wait until one is loaded.
-KINDS: Mapping[str, Callable[[], Kind]] = {"steering": _steering, "actions": _actions}
+KINDS: Mapping[str, Callable[[], Kind]] = {
+    "steering": _steering,
+    "actions": _actions,
+    "bounded-logit": _bounded_logit,
+}
 
 
 def _build(made: Kind, config: Mapping[str, Any]) -> nn.Module:

@@ -28,6 +28,8 @@ _PREFIXES = ("module.", "_orig_mod.", "backbone.")
 """What wrappers put before a backbone's own names: data parallelism, compilation, DINO's multi-crop wrapper."""
 _NESTED = ("teacher", "student", "model", "state_dict")
 """Where training scripts keep weights; the first one found counts, so DINO's teacher before its student."""
+_HEADS = ("head.", "fc.", "classifier.")
+"""Classifiers of vision transformers, ResNets and EfficientNets: no part of a backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +190,7 @@ def backbone_weights(path: Path) -> dict[str, Tensor]:
             content = content[name]
             break
     weights = {_stripped(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    weights = {name: value for name, value in weights.items() if not name.startswith(_HEADS)}
     if not weights:
         raise CheckpointError(
             f"{path} holds no weights of a backbone; expected a DINO checkpoint or a state dict"

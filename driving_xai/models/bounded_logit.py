@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from driving_xai.contracts import Attention, Frames, Outputs, Scores
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.frozen_cnn import FrozenCNN
 from driving_xai.models.small_cnn import SmallCNN, glorot
 from driving_xai.models.subset_sampling import TemperatureRule, top_k, union_of_samples
 
@@ -51,8 +52,10 @@ class BoundedLogitConfig:
     dropout: float = 0.2
     units: Literal["each", "difference"] = "each"
     """A unit for each class, or for two classes one unit z, whose scores are (-z/2, z/2): a sigmoid."""
+    backbone: str = "small-cnn"
+    """small-cnn, which learns, or a convolutional network by its timm name, frozen: efficientnet_b0."""
     channels: tuple[int, ...] = (8, 16, 16)
-    """Of the convolutions; see `small_cnn.SmallCNN` for this and the next three."""
+    """Of small-cnn's convolutions; see `small_cnn.SmallCNN` for this and the next three."""
     kernel: int = 5
     pooled: int = 2
     colour: Literal["rgb", "grey"] = "grey"
@@ -222,8 +225,12 @@ class BoundedLogitModel(nn.Module):
     def __init__(self, config: BoundedLogitConfig) -> None:
         super().__init__()
         self.config, self.outputs = config, config.outputs
-        self.backbone = SmallCNN(
-            channels=config.channels, kernel=config.kernel, pooled=config.pooled, colour=config.colour
+        self.backbone: SmallCNN | FrozenCNN = (
+            SmallCNN(
+                channels=config.channels, kernel=config.kernel, pooled=config.pooled, colour=config.colour
+            )
+            if config.backbone == "small-cnn"
+            else FrozenCNN(config.backbone)
         )
         self.head = AttentiveHead(config, channels=self.backbone.channels)
 
@@ -233,7 +240,7 @@ class BoundedLogitModel(nn.Module):
         return self.backbone.cam_layer
 
     @property
-    def cells_px(self) -> tuple[float, float]:
+    def cells_px(self) -> tuple[float, float] | None:
         """Of the feature map, in pixels of the frame: where its first cell is centred, and the stride."""
         return self.backbone.cells_px
 

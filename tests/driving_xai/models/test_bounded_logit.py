@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from driving_xai import checkpoint
 from driving_xai.contracts import AttentiveFrameModel, SelectiveFrameModel
-from driving_xai.errors import UnsupportedModelError
+from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.explain import build
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells, to_frame_grid
@@ -24,6 +26,7 @@ from driving_xai.models.bounded_logit import (
     soft_selection,
     thresholded,
 )
+from driving_xai.models.frozen_cnn import FrozenCNN
 from driving_xai.targets import output
 
 CLASSES = ("car", "person", "light")
@@ -250,3 +253,59 @@ def test_cells_are_in_reading_order():
     maps = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)
     assert cells_of(maps)[0, :, 0].tolist() == list(range(12))
     assert cells_of(maps)[0, 5].tolist() == [5, 17]
+
+
+@pytest.fixture(scope="module")
+def frozen() -> BoundedLogitModel:
+    torch.manual_seed(0)
+    return BoundedLogitModel(BoundedLogitConfig(classes=CLASSES, backbone="efficientnet_b0", attention="bla"))
+
+
+def test_a_frozen_network_stays_as_it_is_in_training(frozen):
+    frames = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    kept = {name: tensor.clone() for name, tensor in frozen.backbone.state_dict().items()}
+    F.cross_entropy(frozen.train()(frames), torch.tensor([0, 1])).backward()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in frozen.backbone.state_dict().items())
+    assert all(parameter.grad is None for parameter in frozen.backbone.parameters())
+    assert frozen.head.explain.weight.grad is not None
+    assert not frozen.backbone.trunk.training
+
+
+def test_a_frozen_network_takes_timms_weights_strictly(frozen, tmp_path):
+    import timm
+
+    torch.manual_seed(5)
+    whole = timm.create_model("efficientnet_b0", num_classes=4).eval()
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    network = FrozenCNN()
+    network.load(tmp_path / "whole.pth")
+    frames = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = whole.forward_features((frames - network.mean) / network.std)
+    torch.testing.assert_close(network(frames), expected.detach(), rtol=1e-5, atol=1e-6)
+    assert network(frames).shape == (1, 1280, 2, 2)
+    state = whole.state_dict()
+    state.pop("conv_stem.weight")
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=r"lacks conv_stem\.weight"):
+        network.load(tmp_path / "part.pth")
+    with pytest.raises(UnsupportedModelError, match="is a transformer"):
+        FrozenCNN("vit_tiny_patch16_224")
+
+
+def test_grad_cam_weighs_the_frozen_features(frozen):
+    frames = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    baseline = BoundedLogitModel(replace(frozen.config, attention="none"))
+    baseline.backbone = frozen.backbone
+    found = build("grad-cam", baseline.eval())(baseline, frames, output(1))
+    cam = torch.einsum("c,bchw->bhw", baseline.head.classify.weight[1], baseline.backbone(frames)) / 4
+    expected = to_frame_grid(cam.relu(), frames, Cells(0, 32)).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["none", "bla-t"])
+def test_a_checkpoint_gives_the_model_back(tmp_path, attention, frames):
+    network = model(attention).float()
+    checkpoint.save(tmp_path, network, {"kind": "bounded-logit", "model": asdict(network.config)}, {})
+    loaded = checkpoint.load(tmp_path, kind="bounded-logit").model
+    assert loaded.config == network.config
+    torch.testing.assert_close(loaded(frames.float()), network(frames.float()), rtol=0, atol=0)

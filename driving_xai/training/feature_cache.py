@@ -1,0 +1,129 @@
+"""Features of a frozen network, computed once and kept on disk.
+
+Where the network does not learn and frames are not augmented, its features are the same in every epoch
+of every run: one pass for each image replaces hundreds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from data_prep.shards.atomic import replacing
+from data_prep.shards.manifest import canonical_json
+from driving_xai.errors import DataError
+from driving_xai.models.bounded_logit import Features, cells_of
+
+Precision = Literal["fp16", "fp32"]
+"""fp32 is exact; fp16 takes half the space, 125 kB an image of EfficientNet-B0."""
+ReadImages = Callable[[np.ndarray], UInt8[Tensor, "B 3 H W"]]
+"""The images of some rows, in their order."""
+_DTYPES = {"fp16": np.float16, "fp32": np.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """The cells of N feature maps, read from disk by rows."""
+
+    path: Path
+    cells: np.memmap
+    """N x n x C."""
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def batch(self, rows: np.ndarray) -> Features:
+        """The features of these rows, in their order, in fp32."""
+        return torch.from_numpy(self.cells[rows].astype(np.float32))
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """The hash of a network's class, parameters and buffers: what decides its features in eval mode."""
+    digest = hashlib.sha256(type(network).__name__.encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def cached_features(
+    folder: Path,
+    network: nn.Module,
+    read: ReadImages,
+    count: int,
+    *,
+    source: str,
+    precision: Precision = "fp32",
+    batch_size: int = 32,
+    device: str | torch.device = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FeatureCache:
+    """The features of `count` images: from `folder`, or computed and kept there.
+
+    The file's name is a hash of the source, the network and the precision, so that features of other
+    images or weights are never taken for these. It is whole or absent.
+
+    Args:
+        network: in eval mode; frames in [0, 1] to feature maps.
+        read: the images of some rows, in their order.
+        source: says which images `read` gives; equal texts must mean equal images.
+
+    Raises:
+        ValueError: the network is in training mode.
+        DataError: the file is damaged.
+    """
+    if network.training:
+        raise ValueError(f"{type(network).__name__} is in training mode; call eval() on it first")
+    key = {"source": source, "count": count, "network": weights_sha256(network), "precision": precision}
+    path = folder / f"features-{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            _write(temporary, network.to(device), read, count, precision, batch_size, device, on_progress)
+    try:
+        cells = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it, and run again") from None
+    if cells.ndim != 3 or len(cells) != count or cells.dtype != _DTYPES[precision]:
+        raise DataError(f"{path}: holds {cells.dtype} {cells.shape}, expected {count} maps; delete it")
+    return FeatureCache(path=path, cells=cells)
+
+
+def _write(
+    path: Path,
+    network: nn.Module,
+    read: ReadImages,
+    count: int,
+    precision: Precision,
+    batch_size: int,
+    device: str | torch.device,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    cells: np.memmap | None = None
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, min(start + batch_size, count))
+        found = cells_of(network(as_frames(read(rows)).to(device))).cpu().numpy()
+        if cells is None:
+            shape, dtype = (count, *found.shape[1:]), _DTYPES[precision]
+            # A file object, because the function adds .npy to names that do not end so.
+            cells = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        cells[rows] = found
+        if on_progress is not None:
+            on_progress(int(rows[-1]) + 1, count)
+    assert cells is not None, "no images"
+    cells.flush()
+
+
+def as_frames(images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """RGB in [0, 1]."""
+    return images.float() / 255

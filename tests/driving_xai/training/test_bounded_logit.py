@@ -1,0 +1,208 @@
+"""Kept features are the network's own; paired runs share what they should; training is seeded."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from driving_xai.errors import DataError
+from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, cells_of
+from driving_xai.models.small_cnn import SmallCNN
+from driving_xai.training.bounded_logit import (
+    FrameExamples,
+    PairedTraining,
+    Schedule,
+    fit,
+    judge,
+    train_baseline,
+    train_variant,
+)
+from driving_xai.training.feature_cache import FeatureCache, as_frames, cached_features
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (COUNT, 3, 12, 12), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def network() -> SmallCNN:
+    torch.manual_seed(0)
+    return SmallCNN(channels=(4, 6), kernel=3, pooled=1).eval()
+
+
+def cache(folder, network, images, **settings) -> FeatureCache:
+    def read(rows: np.ndarray) -> torch.Tensor:
+        return images[torch.from_numpy(rows)]
+
+    return cached_features(folder, network, read, len(images), **{"source": "a", "batch_size": 16} | settings)
+
+
+def test_kept_features_are_the_networks_own(tmp_path, network, images):
+    with torch.no_grad():
+        expected = cells_of(network(as_frames(images)))
+    exact, half = (cache(tmp_path, network, images, precision=name) for name in ("fp32", "fp16"))
+    rows = np.array([7, 3, 3, 39])
+    torch.testing.assert_close(exact.batch(rows), expected[torch.from_numpy(rows)], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(half.batch(rows), expected[torch.from_numpy(rows)], rtol=1e-3, atol=1e-4)
+    assert half.path.stat().st_size < 0.6 * exact.path.stat().st_size
+    assert not expected.requires_grad
+
+
+def test_features_are_computed_once_and_never_taken_for_others(tmp_path, network, images):
+    calls: list[int] = []
+
+    def read(rows: np.ndarray) -> torch.Tensor:
+        calls.append(len(rows))
+        return images[torch.from_numpy(rows)]
+
+    first = cached_features(tmp_path, network, read, COUNT, source="a", batch_size=16)
+    again = cached_features(tmp_path, network, read, COUNT, source="a", batch_size=5)
+    assert calls == [16, 16, 8]
+    assert again.path == first.path
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.layers[0].bias[0] += 1
+    assert cache(tmp_path, other, images).path != first.path
+    assert cache(tmp_path, network, images, source="b").path != first.path
+
+
+def test_an_interrupted_pass_leaves_nothing_that_counts(tmp_path, network, images):
+    def read(rows: np.ndarray) -> torch.Tensor:
+        if rows[0] > 0:
+            raise KeyboardInterrupt
+        return images[torch.from_numpy(rows)]
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(tmp_path, network, read, COUNT, source="a", batch_size=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_says_what_to_do(tmp_path, network, images):
+    path = cache(tmp_path, network, images).path
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"features-.*npy: damaged .*; delete it"):
+        cache(tmp_path, network, images)
+    with pytest.raises(ValueError, match="SmallCNN is in training mode"):
+        cache(tmp_path, copy.deepcopy(network).train(), images)
+
+
+HOW = PairedTraining(
+    head=BoundedLogitConfig(classes=("a", "b", "c"), subset_size=3),
+    channels=6,
+    baseline=Schedule(epochs=2, batch_size=8),
+    augmented=Schedule(epochs=2, batch_size=8, learning_rate=0.05),
+)
+LABELS = torch.arange(COUNT) % 3
+ROWS = np.arange(30)
+
+
+@pytest.fixture
+def features(tmp_path, network, images) -> FeatureCache:
+    return cache(tmp_path, network, images)
+
+
+def weights(head: AttentiveHead) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in head.state_dict().items()}
+
+
+def test_the_same_seed_gives_the_same_heads_and_torchs_generator_is_left_alone(features):
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    runs = []
+    for _ in range(2):
+        baseline = train_baseline(HOW, features, LABELS, ROWS, seed=4)
+        variants = [
+            train_variant(name, baseline, HOW, features, LABELS, ROWS, seed=4)
+            for name in ("l2x-f", "bla", "bla-t")
+        ]
+        runs.append([weights(head) for head in (baseline, *variants)])
+    for first, second in zip(*runs, strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_after_the_fact_only_the_explanation_learns(features):
+    baseline = train_baseline(HOW, features, LABELS, ROWS, seed=4)
+    kept = weights(baseline)
+    head = train_variant("bla-ph", baseline, HOW, features, LABELS, ROWS, seed=4)
+    untrained = replace(HOW, augmented=Schedule(epochs=0))
+    start = train_variant("bla-ph", baseline, untrained, features, LABELS, ROWS, seed=4)
+    assert torch.equal(head.classify.weight, baseline.classify.weight)
+    assert torch.equal(head.classify.bias, baseline.classify.bias)
+    assert not torch.equal(head.explain.weight, start.explain.weight)
+    changed = train_variant("bla-t", baseline, HOW, features, LABELS, ROWS, seed=4)
+    assert not torch.equal(changed.classify.weight, baseline.classify.weight)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in weights(baseline).items())
+
+
+def test_the_papers_threshold_leaves_the_explanation_as_it_was(features):
+    literal = replace(HOW, head=replace(HOW.head, thresholding="indicator"))
+    baseline = train_baseline(literal, features, LABELS, ROWS, seed=4)
+    untrained = replace(literal, augmented=Schedule(epochs=0))
+    before, after = (
+        train_variant("bla-t", baseline, how, features, LABELS, ROWS, seed=4) for how in (untrained, literal)
+    )
+    assert torch.equal(before.explain.weight, after.explain.weight)
+    assert not torch.equal(before.classify.weight, after.classify.weight)
+
+
+def test_training_is_adam_on_cross_entropy(images):
+    """A slow twin of one epoch, from the same order and dropout."""
+    torch.manual_seed(1)
+    head = AttentiveHead(BoundedLogitConfig(classes=("a", "b", "c"), attention="bla"), channels=3)
+    twin = copy.deepcopy(head)
+
+    class Pixels:
+        def __len__(self) -> int:
+            return COUNT
+
+        def batch(self, rows):
+            return cells_of(as_frames(images[torch.from_numpy(rows)]))
+
+    fit(head, Pixels(), LABELS, ROWS, Schedule(epochs=1, batch_size=8), seed=6)
+    order = np.random.default_rng(6).permutation(ROWS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
+        for part in (order[:8], order[8:16], order[16:24], order[24:]):
+            optimizer.zero_grad()
+            F.cross_entropy(twin.train()(Pixels().batch(part)), LABELS[part]).backward()
+            optimizer.step()
+    for ours, theirs in zip(head.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert not head.training
+
+
+def test_judging_is_by_rows_and_not_by_batch(features):
+    head = train_baseline(HOW, features, LABELS, ROWS, seed=4)
+    rows = np.array([31, 5, 39, 12, 0])
+    whole = judge(head, features, LABELS, rows)
+    parts = judge(head, features, LABELS, rows, batch_size=2)
+    assert whole.accuracy == parts.accuracy
+    assert whole.loss == pytest.approx(parts.loss, rel=1e-6)
+    scores = head(features.batch(rows)).detach()
+    right = [int(scores[i].argmax()) == int(LABELS[row]) for i, row in enumerate(rows)]
+    assert whole.accuracy == pytest.approx(sum(right) / 5)
+    losses = [-float(torch.log_softmax(scores[i], 0)[LABELS[row]]) for i, row in enumerate(rows)]
+    assert whole.loss == pytest.approx(sum(losses) / 5, rel=1e-5)
+
+
+def test_frames_are_read_in_order(images):
+    rows = np.array([3, 1])
+    frames = FrameExamples(images).batch(rows)
+    torch.testing.assert_close(frames[0], images[3] / 255, rtol=1e-6, atol=0)
+    torch.testing.assert_close(frames[1], images[1] / 255, rtol=1e-6, atol=0)
+
+
+def test_a_schedule_out_of_range_says_so():
+    with pytest.raises(ValueError, match="batch_size 0"):
+        Schedule(batch_size=0)
