@@ -23,7 +23,7 @@ from data_prep.sequences import SequenceUnit, SequenceWork, Unusable
 from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import SEQUENCE_INDEX
 from data_prep.signals import segments
-from data_prep.split import Division, SplitRule, Timeline, clock_names
+from data_prep.split import SplitRule, Timeline, clock_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class SequenceJob:
             on_bad=on_bad,
             split=split,
         )
-        job._divide([kept.time_ns for kept in aligned])  # what cannot be is told before hours of work
+        job.split.divide(job.timelines)  # what cannot be is told before hours of work
         return job
 
     @property
@@ -139,12 +139,16 @@ class SequenceJob:
             rows.assign(
                 segment=segments(time_ns, hole_periods=self.hole_periods), block=how.block, split=how.part
             )
-            for rows, time_ns, how in zip(tables, times, self._divide(times), strict=True)
+            for rows, time_ns, how in zip(
+                tables, times, self.split.divide(self._timelines(times)), strict=True
+            )
         ]
         return pd.concat(divided, ignore_index=True), SEQUENCE_INDEX
 
-    def _divide(self, times: Sequence[np.ndarray]) -> list[Division]:
-        return self.split.divide(self._timelines(times))
+    @property
+    def timelines(self) -> list[Timeline]:
+        """When the frames were taken that alignment keeps; some images may yet turn out unusable."""
+        return self._timelines([kept.time_ns for kept in self.aligned])
 
     def _timelines(self, times: Sequence[np.ndarray]) -> list[Timeline]:
         return [
@@ -192,7 +196,7 @@ class SequenceJob:
             "lead_s": self.config["lead_s"],
             "tolerance_s": self.config["tolerance_s"],
             "hole_periods": self.hole_periods,
-            "clock": clock_names(self._timelines([kept.time_ns for kept in self.aligned])),
+            "clock": clock_names(self.timelines),
             "steering_present": {drive.name: drive.steering_wheel is not None for drive in self.drives},
             "speed_present": {drive.name: drive.speed is not None for drive in self.drives},
             "slip_term": {drive.name: "off" if drive.speed is None else "on" for drive in self.drives},

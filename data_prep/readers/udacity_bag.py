@@ -8,7 +8,6 @@ reached the recorder stands in where a header has none.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.images import Reduction
+from data_prep.readers.cameras import Cameras, check_correction, chosen, correction_of, name_of, shifted
 from data_prep.readers.paths import drive_name
 from data_prep.readers.ros1_bag import MessageReader, Messages, Topic, is_bag, open_index
 from data_prep.readers.ros1_images import FIELDS, BagImages, BagPart
@@ -29,7 +29,6 @@ from data_prep.records import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD, credible
 
 NAME = "udacity-bag"
-Camera = Literal["center", "left", "right"]
 Parts = Literal["separate", "joined"]
 
 STEERING_TOPIC = "/vehicle/steering_report"
@@ -54,7 +53,7 @@ def recognises(source: Path) -> bool:
 def drives(
     source: Path,
     *,
-    camera: Camera = "center",
+    camera: Cameras = "center",
     topic: str | None = None,
     parts: Parts = "separate",
     side_camera_correction_rad: float = 0.0,
@@ -67,7 +66,7 @@ def drives(
 
     Args:
         source: the bag or the folder.
-        camera: which of the three cameras.
+        camera: which of the three cameras, or `all`, a drive each; the bags are then gone through thrice.
         topic: the camera's topic in bags that name it differently.
         parts: `separate` makes a drive of each bag; `joined` makes one of consecutive bags with at
             most a second between them, as a recorder leaves that splits its output.
@@ -79,25 +78,25 @@ def drives(
     Raises:
         DataError: there is no bag, one is malformed, or it has no such camera topic.
     """
-    _check_options(camera, parts, side_camera_correction_rad, wheel_radius_m)
+    _check_options(camera, topic, parts, wheel_radius_m)
+    check_correction(side_camera_correction_rad)
     bags = _bags(source)
     if not bags:
         raise DataError(f"{source}: no ROS1 bag found; expected a .bag file or a folder that holds some")
-    recordings = [_read(path, camera, topic, wheel_radius_m) for path in bags]
-    recordings.sort(key=lambda recording: (recording.start_ns, recording.path.name))
-    return [
-        _drive(group, side_camera_correction_rad, reduced)
-        for group in (_joined(recordings) if parts == "joined" else [[one] for one in recordings])
-    ]
+    found = []
+    for each in chosen(camera):
+        recordings = [_read(path, each, topic, wheel_radius_m) for path in bags]
+        recordings.sort(key=lambda recording: (recording.start_ns, recording.path.name))
+        groups = _joined(recordings) if parts == "joined" else [[one] for one in recordings]
+        found += [_drive(group, side_camera_correction_rad, reduced) for group in groups]
+    return found
 
 
-def _check_options(camera: str, parts: str, correction_rad: float, wheel_radius_m: float) -> None:
-    if camera not in ("center", "left", "right"):
-        raise DataError(f"camera {camera!r} is unknown; choose center, left or right")
+def _check_options(camera: str, topic: str | None, parts: str, wheel_radius_m: float) -> None:
+    if camera == "all" and topic is not None:
+        raise DataError(f"topic {quoted(topic)} is one camera's; leave topic out, or choose a camera")
     if parts not in ("separate", "joined"):
         raise DataError(f"parts is {parts!r}; choose separate or joined")
-    if not abs(correction_rad) < math.pi:
-        raise DataError(f"side_camera_correction_rad is {correction_rad}; expected a steering angle below pi")
     if not 0.1 <= wheel_radius_m <= 1.0:
         raise DataError(f"wheel_radius_m is {wheel_radius_m}; expected 0.1 to 1.0 m")
 
@@ -329,18 +328,17 @@ def _drive(group: list[_Recording], correction_rad: float, reduced: Reduction) -
     first = group[0]
     name = drive_name(first.path)
     steering = _concatenated([one.steering_wheel for one in group])
-    offset = {"left": -correction_rad, "right": correction_rad}.get(first.camera, 0.0)
+    offset = correction_of(first.camera, correction_rad)
     damaged = tuple(name for one in group for name in one.damaged)
     return Drive(
-        name=name if first.camera == "center" else f"{name}-{first.camera}",
+        name=name_of(name, first.camera),
         source=NAME,
         camera=first.camera,
+        recording=name,
         vehicle=VEHICLES["lincoln-mkz"],
         time_ns=np.concatenate([one.time_ns for one in group]),
         images=BagImages(parts=tuple(one.images for one in group), reduced=reduced),
-        steering_wheel=None
-        if steering is None
-        else Signal(time_ns=steering.time_ns, value=steering.value + offset),
+        steering_wheel=None if steering is None else shifted(steering, offset),
         speed=_concatenated([one.speed for one in group]),
         left_out={"damaged_message": damaged} if damaged else {},
         provenance={"bags": [dict(one.provenance) for one in group], "side_camera_correction_rad": offset},

@@ -7,13 +7,22 @@ each row with nanoseconds since 1970.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError, quoted
 from data_prep.images import ImageFiles, Reduction
+from data_prep.readers.cameras import (
+    Camera,
+    Cameras,
+    check_correction,
+    chosen,
+    correction_of,
+    name_of,
+    shifted,
+)
 from data_prep.readers.paths import drive_name, existing_folder
 from data_prep.readers.tables import (
     MAX_HEADER_CHARACTERS,
@@ -27,7 +36,6 @@ from data_prep.records import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
 
 NAME = "udacity-csv"
-Camera = Literal["center", "left", "right"]
 
 INTERPOLATED_COLUMNS = ("timestamp", "frame_id", "filename", "angle", "speed")
 CHALLENGE_COLUMNS = ("frame_id", "steering_angle")
@@ -40,26 +48,38 @@ def recognises(source: Path) -> bool:
     return bool(_recordings(source))
 
 
-def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -> list[Drive]:
+def drives(
+    source: Path,
+    *,
+    camera: Cameras = "center",
+    side_camera_correction_rad: float = 0.0,
+    reduced: Reduction = 1,
+) -> list[Drive]:
     """Reads every recording in a folder: the folder itself, or those directly below it.
 
     Args:
         source: the folder.
-        camera: which of the three cameras; challenge 2 has the centre one only.
+        camera: which of the three cameras, or `all`, a drive each; challenge 2 has the centre one only.
+        side_camera_correction_rad: taken from the steering wheel's angle for the left camera, added for
+            the right. None was published for this car; 0 leaves the angle as the driver steered.
         reduced: shrink while decoding, faster and not exact.
 
     Raises:
         DataError: nothing is found, a CSV is malformed, or its times were damaged by a float.
     """
-    if camera not in ("center", "left", "right"):
-        raise DataError(f"camera {camera!r} is unknown; choose center, left or right")
+    cameras = chosen(camera)
+    check_correction(side_camera_correction_rad)
     recordings = _recordings(existing_folder(source))
     if not recordings:
         raise DataError(
             f"{source}: found neither *interpolated.csv nor center/ with a CSV of "
             f"{', '.join(CHALLENGE_COLUMNS)}; pass the folder that holds them"
         )
-    return [_drive(folder, table, camera, reduced) for folder, table in recordings]
+    return [
+        _drive(folder, table, each, correction_of(each, side_camera_correction_rad), reduced)
+        for folder, table in recordings
+        for each in cameras
+    ]
 
 
 def _recordings(source: Path) -> list[tuple[Path, Path]]:
@@ -88,26 +108,27 @@ def _table_of(folder: Path) -> Path | None:
     return None
 
 
-def _drive(folder: Path, path: Path, camera: Camera, reduced: Reduction) -> Drive:
+def _drive(folder: Path, path: Path, camera: Camera, offset_rad: float, reduced: Reduction) -> Drive:
     if path.name.endswith("interpolated.csv"):
         rows = _interpolated(path, camera)
     elif camera == "center":
         rows = _challenge(path)
     else:
-        raise DataError(f"{folder}: challenge 2 has no {camera} camera; leave --camera out")
+        raise DataError(f"{folder}: challenge 2 has no {camera} camera; leave camera out")
     images = listed_images(folder, rows.images)
-    name = drive_name(folder)
+    recording = drive_name(folder)
     return Drive(
-        name=name if camera == "center" else f"{name}-{camera}",
+        name=name_of(recording, camera),
         source=NAME,
         camera=camera,
+        recording=recording,
         vehicle=VEHICLES["lincoln-mkz"],
         time_ns=rows.time_ns[images.rows],
         images=ImageFiles(folder=folder.resolve(), names=images.names, reduced=reduced),
-        steering_wheel=Signal(time_ns=rows.time_ns, value=rows.angle_rad),
+        steering_wheel=shifted(Signal(time_ns=rows.time_ns, value=rows.angle_rad), offset_rad),
         speed=None if rows.speed_mps is None else Signal(time_ns=rows.time_ns, value=rows.speed_mps),
         left_out={"missing_image": images.missing} if images.missing else {},
-        provenance=table_provenance(path, len(rows.images)),
+        provenance=table_provenance(path, len(rows.images)) | {"side_camera_correction_rad": offset_rad},
     )
 
 

@@ -11,26 +11,35 @@ import math
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from data_prep.errors import DataError, quoted
 from data_prep.images import ImageFiles, Reduction
+from data_prep.readers.cameras import (
+    Cameras,
+    check_correction,
+    chosen,
+    correction_of,
+    name_of,
+    shifted,
+)
 from data_prep.readers.paths import drive_name, existing_folder, file_name
 from data_prep.readers.tables import MAX_HEADER_CHARACTERS, listed_images, numbers, read_csv, table_provenance
 from data_prep.records import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS
 
 NAME = "udacity-sim"
-Camera = Literal["center", "left", "right"]
 
 COLUMNS = ("center", "left", "right", "steering", "throttle", "brake", "speed")
 LOG = "driving_log.csv"
 IMAGES = "IMG"
 FULL_LOCK_RAD = math.radians(25.0)
 """Road-wheel angle at steering 1. Source: udacity/self-driving-car-sim, CarController m_MaximumSteerAngle."""
+SIDE_CAMERA_CORRECTION_RAD = 0.2 * FULL_LOCK_RAD
+"""5 degrees of the road wheel. Source: the correction of 0.2 in Udacity's Self-Driving Car course, lesson
+"Behavioral Cloning", using multiple cameras; given there as a parameter to tune."""
 MPS_PER_MPH = 0.44704
 _TIME = re.compile(r"_(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})\.\w+$")
 
@@ -40,24 +49,29 @@ def recognises(source: Path) -> bool:
     return (source / LOG).is_file() and (source / IMAGES).is_dir()
 
 
-def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -> list[Drive]:
+def drives(
+    source: Path,
+    *,
+    camera: Cameras = "center",
+    side_camera_correction_rad: float = SIDE_CAMERA_CORRECTION_RAD,
+    reduced: Reduction = 1,
+) -> list[Drive]:
     """Reads one recording of the simulator.
 
     Args:
         source: the folder of the log.
-        camera: which of the three cameras. The steering is the centre camera's for all of them.
+        camera: which of the three cameras, or `all`, a drive each.
+        side_camera_correction_rad: taken from the road wheel's angle for the left camera, added for the
+            right: seen from the left, the same road asks for steering more to the right. 0 is off.
         reduced: shrink while decoding, faster and not exact.
 
     Raises:
         DataError: the log is missing or malformed, or an image name holds no time.
     """
-    if camera not in ("center", "left", "right"):
-        raise DataError(f"camera {camera!r} is unknown; choose center, left or right")
+    cameras = chosen(camera)
+    check_correction(side_camera_correction_rad)
     path = existing_folder(source) / LOG
     table = read_csv(path, COLUMNS, header=_has_header(path))
-    named = [f"{IMAGES}/{file_name(text)}" for text in table[camera]]
-    time_ns = _times(named, path)
-    images = listed_images(source, named)
     steering = numbers(table, "steering", path)
     if np.nanmax(np.abs(steering), initial=0.0) > 1.0:
         raise DataError(
@@ -65,22 +79,27 @@ def drives(source: Path, *, camera: Camera = "center", reduced: Reduction = 1) -
         )
     vehicle = VEHICLES["udacity-simulator"]
     angle = (0.0 - steering) * FULL_LOCK_RAD * vehicle.steering_ratio
-    speed_mph = numbers(table, "speed", path, most=MOST_SPEED_MPS / MPS_PER_MPH)
-    name = drive_name(source)
-    return [
-        Drive(
-            name=name if camera == "center" else f"{name}-{camera}",
+    speed = numbers(table, "speed", path, most=MOST_SPEED_MPS / MPS_PER_MPH) * MPS_PER_MPH
+    found = []
+    for each in cameras:
+        named = [f"{IMAGES}/{file_name(text)}" for text in table[each]]
+        time_ns, images = _times(named, path), listed_images(source, named)
+        offset_rad = correction_of(each, side_camera_correction_rad)
+        drive = Drive(
+            name=name_of(drive_name(source), each),
             source=NAME,
-            camera=camera,
+            camera=each,
+            recording=drive_name(source),
             vehicle=vehicle,
             time_ns=time_ns[images.rows],
             images=ImageFiles(folder=source.resolve(), names=images.names, reduced=reduced),
-            steering_wheel=Signal(time_ns=time_ns, value=angle),
-            speed=Signal(time_ns=time_ns, value=speed_mph * MPS_PER_MPH),
+            steering_wheel=shifted(Signal(time_ns=time_ns, value=angle), offset_rad),
+            speed=Signal(time_ns=time_ns, value=speed),
             left_out={"missing_image": images.missing} if images.missing else {},
-            provenance=table_provenance(path, len(table)),
+            provenance=table_provenance(path, len(table)) | {"side_camera_correction_rad": offset_rad},
         )
-    ]
+        found.append(drive)
+    return found
 
 
 def _has_header(path: Path) -> bool:

@@ -356,8 +356,11 @@ def test_several_drives_split_by_drive(tmp_path):
         ({"frames_per_shard": 0}, "frames_per_shard is 0"),
         ({"vehicle": "tricycle"}, "tricycle.*lincoln-mkz"),
         ({"split": "frame"}, "split is 'frame'; choose block"),
-        ({"reader_options": {"colour": "red"}}, "no option colour; its options: camera, reduced"),
-        ({"reader_options": {"camera": "rear"}}, "camera is 'rear'; expected center, left or right"),
+        (
+            {"reader_options": {"colour": "red"}},
+            "no option colour; its options: camera, side_camera_correction_rad, reduced",
+        ),
+        ({"reader_options": {"camera": "rear"}}, "camera is 'rear'; expected center, left, right or all"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line_and_nothing_is_written(changes, message, source, tmp_path):

@@ -141,6 +141,12 @@ def test_side_cameras_and_their_correction(tmp_path):
         assert drive.steering_wheel.value.tolist() == [0.5 + sign * 0.25]
         assert drive.name == ("a" if side == "center" else f"a-{side}")
         assert drives(path, camera=side)[0].steering_wheel.value.tolist() == [0.5]
+    found = drives(path, camera="all", side_camera_correction_rad=0.25)
+    assert [(d.camera, d.recording, d.steering_wheel.value.tolist()) for d in found] == [
+        ("center", found[0].name, [0.5]),
+        ("left", found[0].name, [0.25]),
+        ("right", found[0].name, [0.75]),
+    ]
 
 
 def test_another_topic_by_name_and_the_error_lists_what_there_is(shared_data):
@@ -269,7 +275,7 @@ def test_reading_the_index_holds_no_images(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"camera": "rear"}, "choose center, left or right"),
+        ({"camera": "rear"}, "choose center, left, right or all"),
         ({"parts": "all"}, "choose separate or joined"),
         ({"side_camera_correction_rad": float("nan")}, "below pi"),
         ({"wheel_radius_m": 13.0}, "expected 0.1 to 1.0 m"),

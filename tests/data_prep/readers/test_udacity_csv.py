@@ -51,6 +51,21 @@ def test_the_interpolated_layout_by_camera(camera, first, tmp_path):
     assert np.array_equal(image, read_image(source / camera / f"{drive.time_ns[2]}.jpg"))
 
 
+def test_all_cameras_are_drives_of_one_recording(tmp_path):
+    found = drives(interpolated(tmp_path / "HMB_1", 4), camera="all", side_camera_correction_rad=0.25)
+    assert [(d.name, d.camera, d.recording) for d in found] == [
+        ("HMB_1", "center", "HMB_1"),
+        ("HMB_1-left", "left", "HMB_1"),
+        ("HMB_1-right", "right", "HMB_1"),
+    ]
+    for drive, first, offset in zip(found, (1, 0, 2), (0.0, -0.25, 0.25), strict=True):
+        expected = np.array([first + 3 * i for i in range(4)]) / 100 + offset
+        np.testing.assert_allclose(drive.steering_wheel.value, expected)
+        assert drive.provenance["side_camera_correction_rad"] == offset
+    with pytest.raises(DataError, match="challenge 2 has no left camera"):
+        drives(challenge(tmp_path / "CH2_001", 3), camera="all")
+
+
 def test_a_folder_of_recordings_gives_a_drive_for_each(tmp_path):
     for name in ("HMB_2", "HMB_1"):
         interpolated(tmp_path / name, 2)

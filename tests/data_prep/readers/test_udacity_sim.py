@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.images import read_image
+from data_prep.pipeline import PrepConfig, read_job
 from data_prep.readers import recognise
 from data_prep.readers.udacity_sim import drives
 from tests.data_prep.recordings import simulator
@@ -39,6 +40,38 @@ def test_a_side_camera(tmp_path):
     (drive,) = drives(source, camera="left")
     assert (drive.name, drive.camera, len(drive)) == ("sim-left", "left", 1)
     assert drive.left_out == {"missing_image": ("IMG/left_2018_07_19_21_36_00_000.jpg",)}
+
+
+def test_all_cameras_carry_the_published_correction(tmp_path):
+    """Seen from the left the road asks for more to the right: 0.2 of full lock, 5 degrees of the road wheel."""
+    source = simulator(tmp_path / "sim", [0.0, 1.0, -0.5])
+    found = drives(source, camera="all")
+    assert [(d.name, d.camera, d.recording) for d in found] == [
+        ("sim", "center", "sim"),
+        ("sim-left", "left", "sim"),
+        ("sim-right", "right", "sim"),
+    ]
+    for drive, offset_deg in zip(found, (0.0, -5.0, 5.0), strict=True):
+        np.testing.assert_allclose(
+            np.degrees(drive.steering_wheel.value), np.array([0, -25, 12.5]) + offset_deg
+        )
+        assert drive.time_ns.tolist() == found[0].time_ns.tolist()
+        name = f"{drive.camera}_2018_07_19_21_36_00_100.jpg"
+        assert np.array_equal(next(drive.images.read(1, 2)), read_image(source / "IMG" / name))
+    (plain,) = drives(source, camera="left", side_camera_correction_rad=0.0)
+    assert plain.steering_wheel.value.tolist() == found[0].steering_wheel.value.tolist()
+    with pytest.raises(DataError, match="below pi"):
+        drives(source, side_camera_correction_rad=4.0)
+
+
+def test_three_cameras_of_the_real_log_stay_together(shared_data):
+    job = read_job(
+        PrepConfig(reader="udacity-sim", source=shared_data / "udacity_sim", reader_options={"camera": "all"})
+    )
+    assert sum(len(kept) for kept in job.aligned) == 4050
+    parts = [division.part for division in job.split.divide(job.timelines)]
+    assert parts[0].tolist() == parts[1].tolist() == parts[2].tolist()
+    assert set(parts[0]) == {"train", "val", "test", "gap"}
 
 
 @pytest.mark.parametrize(
