@@ -28,6 +28,9 @@ METHODS = (
     "gradient-x-input",
     "smoothgrad",
     "integrated-gradients",
+    "occlusion",
+    "rise",
+    "lime",
     "random",
     "centre-prior",
 )

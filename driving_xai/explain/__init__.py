@@ -15,6 +15,8 @@ from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
+from driving_xai.explain.lime import LIME
+from driving_xai.explain.perturbation import RISE, Occlusion
 
 
 class MethodFactory(Protocol):
@@ -98,6 +100,18 @@ def _integrated_gradients(model: nn.Module, *, seed: int, batch_size: int) -> Ex
     return IntegratedGradients(batch_size=batch_size)
 
 
+def _occlusion(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return Occlusion(batch_size=batch_size)
+
+
+def _rise(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return RISE(seed=seed, batch_size=batch_size)
+
+
+def _lime(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return LIME(seed=seed, batch_size=batch_size)
+
+
 def _random(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return RandomOrder(seed=seed)
 
@@ -116,6 +130,9 @@ METHODS: Mapping[str, MethodFactory] = {
     "gradient-x-input": _gradient_x_input,
     "smoothgrad": _smoothgrad,
     "integrated-gradients": _integrated_gradients,
+    "occlusion": _occlusion,
+    "rise": _rise,
+    "lime": _lime,
     "random": _random,
     "centre-prior": _centre_prior,
 }

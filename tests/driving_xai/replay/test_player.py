@@ -116,7 +116,14 @@ def test_without_scores_there_is_a_video_only(
     assert (done.scores, done.summary, done.frames) == (None, None, 6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Hundreds of passes a frame.
+SLOW_METHODS = {"smoothgrad", "integrated-gradients", "occlusion", "rise", "lime"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_METHODS else []) for name in METHODS],
+)
 def test_every_method_that_fits_the_model_plays(
     checkpoint: Checkpoint, recording: Path, tmp_path: Path, method: str
 ) -> None:
