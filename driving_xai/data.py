@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_prep.records import Vehicle
 from data_prep.shards.atomic import sha256_of
-from data_prep.shards.hdf5 import read_frames
+from data_prep.shards.hdf5 import read_causes, read_frames
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.split import clocks, near_on_clock
@@ -127,7 +127,7 @@ class Route:
 
     def frames(self, rows: np.ndarray) -> UInt8[Tensor, "T 3 H W"]:
         """The frames of rows that follow one another, RGB."""
-        parts = [self._read(shard, int(start), int(stop) + 1) for shard, start, stop in self._spans(rows)]
+        parts = [self._read(shard, start, stop + 1) for shard, start, stop in self._spans(rows)]
         stacked = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
@@ -137,6 +137,15 @@ class Route:
             torch.from_numpy(self.target[rows]).float(),
             torch.from_numpy(self.degrees_per_unit[rows]).float(),
         )
+
+    def causes(self, rows: np.ndarray) -> Bool[Tensor, "B H W"]:
+        """Which pixels cause the label of each row.
+
+        Raises:
+            DataError: the shards do not know; only synthetic drives do.
+        """
+        parts = [read_causes(self.root / shard, start, stop + 1) for shard, start, stop in self._spans(rows)]
+        return torch.from_numpy(np.concatenate(parts))
 
     def _read(self, shard: str, start: int, stop: int) -> np.ndarray:
         if shard not in self._kept and self._room > 0:
@@ -151,7 +160,7 @@ class Route:
     def _spans(self, rows: np.ndarray) -> Iterator[tuple[str, int, int]]:
         breaks = (np.diff(self._row[rows]) != 1) | (self._shards[rows][1:] != self._shards[rows][:-1])
         for part in np.split(rows, np.flatnonzero(breaks) + 1):
-            yield self._shards[part[0]], self._row[part[0]], self._row[part[-1]]
+            yield self._shards[part[0]], int(self._row[part[0]]), int(self._row[part[-1]])
 
 
 class Windows(Dataset[Window]):

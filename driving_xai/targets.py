@@ -6,15 +6,22 @@ point, so it must never be the target of a gradient explanation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import Outputs, Scores, Target
 from driving_xai.errors import DataError
 
 Direction = Literal["left", "right", "magnitude"]
+TargetRule = Callable[[Scores], Target]
+"""The clean scores of B frames to the target that these frames are explained by.
+
+Such a target may be given the scores of N = B * V edited frames, the V variants of one frame standing
+together, as `RecurrentModel.at` takes them.
+"""
 
 
 def left(scores: Scores) -> Float[Tensor, " B"]:
@@ -46,14 +53,7 @@ def held_at(target: Target, clean: Scores) -> Target:
     Args:
         clean: the prediction for the unedited frames; its rows pair with the scores' rows.
     """
-    if target is not magnitude:
-        return target
-    sides = clean[:, 0].detach().sign()
-
-    def towards_the_chosen_side(scores: Scores) -> Float[Tensor, " B"]:
-        return scores[:, 0] * sides
-
-    return towards_the_chosen_side
+    return chosen_side(clean) if target is magnitude else target
 
 
 def output(column: int) -> Target:
@@ -78,17 +78,56 @@ def closeness(clean: Scores) -> Target:
     return negative_distance
 
 
-def by_name(name: str, outputs: Outputs) -> Target:
-    """The target a user names: left, right or magnitude for steering, otherwise an output's name.
+def chosen_side(clean: Scores) -> Target:
+    """Steering towards the side that the clean prediction chose: sign(u_clean) * u.
+
+    On the clean frame that is `magnitude`; on an edited frame it stays a direction, where `magnitude`
+    would call a turn to the other side as large as this one.
+    """
+    side = clean[:, 0].detach().sign()
+
+    def towards_it(scores: Scores) -> Float[Tensor, " N"]:
+        return scores[:, 0] * _each_variant(side, scores)
+
+    return towards_it
+
+
+def chosen_output(clean: Scores) -> Target:
+    """The score of the output that is highest on the clean frame: the predicted class."""
+    return outputs_at(clean.argmax(1))
+
+
+def outputs_at(columns: Int64[Tensor, " B"]) -> Target:
+    """The score in a column of each frame's own."""
+
+    def score_of_column(scores: Scores) -> Float[Tensor, " N"]:
+        return scores.gather(1, _each_variant(columns, scores)[:, None]).squeeze(1)
+
+    return score_of_column
+
+
+def _each_variant(per_frame: Tensor, scores: Scores) -> Tensor:
+    return per_frame.repeat_interleave(len(scores) // len(per_frame))
+
+
+def by_name(name: str, outputs: Outputs) -> TargetRule:
+    """The target a user names: left, right or magnitude for steering, otherwise `predicted` or an output.
 
     Raises:
         DataError: the model has no such target; the message lists those it has.
     """
-    directions = {"left": left, "right": right, "magnitude": magnitude}
+    rules: dict[str, TargetRule]
     if outputs.kind == "regression":
-        if name in directions:
-            return directions[name]
-        raise DataError(f"target {name!r} is unknown; this model has {', '.join(directions)}")
-    if name in outputs.names:
-        return output(outputs.names.index(name))
-    raise DataError(f"target {name!r} is unknown; this model has {', '.join(outputs.names)}")
+        rules = {"left": lambda clean: left, "right": lambda clean: right, "magnitude": chosen_side}
+    else:
+        rules = {
+            "predicted": chosen_output,
+            **{each: _always(output(column)) for column, each in enumerate(outputs.names)},
+        }
+    if name not in rules:
+        raise DataError(f"target {name!r} is unknown; this model has {', '.join(rules)}")
+    return rules[name]
+
+
+def _always(target: Target) -> TargetRule:
+    return lambda clean: target

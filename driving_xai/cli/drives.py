@@ -58,10 +58,21 @@ def score(
     measure: Annotated[
         str | None, typer.Option(metavar="X,Y", help=f"Any of {', '.join(MEASURES)}. [default: deletion]")
     ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Maps computed elsewhere, scored too; see docs/results.md."),
+    ] = None,
+    save_maps: Annotated[
+        bool, typer.Option("--save-maps", help="Keep every map in OUT, controls excepted.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     target: Annotated[
-        str | None, typer.Option(help="What is explained: left, right or magnitude. [default: magnitude]")
+        str | None,
+        typer.Option(
+            help="What is explained: left, right or magnitude of steering; predicted, or an output's name, "
+            "of other models. [default: magnitude, or predicted]"
+        ),
     ] = None,
     fill: Annotated[
         Literal["black", "mean", "blur"] | None,
@@ -103,6 +114,7 @@ def score(
     from driving_xai import checkpoint as checkpoints
     from driving_xai.faithfulness.score import ScoreConfig
     from driving_xai.faithfulness.score import score as score_route
+    from driving_xai.faithfulness.team import launched_team, local_device
 
     options = {
         "methods": _names(method),
@@ -113,14 +125,18 @@ def score(
         "every": every,
         "batch_size": batch_size,
         "seed": seed,
+        "maps": None if maps is None else str(maps),
+        "save_maps": save_maps or None,
     }
     how = settings.resolve(ScoreConfig, config, options=options, assignments=assignments or ())
-    loaded = checkpoints.load(checkpoint, device=resolve_device(device), kind="steering")
+    loaded = checkpoints.load(checkpoint, device=local_device(resolve_device(device)))
     if dry_run:
         console.print_json({"config": asdict(how), "checkpoint": loaded.sha256})
         return
-    with console.progress("score") as on_progress:
-        results = score_route(loaded, shards, out, how, resume=resume, on_progress=on_progress)
+    with launched_team() as team, console.progress("score") as on_progress:
+        results = score_route(loaded, shards, out, how, resume=resume, team=team, on_progress=on_progress)
+    if not team.leads:
+        return
     if as_json:
         console.print_json(results.summary)
     else:

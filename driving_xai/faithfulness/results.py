@@ -20,14 +20,14 @@ from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
 
-SCHEMA = "driving-xai-results/1"
+SCHEMA = "driving-xai-results/2"
 SUMMARY, PER_FRAME = "results.json", "per_frame.parquet"
 SECTIONS = (
     *("plan", "model", "data", "protocol", "measures", "methods", "controls", "prediction"),
     *("scores", "differences", "intervals", "versions", "hardware", "files"),
 )
 
-FRAME_COLUMNS = ["drive", "camera", "segment", "frame", "time_ns"]
+FRAME_COLUMNS = ["drive", "camera", "segment", "frame", "time_ns", "key", "target"]
 PER_FRAME_SCHEMA = pa.schema(
     [
         ("drive", pa.string()),
@@ -35,6 +35,8 @@ PER_FRAME_SCHEMA = pa.schema(
         ("segment", pa.int32()),
         ("frame", pa.int64()),
         ("time_ns", pa.int64()),
+        ("key", pa.string()),
+        ("target", pa.string()),
         ("method", pa.string()),
         ("measure", pa.string()),
         ("reference", pa.string()),

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 
 from driving_xai.faithfulness.comparison import cliffs_delta, cohens_dz, holm, places, signed_rank
-from driving_xai.faithfulness.measures import MEASURES, CurveMeasure
 from driving_xai.faithfulness.results import FRAME_COLUMNS
 from driving_xai.faithfulness.statistics import LEAST_BLOCKS, BlockBootstrap
 
@@ -103,7 +102,7 @@ def summarise_ranks(
     """Where each method stands under each measure and reference, on the frames that all of them have.
 
     Args:
-        measures: of each name, `faithful`: `high` or `low`; as `describe_measure` says it.
+        measures: of each name, `faithful`: `high` or `low`; as `Measure.describe` says it.
     """
     ranked = []
     for (measure, reference), values in _side_by_side(per_frame):
@@ -155,21 +154,6 @@ def interval(values: pd.Series, bootstrap: BlockBootstrap) -> dict[str, Any]:
         return asdict(found)
     reason = _too_few(len(values), bootstrap)
     return {"mean": math.fsum(values) / len(values), "low": None, "high": None, "reason": reason}
-
-
-def describe_measure(name: str) -> dict[str, Any]:
-    """What a measure's numbers mean."""
-    measure = MEASURES[name]
-    if not isinstance(measure, CurveMeasure):
-        return {"kind": "localisation", "reference": "pixels that cause the label", "faithful": "high"}
-    return {
-        "kind": "curve",
-        "unit": "deg x percent of pixels",
-        "normalised_unit": "deg",
-        "fractions": list(measure.fractions),
-        "endpoints": "both included",
-        "faithful": measure.faithful_error,
-    }
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

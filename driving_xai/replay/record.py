@@ -22,9 +22,10 @@ from jaxtyping import Float64
 from scipy import stats
 
 from data_prep.shards.atomic import replacing
+from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR
 from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
 from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import describe_measure, interval
+from driving_xai.faithfulness.summary import interval
 from driving_xai.perturb import FILL_SPACE
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.overlay import is_degenerate
@@ -138,8 +139,10 @@ class Tally:
 class ScoreLog:
     """Writes per-frame rows in groups; made by `open_log`."""
 
-    def __init__(self, writer: pq.ParquetWriter, method: str, drive: str, camera: str) -> None:
-        self.method, self.drive, self.camera = method, drive, camera
+    def __init__(
+        self, writer: pq.ParquetWriter, *, method: str, target: str, drive: str, camera: str
+    ) -> None:
+        self.method, self.target, self.drive, self.camera = method, target, drive, camera
         self._writer = writer
         self._rows: list[dict[str, Any]] = []
 
@@ -165,6 +168,8 @@ class ScoreLog:
             "segment": judged.seen.segment,
             "frame": judged.seen.frame.index,
             "time_ns": judged.seen.frame.time_ns,
+            "key": "",
+            "target": self.target,
             "method": ordering,
             "measure": MEASURE,
             "prediction": predicted,
@@ -186,7 +191,7 @@ class ScoreLog:
 
 
 @contextmanager
-def open_log(path: Path, *, method: str, drive: str, camera: str) -> Iterator[ScoreLog]:
+def open_log(path: Path, *, method: str, target: str, drive: str, camera: str) -> Iterator[ScoreLog]:
     """Opens a table of per-frame rows for writing; it appears under its name when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -194,7 +199,7 @@ def open_log(path: Path, *, method: str, drive: str, camera: str) -> Iterator[Sc
             replacing(path) as temporary,
             pq.ParquetWriter(temporary, PER_FRAME_SCHEMA, compression="zstd") as writer,
         ):
-            log = ScoreLog(writer, method, drive, camera)
+            log = ScoreLog(writer, method=method, target=target, drive=drive, camera=camera)
             yield log
             log.flush()
     finally:
@@ -225,7 +230,7 @@ def summarise(table: Path, tally: Tally, method: str, bootstrap: BlockBootstrap)
     errors = _rows(table, method, REFERENCES[0])["error"].dropna()
     return {
         "protocol": dict(PROTOCOL),
-        "measures": {MEASURE: describe_measure(MEASURE)},
+        "measures": {MEASURE: MEASURES[MEASURE].describe(STEERING_ERROR)},
         "methods": [name for name in orderings if name != CONTROL],
         "controls": [CONTROL],
         "prediction": {"unit": "deg", "error": interval(errors, bootstrap)},

@@ -26,7 +26,6 @@ from driving_xai.contracts import (
     RecurrentModel,
     Saliency,
     Scores,
-    Target,
 )
 from driving_xai.data import degrees_per_unit
 from driving_xai.faithfulness.curve import deletion, rank
@@ -36,6 +35,7 @@ from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.instruments import Steering
 from driving_xai.replay.source import SourceFrame
+from driving_xai.targets import TargetRule
 
 FRACTIONS = cast(CurveMeasure, MEASURES["deletion"]).fractions
 """Of pixels removed: 0 to 25 % in steps of 1 %."""
@@ -101,7 +101,7 @@ class Judge:
         model: RecurrentModel[Any],
         method: Explainer,
         *,
-        target: Target,
+        rule: TargetRule,
         vehicle: Vehicle,
         control_every: int,
         device: torch.device,
@@ -112,13 +112,13 @@ class Judge:
         Args:
             model: is called from one thread only, so methods may hook its layers.
             method: explains.
-            target: what is explained.
+            rule: what is explained.
             vehicle: turns curvatures into angles.
             control_every: every n-th frame is to be scored in a random order too; 0 for none.
             device: of the model.
             times: `model` and `explain` are added to.
         """
-        self._model, self._method, self._target = model, method, target
+        self._model, self._method, self._rule = model, method, rule
         self._vehicle, self._control_every = vehicle, control_every
         self._device, self._times = device, times
         self._state: Any = None
@@ -141,7 +141,7 @@ class Judge:
             per_m = float(clean[0, 0])
         with self._times.measure("explain"):
             view = _Seen(self._model.at(past), frames, attention)
-            saliency = self._method(view, frames, self._target)
+            saliency = self._method(view, frames, self._rule(clean))
             shown = saliency[0].detach().cpu().numpy().astype(np.float32, copy=False)
         if not np.isfinite(shown).all():
             raise ValueError(f"frame {seen.frame.index}: its map has NaN or infinity; check the weights")
@@ -165,7 +165,8 @@ class Scorer:
     model: RecurrentModel[Any]
     control: Explainer
     """The random order."""
-    target: Target
+    rule: TargetRule
+    """What is explained."""
     fill: Fill
     seed: int
     """Of ties between equal saliencies."""
@@ -186,7 +187,7 @@ class Scorer:
     def _curves(self, look: Look) -> list[Curves]:
         view, maps = self.model.at(look.past), [look.saliency]
         if look.with_control:
-            maps.append(self.control(view, look.frames, self.target))
+            maps.append(self.control(view, look.frames, self.rule(look.clean)))
         # A new generator of the same seed: a map's order does not depend on the frames before it.
         ranks = rank(torch.cat(maps), torch.Generator().manual_seed(self.seed))
         scores = deletion(view, look.frames, ranks[None], FRACTIONS, fill=self.fill, clean=look.clean)

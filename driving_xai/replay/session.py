@@ -181,7 +181,7 @@ class Session:
         return Judge(
             model,
             build(self.method, model, seed=self.config.seed),
-            target=by_name(self.config.target, model.outputs),
+            rule=by_name(self.config.target, model.outputs),
             vehicle=self.frames.vehicle,
             # Random maps are their own control.
             control_every=0 if self.method == CONTROL else self.config.control_every,
@@ -197,7 +197,7 @@ class Session:
         scorer = Scorer(
             model=model,
             control=build(CONTROL, model, seed=self.config.seed),
-            target=by_name(self.config.target, model.outputs),
+            rule=by_name(self.config.target, model.outputs),
             fill=self.config.fill,
             seed=self.config.seed,
             times=times,
@@ -231,7 +231,11 @@ class Session:
         log = tally = None
         if config.score:
             table = open_log(
-                self.scores / PER_FRAME, method=self.method, drive=frames.drive, camera=frames.camera
+                self.scores / PER_FRAME,
+                method=self.method,
+                target=config.target,
+                drive=frames.drive,
+                camera=frames.camera,
             )
             log, tally = stack.enter_context(table), Tally(self.block, config.control_every)
         return Renderer(

@@ -13,19 +13,35 @@ ACTIONS = Outputs(kind="multilabel", names=("forward", "stop"))
 
 def test_directions_of_steering() -> None:
     scores = torch.tensor([[0.2], [-0.3]], requires_grad=True)
-    values = {name: by_name(name, STEERING)(scores) for name in ("left", "right", "magnitude")}
+    rules = {name: by_name(name, STEERING) for name in ("left", "right", "magnitude")}
+    values = {name: rule(scores)(scores) for name, rule in rules.items()}
     torch.testing.assert_close(values["left"], torch.tensor([0.2, -0.3]))
     torch.testing.assert_close(values["right"], torch.tensor([-0.2, 0.3]))
     torch.testing.assert_close(values["magnitude"], torch.tensor([0.2, 0.3]))
     (gradient,) = torch.autograd.grad(values["magnitude"].sum(), scores)
     assert gradient.flatten().tolist() == [1, -1]
+    assert torch.equal(magnitude(scores), values["magnitude"])
+
+
+def test_a_direction_stays_the_one_the_clean_prediction_chose() -> None:
+    """Two frames of three variants each: a turn to the other side counts against."""
+    target = by_name("magnitude", STEERING)(torch.tensor([[0.2], [-0.3]]))
+    edited = torch.tensor([[0.1], [0.0], [-0.4], [0.1], [0.0], [-0.4]])
+    torch.testing.assert_close(target(edited), torch.tensor([0.1, 0.0, -0.4, -0.1, 0.0, 0.4]))
+
+
+def test_the_predicted_class_stays_the_one_of_the_clean_frame() -> None:
+    target = by_name("predicted", ACTIONS)(torch.tensor([[1.0, 2.0], [5.0, -1.0]]))
+    edited = torch.tensor([[9.0, 1.0], [9.0, 2.0], [3.0, 8.0], [4.0, 8.0]])
+    assert target(edited).tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_an_output_by_its_name_and_unknown_names() -> None:
-    assert by_name("stop", ACTIONS)(torch.tensor([[1.0, 2.0]])).item() == 2
+    scores = torch.tensor([[1.0, 2.0]])
+    assert by_name("stop", ACTIONS)(scores)(scores).item() == 2
     with pytest.raises(DataError, match="'banana' is unknown; this model has left, right, magnitude"):
         by_name("banana", STEERING)
-    with pytest.raises(DataError, match="this model has forward, stop"):
+    with pytest.raises(DataError, match="this model has predicted, forward, stop"):
         by_name("left", ACTIONS)
 
 

@@ -209,7 +209,7 @@ def test_better_means_with_the_whole_interval() -> None:
         ("train steering {shards} {out} --config {wrong}.toml", "no such configuration file"),
         ("score {model} {shards} -o {out} --set fil=mean", "fil is no setting; did you mean fill?"),
         ("score {model} {shards} -o {out} --method cam", "got method 'cam', expected some of"),
-        ("score {model} {shards} -o {out}", "methods is not set"),
+        ("score {model} {shards} -o {out}", "got method none, expected some of"),
         ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
         ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
         ("replay {model} {route} -o {out}.mp4 --method cam", "got method 'cam', expected one of"),

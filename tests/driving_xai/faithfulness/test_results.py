@@ -33,6 +33,7 @@ def _rows(
         for method, given in values.items():
             curve = np.array([given[t] - 1, given[t] + 1], dtype=np.float32)
             row = {"drive": "a", "camera": "front", "segment": 0, "frame": t, "time_ns": t * 10**9}
+            row |= {"key": "", "target": "magnitude"}
             row |= {"method": method, "measure": measure, "reference": reference, "prediction": 1.0}
             row |= {"truth": np.nan, "error": np.nan, "value": given[t], "normalised": given[t] / 2}
             row |= {"base_corrected": given[t] - 1, "chance": np.nan, "degenerate": t == 0}
@@ -50,7 +51,7 @@ def test_a_round_trip_keeps_everything(results, tmp_path):
     saved = results.save(tmp_path)
     loaded = Results.load(tmp_path)
     assert loaded.summary == saved.summary
-    assert loaded.summary["schema"] == "driving-xai-results/1"
+    assert loaded.summary["schema"] == "driving-xai-results/2"
     chosen = loaded.select(method="grad-cam", measure="deletion", reference="truth")
     assert chosen["value"].tolist() == [1.0, 2.0]
     assert chosen["curve"][1].tolist() == [1.0, 3.0]
@@ -87,14 +88,14 @@ def _edited(path: Path, **changes) -> None:
     ("spoil", "message"),
     [
         (lambda root: (root / SUMMARY).write_text("{"), "cannot be read"),
-        (lambda root: (root / SUMMARY).write_text("[]"), "schema None, expected 'driving-xai-results/1'"),
+        (lambda root: (root / SUMMARY).write_text("[]"), "schema None, expected 'driving-xai-results/2'"),
         (lambda root: (root / SUMMARY).write_text('{"schema": NaN}'), "holds NaN, which is no JSON"),
         (
-            lambda root: _edited(root / SUMMARY, schema="driving-xai-results/2"),
-            "schema 'driving-xai-results/2'",
+            lambda root: _edited(root / SUMMARY, schema="driving-xai-results/1"),
+            "schema 'driving-xai-results/1'",
         ),
         (
-            lambda root: (root / SUMMARY).write_text('{"schema": "driving-xai-results/1"}'),
+            lambda root: (root / SUMMARY).write_text('{"schema": "driving-xai-results/2"}'),
             "lacks controls, data",
         ),
         (lambda root: (root / PER_FRAME).unlink(), "has no per_frame.parquet"),

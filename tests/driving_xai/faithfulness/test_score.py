@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +22,10 @@ from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.explain import build
 from driving_xai.faithfulness.curve import rank
 from driving_xai.faithfulness.localisation import auroc
-from driving_xai.faithfulness.results import PER_FRAME, SUMMARY, Results
+from driving_xai.faithfulness.maps import MapFile
+from driving_xai.faithfulness.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, Results
 from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.faithfulness.team import Team
 from driving_xai.targets import magnitude
 
 # Soft attention: in a sign-attention network, rounding flips the sign of a feature that is nearly zero.
@@ -206,6 +214,88 @@ def test_a_killed_run_resumes_to_the_same_bytes(steering, shards, tmp_path):
         score(steering(), shards, out, config)
 
 
+def test_processes_that_share_a_run_end_with_the_same_bytes(steering, shards, tmp_path):
+    config = ScoreConfig(methods=METHODS, measures=("deletion",), batch_size=4, block_s=0.1, save_maps=True)
+    score(steering(), shards, tmp_path / "alone", config)
+    together, checkpoints = threading.Barrier(3), [steering() for _ in range(3)]
+
+    def take_part(rank: int) -> None:
+        team = Team(rank=rank, size=3, wait_for_all=lambda: together.wait(60))
+        score(checkpoints[rank], shards, tmp_path / "shared", config, team=team)
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(take_part, rank) for rank in range(3)]:
+            done.result(60)
+    for name in (SUMMARY, PER_FRAME):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes()
+    ours, theirs = (MapFile(tmp_path / folder / "maps.h5") for folder in ("alone", "shared"))
+    places = Results.load(tmp_path / "alone").per_frame[FRAME_COLUMNS].drop_duplicates()
+    for method in METHODS:
+        np.testing.assert_array_equal(ours.read(method, places), theirs.read(method, places))
+
+
+@pytest.mark.slow
+def test_torchrun_shares_a_run(steering, shards, tmp_path):
+    checkpoint = steering()
+    config = ScoreConfig(methods=METHODS, measures=("deletion",), batch_size=4)
+    score(checkpoint, shards, tmp_path / "alone", config)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    options = ["--method", ",".join(METHODS), "--batch-size", "4", "--device", "cpu", "--json"]
+    command = ["driving_xai", "score", checkpoint.path, shards, "--out", tmp_path / "shared", *options]
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    done = subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == Results.load(tmp_path / "shared").summary
+    one, other = (pd.read_parquet(tmp_path / folder / PER_FRAME) for folder in ("alone", "shared"))
+    _same(one.dropna(subset=["curve"]), other.dropna(subset=["curve"]), rtol=1e-5, atol=1e-6)
+
+
+def test_maps_that_were_kept_score_as_those_of_the_method(steering, shards, tmp_path):
+    """A map brought along is judged by its pixels alone: random's own maps, saved, are a random order."""
+    first = ScoreConfig(methods=("grad-cam",), measures=("deletion", "auroc"), block_s=0.1, save_maps=True)
+    computed = score(steering(), shards, tmp_path / "first", first)
+    brought = tmp_path / "maps.h5"
+    with h5py.File(tmp_path / "first" / "maps.h5") as kept, h5py.File(brought, "w") as renamed:
+        renamed.attrs["schema"] = kept.attrs["schema"]
+        kept.copy("frames", renamed)
+        kept.copy("maps/grad-cam", renamed, "maps/theirs")
+    config = ScoreConfig(maps=str(brought), measures=("deletion", "auroc"), block_s=0.1, batch_size=5)
+    given = score(steering(), shards, tmp_path / "given", config)
+    assert given.summary["methods"] == ["theirs"]
+    for measure, reference in (("deletion", "truth"), ("auroc", "cause")):
+        ours = computed.select(method="grad-cam", measure=measure, reference=reference)
+        theirs = given.select(method="theirs", measure=measure, reference=reference)
+        np.testing.assert_allclose(ours["value"], theirs["value"], rtol=1e-5)
+
+
+def _maps(path: Path, *, schema: str = "driving-xai-maps/1", frames: int = 3, name: str = "theirs") -> Path:
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"] = schema
+        for column in ("drive", "camera", "target"):
+            file[f"frames/{column}"] = ["a"] * 3
+        file["frames/frame"] = np.arange(3)
+        file[f"maps/{name}"] = np.zeros((frames, 32, 48), np.float32)
+    return path
+
+
+def test_maps_that_do_not_fit_are_refused(steering, shards, tmp_path):
+    def scoring(path: Path) -> None:
+        score(steering(), shards, tmp_path / "out", ScoreConfig(maps=str(path), block_s=0.1))
+
+    text = tmp_path / "text.h5"
+    text.write_text("no HDF5")
+    for path, message in (
+        (tmp_path / "none.h5", "no such file"),
+        (text, "no file of maps"),
+        (_maps(tmp_path / "schema.h5", schema="other"), "schema 'other', expected 'driving-xai-maps/1'"),
+        (_maps(tmp_path / "few.h5", frames=2), "needs one map of each method for each frame"),
+        (_maps(tmp_path / "twice.h5", name="random"), "its method 'random' is scored already"),
+        (_maps(tmp_path / "other.h5"), "has no map of {'drive': 'a', 'camera': 'front', 'frame': 201"),
+    ):
+        with pytest.raises(DataError, match=message):
+            scoring(path)
+
+
 def test_maps_that_say_nothing_are_counted(steering, shards, tmp_path):
     """A readout without weights leaves Grad-CAM zero everywhere, and predictions constant."""
     mute = steering(edit=lambda model: model.readout.weigh.weight.zero_())
@@ -280,7 +370,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(steering, shard
     with pytest.raises(DataError, match=r"geometry .* is not the checkpoint's"):
         score(other, shards, out, config)
     other.config["kind"] = "actions"
-    with pytest.raises(CheckpointError, match="holds kind 'actions'; expected 'steering'"):
+    with pytest.raises(CheckpointError, match="holds kind 'actions'; expected one of: steering"):
         score(other, shards, out, config)
     with pytest.raises(DataError, match=r"no manifest.json"):
         score(steering(), tmp_path, out, config)

@@ -83,7 +83,7 @@ class TestRunningMean:
 
 def logged(path: Path, frames: list[Judged], method: str = "sign-attention", control_every: int = 1) -> Tally:
     tally = Tally(block=10, control_every=control_every)
-    with open_log(path, method=method, drive="a", camera="center") as log:
+    with open_log(path, method=method, target="magnitude", drive="a", camera="center") as log:
         for each in frames:
             tally.add(each)
             log.add(each)
@@ -112,7 +112,7 @@ def test_rows_say_what_was_judged(tmp_path: Path) -> None:
 def test_rows_leave_memory_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "_ROWS_PER_GROUP", 40)
     path, pending = tmp_path / "per_frame.parquet", []
-    with open_log(path, method="m", drive="a", camera="c") as log:
+    with open_log(path, method="m", target="left", drive="a", camera="c") as log:
         for number in range(100):
             log.add(frame(number))
             pending.append(len(log._rows))
@@ -124,7 +124,9 @@ def test_rows_leave_memory_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_log_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def work() -> None:
-        with open_log(tmp_path / "v.scores" / "rows.parquet", method="m", drive="a", camera="c") as log:
+        with open_log(
+            tmp_path / "v.scores" / "rows.parquet", method="m", target="left", drive="a", camera="c"
+        ) as log:
             log.add(frame(1))
             raise error
 

@@ -24,7 +24,7 @@ from driving_xai.replay.background import StageTimes
 from driving_xai.replay.player import ReplayConfig, replay
 from driving_xai.replay.scoring import FRACTIONS, Judge, Judged, Look, Scorer, scoring_side_by_side, twin
 from driving_xai.replay.source import SourceFrame
-from driving_xai.targets import magnitude
+from driving_xai.targets import chosen_side
 
 from .conftest import FRAMES
 
@@ -82,14 +82,14 @@ def judged(frames: list[tuple[SourceFrame, np.ndarray]], **changes: Any) -> list
     judge = Judge(
         Linear(),
         how["method"],
-        target=magnitude,
+        rule=chosen_side,
         vehicle=CAR,
         control_every=how["control_every"],
         device=torch.device("cpu"),
         times=times,
     )
     scorer = Scorer(
-        model=Linear(), control=RandomOrder(seed=0), target=magnitude, fill=how["fill"], seed=0, times=times
+        model=Linear(), control=RandomOrder(seed=0), rule=chosen_side, fill=how["fill"], seed=0, times=times
     )
     return [scorer(judge(*each)) for each in frames]
 
@@ -182,14 +182,14 @@ class TestSideBySide:
         judge = Judge(
             Linear(),
             brightness,
-            target=magnitude,
+            rule=chosen_side,
             vehicle=CAR,
             control_every=2,
             device=torch.device("cpu"),
             times=times,
         )
         scorer = Scorer(
-            model=Linear(), control=RandomOrder(seed=0), target=magnitude, fill="black", seed=0, times=times
+            model=Linear(), control=RandomOrder(seed=0), rule=chosen_side, fill="black", seed=0, times=times
         )
         with scoring_side_by_side(scorer, workers=3) as submit:
             together = [each.result() for each in [submit(judge(*frame)) for frame in frames]]

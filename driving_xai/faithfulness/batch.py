@@ -1,0 +1,76 @@
+"""What is scored together: a batch of frames with all that is known of them, and the maps that explain them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from driving_xai.contracts import FrameModel, Frames, Scores, Target
+from driving_xai.faithfulness.localisation import Causes
+from driving_xai.perturb import Fill
+
+Value = Callable[[Float[Tensor, "B *variants K"]], Float[Tensor, "B *variants"]]
+"""Scores of a frame's variants to the numbers a curve is drawn of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """What a model's curves are drawn of, and how their areas are stated."""
+
+    name: str
+    unit: str
+    area: Literal["times percent", "mean height"]
+    """Whether an area is in the unit times percent of pixels, or divided by the range it was taken over."""
+    without_evidence: Literal["rises", "falls"]
+    """What it does when the pixels that matter are gone: an error rises, a probability falls."""
+
+    @property
+    def area_unit(self) -> str:
+        return f"{self.unit} x percent of pixels" if self.area == "times percent" else self.unit
+
+    def area_factor(self, span: float) -> float:
+        """By what an area over a range of fractions is multiplied to be in `area_unit`."""
+        return 100.0 if self.area == "times percent" else 1 / span
+
+
+class Batch(NamedTuple):
+    """Frames that are scored together."""
+
+    rows: Int64[np.ndarray, " B"]
+    """Positions in the subject's index."""
+    model: FrameModel
+    frames: Frames
+    clean: Scores
+    """Of the unedited frames."""
+    target: Target
+    """What is explained."""
+    quantity: Quantity
+    references: Mapping[str, Value]
+    """The quantity of each frame, by what it compares with."""
+    known: Mapping[str, Float[np.ndarray, " B"]]
+    """Columns `prediction`, `truth` and `error`; NaN where unknown."""
+    causes: Causes | None
+    """The pixels that cause the label, where they are known and asked for."""
+
+
+class Maps(NamedTuple):
+    """The maps of several methods for the same frames."""
+
+    saliency: Float[Tensor, "B M H W"]
+    ranks: Int64[Tensor, "B M P"]
+    degenerate: Bool[Tensor, "B M"]
+    """Whether a map is constant, zero everywhere included: it says nothing, and its order is the draw's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editing:
+    """How frames are edited, and how many at a time."""
+
+    fill: Fill
+    batch_size: int
+    """Most edited frames in one forward pass; changes results by rounding only."""
