@@ -174,7 +174,15 @@ def _rows(values: dict[str, np.ndarray]) -> pd.DataFrame:
         frames = np.arange(len(given_values))
         tables.append(
             pd.DataFrame(
-                {**names, "frame": frames, "time_ns": frames, "method": method, "value": given_values}
+                {
+                    **names,
+                    "key": "",
+                    "target": "left",
+                    "frame": frames,
+                    "time_ns": frames,
+                    "method": method,
+                    "value": given_values,
+                }
             )
         )
     return pd.concat(tables)
