@@ -31,6 +31,7 @@ METHODS = (
     "occlusion",
     "rise",
     "lime",
+    "visual-backprop",
     "random",
     "centre-prior",
 )

@@ -17,6 +17,7 @@ from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
 from driving_xai.explain.lime import LIME
 from driving_xai.explain.perturbation import RISE, Occlusion
+from driving_xai.explain.visual_backprop import VisualBackProp, stages
 
 
 class MethodFactory(Protocol):
@@ -112,6 +113,16 @@ def _lime(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return LIME(seed=seed, batch_size=batch_size)
 
 
+def _visual_backprop(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, nn.Sequential):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no encoder that is a chain of layers; build VisualBackProp(stages=...) "
+            "with stages of your choice"
+        )
+    return VisualBackProp(stages=stages(encoder))
+
+
 def _random(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return RandomOrder(seed=seed)
 
@@ -133,6 +144,7 @@ METHODS: Mapping[str, MethodFactory] = {
     "occlusion": _occlusion,
     "rise": _rise,
     "lime": _lime,
+    "visual-backprop": _visual_backprop,
     "random": _random,
     "centre-prior": _centre_prior,
 }
