@@ -18,17 +18,18 @@ import pandas as pd
 import pyarrow as pa
 
 from data_prep import quality
+from data_prep.causes import MOST_LABELS, encode_causes
 from data_prep.errors import DataError
 from data_prep.images import Geometry, MissingImageError, decode_image, read_bytes
 from data_prep.jobs import OnBad, SourceState, provenance, versions
-from data_prep.records import ImageItem, ImageSet
+from data_prep.records import ImageItem, ImageSet, RenderedImages
 from data_prep.sequences import FOLDER
 from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import LabelledImage, image_index, write_images
 
 JPEG_QUALITY = 95
-"""Of images that were resized; OpenCV's default, stated so that it cannot change."""
+"""Of images that were resized or rendered; OpenCV's default, stated so that it cannot change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +71,20 @@ class ImageWork:
         with ThreadPoolExecutor(self.threads) as pool:
             checked = _in_order(pool, self._check, range(unit.start, unit.stop), ahead=4 * self.threads)
             with replacing(self.root / unit.path, scratch=self.scratch) as temporary:
-                rows = write_images(temporary, self._usable(checked, dropped), self.images.label_names)
+                rows = write_images(
+                    temporary,
+                    self._usable(checked, dropped),
+                    self.images.label_names,
+                    with_causes=self.images.rendered is not None,
+                )
         return ShardEntry.of(self.root, unit.path, rows=rows, drive=self.images.name, dropped=dropped)
 
     def _check(self, position: int) -> _Checked:
         """Decodes every image, also those stored as they are: a cut file must not hide in a shard."""
         item = self.images.items[position]
+        if self.images.rendered is not None:
+            return _Checked(position, self._rendered(self.images.rendered, position), None)
+        assert item.path is not None
         try:
             data = read_bytes(item.path)
             image = decode_image(data, name=item.key)
@@ -84,6 +93,16 @@ class ImageWork:
         except DataError as fault:
             return _Checked(position, None, fault)
         return _Checked(position, LabelledImage(data, item.key, item.labels, item.split, item.group), None)
+
+    def _rendered(self, rendered: RenderedImages, position: int) -> LabelledImage:
+        item = self.images.items[position]
+        image, bits = rendered.read(position)
+        if self.geometry is not None:
+            masks = (bits & (1 << label) != 0 for label in range(len(item.labels)))
+            on_grid = (self.geometry.apply_mask(mask).astype(np.uint8) << k for k, mask in enumerate(masks))
+            image, bits = self.geometry.apply(image), np.bitwise_or.reduce(list(on_grid))
+        data = _encoded(image)
+        return LabelledImage(data, item.key, item.labels, item.split, item.group, encode_causes(bits))
 
     def _usable(self, checked: Iterable[_Checked], dropped: dict[str, list[int]]) -> Iterator[LabelledImage]:
         for position, image, fault in checked:
@@ -145,7 +164,7 @@ class ImageJob:
 
     @cached_property
     def source(self) -> SourceState:
-        return SourceState.of((item.key, item.path) for item in self.images.items)
+        return SourceState.of((item.key, item.path) for item in self.images.items if item.path is not None)
 
     @property
     def fingerprint(self) -> str:
@@ -234,6 +253,7 @@ def _check_set(images: ImageSet) -> None:
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise DataError(f"{images.name}: several images have the key {twice}; keys must differ")
+    assert images.rendered is None or len(images.label_names) <= MOST_LABELS
     for item in images.items:
         if len(item.labels) != len(images.label_names):
             raise DataError(

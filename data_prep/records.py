@@ -125,8 +125,8 @@ class Frame:
 class ImageItem:
     """One labelled image of an image set."""
 
-    path: Path
-    """The image file, already resolved inside the source folder."""
+    path: Path | None
+    """The image file, already resolved inside the source folder; None where the set renders its images."""
     key: str
     """Unique in its set, stable across machines: the file's name or id in the data set."""
     labels: tuple[int, ...]
@@ -135,6 +135,14 @@ class ImageItem:
     """`train`, `val` or `test`, as the data set's authors divided it."""
     group: str
     """What must not be divided between splits, for example the video the image was taken from."""
+
+
+class RenderedImages(Protocol):
+    """Makes the images of a set by their position; picklable, so that any worker can make its part."""
+
+    def read(self, position: int) -> tuple[Image, UInt8[np.ndarray, "H W"]]:
+        """An RGB image, and which labels each of its pixels causes: bit k for label k."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +155,8 @@ class ImageSet:
     """The reader's name, as on the command line."""
     label_names: tuple[str, ...]
     items: list[ImageItem]
+    rendered: RenderedImages | None = None
+    """Where images come from that are no files."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Rows of the source that are no images: reason (`missing_image`, ...) to what names them."""
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -37,6 +37,11 @@ ENTRIES: Mapping[str, ReaderEntry] = {
     "synthetic": ReaderEntry(
         module="synthetic", kind="sequences", reads="rendered drives whose label-causing pixels are known"
     ),
+    "synthetic-actions": ReaderEntry(
+        module="synthetic_actions",
+        kind="images",
+        reads="rendered streets with driving actions whose causing pixels are known",
+    ),
     "udacity-bag": ReaderEntry(module="udacity_bag", kind="sequences", reads="Udacity ROS bags"),
     "udacity-csv": ReaderEntry(
         module="udacity_csv",

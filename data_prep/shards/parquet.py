@@ -97,14 +97,18 @@ class LabelledImage(NamedTuple):
     labels: tuple[int, ...]
     split: str
     group: str
+    causes: bytes | None = None
+    """Which pixels cause each label, see `data_prep.causes`; None where nobody knows."""
 
 
-def write_images(path: Path, images: Iterable[LabelledImage], label_names: Sequence[str]) -> int:
+def write_images(
+    path: Path, images: Iterable[LabelledImage], label_names: Sequence[str], *, with_causes: bool = False
+) -> int:
     """Writes one shard under a temporary name that the caller renames; returns its number of rows.
 
     Bytes are stored as given: JPEG and PNG are compressed already.
     """
-    schema = _image_schema(label_names)
+    schema = _image_schema(label_names, with_causes)
     rows = 0
     with pq.ParquetWriter(path, schema, compression="none", write_statistics=False) as writer:
         batch: list[LabelledImage] = []
@@ -127,7 +131,8 @@ def read_images(path: Path, rows: Sequence[int] | None = None) -> list[LabelledI
         DataError: the shard is missing or damaged, or has no such row.
     """
     with _opened(path) as file:
-        _check_schema(file, _image_schema(label_names(file.schema_arrow)), path)
+        found = file.schema_arrow
+        _check_schema(file, _image_schema(label_names(found), "causes" in found.names), path)
         total = file.metadata.num_rows
         _check_groups(file.metadata, path)
         wanted = range(total) if rows is None else rows
@@ -147,25 +152,29 @@ def read_images(path: Path, rows: Sequence[int] | None = None) -> list[LabelledI
 
 def label_names(schema: pa.Schema) -> tuple[str, ...]:
     """The label columns of an image shard, in order."""
-    return tuple(name for name in schema.names if name not in ("image", "key", "split", "group"))
+    return tuple(name for name in schema.names if name not in ("image", "key", "split", "group", "causes"))
 
 
 def _record(row: dict, names: Sequence[str]) -> LabelledImage:
     labels = tuple(row[name] for name in names)
-    return LabelledImage(row["image"]["bytes"], row["key"], labels, row["split"], row["group"])
+    return LabelledImage(
+        row["image"]["bytes"], row["key"], labels, row["split"], row["group"], row.get("causes")
+    )
 
 
-def _image_schema(label_names: Sequence[str]) -> pa.Schema:
+def _image_schema(label_names: Sequence[str], with_causes: bool) -> pa.Schema:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     texts = ("key", "split", "group")
     features: dict[str, dict[str, str]] = {"image": {"_type": "Image"}}
     features |= {name: {"dtype": "string", "_type": "Value"} for name in texts}
     features |= {name: {"dtype": "int8", "_type": "Value"} for name in label_names}
+    features |= {"causes": {"dtype": "binary", "_type": "Value"}} if with_causes else {}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
     columns = [
         ("image", image),
         *((t, pa.string()) for t in texts),
         *((name, pa.int8()) for name in label_names),
+        *([("causes", pa.binary())] if with_causes else []),
     ]
     return pa.schema(columns, metadata=metadata)
 
@@ -179,6 +188,8 @@ def _batch(images: Sequence[LabelledImage], schema: pa.Schema, label_names: Sequ
         [image.group for image in images],
     ]
     columns += [[image.labels[position] for image in images] for position in range(len(label_names))]
+    if "causes" in schema.names:
+        columns.append([image.causes for image in images])
     return pa.record_batch(
         [pa.array(c, type=f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
     )

@@ -11,7 +11,7 @@ import typer
 from data_prep.readers import ENTRIES
 from driving_xai.cli import console, settings
 
-_READERS = "\n".join(f"{name:<13} {entry.reads}" for name, entry in ENTRIES.items())
+_READERS = "\n".join(f"{name:<17} {entry.reads}" for name, entry in ENTRIES.items())
 
 Config = Annotated[
     Path | None,
@@ -41,6 +41,10 @@ def prep(
             "--option", metavar="NAME=VALUE", help="An option of the reader, as camera=left; repeatable."
         ),
     ] = None,
+    task: Annotated[
+        Literal["steering", "actions"],
+        typer.Option(help="What synthetic data is for: drives to steer, or streets with driving actions."),
+    ] = "steering",
     split: Annotated[
         Literal["block", "drive", "train", "val", "test"] | None,
         typer.Option(
@@ -80,7 +84,7 @@ def prep(
     from data_prep.pipeline import PrepConfig, Progress, prepare, read_job
 
     options = {
-        "reader": reader,
+        "reader": _reader_for(task, reader),
         "source": source,
         "split": split,
         "smoothing": smoothing,
@@ -128,6 +132,15 @@ Every run of the same source and settings writes the same bytes; an interrupted 
 \b
 Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 --workers 2
 """
+
+
+def _reader_for(task: str, reader: str) -> str:
+    """`synthetic --task actions` is a reader of its own."""
+    if task == "steering":
+        return reader
+    if reader not in ("synthetic", "synthetic-actions"):
+        raise settings.SettingsError(f"--task actions is for reader synthetic; {reader} is read as it is")
+    return "synthetic-actions"
 
 
 def _show(out: Path, manifest: Any, as_json: bool) -> None:

@@ -79,14 +79,21 @@ class Sprite:
         np.maximum(hidden, patch[..., 3], out=hidden)
 
 
-def _sprite(
+def sprite_from(
     colour: Float32[np.ndarray, "h w 3"],
     alpha: Float32[np.ndarray, "h w"],
     *,
     height_m: float,
     shade_m: float,
 ) -> Sprite:
-    """A sprite from colours and opacities in 0 to 1."""
+    """A sprite from colours and opacities in 0 to 1.
+
+    Args:
+        colour: RGB.
+        alpha: opacity.
+        height_m: of the whole picture; its width follows.
+        shade_m: width of its shadow.
+    """
     rgba = np.dstack([np.clip(colour, 0, 1) * alpha[..., None], alpha]) * 255
     levels: list[np.ndarray] = [rgba.astype(np.float32)]
     while min(levels[-1].shape[:2]) >= 8:
@@ -118,19 +125,19 @@ def broadleaf(rng: np.random.Generator, *, height_m: float, light: Colour) -> Sp
         is_bark[..., None], np.array([0.24, 0.19, 0.15], np.float32), shade[..., None] * _green(rng)
     )
     alpha = np.maximum(alpha, trunk.astype(np.float32))
-    return _sprite(colour * light, alpha, height_m=height_m, shade_m=0.45 * height_m)
+    return sprite_from(colour * light, alpha, height_m=height_m, shade_m=0.45 * height_m)
 
 
 def bush(rng: np.random.Generator, *, height_m: float, light: Colour) -> Sprite:
     """A bush, wider than tall; it casts no shadow that reaches the road."""
     alpha, shade = _foliage(rng, (96, 120), crown=1.0, spread=(0.33, 0.33), tufts=34, tuft=0.16)
-    return _sprite(shade[..., None] * _green(rng) * light, alpha, height_m=height_m, shade_m=0.0)
+    return sprite_from(shade[..., None] * _green(rng) * light, alpha, height_m=height_m, shade_m=0.0)
 
 
 def grove(rng: np.random.Generator, *, height_m: float, light: Colour) -> Sprite:
     """The edge of a wood, three times as wide as tall."""
     alpha, shade = _foliage(rng, (120, 360), crown=1.0, spread=(0.43, 0.3), tufts=110, tuft=0.17)
-    return _sprite(shade[..., None] * 0.85 * _green(rng) * light, alpha, height_m=height_m, shade_m=0.0)
+    return sprite_from(shade[..., None] * 0.85 * _green(rng) * light, alpha, height_m=height_m, shade_m=0.0)
 
 
 def _green(rng: np.random.Generator) -> Colour:
@@ -189,7 +196,7 @@ def conifer(rng: np.random.Generator, *, height_m: float, light: Colour) -> Spri
     shade = 0.36 + 0.3 * (1 - tier) + 0.13 * leaves
     green = np.array([rng.uniform(0.2, 0.28), rng.uniform(0.32, 0.4), rng.uniform(0.18, 0.24)], np.float32)
     colour = np.where(stem[..., None], np.array([0.22, 0.17, 0.13]), shade[..., None] * green) * light
-    return _sprite(
+    return sprite_from(
         colour.astype(np.float32),
         np.maximum(alpha, stem).astype(np.float32),
         height_m=height_m,
@@ -209,7 +216,7 @@ def post(light: Colour) -> Sprite:
     colour = np.full((96, 10, 3), 0.86, np.float32)
     colour[14:34] = 0.14
     colour[20:28, 3:7] = (0.9, 0.55, 0.1)
-    return _sprite(colour * light, np.ones((96, 10), np.float32), height_m=1.05, shade_m=0.0)
+    return sprite_from(colour * light, np.ones((96, 10), np.float32), height_m=1.05, shade_m=0.0)
 
 
 def pole(light: Colour) -> Sprite:
@@ -218,7 +225,7 @@ def pole(light: Colour) -> Sprite:
     alpha[:, 22:26] = 1.0
     alpha[14:19, 6:42] = 1.0
     colour = np.broadcast_to(np.array([0.34, 0.28, 0.23], np.float32) * light, (192, 48, 3))
-    return _sprite(np.ascontiguousarray(colour), alpha, height_m=9.0, shade_m=0.3)
+    return sprite_from(np.ascontiguousarray(colour), alpha, height_m=9.0, shade_m=0.3)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -262,6 +269,16 @@ class Roadside:
             )
             for index in np.flatnonzero(in_picture).tolist()
         ]
+
+    def shade(self, view: View, light: Light) -> UInt8[np.ndarray, "H W"]:
+        """How much of the sun trees and poles, also those behind the car, keep off the ground, 0 to 255."""
+        plane = np.zeros((view.camera.height, view.camera.width), np.uint8)
+        away = light.sun_azimuth_rad + np.pi - view.heading_rad
+        reach = min(1.0 / np.tan(light.sun_height_rad), 2.5)
+        outlines = self.shadows(view, away_rad=away, reach=reach)
+        for outline in np.rint(np.clip(outlines, -4000, 4000) * 16).astype(np.int32):
+            cv2.fillPoly(plane, [outline], (235,), cv2.LINE_AA, 4)
+        return cv2.blur(plane, (5, 3))
 
     def shadows(self, view: View, *, away_rad: float, reach: float) -> Float64[np.ndarray, "K 12 2"]:
         """Image outlines of the shadows on the ground near the car; each is an upright ellipse's.

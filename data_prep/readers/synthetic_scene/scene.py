@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
 from data_prep.readers.synthetic_scene.cars import CarPainter, random_traffic
 from data_prep.readers.synthetic_scene.light import random_light
 from data_prep.readers.synthetic_scene.panorama import Panorama
 from data_prep.readers.synthetic_scene.road import PREVIEW_NEAR_M, Road
 from data_prep.readers.synthetic_scene.roadside import Canvas, Cover, plant
+from data_prep.readers.synthetic_scene.sensor import Sensor
 from data_prep.readers.synthetic_scene.surface import Surface, random_markings
 from data_prep.readers.synthetic_scene.view import Camera, Pose, View
 
@@ -67,11 +67,10 @@ class Scene:
         self._light = random_light(colours, trip.time_s)
         self._panorama = Panorama(colours, self._light, camera)
         self._markings = random_markings(scenery)
-        self._surface = Surface(colours, self._markings)
+        self._surface = Surface(colours, self._markings, is_yellow=self._markings.is_yellow)
         self._traffic = random_traffic(scenery, trip.time_s, trip.s_m)
         self._roadside = plant(scenery, length_m=trip.road.length_m, light=self._light.upright)
-        self._vignette = _vignette(camera)
-        self._grain = colours.standard_normal((camera.height + 61, camera.width + 61, 3)).astype(np.float32)
+        self._sensor = Sensor(colours, camera)
 
     def image(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
         """The RGB picture of a frame."""
@@ -84,10 +83,12 @@ class Scene:
             view.pose.s_m,
             light=self._light,
             sunshine=float(self._light.sunshine[frame]),
-            shadow=self._shadows(view)[ground.top :],
+            shadow=self._roadside.shade(view, self._light)[ground.top :],
         )
         self._paint_props(view, frame, canvas)
-        return self._expose(canvas, frame)
+        # A seed that ends in 0 would be the seed without its end, which the light was drawn from.
+        rng = np.random.default_rng((*self._light_seed, frame + 1))
+        return self._sensor.expose(canvas, rng, exposure=float(self._light.exposure[frame]))
 
     def causes(self, frame: int) -> Bool[np.ndarray, "H W"]:
         """The pixels that cause the label of a frame: see `data_prep.readers.synthetic`."""
@@ -99,16 +100,6 @@ class Scene:
         mask = np.zeros(canvas.shape[:2], bool)
         mask[ground.top :] = self._markings.own_lane(ground, view.pose.s_m) & in_range & visible
         return mask
-
-    def _shadows(self, view: View) -> UInt8[np.ndarray, "H W"]:
-        """Where the trees and poles beside the road, and behind the car, keep the sun off the ground."""
-        plane = np.zeros((self._camera.height, self._camera.width), np.uint8)
-        away = self._light.sun_azimuth_rad + np.pi - view.heading_rad
-        reach = min(1.0 / np.tan(self._light.sun_height_rad), 2.5)
-        outlines = self._roadside.shadows(view, away_rad=away, reach=reach)
-        for outline in np.rint(np.clip(outlines, -4000, 4000) * 16).astype(np.int32):
-            cv2.fillPoly(plane, [outline], (235,), cv2.LINE_AA, 4)
-        return cv2.blur(plane, (5, 3))
 
     def _paint_props(self, view: View, frame: int, canvas: Canvas) -> Cover:
         """Paints from far to near; returns how much of each pixel is hidden, 0 to 255."""
@@ -127,20 +118,3 @@ class Scene:
             else:
                 cars[index - len(stands)].paint(canvas, cover)
         return cover
-
-    def _expose(self, canvas: Canvas, frame: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Exposure, vignette and sensor noise."""
-        # A seed that ends in 0 would be the seed without its end, which the light was drawn from.
-        rng = np.random.default_rng((*self._light_seed, frame + 1))
-        row, column = rng.integers(0, 60, 2)
-        grain = self._grain[row : row + self._camera.height, column : column + self._camera.width]
-        exposure = float(self._light.exposure[frame])
-        bright = cv2.multiply(canvas, self._vignette, scale=exposure, dtype=cv2.CV_32F)
-        return cv2.addWeighted(bright, 1.0, grain, rng.uniform(2.0, 3.4), 0.0, dtype=cv2.CV_8U)
-
-
-def _vignette(camera: Camera) -> Float32[np.ndarray, "H W 3"]:
-    v = (np.arange(camera.height) + 0.5) / camera.height - 0.5
-    u = (np.arange(camera.width) + 0.5) / camera.width - 0.5
-    falloff = (1.0 - 0.45 * (v[:, None] ** 2 + u**2)).astype(np.float32)
-    return np.repeat(falloff[..., None], 3, axis=2)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -78,10 +79,28 @@ def random_markings(rng: np.random.Generator) -> Markings:
     )
 
 
+class Lines(Protocol):
+    """What a surface asks of a road's markings."""
+
+    @property
+    def asphalt_m(self) -> float:
+        """From the centre line to the asphalt's edge."""
+        ...
+
+    def centre_cover(self, ground: Ground, s_m: float) -> Float32[np.ndarray, "R W"]:
+        """The share of each pixel that the lines between lanes cover."""
+        ...
+
+    def edge_cover(self, ground: Ground) -> Float32[np.ndarray, "R W"]:
+        """The share of each pixel that the edge lines cover."""
+        ...
+
+
 class Surface:
     """Materials and textures of a drive's ground; they are fixed to the land, so they pass by."""
 
-    def __init__(self, rng: np.random.Generator, markings: Markings) -> None:
+    def __init__(self, rng: np.random.Generator, markings: Lines, *, is_yellow: bool) -> None:
+        """`is_yellow` is the colour of the lines between lanes; edge lines are white."""
         self._markings = markings
         self._tiles = [tile(rng, size=256, roughness=roughness) for roughness in (0.35, 0.7, 0.9)]
         self._gravel_m = rng.uniform(0.5, 1.6)
@@ -94,11 +113,17 @@ class Surface:
                 np.array([0.30, 0.36, 0.17]) * green,
                 np.array([0.53, 0.47, 0.27]) * dry,
                 white,
-                yellow if markings.is_yellow else white,
+                yellow if is_yellow else white,
             ],
             dtype=np.float32,
         )
         self._dryness = rng.uniform(-0.6, 1.1)
+
+    def marked(self, markings: Lines) -> Surface:
+        """The same ground under other lines."""
+        other = copy(self)
+        other._markings = markings
+        return other
 
     def shade(
         self, ground: Ground, s_m: float, *, light: Light, sunshine: float, shadow: UInt8[np.ndarray, "R W"]
