@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Scores
+from driving_xai.faithfulness.batch import Value
 from driving_xai.faithfulness.curve import area
-from driving_xai.faithfulness.measures import Value
 from driving_xai.perturb import Fill, Mixture, batches, blank
 
 PATCHES_PX = (1, 2, 4, 8, 16)

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Scores
+from driving_xai.faithfulness.batch import Value
 from driving_xai.faithfulness.curve import insertion
-from driving_xai.faithfulness.measures import Value
 
 SHOWN_FRACTIONS = (0.05, 0.10, 0.20, 0.25, 0.50)
 """Of the pixels, in An and Joe 2022, section 4.2."""

@@ -43,9 +43,19 @@ from driving_xai.replay.scoring import (
     twin,
 )
 from driving_xai.replay.sink import Encoding, Preset, open_sink
-from driving_xai.replay.source import Alignment, FrameSource, OwnShards, Selection, SourceFrame, open_source
+from driving_xai.replay.source import (
+    FASTEST_HZ,
+    SLOWEST_HZ,
+    Alignment,
+    FrameSource,
+    OwnShards,
+    Selection,
+    SourceFrame,
+    open_source,
+)
 from driving_xai.targets import by_name
 
+USUAL_HZ = 20
 OWN_METHOD: Mapping[str, str] = {"sign": "sign-attention", "soft": "soft-attention"}
 """A model's attention to the method that shows it; models without are explained by grad-cam."""
 
@@ -80,7 +90,7 @@ class ReplayConfig:
     start_s: float = 0.0
     end_s: float | None = None
     frame_rate: float | None = None
-    """Of a folder of images, which has no times; None is the rate the model was trained at."""
+    """Of a folder of images, which has no times; None is 20 a second, as Udacity's cameras."""
     path: bool = True
     """Draws the projected paths."""
     horizon: float | None = None
@@ -106,8 +116,8 @@ class ReplayConfig:
                 "expected 1 or more, over 0, over 0"
             )
         Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
-        if self.frame_rate is not None and not 0 < self.frame_rate <= 1000:
-            raise ValueError(f"got frame_rate {self.frame_rate}, expected over 0 and at most 1000")
+        if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
+            raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +145,7 @@ class Session:
         frames = open_source(
             source,
             vehicle=vehicle,
-            frame_rate=_rate(config.frame_rate or told.get("frame_rate_hz") or 20),
+            frame_rate=_rate(config.frame_rate or USUAL_HZ),
             selection=Selection(
                 reader=config.reader,
                 drive=config.drive,

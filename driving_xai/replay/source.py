@@ -18,17 +18,20 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int32, Int64
 
+from data_prep.alignment import align
 from data_prep.images import ImageFiles
 from data_prep.readers import READERS, entry, recognise
 from data_prep.readers.paths import drive_name
-from data_prep.records import Drive, Frame, Image, ImageSource, Signal, Vehicle
+from data_prep.records import Drive, Frame, Image, ImageSource, Vehicle
 from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, read_frames
 from data_prep.shards.manifest import FILE_NAME, Manifest
 from data_prep.shards.parquet import read_index
-from data_prep.signals import clean, clock_faults, segments, smooth, synchronise
+from data_prep.signals import clock_faults, segments
 from driving_xai.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0
+_CONTROLS = tuple(f"{name}{end}" for name in ("steering_wheel_rad", "speed_mps") for end in ("", "_smoothed"))
 
 
 class OwnShards(NamedTuple):
@@ -249,11 +252,19 @@ def _kept(
 def measured_rate(time_ns: Int64[np.ndarray, " N"]) -> Fraction:
     """Frames a second: one over the median time between frames, at least two.
 
+    Raises:
+        DataError: no video has such a rate.
+
     Example:
         >>> measured_rate(np.arange(10) * 33_366_667)
         Fraction(30000, 1001)
     """
-    return Fraction(10**9, int(np.median(np.diff(time_ns)))).limit_denominator(1001)
+    apart_ns = int(np.median(np.diff(time_ns)))
+    if not 10**9 / FASTEST_HZ <= apart_ns <= 10**9 / SLOWEST_HZ:
+        raise DataError(
+            f"frames are {apart_ns / 1e9:g} s apart; a replay needs {SLOWEST_HZ:g} to {FASTEST_HZ:g} a second"
+        )
+    return Fraction(10**9, apart_ns).limit_denominator(1001)
 
 
 def _from_drive(
@@ -265,12 +276,7 @@ def _from_drive(
         raise DataError(f"{path}: drive {drive.name} has no frame; check the recording")
     segment = segments(time_ns, hole_periods=alignment.hole_periods)
     kept = _kept(time_ns, segment, np.ones(len(good), bool), selection, drive.name)
-    columns: dict[str, Float64[np.ndarray, " T"]] = {}
-    for name, signal in (("steering_wheel_rad", drive.steering_wheel), ("speed_mps", drive.speed)):
-        raw = _on_clock(signal, time_ns + round(alignment.lead_s * 1e9), alignment.tolerance_s)
-        breaks = np.flatnonzero(np.diff(segment)) + 1
-        runs = [smooth(run, alignment.smoothing) for run in np.split(raw, breaks)]
-        columns |= {name: raw[kept.rows], f"{name}_smoothed": np.concatenate(runs)[kept.rows]}
+    columns = {name: column[kept.rows] for name, column in _controls(drive, good, alignment).items()}
     index = good[kept.rows]
     return FrameSource(
         name=path.name,
@@ -294,12 +300,23 @@ def _from_drive(
     )
 
 
-def _on_clock(
-    signal: Signal | None, time_ns: Int64[np.ndarray, " T"], tolerance_s: float
-) -> Float64[np.ndarray, " T"]:
-    if signal is None:
-        return np.full(len(time_ns), np.nan)
-    return synchronise(clean(signal).signal, time_ns, tolerance_s=tolerance_s)
+def _controls(
+    drive: Drive, good: Int64[np.ndarray, " T"], alignment: Alignment
+) -> dict[str, Float64[np.ndarray, " T"]]:
+    """What prep would write for these frames; NaN for those that it would drop, which are played too."""
+    columns = {name: np.full(len(good), np.nan) for name in _CONTROLS}
+    if drive.steering_wheel is not None or drive.speed is not None:
+        aligned = align(
+            drive,
+            smoothing=alignment.smoothing,
+            tolerance_s=alignment.tolerance_s,
+            hole_periods=alignment.hole_periods,
+            lead_s=alignment.lead_s,
+        )
+        rows = np.searchsorted(good, aligned.frame)
+        for name, column in columns.items():
+            column[rows] = aligned.columns[name]
+    return columns
 
 
 def _read_runs(images: ImageSource, index: Int64[np.ndarray, " T"]) -> Iterator[Image]:
@@ -348,7 +365,6 @@ def _from_shards(root: Path, selection: Selection, own: OwnShards | None) -> Fra
     allowed = np.ones(len(table), bool) if selection.split == "all" else split == selection.split
     kept = _kept(time_ns, table["segment"].to_numpy(), allowed, selection, name)
     played = table.iloc[kept.rows]
-    names = [f"{each}{end}" for each in ("steering_wheel_rad", "speed_mps") for end in ("", "_smoothed")]
     return FrameSource(
         name=root.resolve().name,
         kind="shards",
@@ -366,7 +382,7 @@ def _from_shards(root: Path, selection: Selection, own: OwnShards | None) -> Fra
         begins=kept.begins,
         split=split[kept.rows] if own is not None else np.full(len(kept.rows), ""),
         lead_s=float(manifest.signals.get("lead_s", 0.0)),
-        controls={each: played[each].to_numpy(dtype=np.float64) for each in names},
+        controls={each: played[each].to_numpy(dtype=np.float64) for each in _CONTROLS},
         pictures=lambda: _read_shards(root, played["shard"].to_numpy(), played["row"].to_numpy()),
     )
 

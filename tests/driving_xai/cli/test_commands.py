@@ -298,7 +298,7 @@ def test_frames_left_out_are_counted_on_standard_output(run, tmp_path: Path) -> 
 
 def of_another_kind(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "kind": "actions"}))
+    (model / "config.json").write_text(json.dumps({**config, "kind": "aeroplane"}))
 
 
 def cut_weights(model: Path) -> None:

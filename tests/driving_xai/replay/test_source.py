@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data_prep.alignment import align
 from data_prep.records import VEHICLES, Drive, Signal
 from data_prep.shards.manifest import Manifest
 from driving_xai.errors import DataError
@@ -78,6 +79,30 @@ class TestRecording:
         now, later = played(0.0), played(0.1)
         assert later[: HOLE_AFTER - 2] == now[2:HOLE_AFTER]
         assert all(math.isnan(angle) for angle in later[HOLE_AFTER - 2 : HOLE_AFTER]), "nothing was recorded"
+
+    def test_where_samples_were_lost_the_truth_is_preps_and_the_frame_is_played(self, monkeypatch) -> None:
+        """The wheel is silent for half a second while the camera runs on."""
+        time_ns = np.arange(40, dtype=np.int64) * PERIOD_NS
+        heard = np.r_[0:12, 24:40]
+        wheel = Signal(time_ns=time_ns[heard], value=np.sin(heard / 5.0))
+        drive = Drive(
+            name="d",
+            source="udacity-csv",
+            camera="center",
+            vehicle=CAR,
+            time_ns=time_ns,
+            images=None,  # type: ignore[arg-type]
+            steering_wheel=wheel,
+        )
+        monkeypatch.setattr(sources, "READERS", {"udacity-csv": lambda path: [drive]})
+        played = opened(Path("d"), reader="udacity-csv")
+        expected = align(drive, smoothing=0.2, tolerance_s=0.1, hole_periods=2.5)
+        assert len(expected) < 40 == len(played)
+        assert not played.begins[1:].any(), "the camera lost nothing"
+        for name in ("steering_wheel_rad", "steering_wheel_rad_smoothed"):
+            np.testing.assert_array_equal(played.controls[name][expected.frame], expected.columns[name])
+        unknown = np.setdiff1d(np.arange(40), expected.frame)
+        assert np.isnan(played.controls["steering_wheel_rad_smoothed"][unknown]).all()
 
     def test_a_clip_is_cut_in_the_drives_own_time_and_keeps_the_truth(self, recording: Path) -> None:
         whole = {seen.frame.index: seen for seen in opened(recording)}
@@ -269,3 +294,8 @@ def test_a_rate_is_measured_exactly_despite_rounded_stamps_and_a_hole(rate: Frac
     times = np.array([round(number * 10**9 / rate) for number in range(200)], dtype=np.int64)
     times[100:] += 5_000_000_000
     assert measured_rate(times) == rate
+
+
+def test_a_rate_that_no_video_has_is_refused() -> None:
+    with pytest.raises(DataError, match="frames are 3600 s apart; a replay needs 0.01 to 1000 a second"):
+        measured_rate(np.arange(3) * 3600 * 10**9)
