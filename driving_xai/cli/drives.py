@@ -19,6 +19,8 @@ METHODS = (
     "soft-attention",
     "bla",
     "l2x-f",
+    "sign-attention-filtered",
+    "soft-attention-filtered",
     "grad-cam",
     "grad-cam++",
     "smooth-grad-cam++",

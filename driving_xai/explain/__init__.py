@@ -11,6 +11,7 @@ from torch import nn
 from driving_xai.contracts import Explainer
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.cam import CAMS, SmoothGradCAMPlusPlus
+from driving_xai.explain.causal_filter import CausalFilter
 from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
@@ -123,6 +124,16 @@ def _visual_backprop(model: nn.Module, *, seed: int, batch_size: int) -> Explain
     return VisualBackProp(stages=stages(encoder))
 
 
+def _filtered(name: str) -> MethodFactory:
+    """Another method's maps, cut down to what changes the prediction."""
+
+    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+        attention = METHODS[name](model, seed=seed, batch_size=batch_size)
+        return CausalFilter(attention=attention, seed=seed, batch_size=batch_size)
+
+    return fit
+
+
 def _random(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return RandomOrder(seed=seed)
 
@@ -136,6 +147,8 @@ METHODS: Mapping[str, MethodFactory] = {
     "soft-attention": _attention_of("soft-attention", "soft"),
     "bla": _attention_of("bla", "bla", "bla-t"),
     "l2x-f": _attention_of("l2x-f", "l2x-f"),
+    "sign-attention-filtered": _filtered("sign-attention"),
+    "soft-attention-filtered": _filtered("soft-attention"),
     **{name: _cam(name) for name in CAMS},
     "gradient": _gradient,
     "gradient-x-input": _gradient_x_input,
