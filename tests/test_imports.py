@@ -17,7 +17,7 @@ FILES = sorted([*(ROOT / "data_prep").rglob("*.py"), *(ROOT / "driving_xai").rgl
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"contracts", "errors"}),
     frozenset({"models", "targets", "checkpoint", "perturb"}),
-    frozenset({"data"}),
+    frozenset({"data", "images"}),
     frozenset({"explain"}),
     frozenset({"faithfulness"}),
     frozenset({"training", "replay", "report", "experiments"}),
@@ -26,7 +26,17 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 """The parts of driving_xai, lowest first. Within a layer parts may use each other."""
 
-READS_SHARDS = {"data", "faithfulness", "training", "replay", "report", "experiments", "demo", "cli"}
+READS_SHARDS = {
+    "data",
+    "images",
+    "faithfulness",
+    "training",
+    "replay",
+    "report",
+    "experiments",
+    "demo",
+    "cli",
+}
 """Parts that may import data_prep beyond its errors and records and the writing of whole files."""
 
 
