@@ -297,5 +297,5 @@ def test_a_rate_is_measured_exactly_despite_rounded_stamps_and_a_hole(rate: Frac
 
 
 def test_a_rate_that_no_video_has_is_refused() -> None:
-    with pytest.raises(DataError, match="frames are 3600 s apart; a replay needs 0.01 to 1000 a second"):
+    with pytest.raises(DataError, match=r"frames are 3600 s apart; a replay needs 0.01 to 1000 a second"):
         measured_rate(np.arange(3) * 3600 * 10**9)
