@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from driving_xai.contracts import (
     AttentiveFrameModel,
@@ -14,6 +15,7 @@ from driving_xai.contracts import (
 )
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.grid import Cells, to_frame_grid
+from driving_xai.models.feature_maps import removed_after
 
 
 @torch.no_grad()
@@ -61,3 +63,42 @@ def learned_selection(
             f"{type(model).__name__} selects no cells; use a method that needs none, such as grad-cam"
         )
     return to_frame_grid(model.selection(frames), frames, cells)
+
+
+class LayerMean:
+    """What one layer puts out, its channels averaged, upsampled bilinearly; signed as the layer is.
+
+    On LABN's attention this is the paper's explanation, on a lambda layer's `content` its lambda
+    attention, the mean of lambda_c^T q over channels and heads. The map does not depend on the target.
+
+    Source: Iida et al. 2022, sections 4.1 and 5.2.
+    Deviation: values are the layer's own; the authors stretch lambda attention to [0, 1], which no
+    ranking sees.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.Flatten(), nn.Linear(64, 2)).eval()
+        >>> LayerMean(layer=net[0])(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(self, *, layer: nn.Module, cells: Cells | None = None) -> None:
+        """`layer` runs once in a forward pass; `cells` says where the cells of its output lie."""
+        self.layer, self.cells = layer, cells
+
+    @torch.no_grad()
+    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        """Explains each frame; see `contracts.Explainer`.
+
+        Raises:
+            UnsupportedModelError: the layer puts out no maps, or not exactly once.
+        """
+        maps: list[Tensor] = []
+        handle = self.layer.register_forward_hook(lambda _layer, _taken, given: maps.append(given))
+        with removed_after([handle]):
+            model(frames)
+        if len(maps) != 1 or maps[0].dim() != 4:
+            raise UnsupportedModelError(
+                f"layer {type(self.layer).__name__} put out maps {len(maps)} times in one forward pass, expected "
+                "(B, C, h, w) once; choose another"
+            )
+        return to_frame_grid(maps[0].mean(1), frames, self.cells)
