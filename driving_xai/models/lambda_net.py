@@ -154,9 +154,7 @@ class LambdaAttentionBranchNetwork(nn.Module):
         blocks, out = _blocks(config)
         self.extract = nn.Sequential(_stem(config), *blocks[: config.split])
         self.perceive = nn.Sequential(*blocks[config.split :])
-        features = (
-            blocks[config.split - 1].layers[-1].num_features if config.split else _stem_channels(config)
-        )
+        features = _features(config)
         hidden = config.branch_channels
         self.branch = nn.Sequential(
             ConvolutionBottleneck(features, features),
