@@ -8,10 +8,6 @@ run ends where an unbroken one does.
 from __future__ import annotations
 
 import copy
-import logging
-import platform
-import signal
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -31,15 +26,11 @@ from data_prep.records import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai.errors import DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
+from driving_xai.training import loop
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
-
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-
-RESUME = "resume"
-"""Inside the output directory: what `--resume` continues from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +61,7 @@ class SteeringTraining:
     averaging: float = 0.98
     """Decay of the running average of the weights, which is what is validated and kept; 0 for none."""
     gradient_clip: float = 1.0
-    precision: Literal["auto", "32", "bf16"] = "auto"
+    precision: loop.Precision = "auto"
     """auto is bf16 on CUDA, where the sign path keeps fp32 softmax, and fp32 on a CPU."""
     seed: int = 0
     workers: int = 0
@@ -121,7 +112,7 @@ class _Recipe(L.LightningModule):
     def train_dataloader(self) -> DataLoader[Window]:
         how, epoch = self.how, self.trainer.current_epoch
         length = 1 if epoch < how.frame_epochs else how.window
-        draw = torch.Generator().manual_seed(_mix(how.seed, epoch))
+        draw = torch.Generator().manual_seed(loop.seed_of(how.seed, epoch))
         offset = int(torch.randint(length, (1,), generator=draw))
         windows = Windows(self.route, self.splits.train, length=length, stride=length, offset=offset)
         if not len(windows):
@@ -138,7 +129,7 @@ class _Recipe(L.LightningModule):
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         # Dropout and augmentation draw from (seed, epoch, step), so that a resumed run draws the same.
-        drawn = _mix(self.how.seed, self.current_epoch, batch_idx)
+        drawn = loop.seed_of(self.how.seed, self.current_epoch, batch_idx)
         torch.manual_seed(drawn)
         draw = torch.Generator().manual_seed(drawn)
         frames, target = augment(batch.frames.float() / 255, batch.target, self.how.augmentation, draw)
@@ -200,7 +191,7 @@ def train(
     out: Path,
     how: SteeringTraining,
     *,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: loop.Device = "auto",
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
 ) -> dict[str, Any]:
@@ -229,16 +220,16 @@ def train(
     splits = _split(index, how.held_out)
     route = Route(shards, index, vehicle, keep_bytes=how.keep_mib * 2**20)
     config = describe(how, manifest)
-    state = _resume_state(out, config, resume)
+    state = loop.resume_state(out, config, resume)
 
     L.seed_everything(how.seed, verbose=False)
     model = SteeringModel(how.model)
     _fit_scales(model, route, splits.train)
     recipe = _Recipe(model, how, route, splits)
     trainer = _trainer(out, how, device, bool(splits.val), callbacks)
-    _fit(trainer, recipe, state)
+    loop.fit(trainer, recipe, state)
     if splits.val:
-        best = out / RESUME / "best.ckpt"
+        best = out / loop.RESUME / "best.ckpt"
         recipe.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
     metrics = _measure(recipe, trainer)
     checkpoint.save(out, recipe.averaged, config, metrics)
@@ -266,83 +257,30 @@ def describe(how: SteeringTraining, manifest: Manifest) -> dict[str, Any]:
             "signals": dict(manifest.signals),
         },
         "data": {"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
-        "versions": {
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": loop.versions(),
     }
 
 
-def _resume_state(out: Path, config: dict[str, Any], resume: bool) -> Path | None:
-    """The file to continue from, after checking that it belongs to this configuration."""
-    folder, wanted = out / RESUME, checkpoint.as_json(config)
-    last, recorded = folder / "last.ckpt", folder / "config.json"
-    if resume:
-        if not recorded.exists():
-            raise CheckpointError(f"{out} holds no interrupted training; run without --resume")
-        if recorded.read_text() != wanted:
-            raise CheckpointError(
-                f"{out} was trained with another configuration or data; use the same, or a new OUT"
-            )
-        return last if last.exists() else None
-    if (out / checkpoint.CONFIG).exists() or recorded.exists():
-        raise CheckpointError(
-            f"{out} already holds a training run; continue it with --resume or choose a new OUT"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    recorded.write_text(wanted)
-    return None
-
-
 def _trainer(
-    out: Path, how: SteeringTraining, device: str, validated: bool, callbacks: tuple[L.Callback, ...]
+    out: Path,
+    how: SteeringTraining,
+    device: loop.Device,
+    validated: bool,
+    callbacks: tuple[L.Callback, ...],
 ) -> L.Trainer:
-    accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device]
-    on_cuda = device != "cpu" and torch.cuda.is_available()
-    mixed = how.precision == "bf16" or (how.precision == "auto" and on_cuda)
-    keep = ModelCheckpoint(
-        out / RESUME,
-        filename="best",
-        monitor="val_mae_deg" if validated else None,
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    # Both act after the epoch, which validation belongs to: a run then resumes between two epochs.
+    # It acts after the epoch, which validation belongs to, as the trainer's own checkpoints do: a run then
+    # resumes between two epochs.
     early = _WindowStopping(how.frame_epochs, patience=how.patience or 0)
-    stop = [early] if validated and how.patience else []
-    return L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision="bf16-mixed" if mixed else "32-true",
-        max_epochs=how.frame_epochs + how.epochs,
-        gradient_clip_val=how.gradient_clip,
-        callbacks=[keep, *stop, *callbacks],
-        logger=[CSVLogger(out, name="logs"), TensorBoardLogger(out, name="logs")],
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    stop = (early,) if validated and how.patience else ()
+    return loop.trainer(
+        out,
+        epochs=how.frame_epochs + how.epochs,
+        monitor="val_mae_deg" if validated else None,
+        device=device,
+        precision=how.precision,
+        gradient_clip=how.gradient_clip,
+        callbacks=(*stop, *callbacks),
     )
-
-
-def _fit(trainer: L.Trainer, recipe: _Recipe, state: Path | None) -> None:
-    """Runs Lightning's loop without its tips, and lets Ctrl-C be Ctrl-C."""
-    with warnings.catch_warnings():
-        # Both come from Lightning itself and ask nothing of the user.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        # Loading is bounded by memory kept, not by workers; `workers` is there to ask for more.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
-        try:
-            trainer.fit(recipe, ckpt_path=state, weights_only=None if state is None else True)
-        except SystemExit:
-            # Lightning turns an interrupt into exit(1) and leaves SIGINT ignored.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
 
 
 @torch.no_grad()
@@ -372,8 +310,3 @@ def _measure(recipe: _Recipe, trainer: L.Trainer) -> dict[str, Any]:
                 **trivial_maes_deg(route, splits.train, kept),
             }
     return metrics
-
-
-def _mix(*numbers: int) -> int:
-    """One seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
