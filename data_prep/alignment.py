@@ -11,11 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from data_prep.errors import DataError
+from data_prep.policy import NO_LATER_CONTROL
 from data_prep.records import Drive, Signal
 from data_prep.signals import clean, clock_faults, inverse_turning_radius, segments, smooth, synchronise
-
-NO_LATER_CONTROL = "no_later_control"
-"""Why a drive's last frames are dropped where controls are taken some time after the frame. No fault."""
 
 
 @dataclass(frozen=True, kw_only=True)

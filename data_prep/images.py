@@ -132,8 +132,7 @@ def decode_image(data: bytes, *, name: str, reduced: Reduction = 1) -> Image:
         )
     if len(data) < 24:
         raise DataError(f"{name}: a PNG cut short; copy the file again")
-    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    _refuse_oversized(height, width, name)
+    _refuse_oversized(*_png_size(data), name)
     return _decode(data, cv2.IMREAD_COLOR, name)
 
 
@@ -148,6 +147,22 @@ def decode_jpeg(data: bytes, *, name: str = "JPEG", reduced: Reduction = 1) -> I
     if b"\xff\xd9" not in data[-1024:]:
         raise DataError(f"{name}: a JPEG cut short after {len(data)} bytes; copy the file again")
     return _decode(data, _REDUCED_FLAGS[reduced], name)
+
+
+def image_size(data: bytes, *, name: str) -> tuple[int, int]:
+    """(height, width) from the header of a JPEG or PNG file, without decoding.
+
+    Raises:
+        DataError: neither a JPEG nor a PNG header is found, or it claims over `MAX_PIXELS`.
+    """
+    is_png = data.startswith(_PNG) and len(data) >= 24
+    height, width = _png_size(data) if is_png else jpeg_size(data, name=name)
+    _refuse_oversized(height, width, name)
+    return height, width
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
 
 
 def jpeg_size(data: bytes, *, name: str = "JPEG") -> tuple[int, int]:

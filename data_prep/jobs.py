@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import h5py
@@ -14,8 +14,6 @@ import pandas as pd
 import pyarrow as pa
 
 from data_prep.shards.manifest import Manifest, ShardEntry
-
-OnBad = Literal["drop", "refuse"]
 
 
 class Unit(Protocol):

@@ -21,7 +21,8 @@ from data_prep import quality
 from data_prep.causes import MOST_LABELS, encode_causes
 from data_prep.errors import DataError
 from data_prep.images import Geometry, MissingImageError, decode_image, read_bytes
-from data_prep.jobs import OnBad, SourceState, provenance, versions
+from data_prep.jobs import SourceState, provenance, versions
+from data_prep.policy import Policy
 from data_prep.records import ImageItem, ImageSet, RenderedImages
 from data_prep.sequences import FOLDER
 from data_prep.shards.atomic import replacing
@@ -56,7 +57,7 @@ class ImageWork:
 
     images: ImageSet
     geometry: Geometry | None
-    refuse_bad: bool
+    policy: Policy
     root: Path
     scratch: Path
     threads: int
@@ -65,7 +66,7 @@ class ImageWork:
         """Checks, perhaps resizes, and writes one shard, whole or not at all.
 
         Raises:
-            DataError: an image cannot be used and `refuse_bad` is set.
+            DataError: an image cannot be used and the policy refuses that.
         """
         dropped: dict[str, list[int]] = {}
         with ThreadPoolExecutor(self.threads) as pool:
@@ -110,9 +111,9 @@ class ImageWork:
                 yield image
                 continue
             assert fault is not None
-            if self.refuse_bad:
-                raise fault
             reason = "missing_image" if isinstance(fault, MissingImageError) else "undecodable_image"
+            if self.policy.stops_at(reason):
+                raise fault
             dropped.setdefault(reason, []).append(position)
 
 
@@ -124,7 +125,7 @@ class ImageJob:
     images: ImageSet
     units: Sequence[ImageUnit]
     geometry: Geometry | None
-    on_bad: OnBad
+    policy: Policy
 
     @classmethod
     def plan(
@@ -133,21 +134,17 @@ class ImageJob:
         *,
         config: dict[str, Any],
         geometry: Geometry | None,
-        on_bad: OnBad,
+        policy: Policy,
         images_per_shard: int,
     ) -> ImageJob:
         """Cuts the set into units.
 
         Raises:
-            DataError: the set is empty or contradicts itself, or `on_bad` is "refuse" and the
-                reader left rows out.
+            DataError: the set is empty or contradicts itself, or the policy refuses a reason for which
+                the reader left rows out.
         """
         _check_set(images)
-        if on_bad == "refuse" and images.left_out:
-            reason, rows = next(iter(images.left_out.items()))
-            raise DataError(
-                f"{images.name}: {reason}, first {rows[0]}; repair the source or use --on-bad drop"
-            )
+        policy.check(images.name, {}, images.left_out)
         units = [
             ImageUnit(
                 start=start,
@@ -156,7 +153,7 @@ class ImageJob:
             )
             for part, start in enumerate(range(0, len(images), images_per_shard))
         ]
-        return cls(config=config, images=images, units=units, geometry=geometry, on_bad=on_bad)
+        return cls(config=config, images=images, units=units, geometry=geometry, policy=policy)
 
     @property
     def unit_paths(self) -> list[str]:
@@ -177,7 +174,7 @@ class ImageJob:
         return ImageWork(
             images=self.images,
             geometry=self.geometry,
-            refuse_bad=self.on_bad == "refuse",
+            policy=self.policy,
             root=root,
             scratch=scratch,
             threads=threads,

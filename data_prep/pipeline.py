@@ -15,10 +15,11 @@ from data_prep import engines
 from data_prep.engines import EngineName
 from data_prep.errors import DataError
 from data_prep.images import Geometry
-from data_prep.jobs import Job, OnBad
+from data_prep.jobs import Job
 from data_prep.labelled import ImageJob
 from data_prep.options import check_options
 from data_prep.output import Output
+from data_prep.policy import Fault, OnBad, Policy
 from data_prep.readers import READERS, entry
 from data_prep.records import VEHICLES, Drive, ImageSet
 from data_prep.sequence_job import SequenceJob
@@ -51,6 +52,8 @@ class PrepConfig:
     """A hole longer than this many usual frame periods starts a new segment."""
     on_bad: OnBad = "drop"
     """What to do about frames that cannot be used: drop and count them, or stop."""
+    refuse: tuple[Fault, ...] = ()
+    """Faults to stop at even so; `gap` is a hole in time, which by itself costs no frame."""
     split: Split | None = None
     """By blocks of time within each drive, by whole drives, or everything into one part. None:
     blocks where steering is recorded, otherwise test. Image sets keep their authors' split."""
@@ -80,12 +83,15 @@ class PrepConfig:
             )
         if self.frames_per_shard < 1:
             raise DataError(f"frames_per_shard is {self.frames_per_shard}; expected 1 or more")
-        if self.on_bad not in ("drop", "refuse"):
-            raise DataError(f"on_bad is {self.on_bad!r}; choose drop or refuse")
+        _ = self.policy  # which checks itself
         if self.split not in (None, "block", "drive", "train", "val", "test"):
             raise DataError(f"split is {self.split!r}; choose block, drive, train, val or test")
         if self.vehicle is not None and self.vehicle not in VEHICLES:
             raise DataError(f"vehicle {self.vehicle!r} is unknown; choose one of {', '.join(VEHICLES)}")
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(on_bad=self.on_bad, refuse=self.refuse)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; of the source only its base name, so that output does not depend on where it lies."""
@@ -93,7 +99,7 @@ class PrepConfig:
             "source": self.source.resolve().name,
             "reader_options": dict(self.reader_options),
         }
-        return value | {"val_drives": list(self.val_drives), "test_drives": list(self.test_drives)}
+        return value | {name: list(value[name]) for name in ("refuse", "val_drives", "test_drives")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +174,7 @@ def read_job(config: PrepConfig) -> Job:
             records,
             config=config.to_json(),
             geometry=config.geometry,
-            on_bad=config.on_bad,
+            policy=config.policy,
             images_per_shard=config.frames_per_shard,
         )
     if config.vehicle is not None:
@@ -184,7 +190,7 @@ def read_job(config: PrepConfig) -> Job:
         lead_s=config.lead_s,
         tolerance_s=config.tolerance_s,
         hole_periods=config.hole_periods,
-        on_bad=config.on_bad,
+        policy=config.policy,
         split=_split_rule(resolved),
         frames_per_shard=config.frames_per_shard,
     )

@@ -14,10 +14,11 @@ import pandas as pd
 import pyarrow as pa
 
 from data_prep import quality, sequences
-from data_prep.alignment import NO_LATER_CONTROL, AlignedDrive, align
+from data_prep.alignment import AlignedDrive, align
 from data_prep.errors import DataError
 from data_prep.images import Geometry
-from data_prep.jobs import OnBad, SourceState, provenance, versions
+from data_prep.jobs import SourceState, provenance, versions
+from data_prep.policy import Policy
 from data_prep.records import Drive
 from data_prep.sequences import SequenceUnit, SequenceWork, Unusable
 from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
@@ -37,7 +38,7 @@ class SequenceJob:
     geometry: Geometry
     smoothing: float
     hole_periods: float
-    on_bad: OnBad
+    policy: Policy
     split: SplitRule
 
     @classmethod
@@ -51,7 +52,7 @@ class SequenceJob:
         lead_s: float,
         tolerance_s: float,
         hole_periods: float,
-        on_bad: OnBad,
+        policy: Policy,
         split: SplitRule,
         frames_per_shard: int,
     ) -> SequenceJob:
@@ -59,7 +60,7 @@ class SequenceJob:
 
         Raises:
             DataError: drives cannot be told apart or share no vehicle, nothing is left of one, or
-                `on_bad` is "refuse" and a frame would be dropped.
+                the policy refuses a fault that was found.
         """
         _check_drives(drives)
         aligned = [
@@ -72,9 +73,9 @@ class SequenceJob:
             )
             for drive in drives
         ]
-        if on_bad == "refuse":
-            for drive, kept in zip(drives, aligned, strict=True):
-                _refuse_faults(drive, kept)
+        for drive, kept in zip(drives, aligned, strict=True):
+            policy.check(f"drive {drive.name}", kept.dropped, drive.left_out)
+            policy.check_gaps(f"drive {drive.name}", kept.time_ns, hole_periods=hole_periods)
         job = cls(
             config=config,
             drives=drives,
@@ -83,7 +84,7 @@ class SequenceJob:
             geometry=geometry,
             smoothing=smoothing,
             hole_periods=hole_periods,
-            on_bad=on_bad,
+            policy=policy,
             split=split,
         )
         job.split.divide(job.timelines)  # what cannot be is told before hours of work
@@ -115,7 +116,7 @@ class SequenceJob:
             aligned=self.aligned,
             geometry=self.geometry,
             smoothing=self.smoothing,
-            refuse_bad=self.on_bad == "refuse",
+            policy=self.policy,
             root=root,
             scratch=scratch,
             threads=threads,
@@ -125,7 +126,7 @@ class SequenceJob:
         """Every frame that was written, with its segment, block and split.
 
         Raises:
-            DataError: no image of a drive could be used.
+            DataError: no image of a drive could be used, or those that could not left a gap that is refused.
         """
         tables = []
         for number, (drive, kept) in enumerate(zip(self.drives, self.aligned, strict=True)):
@@ -135,6 +136,8 @@ class SequenceJob:
                 raise self._nothing_usable(number)
             tables.append(rows)
         times = [rows["time_ns"].to_numpy() for rows in tables]
+        for drive, time_ns in zip(self.drives, times, strict=True):  # images that failed may have left a hole
+            self.policy.check_gaps(f"drive {drive.name}", time_ns, hole_periods=self.hole_periods)
         divided = [
             rows.assign(
                 segment=segments(time_ns, hole_periods=self.hole_periods), block=how.block, split=how.part
@@ -230,15 +233,3 @@ def _check_drives(drives: Sequence[Drive]) -> None:
     vehicles = sorted({drive.vehicle.name for drive in drives})
     if len(vehicles) > 1:
         raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")
-
-
-def _refuse_faults(drive: Drive, kept: AlignedDrive) -> None:
-    faults = {
-        reason: f"first at frame {frames[0]}"
-        for reason, frames in kept.dropped.items()
-        if len(frames) and reason != NO_LATER_CONTROL
-    }
-    faults |= {reason: f"first {rows[0]}" for reason, rows in drive.left_out.items() if rows}
-    if faults:
-        listed = "; ".join(f"{reason}, {where}" for reason, where in faults.items())
-        raise DataError(f"drive {drive.name}: {listed}; repair the source or use --on-bad drop")

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64, UInt8
 from data_prep.alignment import AlignedDrive
 from data_prep.errors import DataError
 from data_prep.images import Geometry, MissingImageError
+from data_prep.policy import Policy
 from data_prep.records import Drive
 from data_prep.shards.atomic import replacing
 from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, SequenceWriter
@@ -47,7 +48,7 @@ class SequenceWork:
     aligned: Sequence[AlignedDrive]
     geometry: Geometry
     smoothing: float
-    refuse_bad: bool
+    policy: Policy
     root: Path
     scratch: Path
     """For temporary files, on the file system of `root`."""
@@ -57,7 +58,7 @@ class SequenceWork:
         """Decodes, resizes and writes one shard, whole or not at all.
 
         Raises:
-            DataError: an image cannot be used and `refuse_bad` is set.
+            DataError: an image cannot be used and the policy refuses that.
         """
         drive, aligned = self.drives[unit.drive], self.aligned[unit.drive]
         wanted = aligned.frame[unit.start : unit.stop]
@@ -99,9 +100,9 @@ class SequenceWork:
                 good.append(item.frame)
                 yield item
                 continue
-            if self.refuse_bad:
-                raise item.fault
             reason = "missing_image" if isinstance(item.fault, MissingImageError) else "undecodable_image"
+            if self.policy.stops_at(reason):
+                raise item.fault
             dropped.setdefault(reason, []).append(item.frame)
 
     def _attributes(self, drive: Drive) -> dict[str, Any]:

@@ -199,6 +199,17 @@ def count_rows(path: Path) -> int:
         return _one_length(columns | frames | causes, path)
 
 
+def frame_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the frames in pixels.
+
+    Raises:
+        DataError: the shard is missing or damaged.
+    """
+    with open_shard(path) as file:
+        _, height, width, _ = _dataset(file, path, "frames", np.uint8, dimensions=4).shape
+        return int(height), int(width)
+
+
 def read_attributes(path: Path) -> dict[str, Any]:
     """The shard's attributes, text as `str`.
 

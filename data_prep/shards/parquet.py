@@ -155,6 +155,16 @@ def label_names(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(name for name in schema.names if name not in ("image", "key", "split", "group", "causes"))
 
 
+def label_names_of(path: Path) -> tuple[str, ...]:
+    """The label columns of a shard of images, in order.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    with _opened(path) as file:
+        return label_names(file.schema_arrow)
+
+
 def _record(row: dict, names: Sequence[str]) -> LabelledImage:
     labels = tuple(row[name] for name in names)
     return LabelledImage(

@@ -1,4 +1,7 @@
-"""Checks an output against its manifest: every byte, every row, nothing more and nothing less."""
+"""Checks an output against its manifest: every byte, every row, nothing more and nothing less.
+
+What the files hold must also be possible: see `contents`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.shards import hdf5, parquet
 from data_prep.shards.atomic import sha256_of
+from data_prep.shards.contents import index_faults, shard_faults
 from data_prep.shards.manifest import FILE_NAME, Manifest, ShardEntry
+from data_prep.shards.parquet import INDEX_NAME
 
 
 class Problem(NamedTuple):
@@ -37,7 +42,10 @@ class Report:
 
 
 def verify(root: Path) -> Report:
-    """Hashes every shard again, opens it, and counts its rows; a bad shard is named, not raised.
+    """Hashes every shard again and looks into it; a bad shard is named, not raised.
+
+    Looked at are the size of frames and images, ranges of values, labels against what they follow from, the
+    order of time, the index against each shard, and the gap in time between the parts of the split.
 
     Raises:
         DataError: the folder has no readable manifest, so there is nothing to check against.
@@ -45,10 +53,18 @@ def verify(root: Path) -> Report:
     root = Path(root)
     manifest = Manifest.load(root)
     problems = [*_unlisted(root, manifest)]
-    for entry in (*manifest.shards, manifest.index):
-        problems += [Problem(entry.path, what) for what in _faults(root, entry)]
-    if not any(problem.path == manifest.index.path for problem in problems):
-        problems += _index_faults(root, manifest)
+    if manifest.index.path != INDEX_NAME:
+        problems.append(
+            Problem(FILE_NAME, f"names {quoted(manifest.index.path)} as its index, expected {INDEX_NAME}")
+        )
+    problems += [Problem(manifest.index.path, what) for what in _file_faults(root, manifest.index)]
+    index = None
+    if not any(problem.path in (manifest.index.path, FILE_NAME) for problem in problems):
+        index = parquet.read_index(root)
+        problems += [Problem(manifest.index.path, what) for what in index_faults(manifest, index)]
+        problems += _uncounted(manifest, index)
+    for entry in manifest.shards:
+        problems += [Problem(entry.path, what) for what in _shard_faults(root, entry, manifest, index)]
     return Report(
         root=root, shards=len(manifest.shards), rows=manifest.rows, problems=tuple(sorted(problems))
     )
@@ -62,7 +78,30 @@ def _unlisted(root: Path, manifest: Manifest) -> Iterator[Problem]:
             yield Problem(name, "not in the manifest; remove it")
 
 
-def _faults(root: Path, entry: ShardEntry) -> Iterator[str]:
+def _shard_faults(
+    root: Path, entry: ShardEntry, manifest: Manifest, index: pd.DataFrame | None
+) -> Iterator[str]:
+    faults = [*_file_faults(root, entry)]
+    yield from faults
+    if not faults:
+        rows = None if index is None else index[index["shard"] == entry.path]
+        yield from shard_faults(root / entry.path, entry, manifest, rows)
+
+
+def _uncounted(manifest: Manifest, index: pd.DataFrame) -> Iterator[Problem]:
+    """Drives whose quality report counts other rows than there are."""
+    kept = {name: report.get("kept") for name, report in manifest.quality.items() if isinstance(report, dict)}
+    names = (
+        index["drive"] if manifest.kind == "sequences" else pd.Series([*kept][:1] * len(index), dtype=object)
+    )
+    counted = names.value_counts().to_dict()
+    if counted != kept:
+        yield Problem(
+            FILE_NAME, f"its quality report counts {quoted(kept)} rows, the index has {quoted(counted)}"
+        )
+
+
+def _file_faults(root: Path, entry: ShardEntry) -> Iterator[str]:
     file = (root / entry.path).resolve()
     if not file.is_relative_to(root.resolve()):
         yield "lies outside the folder; prepare again"
@@ -79,24 +118,10 @@ def _faults(root: Path, entry: ShardEntry) -> Iterator[str]:
         return
     try:
         rows = (parquet if file.suffix == ".parquet" else hdf5).count_rows(file)
+        if entry.path == INDEX_NAME:
+            parquet.read_index(root)
     except DataError as error:
         yield str(error)
         return
     if rows != entry.rows:
         yield f"{rows} rows, the manifest says {entry.rows}; prepare again with --overwrite"
-
-
-def _index_faults(root: Path, manifest: Manifest) -> Iterator[Problem]:
-    """The index must name each row of each shard exactly once, in order."""
-    try:
-        index = parquet.read_index(root)
-    except DataError as error:
-        yield Problem(manifest.index.path, str(error))
-        return
-    listed = {str(shard): rows.to_numpy() for shard, rows in index.groupby("shard", sort=False)["row"]}
-    for entry in manifest.shards:
-        rows = listed.get(entry.path, np.arange(0))
-        if len(rows) != entry.rows or not np.array_equal(rows, np.arange(len(rows))):
-            yield Problem(
-                manifest.index.path, f"does not list the {entry.rows} rows of {entry.path} in order"
-            )

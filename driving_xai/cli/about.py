@@ -55,13 +55,19 @@ def demo(
 
 def info(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that prep, train or score wrote.")],
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Of shards: draw the quality report into this file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell what a folder is: shards, a checkpoint, results.
 
     \b
-    Example: driving-xai info model --json
+    Example: driving-xai info shards --figure quality.png
     """
+    if figure is not None:
+        _draw_quality(path, figure)
     for file, (describe, show) in _KINDS.items():
         if (path / file).is_file():
             found = describe(path)
@@ -117,7 +123,24 @@ def _of_shards(path: Path) -> dict[str, Any]:
     }
 
 
+def _draw_quality(path: Path, figure: Path) -> None:
+    from data_prep import quality_figure
+    from data_prep.shards.atomic import replacing
+    from data_prep.shards.manifest import Manifest
+    from data_prep.shards.parquet import read_index
+
+    if figure.suffix != ".png":
+        raise typer.BadParameter(f"{figure} is no .png file", param_hint="--figure")
+    manifest = Manifest.load(path)
+    picture = quality_figure.draw(manifest.kind, manifest.quality, read_index(path))
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(figure) as temporary:
+        temporary.write_bytes(quality_figure.encode(picture))
+
+
 def _show_shards(found: dict[str, Any]) -> list[str]:
+    from driving_xai.cli import quality_table
+
     names = found["drives"]
     some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return [
@@ -125,6 +148,7 @@ def _show_shards(found: dict[str, Any]) -> list[str]:
         f"  drives     {some}",
         f"  read by    {found['config']['reader']} from {found['config']['source']}",
         f"  sha256     {found['sha256']}",
+        *quality_table.lines(found["kind"], found["quality"]),
     ]
 
 

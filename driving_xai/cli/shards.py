@@ -65,6 +65,14 @@ def prep(
         Literal["drop", "refuse"] | None,
         typer.Option(help="Count and leave out unusable frames, or stop. [default: drop]"),
     ] = None,
+    refuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAULT",
+            help="Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
+            "undecodable_image; repeatable.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of a random choice of drives. [default: 0]")] = None,
     engine: Annotated[
         Literal["serial", "processes", "dask"], typer.Option(help="Where work runs.")
@@ -92,6 +100,7 @@ def prep(
         "geometry.crop_bottom": crop_bottom,
         "vehicle": vehicle,
         "on_bad": on_bad,
+        "refuse": refuse or None,
         "seed": seed,
     }
     for_reader = [f"reader_options.{each}" for each in option or ()]
@@ -157,11 +166,10 @@ def _show(out: Path, manifest: Any, as_json: bool) -> None:
     if as_json:
         console.print_json(summary)
         return
+    from driving_xai.cli import quality_table
+
     typer.echo(f"{out}: {manifest.rows:,} rows in {len(manifest.shards)} shards, {size / 1e6:,.1f} MB")
-    for name, found in manifest.quality.items():
-        dropped = {reason: count for reason, count in found.get("dropped", {}).items() if count}
-        if dropped:
-            typer.echo(f"  {name}: left out " + ", ".join(f"{n} ({why})" for why, n in dropped.items()))
+    typer.echo("\n".join(quality_table.lines(manifest.kind, manifest.quality)))
 
 
 def verify(

@@ -10,6 +10,7 @@ from data_prep.errors import DataError
 from data_prep.images import Geometry, decode_jpeg
 from data_prep.labelled import ImageJob
 from data_prep.output import Output
+from data_prep.policy import Policy
 from data_prep.records import ImageItem, ImageSet
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_images, read_index
@@ -33,8 +34,11 @@ def images(tmp_path) -> ImageSet:
     return ImageSet(name="set", source="test", label_names=("stop", "left"), items=items)
 
 
-def run(images: ImageSet, root, *, geometry=None, on_bad="drop", threads=1) -> Manifest:
-    job = ImageJob.plan(images, config=CONFIG, geometry=geometry, on_bad=on_bad, images_per_shard=10)
+DROP = Policy()
+
+
+def run(images: ImageSet, root, *, geometry=None, policy=DROP, threads=1) -> Manifest:
+    job = ImageJob.plan(images, config=CONFIG, geometry=geometry, policy=policy, images_per_shard=10)
     with Output.open(
         root, fingerprint=job.fingerprint, source=job.source, resume=False, overwrite=False
     ) as output:
@@ -86,14 +90,14 @@ def test_unusable_images_are_dropped_and_counted_or_refused(images, tmp_path):
         assert image.key == row.key
     assert verify(tmp_path / "out").ok
     with pytest.raises(DataError, match=r"03\.jpg: a JPEG cut short"):
-        run(images, tmp_path / "refused", on_bad="refuse")
+        run(images, tmp_path / "refused", policy=Policy(on_bad="refuse"))
 
 
 def test_a_set_that_contradicts_itself_is_refused(images, tmp_path):
     def refused(changed: list[ImageItem], message: str, **left_out) -> None:
         one = ImageSet(name="set", source="test", label_names=("stop", "left"), items=changed, **left_out)
         with pytest.raises(DataError, match=message):
-            run(one, tmp_path / "out", on_bad="refuse")
+            run(one, tmp_path / "out", policy=Policy(on_bad="refuse"))
 
     first = images.items[0]
     refused([], r"no image is left \(2 missing_image\)", left_out={"missing_image": ("a", "b")})

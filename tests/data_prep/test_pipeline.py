@@ -301,6 +301,36 @@ def test_bad_clocks_are_dropped_and_counted_or_refused(tmp_path):
         prepare(config(source, on_bad="refuse"), tmp_path / "refused")
 
 
+@pytest.mark.parametrize("refused", ["clock_jump", "out_of_order", "duplicate", "gap"])
+def test_each_fault_can_be_refused_by_itself(refused, tmp_path):
+    times = [START_NS + i * PERIOD_NS for i in range(60)]
+    times[20] = START_NS + 86_400_000_000_000
+    times[41] = times[39] - 3
+    times[50:] = [stamp + 4 * PERIOD_NS for stamp in times[50:]]
+    source = challenge(tmp_path / "drive", times=times)
+    text = (source / "CH2_final_evaluation.csv").read_text().splitlines()
+    (source / "CH2_final_evaluation.csv").write_text("\n".join([*text, text[-1]]))
+    manifest = prepare(config(source), tmp_path / "out")
+    assert manifest.quality["drive"]["dropped"] == {"clock_jump": 1, "duplicate": 1, "out_of_order": 1}
+    assert manifest.quality["drive"]["segments"] == 2
+    with pytest.raises(DataError, match=rf"drive drive: (1 )?{refused}") as error:
+        prepare(config(source, refuse=(refused,)), tmp_path / "refused")
+    assert sum(each in str(error.value) for each in ("jump,", "order,", "duplicate,", "gaps over")) == 1
+    others = tuple({"missing_image", "no_control", "undecodable_image"})
+    prepare(config(source, refuse=others), tmp_path / "others")
+
+
+def test_a_gap_that_unreadable_images_leave_is_refused_too(source, tmp_path):
+    for image in sorted((source / "center").iterdir())[30:33]:
+        image.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"1 gaps over 2.5 frame periods, the first of 0\.200 s after kept frame 29"
+    ):
+        prepare(config(source, refuse=("gap",)), tmp_path / "out")
+    with pytest.raises(DataError, match="neither JPEG nor PNG"):
+        prepare(config(source, refuse=("undecodable_image",)), tmp_path / "other")
+
+
 def test_with_a_lead_the_last_frames_are_counted_and_not_refused(source, tmp_path):
     whole = config(source, lead_s=0.2, gap_s=0.3, on_bad="refuse")
     manifest = prepare(whole, tmp_path / "out")
@@ -356,6 +386,8 @@ def test_several_drives_split_by_drive(tmp_path):
         ({"frames_per_shard": 0}, "frames_per_shard is 0"),
         ({"vehicle": "tricycle"}, "tricycle.*lincoln-mkz"),
         ({"split": "frame"}, "split is 'frame'; choose block"),
+        ({"refuse": ("noise",)}, "refuse names 'noise'; choose of duplicate, out_of_order"),
+        ({"on_bad": "ignore"}, "on_bad is 'ignore'; choose drop or refuse"),
         (
             {"reader_options": {"colour": "red"}},
             "no option colour; its options: camera, side_camera_correction_rad, reduced",

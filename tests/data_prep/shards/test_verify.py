@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from data_prep.errors import DataError
+from data_prep.images import Geometry
+from data_prep.pipeline import PrepConfig
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.parquet import SEQUENCE_INDEX, read_index, write_index
+from data_prep.shards.parquet import (
+    SEQUENCE_INDEX,
+    image_index,
+    read_images,
+    read_index,
+    write_images,
+    write_index,
+)
 from data_prep.shards.verify import verify
-from tests.data_prep.recordings import challenge
+from tests.data_prep.recordings import challenge, jpeg
 from tests.data_prep.test_pipeline import config, prepare
 
 
@@ -66,7 +79,10 @@ def test_an_index_that_skips_a_row_is_found(out):
     path = out / "index.parquet"
     entry = replace(manifest.index, sha256=sha256_of(path), bytes=path.stat().st_size, rows=59)
     replace(manifest, index=entry).save(out)
-    assert problems(out) == {"index.parquet": "does not list the 10 rows of shards/drive-00001.h5 in order"}
+    assert problems(out) == {
+        "index.parquet": "does not list the 10 rows of shards/drive-00001.h5 in order",
+        "manifest.json": "its quality report counts {'drive': 60} rows, the index has {'drive': 59}",
+    }
 
 
 def test_a_row_count_that_the_shard_contradicts_is_found(out):
@@ -104,3 +120,134 @@ def test_an_output_without_a_manifest_cannot_be_checked(out):
     (out / "manifest.json").write_text(json.dumps({"schema": 1}))
     with pytest.raises(DataError, match="schema 1"):
         verify(out)
+
+
+def rehash(root: Path) -> None:
+    """Gives the manifest the hashes of files that were changed, so that only their content can tell."""
+    manifest = Manifest.load(root)
+
+    def fresh(entry):
+        path = root / entry.path
+        return replace(entry, sha256=sha256_of(path), bytes=path.stat().st_size)
+
+    replace(manifest, shards=[*map(fresh, manifest.shards)], index=fresh(manifest.index)).save(root)
+
+
+def change_columns(root: Path, **changes: tuple[int, float]) -> None:
+    """Sets one row of columns of the second shard, and of the index where it has them."""
+    index = read_index(root)
+    with h5py.File(root / "shards/drive-00001.h5", "r+") as file:
+        for name, (row, value) in changes.items():
+            file[name][row] = value
+            index.loc[10 + row, name] = value
+    write_index(root / "index.parquet", index, SEQUENCE_INDEX)
+    rehash(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (
+            {"steering_wheel_rad": (3, 25.0)},
+            "steering_wheel_rad is 25 at row 3, expected at most 20 to either side",
+        ),
+        ({"speed_mps": (4, math.inf)}, "speed_mps is inf at row 4, expected at most 150 to either side"),
+        (
+            {"inverse_turning_radius": (5, 0.01)},
+            "the label at row 5 does not follow from the angle, the speed and the vehicle",
+        ),
+    ],
+)
+def test_values_that_cannot_be_are_found_in_their_shard(changes, what, out):
+    change_columns(out, **changes)
+    assert problems(out) == {"shards/drive-00001.h5": what}
+
+
+def test_time_that_turns_back_is_found_in_shard_and_index(out):
+    change_columns(out, time_ns=(7, 0))
+    found = problems(out)
+    assert found["shards/drive-00001.h5"] == "time does not increase at row 7"
+    assert found["index.parquet"] == "time does not increase along drive drive"
+
+
+def test_an_index_that_contradicts_a_shard_names_the_shard(out):
+    index = read_index(out)
+    index.loc[34, "steering_wheel_rad"] += 1e-9
+    index.loc[41, "speed_mps"] = 3.0  # NaN in the shard
+    write_index(out / "index.parquet", index, SEQUENCE_INDEX)
+    rehash(out)
+    assert problems(out) == {
+        "shards/drive-00003.h5": "the index has another steering_wheel_rad for row 4",
+        "shards/drive-00004.h5": "the index has another speed_mps for row 1",
+    }
+
+
+def test_frames_of_another_size_or_drive_are_found(out):
+    with h5py.File(out / "shards/drive-00002.h5", "r+") as file:
+        frames = file["frames"][:, :, ::2]
+        del file["frames"]
+        file["frames"] = frames
+        file.attrs["drive"] = np.bytes_(b"another")
+    rehash(out)
+    found = [p.what for p in verify(out).problems]
+    assert found == [
+        "frames of 12x8 pixels, the manifest says 12x16",
+        "its drive is 'another', the manifest says 'drive'",
+    ]
+
+
+def test_parts_that_touch_are_found(out):
+    index = read_index(out)
+    assert set(index["split"]) == {"train", "val", "test", "gap"}
+    index["split"] = index["split"].replace("gap", "train")
+    index.loc[0, "split"] = "exam"
+    write_index(out / "index.parquet", index, SEQUENCE_INDEX)
+    rehash(out)
+    found = [p.what for p in verify(out).problems]
+    assert "has the split 'exam', expected one of train, val, test, gap" in found
+    assert sum("frames are less than 0.1 s from those of another part" in what for what in found) == 3
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(6):
+        folder = tmp_path / "source" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    source = PrepConfig(
+        reader="image-folder", source=tmp_path / "source", geometry=Geometry(height=8, width=8)
+    )
+    prepare(source, tmp_path / "images")
+    return tmp_path / "images"
+
+
+def rewrite_images(root: Path, change) -> None:
+    (path,) = (root / "shards").iterdir()
+    write_images(path, [change(image) for image in read_images(path)], ("cat", "dog"))
+    rehash(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda image: image._replace(data=jpeg(0)), "the image at row 0 has 48x64 pixels, unlike"),
+        (lambda image: image._replace(labels=(1, 2)), r"labels at row 0 are \(1, 2\), expected 0 and 1"),
+        (lambda image: image._replace(labels=(1, 1)), "the index has another (cat|dog) for row"),
+        (lambda image: image._replace(split="val"), "the index has another split for row"),
+        (lambda image: image._replace(data=b"text"), "row 0: 4 bytes without a JPEG header"),
+    ],
+)
+def test_images_that_cannot_be_are_found_in_their_shard(change, what, images):
+    assert verify(images).ok
+    rewrite_images(images, change)
+    found = verify(images).problems
+    assert {problem.path for problem in found} == {"shards/source-00000.parquet"}
+    assert re.match(what, found[0].what)
+
+
+def test_an_image_that_is_listed_twice_is_found(images):
+    rewrite_images(images, lambda image: image._replace(key="cat/1.jpg"))
+    index = read_index(images).assign(key="cat/1.jpg")
+    write_index(images / "index.parquet", index, image_index(("cat", "dog")))
+    rehash(images)
+    assert problems(images) == {"index.parquet": "has the image 'cat/1.jpg' twice"}

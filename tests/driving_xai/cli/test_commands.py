@@ -293,7 +293,21 @@ def test_frames_left_out_are_counted_on_standard_output(run, tmp_path: Path) -> 
     result = run("prep", "udacity-csv", drive, tmp_path / "out", "--split", "test", "--workers", 1)
     assert result.exit_code == 0
     assert "5 rows" in result.stdout
-    assert "left out 1" in result.stdout
+    assert "1 undecodable_image" in result.stdout
+    shown = run("info", tmp_path / "out", "--figure", tmp_path / "figures" / "quality.png")
+    assert "1 undecodable_image" in shown.stdout
+    assert (tmp_path / "figures" / "quality.png").read_bytes().startswith(b"\x89PNG")
+    assert run("verify", tmp_path / "out").exit_code == 0
+    refused = run("info", tmp_path / "out", "--figure", tmp_path / "quality.jpg")
+    assert refused.exit_code == 2
+    assert "is no .png file" in one_line(refused.stderr)
+    jumps = run(
+        "prep", "udacity-csv", drive, tmp_path / "new", "--refuse", "undecodable_image", "--split", "test"
+    )
+    assert jumps.exit_code == 3
+    unknown = run("prep", "udacity-csv", drive, tmp_path / "new", "--refuse", "noise")
+    assert unknown.exit_code == 2
+    assert "expected one of duplicate" in one_line(unknown.stderr)
 
 
 def of_another_kind(model: Path) -> None:
