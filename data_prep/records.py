@@ -130,7 +130,7 @@ class ImageItem:
     key: str
     """Unique in its set, stable across machines: the file's name or id in the data set."""
     labels: tuple[int, ...]
-    """One value per name in `ImageSet.label_names`."""
+    """0 or 1 for each name in `ImageSet.label_names`."""
     split: str
     """`train`, `val` or `test`, as the data set's authors divided it."""
     group: str

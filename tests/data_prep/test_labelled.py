@@ -29,7 +29,9 @@ def images(tmp_path) -> ImageSet:
         path.write_bytes(jpeg(n))
         split = ("train", "val", "test")[n // 10]
         items.append(
-            ImageItem(path=path, key=path.name, labels=(n % 2, n % 5), split=split, group=f"g{n // 5}")
+            ImageItem(
+                path=path, key=path.name, labels=(n % 2, int(n % 5 == 0)), split=split, group=f"g{n // 5}"
+            )
         )
     return ImageSet(name="set", source="test", label_names=("stop", "left"), items=items)
 
