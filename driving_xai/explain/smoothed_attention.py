@@ -1,0 +1,216 @@
+"""Attention relevance masked by a gradient averaged over edited inputs: SNNA and AttIG.
+
+The average is of the last block's attention alone, whose gradient needs forward passes and one token's
+way to the target, but no backward pass through the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from driving_xai.contracts import FrameModel, Frames, Target
+from driving_xai.explain.attention_flow import (
+    AttentionExplainer,
+    Product,
+    Relevance,
+    ValueNorms,
+    cls_relevance,
+    in_order,
+)
+from driving_xai.explain.attention_tiles import TILE_ROWS
+from driving_xai.explain.vit_capture import Normalised, TokenGrid, normalised_input
+from driving_xai.explain.vit_gradient import (
+    Memory,
+    attention_gradients,
+    input_gradient,
+    last_attention_gradient,
+)
+from driving_xai.faithfulness.controls import frame_seeds
+
+Sign = Literal["positive", "signed"]
+"""What is kept of an averaged gradient before the mean over heads."""
+
+_Edit = Callable[[range, Normalised], Normalised]
+"""Turns frames into the variants of a range; the first variant of all frames comes first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNNA(AttentionExplainer):
+    """Smooth noise norm attention: row 0 of Π_l Ā^l times a smoothed gradient of the last attention.
+
+    Ā = I + mean_h (A ⊙ ν ⊙ ∇A)⁺ with ν_j = ‖v_j W_O‖, and SG = mean_h (mean over noise of ∇A^L)⁺, the
+    noise Gaussian on the normalised frame. Ā is of the clean frame. The map is >= 0 unless `signed`.
+
+    Source: Zhu et al. 2024, eqs. 6 to 8.
+    Deviation: the product runs from the last block down, as information flows and as the authors' code
+    has it, where eq. 8 prints the reverse (`product="literal"`). The smoothed gradient is clamped and
+    averaged over heads as in their code, where eq. 7 does neither (`smoothing="signed"`). Norms are of
+    the token attended to, as printed; their code takes the attending one's (`norms="query"`). Their code
+    draws 3 samples, the paper 5.
+    """
+
+    samples: int = 5
+    """Noisy forward passes, m; 0 leaves the smoothing out: the authors' "norm_att"."""
+    noise: float = 0.15
+    """Standard deviation, as a fraction of each normalised frame's largest less its smallest value."""
+    seed: int = 0
+    norms: ValueNorms = "key"
+    product: Product = "flow"
+    smoothing: Sign = "positive"
+    memory: Memory = "keep"
+    batch_size: int = 1
+    """Most frames in one noisy forward pass, but never fewer than the frames explained; changes no map."""
+    tile_rows: int = TILE_ROWS
+
+    def _relevance(
+        self, model: FrameModel, frames: Frames, targets: Sequence[Target]
+    ) -> tuple[TokenGrid, Relevance]:
+        grid, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        ordered = in_order(states, self.product)
+        relevance = cls_relevance(ordered, norms=self.norms, tile_rows=self.tile_rows)
+        if self.samples == 0:
+            return grid, relevance
+        generators = [
+            torch.Generator(frames.device).manual_seed(seed) for seed in frame_seeds(frames, self.seed)
+        ]
+
+        def add_noise(_chosen: range, inputs: Normalised) -> Normalised:
+            return inputs + self.noise * _extent(inputs) * _normal(inputs, generators)
+
+        mean = _mean_gradient(
+            self.vit, model, frames, targets, add_noise, count=self.samples, batch_size=self.batch_size
+        )
+        return grid, relevance * _over_heads(mean, self.smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionIG(AttentionExplainer):
+    """Generic attention, masked by a gradient averaged along the path from the mean colour to the frame.
+
+    x is the normalised frame: its zero is the mean colour of the training images. The mask is
+    mean_h (mean_α ∇A^L(αx))⁺ over α = 0 ... 1 in equal steps (`attention`), or the integrated gradients of
+    the pixels, x ∫ ∂f/∂x dα by the midpoint rule, signed and summed over colours (`pixels`).
+
+    Source: Zhu et al. 2024, section 4.2 (AttIG); Sundararajan et al. 2017.
+    Deviation: the paper prints the pixels' mask and leaves colours and sign open; the authors' code takes
+    the attention's, which is the default here.
+    """
+
+    mask: Literal["attention", "pixels"] = "attention"
+    steps: int = 20
+    product: Product = "flow"
+    memory: Memory = "keep"
+    batch_size: int = 1
+    """Most frames in one forward pass along the path, but never fewer than the frames explained."""
+    tile_rows: int = TILE_ROWS
+
+    def explain_each(
+        self, model: FrameModel, frames: Frames, targets: Sequence[Target]
+    ) -> Float[Tensor, "B C H W"]:
+        """See `AttentionExplainer.explain_each`."""
+        maps = super().explain_each(model, frames, targets)
+        if self.mask == "attention":
+            return maps
+        pixels = integrated_gradients(
+            self.vit, model, frames, targets, steps=self.steps, batch_size=self.batch_size
+        )
+        summed = pixels.sum(3).transpose(0, 1)
+        return maps * F.interpolate(summed, size=maps.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _relevance(
+        self, model: FrameModel, frames: Frames, targets: Sequence[Target]
+    ) -> tuple[TokenGrid, Relevance]:
+        grid, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        relevance = cls_relevance(in_order(states, self.product), norms="none", tile_rows=self.tile_rows)
+        if self.mask == "pixels":
+            return grid, relevance
+        path = torch.linspace(0, 1, self.steps).tolist()
+        mean = _mean_gradient(
+            self.vit, model, frames, targets, _shrink(path), count=self.steps, batch_size=self.batch_size
+        )
+        return grid, relevance * _over_heads(mean, "positive")
+
+
+def integrated_gradients(
+    vit: nn.Module,
+    model: FrameModel,
+    frames: Frames,
+    targets: Sequence[Target],
+    *,
+    steps: int,
+    batch_size: int = 1,
+) -> Float[Tensor, "C B 3 h w"]:
+    """x ∫ ∂f(αx)/∂x dα by the midpoint rule, of the frames as the model has normalised them.
+
+    Source: Sundararajan et al. 2017, eq. 1, with the baseline 0: the mean colour.
+    """
+    path = [(step + 0.5) / steps for step in range(steps)]
+    total: Tensor | float = 0.0
+    with torch.inference_mode(False), torch.no_grad():
+        for chunk in _chunks(steps, len(frames), batch_size):
+            edit = partial(_shrink(path), chunk)
+            gradients = input_gradient(vit, model, frames, targets, edit, variants=len(chunk))
+            total = total + gradients.sum(1)
+        inputs = normalised_input(vit, model, frames)
+    return inputs * total / steps
+
+
+def _mean_gradient(
+    vit: nn.Module,
+    model: FrameModel,
+    frames: Frames,
+    targets: Sequence[Target],
+    change: _Edit,
+    *,
+    count: int,
+    batch_size: int,
+) -> Float[Tensor, "C B h N"]:
+    """∇A^L of CLS, averaged over `count` variants of each frame."""
+    total: Tensor | float = 0.0
+    for chunk in _chunks(count, len(frames), batch_size):
+        edit = partial(change, chunk)
+        gradients = last_attention_gradient(vit, model, frames, targets, edit, variants=len(chunk))
+        total = total + gradients.sum(1)
+    assert isinstance(total, Tensor)
+    return total / count
+
+
+def _chunks(count: int, frames: int, batch_size: int) -> list[range]:
+    size = max(1, batch_size // frames)
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _shrink(path: Sequence[float]) -> _Edit:
+    """Scales each variant of the frames to its place on the path."""
+
+    def scaled(chosen: range, inputs: Normalised) -> Normalised:
+        scales = inputs.new_tensor([path[index] for index in chosen])
+        return inputs * scales.repeat_interleave(len(inputs) // len(scales)).view(-1, 1, 1, 1)
+
+    return scaled
+
+
+def _extent(inputs: Normalised) -> Float[Tensor, "B 1 1 1"]:
+    return inputs.amax((1, 2, 3), keepdim=True) - inputs.amin((1, 2, 3), keepdim=True)
+
+
+def _normal(inputs: Normalised, generators: Sequence[torch.Generator]) -> Normalised:
+    """Each frame's variants, in turn, from the frame's own generator: batches and chunks change nothing."""
+    variants = len(inputs) // len(generators)
+    shape, device = inputs.shape[1:], inputs.device
+    drawn = [
+        torch.randn(shape, generator=each, device=device) for _ in range(variants) for each in generators
+    ]
+    return torch.stack(drawn).to(inputs.dtype)
+
+
+def _over_heads(gradient: Float[Tensor, "C B h N"], sign: Sign) -> Relevance:
+    return (gradient.clamp_min(0) if sign == "positive" else gradient).mean(2)
