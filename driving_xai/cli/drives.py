@@ -34,6 +34,13 @@ METHODS = (
     "rise",
     "lime",
     "visual-backprop",
+    "raw-attention",
+    "rollout",
+    "attention-gradient",
+    "norm-attention",
+    "generic-attention",
+    "attention-ig",
+    "snna",
     "random",
     "centre-prior",
 )

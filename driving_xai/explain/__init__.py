@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -10,6 +10,13 @@ from torch import nn
 
 from driving_xai.contracts import Explainer
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.attention_flow import (
+    AttentionGradient,
+    GenericAttention,
+    NormAttention,
+    RawAttention,
+    Rollout,
+)
 from driving_xai.explain.cam import CAMS, SmoothGradCAMPlusPlus
 from driving_xai.explain.causal_filter import CausalFilter
 from driving_xai.explain.controls import CentrePrior, RandomOrder
@@ -18,7 +25,9 @@ from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
 from driving_xai.explain.lime import LIME
 from driving_xai.explain.perturbation import RISE, Occlusion
+from driving_xai.explain.smoothed_attention import SNNA, AttentionIG
 from driving_xai.explain.visual_backprop import VisualBackProp, stages
+from driving_xai.explain.vit_capture import check_vit
 
 
 class MethodFactory(Protocol):
@@ -134,6 +143,33 @@ def _filtered(name: str) -> MethodFactory:
     return fit
 
 
+def _attention_flow(name: str, explainer: Callable[..., Explainer]) -> MethodFactory:
+    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+        return explainer(vit=_transformer_of(model, name))
+
+    return fit
+
+
+def _attention_ig(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return AttentionIG(vit=_transformer_of(model, "attention-ig"), batch_size=batch_size)
+
+
+def _snna(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return SNNA(vit=_transformer_of(model, "snna"), seed=seed, batch_size=batch_size)
+
+
+def _transformer_of(model: nn.Module, method: str) -> nn.Module:
+    """The Vision Transformer by which a model judges."""
+    vit = getattr(model, "vit", None)
+    if not isinstance(vit, nn.Module):
+        raise UnsupportedModelError(
+            f"method {method!r} needs a model whose attribute vit is a Vision Transformer, and "
+            f"{type(model).__name__} has none; use a gradient or a perturbation"
+        )
+    check_vit(vit)
+    return vit
+
+
 def _random(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return RandomOrder(seed=seed)
 
@@ -158,6 +194,13 @@ METHODS: Mapping[str, MethodFactory] = {
     "rise": _rise,
     "lime": _lime,
     "visual-backprop": _visual_backprop,
+    "raw-attention": _attention_flow("raw-attention", RawAttention),
+    "rollout": _attention_flow("rollout", Rollout),
+    "attention-gradient": _attention_flow("attention-gradient", AttentionGradient),
+    "norm-attention": _attention_flow("norm-attention", NormAttention),
+    "generic-attention": _attention_flow("generic-attention", GenericAttention),
+    "attention-ig": _attention_ig,
+    "snna": _snna,
     "random": _random,
     "centre-prior": _centre_prior,
 }

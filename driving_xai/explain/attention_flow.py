@@ -150,7 +150,7 @@ class AttentionGradient(AttentionExplainer):
     def _relevance(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        grid, _, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
         if self.form == "last-block":
             return grid, _of_cls(next(iter(states))).mean(2)
         summed: Relevance | float = 0.0
@@ -175,7 +175,7 @@ class GenericAttention(AttentionExplainer):
     def _relevance(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        grid, _, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
         ordered = in_order(states, self.product)
         return grid, cls_relevance(ordered, norms="none", tile_rows=self.tile_rows)
 

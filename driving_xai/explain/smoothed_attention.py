@@ -26,6 +26,7 @@ from driving_xai.explain.attention_flow import (
     in_order,
 )
 from driving_xai.explain.attention_tiles import TILE_ROWS
+from driving_xai.explain.seeding import generators
 from driving_xai.explain.vit_capture import Normalised, TokenGrid, normalised_input
 from driving_xai.explain.vit_gradient import (
     Memory,
@@ -33,13 +34,14 @@ from driving_xai.explain.vit_gradient import (
     input_gradient,
     last_attention_gradient,
 )
-from driving_xai.faithfulness.controls import frame_seeds
+from driving_xai.perturb import batches
+from driving_xai.targets import held_at
 
 Sign = Literal["positive", "signed"]
 """What is kept of an averaged gradient before the mean over heads."""
 
-_Edit = Callable[[range, Normalised], Normalised]
-"""Turns frames into the variants of a range; the first variant of all frames comes first."""
+_Edit = Callable[[slice, Normalised], Normalised]
+"""Turns repeated frames into the variants of a range; a frame's variants stand together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +69,24 @@ class SNNA(AttentionExplainer):
     smoothing: Sign = "positive"
     memory: Memory = "keep"
     batch_size: int = 1
-    """Most frames in one noisy forward pass, but never fewer than the frames explained; changes no map."""
+    """Most frames in one noisy forward pass, see `perturb.batches`; changes no map."""
     tile_rows: int = TILE_ROWS
 
     def _relevance(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
-        ordered = in_order(states, self.product)
-        relevance = cls_relevance(ordered, norms=self.norms, tile_rows=self.tile_rows)
+        grid, scores, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        relevance = cls_relevance(in_order(states, self.product), norms=self.norms, tile_rows=self.tile_rows)
         if self.samples == 0:
             return grid, relevance
-        generators = [
-            torch.Generator(frames.device).manual_seed(seed) for seed in frame_seeds(frames, self.seed)
-        ]
+        held = [held_at(target, scores) for target in targets]
+        drawn = generators(frames, seed=self.seed)
 
-        def add_noise(_chosen: range, inputs: Normalised) -> Normalised:
-            return inputs + self.noise * _extent(inputs) * _normal(inputs, generators)
+        def add_noise(_chosen: slice, inputs: Normalised) -> Normalised:
+            return inputs + self.noise * _extent(inputs) * _normal(inputs, drawn)
 
         mean = _mean_gradient(
-            self.vit, model, frames, targets, add_noise, count=self.samples, batch_size=self.batch_size
+            self.vit, model, frames, held, add_noise, count=self.samples, batch_size=self.batch_size
         )
         return grid, relevance * _over_heads(mean, self.smoothing)
 
@@ -109,7 +109,7 @@ class AttentionIG(AttentionExplainer):
     product: Product = "flow"
     memory: Memory = "keep"
     batch_size: int = 1
-    """Most frames in one forward pass along the path, but never fewer than the frames explained."""
+    """Most frames in one forward pass along the path, see `perturb.batches`; changes no map."""
     tile_rows: int = TILE_ROWS
 
     def explain_each(
@@ -122,19 +122,20 @@ class AttentionIG(AttentionExplainer):
         pixels = integrated_gradients(
             self.vit, model, frames, targets, steps=self.steps, batch_size=self.batch_size
         )
-        summed = pixels.sum(3).transpose(0, 1)
+        summed = pixels.sum(2).transpose(0, 1)
         return maps * F.interpolate(summed, size=maps.shape[-2:], mode="bilinear", align_corners=False)
 
     def _relevance(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        grid, scores, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
         relevance = cls_relevance(in_order(states, self.product), norms="none", tile_rows=self.tile_rows)
         if self.mask == "pixels":
             return grid, relevance
         path = torch.linspace(0, 1, self.steps).tolist()
+        held = [held_at(target, scores) for target in targets]
         mean = _mean_gradient(
-            self.vit, model, frames, targets, _shrink(path), count=self.steps, batch_size=self.batch_size
+            self.vit, model, frames, held, _shrink(path), count=self.steps, batch_size=self.batch_size
         )
         return grid, relevance * _over_heads(mean, "positive")
 
@@ -155,11 +156,12 @@ def integrated_gradients(
     path = [(step + 0.5) / steps for step in range(steps)]
     total: Tensor | float = 0.0
     with torch.inference_mode(False), torch.no_grad():
-        for chunk in _chunks(steps, len(frames), batch_size):
-            edit = partial(_shrink(path), chunk)
-            gradients = input_gradient(vit, model, frames, targets, edit, variants=len(chunk))
-            total = total + gradients.sum(1)
-        inputs = normalised_input(vit, model, frames)
+        inputs, scores = normalised_input(vit, model, frames)
+        held = [held_at(target, scores) for target in targets]
+        for chosen in batches(steps, frames=len(frames), batch_size=batch_size):
+            edit = partial(_shrink(path), chosen)
+            variants = chosen.stop - chosen.start
+            total = total + input_gradient(vit, model, frames, held, edit, variants=variants).sum(2)
     return inputs * total / steps
 
 
@@ -175,25 +177,20 @@ def _mean_gradient(
 ) -> Float[Tensor, "C B h N"]:
     """∇A^L of CLS, averaged over `count` variants of each frame."""
     total: Tensor | float = 0.0
-    for chunk in _chunks(count, len(frames), batch_size):
-        edit = partial(change, chunk)
-        gradients = last_attention_gradient(vit, model, frames, targets, edit, variants=len(chunk))
-        total = total + gradients.sum(1)
+    for chosen in batches(count, frames=len(frames), batch_size=batch_size):
+        edit = partial(change, chosen)
+        variants = chosen.stop - chosen.start
+        total = total + last_attention_gradient(vit, model, frames, targets, edit, variants=variants).sum(2)
     assert isinstance(total, Tensor)
     return total / count
-
-
-def _chunks(count: int, frames: int, batch_size: int) -> list[range]:
-    size = max(1, batch_size // frames)
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _shrink(path: Sequence[float]) -> _Edit:
     """Scales each variant of the frames to its place on the path."""
 
-    def scaled(chosen: range, inputs: Normalised) -> Normalised:
-        scales = inputs.new_tensor([path[index] for index in chosen])
-        return inputs * scales.repeat_interleave(len(inputs) // len(scales)).view(-1, 1, 1, 1)
+    def scaled(chosen: slice, inputs: Normalised) -> Normalised:
+        scales = inputs.new_tensor(path[chosen])
+        return inputs * scales.repeat(len(inputs) // len(scales)).view(-1, 1, 1, 1)
 
     return scaled
 
@@ -202,14 +199,11 @@ def _extent(inputs: Normalised) -> Float[Tensor, "B 1 1 1"]:
     return inputs.amax((1, 2, 3), keepdim=True) - inputs.amin((1, 2, 3), keepdim=True)
 
 
-def _normal(inputs: Normalised, generators: Sequence[torch.Generator]) -> Normalised:
-    """Each frame's variants, in turn, from the frame's own generator: batches and chunks change nothing."""
-    variants = len(inputs) // len(generators)
-    shape, device = inputs.shape[1:], inputs.device
-    drawn = [
-        torch.randn(shape, generator=each, device=device) for _ in range(variants) for each in generators
-    ]
-    return torch.stack(drawn).to(inputs.dtype)
+def _normal(inputs: Normalised, drawn: Sequence[torch.Generator]) -> Normalised:
+    """Each frame's variants, a sample at a time from the frame's own generator: batches change nothing."""
+    variants, shape = len(inputs) // len(drawn), inputs.shape[1:]
+    noise = [torch.randn(shape, generator=own) for own in drawn for _ in range(variants)]
+    return torch.stack(noise).to(inputs)
 
 
 def _over_heads(gradient: Float[Tensor, "C B h N"], sign: Sign) -> Relevance:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import FrameModel, Frames, Target
+from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.grid import Cells, to_frame_grid
 
@@ -106,6 +106,7 @@ class Forward:
 
     blocks: list[BlockTrace] = field(default_factory=list)
     grid: TokenGrid | None = None
+    scores: Scores | None = None
 
 
 def check_vit(vit: nn.Module) -> None:
@@ -113,7 +114,7 @@ def check_vit(vit: nn.Module) -> None:
 
     Raises:
         UnsupportedModelError: it has no blocks with fused projections of queries, keys and values, no
-            CLS token, is in training mode, or checkpoints its own gradients.
+            CLS token, or checkpoints its own gradients.
     """
     name, blocks = type(vit).__name__, getattr(vit, "blocks", ())
     parts = ("qkv", "q_norm", "k_norm", "proj", "num_heads", "scale")
@@ -124,8 +125,6 @@ def check_vit(vit: nn.Module) -> None:
         )
     if getattr(vit, "cls_token", None) is None:
         raise UnsupportedModelError(f"{name} has no CLS token whose attention could be followed")
-    if vit.training:
-        raise UnsupportedModelError(f"{name} is in training mode; call eval() on the model first")
     if getattr(vit, "grad_checkpointing", False):
         raise UnsupportedModelError(
             f"{name} checkpoints its own gradients; call set_grad_checkpointing(False), and ask the explainer "
@@ -146,8 +145,8 @@ def attention_states(
     return forward.grid, (forward.blocks.pop().state() for _ in range(len(forward.blocks)))
 
 
-def normalised_input(vit: nn.Module, model: FrameModel, frames: Frames) -> Normalised:
-    """What the transformer is given for these frames."""
+def normalised_input(vit: nn.Module, model: FrameModel, frames: Frames) -> tuple[Normalised, Scores]:
+    """What the transformer is given for these frames, and the model's scores."""
     seen: list[Tensor] = []
 
     def look(inputs: Normalised) -> Normalised:
@@ -155,8 +154,8 @@ def normalised_input(vit: nn.Module, model: FrameModel, frames: Frames) -> Norma
         return inputs
 
     with torch.no_grad(), input_changed(vit, look):
-        model(frames)
-    return seen[0]
+        scores = model(frames)
+    return seen[0], scores
 
 
 @contextmanager
@@ -184,6 +183,10 @@ def run(
     blocks: Literal["all", "last"],
 ) -> tuple[Forward, list[Float[Tensor, " B"]]]:
     check_vit(vit)
+    if vit.training:
+        raise UnsupportedModelError(
+            f"{type(vit).__name__} is in training mode; call eval() on the model first"
+        )
     forward, traced = Forward(), list(vit.blocks if blocks == "all" else vit.blocks[-1:])
     # Leaving `no_grad` restores the caller's grad mode, whatever the hooks have set.
     with (
@@ -193,6 +196,7 @@ def run(
         _traced(vit, traced, forward, graphs),
     ):
         scores = model(frames)
+        forward.scores = scores.detach()
         values = [target(scores) for target in targets]
     if forward.grid is None or len(forward.blocks) != len(traced):
         raise UnsupportedModelError(

@@ -7,13 +7,13 @@ pass and what is read of the attention.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import FrameModel, Frames, Target
+from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.vit_capture import (
     AttentionState,
@@ -33,6 +33,15 @@ Memory = Literal["keep", "recompute"]
 """A block's activations are kept for the backward pass, or computed again (gradient checkpointing)."""
 
 
+class ClsPass(NamedTuple):
+    """A forward pass, and what its backward pass will find."""
+
+    grid: TokenGrid
+    scores: Scores
+    states: Iterator[AttentionState]
+    """Each block's attention with the targets' gradients, the last block's first; to be read once."""
+
+
 def attention_gradients(
     vit: nn.Module,
     model: FrameModel,
@@ -40,8 +49,8 @@ def attention_gradients(
     targets: Sequence[Target],
     *,
     memory: Memory = "keep",
-) -> tuple[TokenGrid, Iterator[AttentionState]]:
-    """Runs the model once; the iterator then goes backward from the last block to the first.
+) -> ClsPass:
+    """Runs the model once; the pass's states then go backward from the last block to the first.
 
     Weights' gradients are not recorded. Weights, modes, hooks and `requires_grad` are as before when
     this returns, also where the model fails.
@@ -58,8 +67,9 @@ def attention_gradients(
     graphs: Graphs = "blocks" if memory == "keep" else "heads"
     forward, values = run(vit, model, frames, targets, graphs=graphs, blocks="all")
     assert forward.grid is not None
+    assert forward.scores is not None
     taps = [_tap_gradients(value, forward) for value in values]
-    return forward.grid, _backward(vit, forward, taps)
+    return ClsPass(forward.grid, forward.scores, _backward(vit, forward, taps))
 
 
 def _backward(vit: nn.Module, forward: Forward, taps: list[list[Tensor | None]]) -> Iterator[AttentionState]:
@@ -125,22 +135,22 @@ def last_attention_gradient(
     change: Callable[[Normalised], Normalised],
     *,
     variants: int,
-) -> Float[Tensor, "C v B h N"]:
+) -> Float[Tensor, "C B v h N"]:
     """What C targets gain from the attention of CLS to each token in the last block, of edited frames.
 
     Each frame is judged `variants` times in one forward pass; nothing is recorded below the last
     block's projection. The other rows of this gradient are zero: only CLS reaches the head.
 
     Args:
-        change: from the normalised frames, each `variants` times (all frames' first variant comes
-            first), to what the transformer is given in their place.
+        change: from the normalised frames, each `variants` times in a row, to what the transformer is
+            given in their place.
 
     Raises:
         UnsupportedModelError: as for `attention_gradients`.
     """
-    of_variants = [_of_each_chunk(target, variants) for target in targets]
+    of_variants = [_per_variant(target, len(frames)) for target in targets]
     with input_changed(vit, change):
-        repeated = frames.repeat(variants, 1, 1, 1)
+        repeated = frames.repeat_interleave(variants, 0)
         forward, values = run(vit, model, repeated, of_variants, graphs="last", blocks="last")
     taps = [_tap_gradients(value, forward)[-1] for value in values]
     trace = forward.blocks[-1]
@@ -148,7 +158,7 @@ def last_attention_gradient(
     gradient = torch.stack([of_mixed[:, :1] for (of_mixed,) in found])
     state = trace.state(gradient)
     assert state.gradient is not None
-    return (state.gradient @ state.value.mT).squeeze(3).unflatten(1, (variants, len(frames)))
+    return (state.gradient @ state.value.mT).squeeze(3).unflatten(1, (len(frames), variants))
 
 
 def input_gradient(
@@ -159,7 +169,7 @@ def input_gradient(
     change: Callable[[Normalised], Normalised],
     *,
     variants: int,
-) -> Float[Tensor, "C v B 3 h w"]:
+) -> Float[Tensor, "C B v 3 h w"]:
     """What C targets gain from the pixels of edited frames; arguments as for `last_attention_gradient`."""
     check_vit(vit)
     leaves: list[Tensor] = []
@@ -170,15 +180,18 @@ def input_gradient(
         return leaves[-1]
 
     with torch.inference_mode(False), torch.no_grad(), weights_frozen(vit), input_changed(vit, start_graph):
-        scores = model(frames.repeat(variants, 1, 1, 1))
-        values = [_of_each_chunk(target, variants)(scores).sum() for target in targets]
+        scores = model(frames.repeat_interleave(variants, 0))
+        values = [_per_variant(target, len(frames))(scores).sum() for target in targets]
     found = [torch.autograd.grad(value, leaves, retain_graph=True)[0] for value in values]
-    return torch.stack(found).unflatten(1, (variants, len(frames)))
+    return torch.stack(found).unflatten(1, (len(frames), variants))
 
 
-def _of_each_chunk(target: Target, chunks: int) -> Target:
-    def values(scores: Tensor) -> Tensor:
-        return torch.cat([target(part) for part in scores.chunk(chunks)])
+def _per_variant(target: Target, count: int) -> Target:
+    """The target of each frame's variants, which stand together."""
+
+    def values(scores: Scores) -> Float[Tensor, " N"]:
+        per_frame = scores.unflatten(0, (count, -1))
+        return torch.stack([target(each) for each in per_frame.unbind(1)], 1).flatten()
 
     return values
 

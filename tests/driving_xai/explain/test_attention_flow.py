@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain import build
 from driving_xai.explain.attention_flow import (
     AttentionExplainer,
     AttentionGradient,
@@ -320,6 +321,22 @@ class _Pooled(TappedViT):
 def test_a_model_whose_relevance_would_mislead_is_refused(model, message):
     with pytest.raises(UnsupportedModelError, match=message):
         SNNA(vit=model.vit, samples=1)(model, _frames(model, 1), output(0))
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_the_table_of_methods_finds_the_transformer(name):
+    model = _model("plain")
+    explainer = build(name, model, seed=3, batch_size=2)
+    found = explainer(model, _frames(model), output(1))
+    assert found.isfinite().all()
+    options = {"seed": 3} if name == "snna" else {}
+    defaults = {"attention-ig": AttentionIG, "snna": SNNA}.get(name, EXPLAINERS[name])
+    twin = defaults(vit=model.vit, **options)(model, _frames(model), output(1))
+    torch.testing.assert_close(found, twin, rtol=1e-10, atol=1e-14)
+    with pytest.raises(
+        UnsupportedModelError, match=f"'{name}' needs a model whose attribute vit is a Vision"
+    ):
+        build(name, nn.Linear(1, 1))
 
 
 def test_other_misuse_is_refused():
