@@ -28,6 +28,7 @@ class Quantity:
     """Whether an area is in the unit times percent of pixels, or divided by the range it was taken over."""
     without_evidence: Literal["rises", "falls"]
     """What it does when the pixels that matter are gone: an error rises, a probability falls."""
+    is_probability: bool = False
 
     @property
     def area_unit(self) -> str:

@@ -12,19 +12,36 @@ from torch import Tensor
 
 from driving_xai.contracts import Scores
 from driving_xai.faithfulness import curve, localisation
-from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity
+from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity, Value
 from driving_xai.faithfulness.localisation import Localisation
+from driving_xai.faithfulness.patches import (
+    PATCHES_PX,
+    InsertionDeletion,
+    insertion_deletion,
+    patch_insertion_deletion,
+)
+from driving_xai.faithfulness.visible import (
+    SHOWN_FRACTIONS,
+    average_drop,
+    increase,
+    percentage_in,
+    scores_of_weighted,
+)
 from driving_xai.perturb import pixel_counts
 
 Columns = Mapping[str, Tensor]
 """Of `results.PER_FRAME_SCHEMA`: a `value` for each frame and method, and what goes with it."""
 
 
+Need = Literal["causes", "probability"]
+"""What a measure may need: the pixels that cause the label, or a quantity that is a probability."""
+
+
 class Measure(Protocol):
     """Judges the maps of a batch."""
 
     @property
-    def needs_causes(self) -> bool: ...
+    def needs(self) -> Need | None: ...
 
     def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
         """The columns for each reference."""
@@ -45,7 +62,7 @@ class CurveMeasure:
     """Of pixels edited, rising."""
     salient: Literal["removed", "shown"]
     """What happens to the most salient pixels first."""
-    needs_causes = False
+    needs: Need | None = None
 
     def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
         """The quantity along each method's curve; see `Measure`."""
@@ -95,7 +112,7 @@ class LocalisationMeasure:
     """A comparison of the map with the pixels known to cause the label; high is good."""
 
     localise: Localisation
-    needs_causes = True
+    needs: Need | None = "causes"
 
     def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
         """Each method's maps against the causes; see `Measure`."""
@@ -112,6 +129,114 @@ class LocalisationMeasure:
         return {"kind": "localisation", "reference": "pixels that cause the label", "faithful": "high"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class InsertionDeletionMeasure:
+    """The area under insertion less that under deletion, over all pixels; high is good of a probability."""
+
+    patch_px: int | None
+    """Side of square patches, both curves on the fill; None is RISE's: pixels, insertion on a blur."""
+    needs: Need | None = None
+
+    def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
+        """The difference for each method; see `Measure`."""
+        for reference, value in batch.references.items():
+            found = self._curves(batch, maps, value, how)
+            yield reference, {"value": found.score, "curve": found.insertion - found.deletion}
+
+    def _curves(self, batch: Batch, maps: Maps, value: Value, how: Editing) -> InsertionDeletion:
+        if self.patch_px is None:
+            return insertion_deletion(
+                batch.model,
+                batch.frames,
+                maps.ranks,
+                value,
+                deletion_fill=how.fill,
+                batch_size=how.batch_size,
+                clean=batch.clean,
+            )
+        return patch_insertion_deletion(
+            batch.model,
+            batch.frames,
+            maps.ranks,
+            value,
+            patch_px=self.patch_px,
+            fill=how.fill,
+            batch_size=how.batch_size,
+            clean=batch.clean,
+        )
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Measure`."""
+        return {
+            "kind": "difference of curves",
+            "quantity": quantity.name,
+            "unit": quantity.unit,
+            "patch_px": self.patch_px or 1,
+            "range": "0 to 1, endpoints included",
+            "faithful": "high" if quantity.without_evidence == "falls" else "low",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedFrameMeasure:
+    """What a classifier still says of a frame multiplied with its stretched map."""
+
+    compare: Callable[[Tensor, Tensor], Tensor]
+    """`visible.average_drop` or `visible.increase`."""
+    faithful: Literal["high", "low"]
+    needs: Need | None = "probability"
+
+    def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
+        """The percentage for each method; see `Measure`."""
+        weighted = [
+            scores_of_weighted(batch.model, batch.frames, saliency, batch_size=how.batch_size)
+            for saliency in maps.saliency.unbind(1)
+        ]
+        scores = torch.stack(weighted, 1)
+        for reference, value in batch.references.items():
+            yield reference, {"value": self.compare(value(batch.clean[:, None])[:, 0], value(scores))}
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Measure`."""
+        return {
+            "kind": "weighted frame",
+            "quantity": quantity.name,
+            "unit": "percent",
+            "faithful": self.faithful,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PercentageInMeasure:
+    """The probability that is left where only the most salient pixels are shown, on black."""
+
+    fractions: tuple[float, ...] = SHOWN_FRACTIONS
+    needs: Need | None = "probability"
+
+    def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
+        """A curve over the fractions, and its mean; see `Measure`."""
+        for reference, value in batch.references.items():
+            shown = percentage_in(
+                batch.model,
+                batch.frames,
+                maps.ranks,
+                value,
+                fractions=self.fractions,
+                batch_size=how.batch_size,
+            )
+            yield reference, {"value": shown.mean(-1), "curve": shown}
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Measure`."""
+        return {
+            "kind": "shown pixels",
+            "quantity": quantity.name,
+            "unit": quantity.unit,
+            "fractions": list(self.fractions),
+            "faithful": "high",
+        }
+
+
 MEASURES: Mapping[str, Measure] = {
     # Tashiro and Awano 2023, Fig. 6: 0 to 25 % in steps of 1 %.
     "deletion": CurveMeasure(
@@ -125,6 +250,12 @@ MEASURES: Mapping[str, Measure] = {
         fractions=tuple(percent / 100 for percent in range(0, 101, 4)),
         salient="shown",
     ),
+    "insertion-deletion": InsertionDeletionMeasure(patch_px=None),
+    # Iida et al. 2022, Table 2.
+    **{f"pid-{side}": InsertionDeletionMeasure(patch_px=side) for side in PATCHES_PX[1:]},
+    "average-drop": WeightedFrameMeasure(compare=average_drop, faithful="low"),
+    "increase": WeightedFrameMeasure(compare=increase, faithful="high"),
+    "percentage-in": PercentageInMeasure(),
     "pointing-game": LocalisationMeasure(localise=localisation.pointing_game),
     "mass-inside": LocalisationMeasure(localise=localisation.mass_inside),
     "top-k-precision": LocalisationMeasure(localise=localisation.top_k_precision),

@@ -167,8 +167,14 @@ def open_subject(checkpoint: Checkpoint, shards: Path, config: ScoreConfig) -> S
         raise CheckpointError(
             f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected one of: {', '.join(_SUBJECTS)}"
         )
-    with_causes = any(MEASURES[name].needs_causes for name in config.measures)
-    return _SUBJECTS[checkpoint.kind](checkpoint, shards, config, with_causes)
+    with_causes = any(MEASURES[name].needs == "causes" for name in config.measures)
+    subject = _SUBJECTS[checkpoint.kind](checkpoint, shards, config, with_causes)
+    for name in config.measures:
+        if MEASURES[name].needs == "probability" and not subject.quantity.is_probability:
+            raise DataError(
+                f"measure {name} needs a probability, and this is scored by its {subject.quantity.name}"
+            )
+    return subject
 
 
 def _route(checkpoint: Checkpoint, shards: Path, config: ScoreConfig, with_causes: bool) -> Subject:

@@ -34,12 +34,13 @@ def _summarise(rows: pd.DataFrame, bootstrap: BlockBootstrap) -> dict[str, Any]:
         "degenerate": int(known["degenerate"].sum()),
         "value": interval(known["value"], bootstrap),
     }
-    if rows["curve"].notna().any():
-        entry["normalised"] = interval(known["normalised"], bootstrap)
-        entry["base_corrected"] = interval(known["base_corrected"], bootstrap)
-        entry["curve"] = np.stack(known["curve"]).mean(0, dtype=np.float64).tolist() if len(known) else None
-    else:
-        entry["chance"] = float(known["chance"].mean()) if len(known) else None
+    for name in ("normalised", "base_corrected"):
+        if known[name].notna().any():
+            entry[name] = interval(known[name], bootstrap)
+    if known["chance"].notna().any():
+        entry["chance"] = float(known["chance"].mean())
+    if known["curve"].notna().any():
+        entry["curve"] = np.stack(known["curve"]).mean(0, dtype=np.float64).tolist()
     return entry
 
 
