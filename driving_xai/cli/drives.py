@@ -88,8 +88,8 @@ def score(
     target: Annotated[
         str | None,
         typer.Option(
-            help="What is explained: left, right or magnitude of steering; predicted, or an output's name, "
-            "of other models. [default: magnitude, or predicted]"
+            help="What is explained: left, right or magnitude of steering; predicted, every-predicted or an "
+            "output's name of other models. [default: magnitude, or predicted]"
         ),
     ] = None,
     fill: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -50,6 +50,8 @@ class Batch(NamedTuple):
     """Of the unedited frames."""
     target: Target
     """What is explained."""
+    targets: Sequence[str]
+    """Its name for each frame."""
     quantity: Quantity
     references: Mapping[str, Value]
     """The quantity of each frame, by what it compares with."""

@@ -112,6 +112,7 @@ class DrivenRoute:
             frames=instants.frames,
             clean=instants.clean,
             target=self._rule(instants.clean),
+            targets=[self._target] * len(rows),
             quantity=self.quantity,
             references={
                 "truth": SteeringError(degrees_per_unit=scale, reference_deg=truth_deg),
@@ -129,7 +130,7 @@ class DrivenRoute:
         """See `Subject`."""
         columns = ["drive", "camera", "segment", "frame", "time_ns"]
         found = self._route.index[columns].iloc[rows].reset_index(drop=True)
-        return found.assign(key="", target=self._target)
+        return found.assign(key="")
 
     def describe(self) -> dict[str, Any]:
         """See `Subject`."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -22,6 +23,7 @@ from driving_xai.explain import METHODS, build
 from driving_xai.faithfulness.batch import Editing
 from driving_xai.faithfulness.maps import FILE_NAME, MapFile, Part, join_parts, save_part
 from driving_xai.faithfulness.measures import MEASURES
+from driving_xai.faithfulness.pictures import Pictures
 from driving_xai.faithfulness.results import (
     FRAME_COLUMNS,
     SUMMARY,
@@ -70,7 +72,8 @@ class ScoreConfig:
     measures: tuple[str, ...] = ("deletion",)
     """Names of `measures.MEASURES`."""
     target: str | None = None
-    """What is explained; see `targets.by_name`. None is `magnitude` for steering, else `predicted`."""
+    """What is explained; see `targets.by_name`. None is `magnitude` for steering, else `predicted`. For
+    several labels `every-predicted` scores a frame once for each output over its threshold."""
     fill: Fill = "black"
     truth: Literal["smoothed", "raw"] = "smoothed"
     """Which recorded angle the error is against; of steering only."""
@@ -190,7 +193,22 @@ def _route(checkpoint: Checkpoint, shards: Path, config: ScoreConfig, with_cause
     )
 
 
-_SUBJECTS: Mapping[str, Callable[[Checkpoint, Path, ScoreConfig, bool], Subject]] = {"steering": _route}
+def _pictures(checkpoint: Checkpoint, shards: Path, config: ScoreConfig, with_causes: bool) -> Subject:
+    return Pictures(
+        checkpoint,
+        shards,
+        target=config.target or "predicted",
+        split=config.split,
+        every=config.every,
+        with_causes=with_causes,
+    )
+
+
+_SUBJECTS: Mapping[str, Callable[[Checkpoint, Path, ScoreConfig, bool], Subject]] = {
+    "steering": _route,
+    "actions": _pictures,
+    "classifier": _pictures,
+}
 
 
 def _methods(config: ScoreConfig, given: MapFile | None) -> tuple[str, ...]:
@@ -269,13 +287,13 @@ def _score_parts(
     for number, batch in enumerate(subject.batches(config.batch_size)):
         part = parts / f"part-{number:06d}.parquet"
         if team.takes(number) and not part.is_file():
-            places = subject.places(batch.rows)
+            places = subject.places(batch.rows).assign(target=batch.targets)
             maps = scorer.explain(batch, _read_maps(given, places))
             if config.save_maps:
                 kept = Part(places, maps.saliency[:, saved].cpu().numpy())
                 save_part(part.with_suffix(".npz"), kept)
             write_table(part, _located(scorer.table(batch, maps), places))
-        done += len(batch.rows)
+        done += len(np.unique(batch.rows))
         if on_progress is not None:
             on_progress(done, subject.total)
 

@@ -47,7 +47,7 @@ class Subject(Protocol):
         ...
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:
-        """The columns of `results.FRAME_COLUMNS` for rows of a batch."""
+        """The columns of `results.FRAME_COLUMNS` for rows of a batch, but for `target`."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ salient pixels. All are per frame; means over frames are the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,15 +24,23 @@ SHOWN_FRACTIONS = (0.05, 0.10, 0.20, 0.25, 0.50)
 
 @dataclass(frozen=True, kw_only=True)
 class OfClass:
-    """The score of one class a frame, as a logit or as its softmax probability; a `Value`."""
+    """The score of one class a frame, as a logit or as a probability; a `Value`."""
 
     classes: Int64[Tensor, " B"]
-    scale: Literal["logit", "probability"] = "probability"
+    scale: Literal["logit", "probability", "independent probability"] = "probability"
+    """Softmax over all classes, or the sigmoid of each, where several may be true at once."""
 
     def __call__(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
-        scaled = scores.softmax(-1) if self.scale == "probability" else scores
+        scaled = _SCALES[self.scale](scores)
         chosen = self.classes.to(scores.device).view(-1, *[1] * (scores.dim() - 1))
         return scaled.gather(-1, chosen.expand(*scores.shape[:-1], 1)).squeeze(-1)
+
+
+_SCALES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "logit": lambda scores: scores,
+    "probability": lambda scores: scores.softmax(-1),
+    "independent probability": torch.sigmoid,
+}
 
 
 def soft_mask(saliency: Saliency) -> Saliency:

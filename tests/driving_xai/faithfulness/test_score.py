@@ -365,6 +365,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(steering, shard
     unknown = write_route(causes=False)
     with pytest.raises(DataError, match="only synthetic drives know the causes"):
         score(steering(), unknown, out, ScoreConfig(methods=METHODS, split="all", measures=("auroc",)))
+    probable = ScoreConfig(methods=METHODS, measures=("average-drop",))
+    with pytest.raises(
+        DataError, match="average-drop needs a probability, and this is scored by its absolute"
+    ):
+        score(steering(), shards, out, probable)
     other = steering()
     other.config["input"]["geometry"]["crop_top"] = 0.25
     with pytest.raises(DataError, match=r"geometry .* is not the checkpoint's"):

@@ -1,0 +1,171 @@
+"""Scoring single images: against a slow twin, for one output or for each that is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.pipeline import PrepConfig, prepare
+from data_prep.shards.manifest import Manifest
+from driving_xai import checkpoint
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.errors import DataError
+from driving_xai.explain import build
+from driving_xai.faithfulness.curve import rank
+from driving_xai.faithfulness.localisation import auroc
+from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.images import LabelledImages
+from driving_xai.models.actions import ActionConfig, ActionModel
+from driving_xai.targets import output
+
+METHODS = ("gradient", "occlusion")
+HEIGHT, WIDTH = 48, 80
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("pictures") / "shards"
+    options = {"images": 40, "height": HEIGHT, "width": WIDTH}
+    prepare(PrepConfig(reader="synthetic-actions", source=Path("-"), reader_options=options), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def actions(tmp_path_factory, shards) -> Callable[..., Checkpoint]:
+    def save_and_load(*, names: tuple[str, ...] = ("forward", "stop", "left", "right")) -> Checkpoint:
+        torch.manual_seed(0)
+        how = ActionConfig(
+            backbone="vit_tiny_patch16_224",
+            embed_dim=24,
+            depth=2,
+            blocks=2,
+            heads=2,
+            image_size=(HEIGHT, WIDTH),
+            actions=names,
+        )
+        model = ActionModel(how)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        data = {"shards_sha256": Manifest.load(shards).sha256, "held_out": {}}
+        path = tmp_path_factory.mktemp("checkpoint")
+        checkpoint.save(path, model, {"kind": "actions", "model": asdict(how), "data": data}, {})
+        return checkpoint.load(path)
+
+    return save_and_load
+
+
+@pytest.fixture(scope="module")
+def scored(actions, shards, tmp_path_factory):
+    measures = ("deletion", "average-drop", "increase", "percentage-in", "pid-8", "auroc")
+    config = ScoreConfig(methods=METHODS, measures=measures, split="all", every=9, target="left")
+    return score(actions(), shards, tmp_path_factory.mktemp("scores") / "out", config)
+
+
+def test_a_curve_is_the_probability_of_the_explained_output(scored, actions, shards):
+    """One edited image, one forward pass at a time, from the shards on."""
+    model, images = actions().model, LabelledImages(shards)
+    for method in METHODS:
+        rows = scored.select(method=method, measure="deletion", reference="target")
+        for place in (0, 3):
+            number = int(rows["frame"][place])
+            frame = images.frames(np.array([number]))
+            saliency = build(method, model)(model, frame, output(2))
+            order = rank(saliency, torch.Generator().manual_seed(0)).view(HEIGHT, WIDTH)
+            curve = []
+            for percent in range(26):
+                edited = frame * (order >= round(percent / 100 * HEIGHT * WIDTH))
+                with torch.no_grad():
+                    curve.append(torch.sigmoid(model(edited))[0, 2].item())
+            np.testing.assert_allclose(rows["curve"][place], curve, rtol=1e-4)
+            mean_height = np.trapezoid(curve, dx=0.01) / 0.25
+            assert rows["value"][place] == pytest.approx(mean_height, rel=1e-4)
+            assert rows["prediction"][place] == pytest.approx(curve[0], rel=1e-4)
+            truth = images.labels(("left",))[number].item()
+            assert rows["error"][place] == pytest.approx(abs(truth - curve[0]), rel=1e-4)
+
+
+def test_what_a_number_means_is_said_in_its_own_unit(scored):
+    assert scored.summary["measures"]["deletion"]["unit"] == "probability"
+    assert scored.summary["measures"]["deletion"]["faithful"] == "low"
+    assert scored.summary["measures"]["pid-8"]["faithful"] == "high"
+    assert scored.summary["measures"]["average-drop"]["unit"] == "percent"
+    assert scored.summary["prediction"]["unit"] == "probability"
+    assert scored.summary["intervals"]["block"] == 1
+    assert set(scored.per_frame["target"]) == {"left"}
+    assert scored.summary["data"]["scored"] == 5
+
+
+def test_drop_and_increase_exclude_each_other(scored):
+    for method in (*METHODS, "random"):
+        drop, rise, shown = (
+            scored.select(method=method, measure=name, reference="target")
+            for name in ("average-drop", "increase", "percentage-in")
+        )
+        assert ((drop["value"] > 0) != (rise["value"] == 100)).all()
+        assert drop["value"].between(0, 100).all()
+        np.testing.assert_allclose(shown["value"], np.stack(shown["curve"]).mean(1), rtol=1e-5)
+
+
+def test_localisation_is_against_the_pixels_of_the_explained_output(scored, actions, shards):
+    images = LabelledImages(shards)
+    rows = scored.select(method="centre-prior", measure="auroc", reference="cause")
+    number = int(rows["frame"][2])
+    frame = images.frames(np.array([number]))
+    saliency = build("centre-prior", actions().model)(None, frame, output(2))
+    causes = torch.from_numpy(images.causes(np.array([number]))[:, 2])
+    expected = auroc(saliency, rank(saliency, torch.Generator().manual_seed(0)), causes)
+    np.testing.assert_allclose(rows["value"][2], expected.value.item())
+
+
+def test_every_predicted_output_is_explained_by_itself(actions, shards, tmp_path):
+    loaded, images = actions(), LabelledImages(shards)
+    config = ScoreConfig(methods=("gradient",), split="all", every=5, target="every-predicted", batch_size=3)
+    found = score(loaded, shards, tmp_path / "out", config)
+    with torch.no_grad():
+        logits = loaded.model(images.frames(np.arange(0, 40, 5)))
+    expected = {
+        (5 * number, loaded.model.outputs.names[column]) for number, column in (logits > 0).nonzero().tolist()
+    }
+    assert len({name for _, name in expected}) > 1, "the random weights say several things"
+    rows = found.select(method="gradient", measure="deletion", reference="target")
+    assert set(zip(rows["frame"], rows["target"], strict=True)) == expected
+    assert (rows["prediction"] > 0.5).all()
+    one = score(
+        loaded,
+        shards,
+        tmp_path / "one",
+        ScoreConfig(methods=("gradient",), split="all", every=5, target="stop"),
+    )
+    stop = rows[rows["target"] == "stop"].set_index("frame")["value"]
+    alone = one.select(method="gradient", measure="deletion", reference="target").set_index("frame")["value"]
+    np.testing.assert_allclose(stop, alone[stop.index], rtol=1e-4)
+
+
+def test_the_predicted_output_is_the_highest(actions, shards, tmp_path):
+    loaded, images = actions(), LabelledImages(shards)
+    found = score(loaded, shards, tmp_path / "out", ScoreConfig(methods=("gradient",), split="test"))
+    rows = found.select(method="random", measure="deletion", reference="target")
+    assert rows["frame"].tolist() == images.rows("test").tolist()
+    with torch.no_grad():
+        highest = loaded.model(images.frames(rows["frame"].to_numpy())).argmax(1)
+    assert rows["target"].tolist() == [loaded.model.outputs.names[column] for column in highest.tolist()]
+
+
+def test_what_does_not_fit_is_refused(actions, shards, tmp_path):
+    for options, message in (
+        ({"target": "magnitude"}, "this model has predicted, forward, stop, left, right"),
+        ({"split": "held-out", "every": 1, "target": "sideways"}, "'sideways' is unknown"),
+    ):
+        with pytest.raises(DataError, match=message):
+            score(actions(), shards, tmp_path / "out", ScoreConfig(methods=METHODS, **options))
+    unknown = actions(names=("forward", "fly"))
+    found = score(
+        unknown, shards, tmp_path / "other", ScoreConfig(methods=("random",), split="all", every=20)
+    )
+    assert found.summary["prediction"]["error"]["mean"] is None, "labels of other names are no truth"
