@@ -127,6 +127,7 @@ def test_help_needs_no_heavy_library() -> None:
 DISTRIBUTIONS: Mapping[str, str] = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "rerun": "rerun-sdk",
     "skimage": "scikit-image",
 }
 """Where a module has another name than the distribution that brings it."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from driving_xai.cli import about, drives, experiment, shards, train
+from driving_xai.cli import about, drives, experiment, report, shards, train
 from driving_xai.cli.console import Commands
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command()(about.info)
 app.add_typer(train.app, name="train")
 app.command()(drives.score)
 app.command()(drives.replay)
+app.command()(report.report)
 app.add_typer(experiment.app, name="experiment")
 app.command()(about.doctor)
 

@@ -322,6 +322,8 @@ class Session:
                 "file": self.out.name,
                 "sha256": sha256_of(self.out),
                 "frame_rate": str(frames.frame_rate),
+                # These pictures have no row of scores; all others have one each, in the same order.
+                "run_starts": np.flatnonzero(frames.begins[:played]).tolist(),
             },
             **summarise(table, tally, self.method, bootstrap),
             **describe_machine(self.device),

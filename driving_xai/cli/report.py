@@ -1,0 +1,69 @@
+"""report: saved results as one page, tables, or a recording for another viewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from driving_xai.cli import console, settings
+from driving_xai.cli.shards import Json
+
+
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULT_DIR...", help="Folders that score or replay wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE.html", help="The page to write.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="The scores as tables.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE.csv", help="The scores, a row for each method.")
+    ] = None,
+    rrd: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.rrd", help="A recording for the Rerun viewer; needs the extra rerun."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Faithfulness report",
+    embed_mb: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Videos up to so many MB become part of the page; larger ones lie beside it."
+        ),
+    ] = 12.0,
+    as_json: Json = False,
+) -> None:
+    """Write a page that another person can open, look at and check.
+
+    The page needs no network and no server. Several results stand side by side; a replay's results bring
+    their video, in step with the charts, and serve it to other results of the same drive.
+
+    \b
+    Example: driving-xai report scores drive.scores -o report.html
+    """
+    if not (out or markdown or csv or rrd):
+        raise settings.SettingsError("nothing to write; give --out, --markdown, --csv or --rrd")
+    for path, suffix in ((out, ".html"), (rrd, ".rrd")):
+        if path is not None and path.suffix != suffix:
+            raise settings.SettingsError(f"got {path}; expected a name that ends in {suffix}")
+    from driving_xai.report.page import PageConfig, write_page
+    from driving_xai.report.sources import load_sources
+    from driving_xai.report.tables import write_csv, write_markdown
+
+    sources = load_sources(results)
+    written = [] if out is None else write_page(sources, out, PageConfig(title=title, embed_mb=embed_mb))
+    if markdown is not None:
+        write_markdown(sources, markdown)
+    if csv is not None:
+        write_csv(sources, csv)
+    if rrd is not None:
+        from driving_xai.report.recording import write_recording
+
+        write_recording(sources, rrd)
+    files = [*written, *(path for path in (markdown, csv, rrd) if path is not None)]
+    if as_json:
+        console.print_json({"files": [{"path": str(p), "bytes": p.stat().st_size} for p in files]})
+    else:
+        typer.echo("\n".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in files))

@@ -1,0 +1,1 @@
+"""Saved results to something another person can open and check; no model is run here."""

@@ -1,0 +1,165 @@
+"""What the page's script draws: frames along time, their values, the frames worth looking at."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from driving_xai.report import words
+from driving_xai.report.pictures import stills
+from driving_xai.report.sources import Board, Source
+from driving_xai.report.timeline import Drive, Pick, Video, drives, picks
+
+_STILL_WIDTH_PX = 400
+_CURVE_KEY = ["drive", "camera", "frame", "method"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Filmed:
+    """A drive with the pictures that show it."""
+
+    drive: Drive
+    video: int | None
+    numbers: Sequence[int | None]
+    """Of the pictures in the video, a row each; None for a frame that is in none."""
+    rate: float
+
+
+class Charts:
+    """Collects the content of a page's charts as JSON values."""
+
+    def __init__(self, shown: Sequence[Video], *, controls: Sequence[str], frames: int) -> None:
+        """Starts empty.
+
+        Args:
+            shown: the videos of the page, by whose places they are named.
+            controls: of all results, in the order in which their lines are told apart.
+            frames: best and worst frames of each score and method, at most.
+        """
+        self._shown, self._controls, self._frames = shown, controls, frames
+        self._wanted: dict[tuple[int, int], int] = {}
+
+    def result(self, source: Source) -> dict[str, Any]:
+        """One source's drives, scores and frames worth looking at."""
+        filmed = [self._filmed(drive) for drive in drives(source.results.per_frame)]
+        boards = source.boards
+        return {
+            "label": source.label,
+            "unit": str(source.summary["prediction"].get("unit", "")),
+            "methods": list(dict.fromkeys(each.method for board in boards for each in board.standings)),
+            "controls": list(self._controls),
+            "boards": [_of_board(board) for board in boards],
+            "drives": [_of_drive(each) for each in filmed],
+            "picks": {board.key: self._picks(source, board, filmed) for board in boards},
+        }
+
+    def stills(self) -> list[str]:
+        """The pictures that the results so far refer to, as JPEGs in base64."""
+        made: dict[tuple[int, int], bytes] = {}
+        for at, video in enumerate(self._shown):
+            numbers = [number for of, number in self._wanted if of == at]
+            found = stills(video.path, numbers, width=_STILL_WIDTH_PX)
+            made |= {(at, number): jpeg for number, jpeg in found.items()}
+        return [base64.b64encode(made.get(key, b"")).decode("ascii") for key in self._wanted]
+
+    def _filmed(self, drive: Drive) -> _Filmed:
+        """Finds the video that shows most of a drive's frames."""
+        stamps = list(zip(drive.frames["drive"], drive.frames["time_ns"], strict=True))
+        numbers = [[video.pictures.get(stamp) for stamp in stamps] for video in self._shown]
+        counts = [sum(number is not None for number in each) for each in numbers]
+        if not any(counts):
+            return _Filmed(drive=drive, video=None, numbers=[None] * len(stamps), rate=1.0)
+        best = int(np.argmax(counts))
+        rate = float(self._shown[best].frame_rate)
+        return _Filmed(drive=drive, video=best, numbers=numbers[best], rate=rate)
+
+    def _picks(
+        self, source: Source, board: Board, filmed: Sequence[_Filmed]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """By method, the frames to look at, with their curves."""
+        table = source.results.per_frame
+        rows = table[(table["measure"] == board.measure) & (table["reference"] == board.reference)]
+        curves = rows.drop_duplicates(_CURVE_KEY).set_index(_CURVE_KEY)["curve"].to_dict()
+        return {
+            each.method: [
+                self._pick(pick, filmed[pick.drive], each.method, curves)
+                for pick in picks(
+                    [one.drive for one in filmed],
+                    board.key,
+                    each.method,
+                    higher_is_faithful=board.higher_is_faithful,
+                    count=self._frames,
+                )
+            ]
+            for each in board.standings
+            if not each.is_control
+        }
+
+    def _pick(
+        self, pick: Pick, filmed: _Filmed, method: str, curves: dict[tuple[Any, ...], Any]
+    ) -> dict[str, Any]:
+        frame, number = filmed.drive.frames.iloc[pick.row], filmed.numbers[pick.row]
+        key = (frame["drive"], frame["camera"], frame["frame"])
+        lines = {name: curves.get((*key, name)) for name in (method, *self._controls)}
+        still = None
+        if filmed.video is not None and number is not None:
+            still = self._wanted.setdefault((filmed.video, number), len(self._wanted))
+        return {
+            "kind": pick.kind,
+            "drive": pick.drive,
+            "row": pick.row,
+            "curves": {name: _numbers(line) for name, line in lines.items() if line is not None},
+            "still": still,
+            "video": filmed.video,
+        }
+
+
+def _of_board(board: Board) -> dict[str, Any]:
+    return {
+        "key": board.key,
+        "name": words.board(board),
+        "unit": board.unit,
+        "faithful": board.about.get("faithful"),
+        "fractions": board.about.get("fractions"),
+    }
+
+
+def _of_drive(filmed: _Filmed) -> dict[str, Any]:
+    frames = filmed.drive.frames
+    known = {
+        name: _numbers(frames[name]) for name in ("prediction", "truth", "error") if name in frames.columns
+    }
+    return {
+        "name": filmed.drive.name,
+        "across": filmed.drive.across,
+        "at": _numbers(frames["at"] + _ahead_s(filmed), digits=7),
+        "frame": [int(each) for each in frames["frame"]],
+        "segment": [int(each) for each in frames["segment"].fillna(0)],
+        **{name: values for name, values in known.items() if any(each is not None for each in values)},
+        "values": {
+            key: {method: _numbers(table[method]) for method in table}
+            for key, table in filmed.drive.values.items()
+        },
+        "video": filmed.video,
+        "pictures": None if filmed.video is None else list(filmed.numbers),
+    }
+
+
+def _ahead_s(filmed: _Filmed) -> float:
+    """How long the video plays before the first frame that has a score, so that both count alike."""
+    first = filmed.numbers[0] if filmed.drive.across == "s" else None
+    return 0.0 if first is None else first / filmed.rate
+
+
+def _numbers(values: Iterable[Any] | pd.Series, *, digits: int = 4) -> list[float | None]:
+    """Rounded to what a chart can show; None where unknown."""
+    return [
+        float(f"{value:.{digits}g}") if math.isfinite(value) else None
+        for value in (float(each) for each in values)
+    ]

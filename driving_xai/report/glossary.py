@@ -1,0 +1,151 @@
+"""What each number of a report means, and what it does not mean, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+
+class Term(NamedTuple):
+    """One entry of the glossary."""
+
+    name: str
+    means: str
+    does_not_mean: str
+
+
+GENERAL: Sequence[Term] = (
+    Term(
+        "Map, evidence",
+        "A number for each pixel: how much the method says that it mattered for the model's output.",
+        "That the model looked there as a person would, or that it understood what it saw.",
+    ),
+    Term(
+        "Faithful",
+        "Editing the pixels that the map calls important changes what the model does.",
+        "That the model drives well. A faithful map of a bad model shows faithfully why it is bad.",
+    ),
+    Term(
+        "Against truth",
+        "The error is measured from what was recorded, so it holds the model's own mistakes too.",
+        "The change that the edit made. Where the model was wrong, an edit can even help it.",
+    ),
+    Term(
+        "Against clean",
+        "The change is measured from the model's own output for the unedited frame.",
+        "That the output was right to begin with.",
+    ),
+    Term(
+        "Random, centre prior",
+        "Controls: pixels in a random order, and from the middle of the frame outwards. They know nothing of "
+        "the model, and any explanation has to beat them.",
+        "Explanations. A method that does not beat them has shown nothing here.",
+    ),
+    Term(
+        "Interval",
+        "Where the mean may lie if other stretches of the same drive had been driven. Whole blocks of frames are "
+        "drawn again and again, because neighbouring frames are alike. Under eight blocks there is none; with few, "
+        "a 95 % interval holds the mean less often than that.",
+        "Where single frames lie, or where the mean of another road, weather or model lies.",
+    ),
+    Term(
+        "Better than a control",
+        "Two things at once: the interval of the difference, frame by frame, lies wholly on the faithful side of "
+        "zero, and the corrected p is no more than the interval's level allows (0.05 at 95 %).",
+        "That the difference is large. Its size is in the table of differences.",
+    ),
+    Term(
+        "Not shown",
+        "This drive does not tell the two apart: the interval of the difference holds zero, or the test finds "
+        "that chance alone may do as much.",
+        "That the two are equal. A longer drive may tell them apart.",
+    ),
+    Term(
+        "Place",
+        "The order by the mean, and between which places it moves over resampled drives.",
+        "A distance: the first may be hardly better than the second.",
+    ),
+    Term(
+        "p, corrected",
+        "How often a difference like this comes up by chance where there is none: Wilcoxon's signed-rank test on "
+        "means of blocks, corrected for testing all pairs (Holm).",
+        "The chance that the methods are equal, or that the result will repeat elsewhere.",
+    ),
+    Term(
+        "Effect sizes",
+        "Rank-biserial: how one-sided the blocks are, from -1 to 1. Cliff's delta: how often a frame of the one is "
+        "above a frame of the other. Cohen's d: the difference in standard deviations from frame to frame.",
+        "Importance for safety: an effect can be large and harmless.",
+    ),
+    Term(
+        "Degenerate map",
+        "The same value everywhere: it says nothing, and its order of pixels is drawn at random.",
+        "A failure of the model. Often the method has no positive evidence to show.",
+    ),
+    Term(
+        "Best and worst frames",
+        "Where the chosen score is most and least faithful, from different moments of the drive.",
+        "Typical frames. They are the ends of the range, and one frame proves nothing.",
+    ),
+)
+
+MEASURES: Sequence[Term] = (
+    Term(
+        "deletion",
+        "The most important pixels are removed step by step. If the map is faithful, the output leaves soon, so "
+        "the area under the curve of the error is high.",
+        "What the model would do on a real road without these things: an edited frame is no real frame.",
+    ),
+    Term(
+        "insertion",
+        "Starting from an empty frame, the most important pixels are shown first. If the map is faithful, the "
+        "error falls soon, so the area under its curve is low.",
+        "That the pixels shown first are enough to drive by.",
+    ),
+    Term(
+        "pointing-game",
+        "How often the map's highest pixel lies on, or next to, what is known to cause the label.",
+        "That the rest of the map is right too; only its highest point counts.",
+    ),
+    Term(
+        "mass-inside",
+        "How much of the map's positive mass lies on what is known to cause the label.",
+        "That the model uses these pixels. A map can please the eye and be unfaithful.",
+    ),
+    Term(
+        "top-k-precision",
+        "Of as many top pixels as there are causes, how many are causes.",
+        "That the order among them is right.",
+    ),
+    Term(
+        "auroc",
+        "How often a pixel that causes the label ranks before one that does not; 0.5 is chance.",
+        "Precision: with few causes, a high value can still come with many false pixels at the top.",
+    ),
+    Term(
+        "average-precision",
+        "How pure the top of the order is, averaged over all causes.",
+        "A share that compares across drives: chance depends on how many pixels are causes.",
+    ),
+    Term(
+        "average-drop",
+        "How much of the output's confidence is lost where only the map's pixels are kept; low is faithful.",
+        "That the kept pixels caused the decision: any picture of the object may keep the confidence.",
+    ),
+    Term(
+        "increase",
+        "How often the confidence rises where only the map's pixels are kept; high is faithful.",
+        "How much it rises.",
+    ),
+    Term(
+        "pid",
+        "Insertion less deletion, on patches: high where the map's patches both suffice and are needed.",
+        "Which of the two made it high.",
+    ),
+)
+
+
+def terms(measures: Iterable[str]) -> list[Term]:
+    """What a report on these measures has to explain; a measure without an entry is left to its unit."""
+    wanted = set(measures)
+    return [*(term for term in MEASURES if term.name in wanted), *GENERAL]

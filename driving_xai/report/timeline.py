@@ -1,0 +1,193 @@
+"""The frames of results along time, and which picture of which video shows each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64
+
+from data_prep.shards.atomic import sha256_of
+from driving_xai.errors import DataError
+from driving_xai.faithfulness.results import FRAME_COLUMNS
+from driving_xai.report.sources import Source
+
+MOST_DRIVES = 40
+"""Results with more of them are of single images: they are put in a row instead of on clocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """A replay's video, unchanged since it was scored."""
+
+    path: Path
+    frame_rate: Fraction
+    method: str
+    """Whose maps it shows."""
+    pictures: Mapping[tuple[str, int], int]
+    """From drive and camera time to the number of the picture, for every scored frame."""
+
+    @property
+    def megabytes(self) -> float:
+        return self.path.stat().st_size / 1e6
+
+
+def videos(sources: Sequence[Source]) -> list[Video]:
+    """The videos of those sources that are a replay's.
+
+    Raises:
+        DataError: a video was changed after the replay, or the results do not fit it.
+    """
+    return [found for found in map(_video, sources) if found is not None]
+
+
+def _video(source: Source) -> Video | None:
+    told = source.summary.get("video")
+    if told is None:
+        return None
+    # Only a name: results that came from elsewhere must not reach for other files.
+    path = source.path.resolve().parent / Path(told["file"]).name
+    if not path.is_file():
+        return None
+    if sha256_of(path) != told["sha256"]:
+        raise DataError(f"{path}: differs from the video that {source.path} was scored with; replay again")
+    rows = _frames(source.results.per_frame)
+    shown = _shown(told.get("run_starts", [0]), len(rows))
+    stamps = zip(rows["drive"].astype(str), rows["time_ns"].astype("int64"), strict=True)
+    return Video(
+        path=path,
+        frame_rate=Fraction(told["frame_rate"]),
+        method=str(next(iter(source.summary["methods"]), "random")),
+        pictures=dict(zip(stamps, shown.tolist(), strict=True)),
+    )
+
+
+def _shown(run_starts: Sequence[int], count: int) -> Int64[np.ndarray, " N"]:
+    """The first `count` numbers that are no run's first picture."""
+    every = np.arange(count + len(run_starts))
+    return np.setdiff1d(every, run_starts)[:count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drive:
+    """One drive's frames in the order of time."""
+
+    name: str
+    across: str
+    """What the horizontal axis is: `s` since the first frame, or `image`."""
+    frames: pd.DataFrame
+    """`FRAME_COLUMNS`, prediction, truth, error; and `at`, the place along the axis."""
+    values: Mapping[str, pd.DataFrame]
+    """By measure/reference: a column for each method, a row for each frame."""
+
+
+def drives(per_frame: pd.DataFrame) -> list[Drive]:
+    """Splits rows by drive and camera, and puts the methods side by side."""
+    frames = _frames(per_frame)
+    groups = list(frames.groupby(["drive", "camera"], sort=False, dropna=False))
+    if len(groups) > MOST_DRIVES:
+        return [
+            _drive("all images", "image", frames.assign(at=np.arange(len(frames), dtype=float)), per_frame)
+        ]
+    return [
+        _drive(_name(drive, camera, groups), *_along(of_drive), _rows_of(per_frame, of_drive))
+        for (drive, camera), of_drive in groups
+    ]
+
+
+def _frames(per_frame: pd.DataFrame) -> pd.DataFrame:
+    columns = [*FRAME_COLUMNS, *(name for name in ("prediction", "truth", "error") if name in per_frame)]
+    return per_frame.drop_duplicates(FRAME_COLUMNS)[columns].reset_index(drop=True)
+
+
+def _name(drive: Any, camera: Any, groups: Sequence[Any]) -> str:
+    of_drive = sum(key[0] == drive for key, _ in groups)
+    return f"{drive} ({camera})" if of_drive > 1 else str(drive)
+
+
+def _along(frames: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    times = frames["time_ns"].to_numpy(dtype=np.float64)
+    if not np.isfinite(times).all() or len(np.unique(times)) < len(times):
+        return "image", frames.assign(at=np.arange(len(frames), dtype=float))
+    since_s = (frames["time_ns"] - frames["time_ns"].iloc[0]).to_numpy(dtype=np.float64) / 1e9
+    return "s", frames.assign(at=since_s)
+
+
+def _rows_of(per_frame: pd.DataFrame, frames: pd.DataFrame) -> pd.DataFrame:
+    first = frames.iloc[0]
+    same = per_frame["drive"].eq(first["drive"]) | (per_frame["drive"].isna() & pd.isna(first["drive"]))
+    also = per_frame["camera"].eq(first["camera"]) | (per_frame["camera"].isna() & pd.isna(first["camera"]))
+    return per_frame[same & also]
+
+
+def _drive(name: str, across: str, frames: pd.DataFrame, rows: pd.DataFrame) -> Drive:
+    values = {}
+    order = pd.MultiIndex.from_frame(frames[FRAME_COLUMNS])
+    for (measure, reference), scored in rows.groupby(["measure", "reference"], sort=False):
+        columns = {
+            str(method): of_method.set_index(FRAME_COLUMNS)["value"].reindex(order).to_numpy()
+            for method, of_method in scored.groupby("method", sort=False)
+        }
+        values[f"{measure}/{reference}"] = pd.DataFrame(columns)
+    return Drive(name=name, across=across, frames=frames.reset_index(drop=True), values=values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """A frame worth looking at."""
+
+    kind: str
+    """`best` or `worst`."""
+    drive: int
+    row: int
+    """In the drive's frames."""
+
+
+def picks(
+    found: Sequence[Drive], key: str, method: str, *, higher_is_faithful: bool, count: int
+) -> list[Pick]:
+    """The frames with a method's most and least faithful values, from different moments.
+
+    Neighbouring frames are alike, so each pick keeps a fiftieth of its drive's frames clear around it.
+
+    Args:
+        found: the drives of one source.
+        key: measure/reference.
+        method: whose values count.
+        higher_is_faithful: which end is the best.
+        count: of each kind, at most.
+    """
+    sign = 1.0 if higher_is_faithful else -1.0
+    scored = [
+        (sign * float(value), number, row)
+        for number, drive in enumerate(found)
+        if key in drive.values and method in drive.values[key]
+        for row, value in enumerate(drive.values[key][method].to_numpy(dtype=np.float64))
+        if math.isfinite(value)
+    ]
+    scored.sort(key=lambda each: each[0])
+    worst = list(_apart(scored, found, count))
+    taken = set(worst)
+    best = [place for place in _apart(scored[::-1], found, count) if place not in taken]
+    return [Pick(kind="best", drive=number, row=row) for number, row in best] + [
+        Pick(kind="worst", drive=number, row=row) for number, row in worst
+    ]
+
+
+def _apart(
+    scored: Sequence[tuple[float, int, int]], found: Sequence[Drive], count: int
+) -> Iterator[tuple[int, int]]:
+    taken: list[tuple[int, int]] = []
+    for _, number, row in scored:
+        clear = max(1, len(found[number].frames) // 50)
+        if all(other != number or abs(at - row) >= clear for other, at in taken):
+            taken.append((number, row))
+            yield number, row
+        if len(taken) == count:
+            return

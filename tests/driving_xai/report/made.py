@@ -1,0 +1,98 @@
+"""Rows and summaries of results made up without a model, and pictures that tell their number."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from driving_xai.faithfulness.statistics import BlockBootstrap
+from driving_xai.faithfulness.summary import (
+    describe_measure,
+    interval,
+    summarise_comparisons,
+    summarise_differences,
+    summarise_ranks,
+    summarise_scores,
+)
+
+RATE = Fraction(20)
+BOOTSTRAP = BlockBootstrap(block=10, resamples=100)
+CONTROLS = ["random", "centre-prior"]
+
+
+def make_rows(
+    gains: dict[str, float], *, frames: int, drive: str, measures: tuple[str, ...], seed: int = 0
+) -> pd.DataFrame:
+    """Values that are a common walk, a gain of each method and a little noise of its own."""
+    generator = np.random.default_rng(seed)
+    common = 20 + np.cumsum(generator.normal(size=frames))
+    angle = 10 * np.sin(np.arange(frames) / 9)
+    tables = []
+    for measure in measures:
+        fractions = describe_measure(measure).get("fractions")
+        for reference in ("truth", "clean") if fractions else ("cause",):
+            for method, gain in gains.items():
+                value = common + gain + generator.normal(scale=0.1, size=frames)
+                curve = (
+                    None if fractions is None else np.linspace(value / 50, value / 20, len(fractions), axis=1)
+                )
+                tables.append(
+                    pd.DataFrame(
+                        {
+                            "drive": drive,
+                            "camera": "front",
+                            "segment": 0,
+                            "frame": np.arange(frames) + 1,
+                            "time_ns": 1_000_000_000 + 50_000_000 * (np.arange(frames) + 1),
+                            "method": method,
+                            "measure": measure,
+                            "reference": reference,
+                            "prediction": angle + 1,
+                            "truth": angle,
+                            "error": 1.0,
+                            "value": value,
+                            "normalised": value / 25,
+                            "base_corrected": value - 20,
+                            "chance": 0.1,
+                            "curve": list(np.float32(curve)) if curve is not None else None,
+                            "degenerate": np.arange(frames) == 3,
+                        }
+                    )
+                )
+    return pd.concat(tables, ignore_index=True)
+
+
+def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
+    """What `score` says of such rows."""
+    measures = {name: describe_measure(name) for name in rows["measure"].unique()}
+    methods = list(rows["method"].unique())
+    controls = [name for name in CONTROLS if name in methods]
+    summary = {
+        "plan": {"config": {"seed": 0, "every": 1}, "checkpoint_sha256": "c" * 64, "shards_sha256": "d" * 64},
+        "model": {"kind": "steering", "config": {"hidden_size": 8}},
+        "data": {"drives": sorted(rows["drive"].unique()), "frames": 99, "scored": 98, "seconds_apart": 0.05},
+        "protocol": {
+            "ties": "seeded",
+            "references": {"truth": "the recorded angle", "clean": "the prediction"},
+        },
+        "measures": measures,
+        "methods": [name for name in methods if name not in controls],
+        "controls": controls,
+        "prediction": {"unit": "deg", "error": interval(rows.drop_duplicates("frame")["error"], BOOTSTRAP)},
+        "scores": summarise_scores(rows, BOOTSTRAP),
+        "differences": summarise_differences(rows, controls, BOOTSTRAP),
+        "comparisons": summarise_comparisons(rows, BOOTSTRAP),
+        "ranks": summarise_ranks(rows, measures, BOOTSTRAP),
+        "intervals": {"rule": "blocks", "block": 10, "resamples": 100, "level": 0.95, "seed": 0},
+        "versions": {"driving-xai": "0"},
+        "hardware": {"device": "none", "threads": 1},
+    }
+    return {**summary, **more}
+
+
+def grey_of(number: int) -> int:
+    """The brightness of a picture, which tells its number."""
+    return 20 + number

@@ -1,0 +1,155 @@
+"""The page as a file: it holds everything, loads nothing, and takes no text for markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from driving_xai.report.page import PageConfig, write_page
+from driving_xai.report.sources import load_sources
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+
+class _Seen(HTMLParser):
+    """Collects tags, what they refer to, and the text of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.refers: list[str] = []
+        self.handlers: list[str] = []
+        self.scripts: list[tuple[str | None, str]] = []
+        self.policy = self.text = ""
+        self._inside = False
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.refers += [given[name] for name in ("src", "href", "data", "action", "srcset") if name in given]
+        self.handlers += [name for name in given if name.startswith("on")]
+        if tag == "script":
+            self._inside = True
+            self.scripts.append((given.get("id"), ""))
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"]
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag != "script"
+
+    def handle_data(self, data):
+        if self._inside:
+            name, text = self.scripts[-1]
+            self.scripts[-1] = (name, text + data)
+        else:
+            self.text += data
+
+
+def _read(path: Path) -> _Seen:
+    seen = _Seen()
+    seen.feed(path.read_text())
+    return seen
+
+
+@pytest.fixture
+def page(write_replay, write_results, tmp_path) -> Path:
+    replay = write_replay(root=tmp_path, frames=40)
+    scores = write_results(root=tmp_path, frames=40, measures=("deletion", "pointing-game"))
+    write_page(load_sources([scores, replay]), tmp_path / "out" / "page.html")
+    return tmp_path / "out" / "page.html"
+
+
+def test_it_refers_to_nothing_outside_itself(page):
+    seen = _read(page)
+    assert {each for each in seen.refers if not each.startswith(("#", "data:"))} == set()
+    assert "http:" not in (text := page.read_text().replace("http://www.w3.org/2000/svg", ""))
+    assert "https:" not in text
+    assert "default-src 'none'" in seen.policy
+
+
+def test_only_its_own_script_may_run(page):
+    """The policy names the script by its hash, so markup that slipped in could not run one."""
+    seen = _read(page)
+    (code,) = [text for name, text in seen.scripts if name is None]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in seen.policy
+    assert seen.handlers == []
+
+
+def test_text_from_results_stays_text(write_results, tmp_path):
+    folder = write_results(root=tmp_path, drive=EVIL, frames=20, gains={EVIL: 1.0, "random": 0.0})
+    out = tmp_path / "page.html"
+    write_page(load_sources([folder]), out, PageConfig(title=EVIL))
+    seen = _read(out)
+    assert [name for name, _ in seen.scripts] == ["data", None]
+    assert "img" not in seen.tags
+    assert seen.handlers == []
+    assert EVIL in seen.text
+    data = json.loads(dict(seen.scripts)["data"])
+    assert data["results"][0]["drives"][0]["name"] == EVIL
+
+
+def test_the_same_results_give_the_same_page(write_results, tmp_path):
+    sources = load_sources([write_results(root=tmp_path)])
+    for name in ("one.html", "two.html"):
+        write_page(sources, tmp_path / name)
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_numbers_of_the_charts_are_those_of_the_table(page, tmp_path):
+    (source,) = load_sources([tmp_path / "scores"])
+    data = json.loads(dict(_read(page).scripts)["data"])
+    drive = data["results"][0]["drives"][0]
+    rows = source.results.select(method="grad-cam", measure="deletion", reference="truth")
+    assert drive["values"]["deletion/truth"]["grad-cam"] == pytest.approx(rows["value"].tolist(), rel=1e-3)
+    assert drive["pictures"] == list(range(1, 41)), "the replay's video serves the scores of the same drive"
+    assert drive["at"][0] == pytest.approx(0.05), "time counts from the video's start"
+    pick = data["results"][0]["picks"]["deletion/truth"]["grad-cam"][0]
+    assert pick["curves"]["random"][0] is not None
+    assert base64.b64decode(data["stills"][pick["still"]])[:2] == b"\xff\xd8"
+
+
+def test_every_number_of_the_leader_board_is_in_the_text(page, tmp_path):
+    (source,) = load_sources([tmp_path / "scores"])
+    text = _read(page).text
+    for board in source.boards:
+        for each in board.standings:
+            assert f"{each.score['value']['mean']:#.4g}" in text
+    assert "1 of 40 maps degenerate" in text
+    assert "c" * 64 in text
+
+
+def test_a_large_video_lies_beside_the_page(write_replay, tmp_path):
+    folder = write_replay(root=tmp_path / "in", frames=20)
+    sources = load_sources([folder])
+    inside = write_page(sources, tmp_path / "a" / "page.html")
+    assert [path.name for path in inside] == ["page.html"]
+    packed = dict(_read(inside[0]).scripts)["video-0"]
+    assert base64.b64decode(packed) == (tmp_path / "in" / "drive.mp4").read_bytes()
+    page, video = write_page(sources, tmp_path / "b" / "page.html", PageConfig(embed_mb=0))
+    assert video == tmp_path / "b" / "page-drive.mp4"
+    assert video.read_bytes() == (tmp_path / "in" / "drive.mp4").read_bytes()
+    assert json.loads(dict(_read(page).scripts)["data"])["videos"][0]["file"] == "page-drive.mp4"
+    _, there = write_page(sources, tmp_path / "in" / "page.html", PageConfig(embed_mb=0))
+    assert there == tmp_path / "in" / "drive.mp4", "no copy where it lies beside the page already"
+
+
+def test_a_long_drive_stays_small_enough_to_mail(write_results, tmp_path):
+    gains = {f"method-{number}": float(number) for number in range(6)} | {"random": 0.0, "centre-prior": -1.0}
+    folder = write_results(root=tmp_path, frames=3000, gains=gains)
+    (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
+    assert page.stat().st_size < 1_000_000
+
+
+def test_the_words_of_too_few_frames(write_results, tmp_path):
+    folder = write_results(root=tmp_path, frames=12)
+    (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
+    text = re.sub(r"\s+", " ", _read(page).text)
+    assert "Too few frames for intervals: nothing is shown either way." in text
+    assert "Not tested: 12 frames are fewer than 8 blocks of 10." in text
