@@ -17,7 +17,7 @@ from driving_xai.report.sources import Board, Source
 from driving_xai.report.timeline import Drive, Pick, Video, drives, picks
 
 _STILL_WIDTH_PX = 400
-_CURVE_KEY = ["drive", "camera", "frame", "method"]
+_CURVE_KEY = ["drive", "camera", "frame", "target", "method"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Charts:
         self, pick: Pick, filmed: _Filmed, method: str, curves: dict[tuple[Any, ...], Any]
     ) -> dict[str, Any]:
         frame, number = filmed.drive.frames.iloc[pick.row], filmed.numbers[pick.row]
-        key = (frame["drive"], frame["camera"], frame["frame"])
+        key = tuple(frame[name] for name in _CURVE_KEY[:-1])
         lines = {name: curves.get((*key, name)) for name in (method, *self._controls)}
         still = None
         if filmed.video is not None and number is not None:
@@ -139,7 +139,7 @@ def _of_drive(filmed: _Filmed) -> dict[str, Any]:
         "name": filmed.drive.name,
         "across": filmed.drive.across,
         "at": _numbers(frames["at"] + _ahead_s(filmed), digits=7),
-        "frame": [int(each) for each in frames["frame"]],
+        "names": _names(frames),
         "segment": [int(each) for each in frames["segment"].fillna(0)],
         **{name: values for name, values in known.items() if any(each is not None for each in values)},
         "values": {
@@ -149,6 +149,16 @@ def _of_drive(filmed: _Filmed) -> dict[str, Any]:
         "video": filmed.video,
         "pictures": None if filmed.video is None else list(filmed.numbers),
     }
+
+
+def _names(frames: pd.DataFrame) -> list[str]:
+    """What a person calls each row: an image by its file, a frame by its number; and its target, if they differ."""
+    found = [
+        key or f"frame {int(number)}" for key, number in zip(frames["key"], frames["frame"], strict=True)
+    ]
+    if frames["target"].nunique() < 2:
+        return found
+    return [f"{name}, {target}" for name, target in zip(found, frames["target"], strict=True)]
 
 
 def _ahead_s(filmed: _Filmed) -> float:

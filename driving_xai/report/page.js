@@ -156,9 +156,9 @@
         if (value !== null) { reader.dot.setAttribute("cx", drawn.x(at)); reader.dot.setAttribute("cy", each.y(value)); }
       }
     }
-    byId("clock").textContent = `${place(at, now.across)} · frame ${now.frame[state.row]}`;
+    byId("clock").textContent = `${place(at, now.across)} · ${now.names[state.row]}`;
     charts.setAttribute("aria-valuenow", String(state.row));
-    charts.setAttribute("aria-valuetext", `${place(at, now.across)}, frame ${now.frame[state.row]}: ${said.join(", ")}`);
+    charts.setAttribute("aria-valuetext", `${place(at, now.across)}, ${now.names[state.row]}: ${said.join(", ")}`);
   }
 
   // ---- video --------------------------------------------------------------------------------------
@@ -296,11 +296,11 @@
     const made = element("button", { type: "button", class: "card" }), still = pick.still === null ? "" : data.stills[pick.still];
     if (still) {
       const shows = data.videos[pick.video].method;
-      made.append(element("img", { src: `data:image/jpeg;base64,${still}`, alt: `Frame ${of.frame[pick.row]} with the evidence of ${shows}` }));
+      made.append(element("img", { src: `data:image/jpeg;base64,${still}`, alt: `${of.names[pick.row]} with the evidence of ${shows}` }));
     }
     const text = element("span", { class: "text" });
     text.append(element("b", {}, `${number(value, 4)}`), ` ${board().unit}`);
-    const moment = [place(of.at[pick.row], of.across), `frame ${of.frame[pick.row]}`];
+    const moment = [place(of.at[pick.row], of.across), of.names[pick.row]];
     if (result().drives.length > 1) moment.unshift(of.name);
     if (of.error && of.error[pick.row] !== null) moment.push(`model's error ${number(of.error[pick.row], 3)} ${result().unit}`);
     text.append(element("span", {}, moment.join(" · ")));

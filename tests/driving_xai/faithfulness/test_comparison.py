@@ -168,7 +168,15 @@ def test_methods_that_agree_everywhere_share_their_place():
 
 
 def _rows(values: dict[str, np.ndarray]) -> pd.DataFrame:
-    names = {"drive": "a", "camera": "front", "segment": 0, "measure": "deletion", "reference": "truth"}
+    names = {
+        "drive": "a",
+        "camera": "front",
+        "segment": 0,
+        "measure": "deletion",
+        "reference": "truth",
+        "key": "",
+        "target": "",
+    }
     tables = []
     for method, given_values in values.items():
         frames = np.arange(len(given_values))

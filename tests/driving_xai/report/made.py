@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import (
-    describe_measure,
     interval,
     summarise_comparisons,
     summarise_differences,
@@ -32,7 +32,7 @@ def make_rows(
     angle = 10 * np.sin(np.arange(frames) / 9)
     tables = []
     for measure in measures:
-        fractions = describe_measure(measure).get("fractions")
+        fractions = MEASURES[measure].describe(STEERING_ERROR).get("fractions")
         for reference in ("truth", "clean") if fractions else ("cause",):
             for method, gain in gains.items():
                 value = common + gain + generator.normal(scale=0.1, size=frames)
@@ -47,6 +47,8 @@ def make_rows(
                             "segment": 0,
                             "frame": np.arange(frames) + 1,
                             "time_ns": 1_000_000_000 + 50_000_000 * (np.arange(frames) + 1),
+                            "key": "",
+                            "target": "magnitude",
                             "method": method,
                             "measure": measure,
                             "reference": reference,
@@ -67,7 +69,7 @@ def make_rows(
 
 def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
     """What `score` says of such rows."""
-    measures = {name: describe_measure(name) for name in rows["measure"].unique()}
+    measures = {name: MEASURES[name].describe(STEERING_ERROR) for name in rows["measure"].unique()}
     methods = list(rows["method"].unique())
     controls = [name for name in CONTROLS if name in methods]
     summary = {

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from driving_xai.cli import app
-from driving_xai.faithfulness.results import PER_FRAME, SUMMARY
+from driving_xai.faithfulness.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.report.sources import load_sources
 from driving_xai.report.tables import write_csv, write_markdown
 
@@ -85,7 +85,7 @@ def test_wrong_usage(write_results, arguments, code, message):
     [
         (lambda root: (root / SUMMARY).unlink(), "no results.json"),
         (lambda root: (root / PER_FRAME).write_bytes(b"PAR1"), "differs from the hash"),
-        (lambda root: (root / SUMMARY).write_text('{"schema": "driving-xai-results/1"}'), "lacks"),
+        (lambda root: (root / SUMMARY).write_text(json.dumps({"schema": SCHEMA})), "lacks"),
     ],
 )
 def test_damaged_results_are_one_line_and_exit_3(write_results, tmp_path, spoil, message):
