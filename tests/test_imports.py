@@ -129,6 +129,7 @@ DISTRIBUTIONS: Mapping[str, str] = {
     "cv2": "opencv-python-headless",
     "rerun": "rerun-sdk",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
 }
 """Where a module has another name than the distribution that brings it."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -50,6 +51,8 @@ class SmallCNN(nn.Module):
             layers += [nn.MaxPool2d(2)] if place < pooled else []
         self.layers = nn.Sequential(*layers)
         self.apply(glorot)
+        # A quarter faster on a CPU.
+        self.to(memory_format=torch.channels_last)
 
     @property
     def cam_layer(self) -> nn.Module:
@@ -63,7 +66,8 @@ class SmallCNN(nn.Module):
         return (stride - 1) / 2, stride
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
-        return self.layers(frames.mean(1, keepdim=True) if self.colour == "grey" else frames)
+        pixels = frames.mean(1, keepdim=True) if self.colour == "grey" else frames
+        return self.layers(pixels.contiguous(memory_format=torch.channels_last))
 
 
 def glorot(module: nn.Module) -> None:

@@ -1,0 +1,128 @@
+"""Runs over seeds that can be interrupted, and what twenty of them say together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from data_prep.shards.atomic import replacing
+from data_prep.shards.manifest import canonical_json
+from driving_xai.errors import DataError
+from driving_xai.faithfulness.comparison import cliffs_delta, signed_rank
+
+Found = Mapping[str, Mapping[str, float]]
+"""Of one run: variant, then quantity, then value."""
+
+
+def each_run(
+    folder: Path,
+    plan: Mapping[str, Any],
+    count: int,
+    work: Callable[[int], Found],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Found]:
+    """What `work` finds for every run from 0 on; what `folder` holds of the same plan is not done again.
+
+    Raises:
+        DataError: the folder holds runs of another plan.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = hashlib.sha256(canonical_json(plan)).hexdigest()
+    found: list[Found] = []
+    for run in range(count):
+        path = folder / f"run-{run:03d}.json"
+        if path.exists():
+            kept = _read(path)
+            if kept["plan_sha256"] != fingerprint:
+                raise DataError(f"{path} is of another configuration or data; give another --out")
+        else:
+            kept = {"plan_sha256": fingerprint, "run": run, "found": work(run)}
+            write_json(path, kept)
+        found.append(kept["found"])
+        if on_progress is not None:
+            on_progress(run + 1, count)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it") from None
+    if not isinstance(kept, dict) or not {"plan_sha256", "found"} <= kept.keys():
+        raise DataError(f"{path}: is no run of an experiment; delete it, or give another --out")
+    return kept
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def values_of(runs: Sequence[Found], variant: str, quantity: str) -> np.ndarray:
+    """One quantity of one variant, in the order of seeds."""
+    return np.array([run[variant][quantity] for run in runs], dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over independent runs."""
+
+    mean: float
+    standard_error: float
+    """0 of a single run, which says nothing about others."""
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Mean:
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return cls(mean=float(values.mean()), standard_error=spread / len(values) ** 0.5)
+
+
+def paired(runs: Sequence[Found], ours: str, theirs: str, quantity: str) -> dict[str, Any]:
+    """Wilcoxon's signed-rank test over seeds, each of which gave both variants; p is None below 8 seeds."""
+    differences = values_of(runs, ours, quantity) - values_of(runs, theirs, quantity)
+    # Seeds are independent of each other, so that each is a block of its own.
+    test = signed_rank(differences, block=1)
+    return {
+        "test": "wilcoxon-signed-rank",
+        "quantity": quantity,
+        "ours": ours,
+        "theirs": theirs,
+        "difference": float(differences.mean()),
+        "p": None if test is None else test.p,
+        "rank_biserial": None if test is None else test.rank_biserial,
+    }
+
+
+def unpaired(runs: Sequence[Found], ours: str, theirs: str, quantity: str) -> dict[str, Any]:
+    """The Mann-Whitney U test of two groups of runs, two-sided, with Cliff's delta."""
+    first, second = values_of(runs, ours, quantity), values_of(runs, theirs, quantity)
+    return {
+        "test": "mann-whitney-u",
+        "quantity": quantity,
+        "ours": ours,
+        "theirs": theirs,
+        "difference": float(first.mean() - second.mean()),
+        "p": float(stats.mannwhitneyu(first, second, alternative="two-sided").pvalue),
+        "cliffs_delta": cliffs_delta(first, second),
+    }
+
+
+def p_text(p: float | None) -> str:
+    """A p-value for a table."""
+    return "-" if p is None else f"{p:.1e}" if p < 1e-3 else f"{p:.3f}"
+
+
+def write_text(out: Path, results: Mapping[str, Any], table: str) -> None:
+    """`results.json` and `table.md`, each whole or not at all."""
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(table + "\n")
+    write_json(out / "results.json", results)

@@ -1,0 +1,216 @@
+"""The experiments of bounded logit attention: their data, their runs, and a table held to the long way round."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from data_prep.pipeline import PrepConfig, prepare
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.experiments import baumhauer, baumhauer_mnist
+from driving_xai.experiments.baumhauer import Explanations, Table1, Table2, heads_of_seed, table1, table2
+from driving_xai.experiments.baumhauer_mnist import Mnist
+from driving_xai.experiments.class_images import from_shards
+from driving_xai.experiments.cluttered_digits import Clutter, Digits, alone, cluttered, handwritten_digits
+from driving_xai.experiments.frozen_features import Network, StandIn, frozen
+from driving_xai.experiments.seeded_runs import Mean, each_run, paired, unpaired
+from driving_xai.faithfulness.lime_correlation import PatchLIME
+from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
+from driving_xai.training.bounded_logit import Schedule
+
+STAND_IN = StandIn(
+    classes=(3, 8), train=64, test=40, pictures=64, pretraining=Schedule(epochs=1), channels=(4, 6, 8, 8)
+)
+BRIEF = Explanations(seeds=2, baseline=Schedule(epochs=2), augmented=Schedule(epochs=2))
+
+
+class TestDigits:
+    def test_parts_share_no_digit_and_keep_each_classs_share(self):
+        digits = handwritten_digits()
+        first, second = digits.split(0.3)
+        assert len(first) + len(second) == len(digits) == 1797
+        told = [{image.tobytes() for image in part.images} for part in (first, second)]
+        # Two of the 1,797 pictures could be equal by chance; none are.
+        assert not told[0] & told[1]
+        counts = np.bincount(first.labels) / np.bincount(digits.labels)
+        np.testing.assert_allclose(counts, 0.3, atol=0.01)
+
+    def test_only_relabels_by_place(self):
+        digits = handwritten_digits()
+        chosen = digits.only((8, 3))
+        np.testing.assert_array_equal(
+            chosen.labels, np.where(digits.labels[np.isin(digits.labels, (3, 8))] == 8, 0, 1)
+        )
+
+    def test_a_picture_holds_its_digit_somewhere(self):
+        """Without fragments and grain the ink is one enlarged digit, scaled, at some place."""
+        digits = Digits(images=handwritten_digits().images[:3], labels=np.arange(3))
+        how = Clutter(size_px=40, digit_px=(20, 20), fragments=0, noise=0.0)
+        pictures, labels = cluttered(digits, 6, how, seed=1)
+        assert sorted(labels) == [0, 0, 1, 1, 2, 2]
+        for picture, label in zip(pictures[:, 0].astype(float), labels, strict=True):
+            large = cv2.resize(digits.images[label], (20, 20))
+            windows = np.lib.stride_tricks.sliding_window_view(picture, (20, 20)).reshape(-1, 400)
+            alike = [np.corrcoef(window, large.ravel())[0, 1] for window in windows if window.std() > 0]
+            assert max(alike) > 0.999
+
+    def test_the_same_seed_draws_the_same_pictures(self):
+        digits = handwritten_digits()
+        (first, _), (again, _), (other, _) = (cluttered(digits, 5, Clutter(), seed=s) for s in (1, 1, 2))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Threes and eights as files in folders, prepared as a user would."""
+    root = tmp_path_factory.mktemp("digits")
+    digits = handwritten_digits().only((3, 8))
+    for split, part in (("train", range(40)), ("val", range(40, 60))):
+        for row in part:
+            folder = root / "raw" / split / ("3", "8")[digits.labels[row]]
+            folder.mkdir(parents=True, exist_ok=True)
+            one = Digits(images=digits.images[row : row + 1], labels=digits.labels[row : row + 1])
+            cv2.imwrite(str(folder / f"{row:03d}.png"), alone(one, size_px=20)[0].transpose(1, 2, 0))
+    prepare(PrepConfig(reader="image-folder", source=root / "raw"), root / "shards")
+    return root / "shards"
+
+
+class TestShards:
+    def test_images_are_read_by_rows_and_resized_as_a_whole(self, shards):
+        images = from_shards(shards, size_px=28)
+        assert images.classes == ("3", "8")
+        assert (len(images.train), len(images.test)) == (40, 20)
+        digits = handwritten_digits().only((3, 8))
+        wanted = np.array([images.test[4], images.train[11], images.train[0]])
+        found = images.read(wanted)
+        files = sorted(shards.parent.glob("raw/*/*/*.png"))
+        by_row = {int(file.stem): file for file in files}
+        labels = images.labels[torch.from_numpy(wanted)]
+        for picture, label in zip(found, labels, strict=True):
+            alike = [
+                row
+                for row, file in by_row.items()
+                if np.array_equal(
+                    cv2.resize(cv2.imread(str(file)), (28, 28), interpolation=cv2.INTER_LINEAR)[:, :, ::-1],
+                    picture.permute(1, 2, 0).numpy(),
+                )
+            ]
+            assert [int(digits.labels[row]) for row in alike] == [int(label)]
+
+    def test_what_is_no_labelled_set_is_refused(self, tmp_path):
+        with pytest.raises(DataError, match="no manifest"):
+            from_shards(tmp_path, size_px=28)
+
+    def test_table1_takes_them_behind_a_network_of_timm(self, shards, tmp_path):
+        network = Network(name="resnet10t", weights="random", image_px=64, precision="fp16")
+        how = Table1(network=network, explanations=replace(BRIEF, seeds=1))
+        results = table1(shards, tmp_path, how)
+        assert results["stand_in"] is False
+        assert results["data"]["train"] == 40
+        assert "resnet10t, weights random" in (tmp_path / "table.md").read_text()
+        absent = replace(network, weights=str(tmp_path / "absent.safetensors"))
+        with pytest.raises(CheckpointError, match="absent"):
+            table1(shards, tmp_path / "other", replace(how, network=absent))
+
+    def test_mnist_wants_three_and_eight(self, shards, tmp_path):
+        results = baumhauer_mnist.run(shards, tmp_path / "a", Mnist(steps=2, seeds=1))
+        assert results["data"]["test"] == 20
+        assert "3 against 8, 40 images to train on" in (tmp_path / "a" / "table.md").read_text()
+
+
+class TestRuns:
+    def test_what_is_there_is_not_done_again(self, tmp_path):
+        done = []
+
+        def work(run: int) -> dict:
+            done.append(run)
+            if run == 2 and done.count(2) == 1:
+                raise KeyboardInterrupt
+            return {"bla": {"accuracy": run / 10}}
+
+        with pytest.raises(KeyboardInterrupt):
+            each_run(tmp_path, {"a": 1}, 4, work)
+        found = each_run(tmp_path, {"a": 1}, 4, work)
+        assert done == [0, 1, 2, 2, 3]
+        assert [run["bla"]["accuracy"] for run in found] == [0.0, 0.1, 0.2, 0.3]
+        with pytest.raises(DataError, match="another configuration"):
+            each_run(tmp_path, {"a": 2}, 4, work)
+        (tmp_path / "run-001.json").write_text("{")
+        with pytest.raises(DataError, match=r"run-001\.json: cannot be read"):
+            each_run(tmp_path, {"a": 1}, 4, work)
+
+    def test_tests_are_scipys(self):
+        rng = np.random.default_rng(0)
+        first, second = rng.normal(0.3, 1, 20), rng.normal(0, 1, 20)
+        runs = [{"a": {"x": a}, "b": {"x": b}} for a, b in zip(first, second, strict=True)]
+        assert paired(runs, "a", "b", "x")["p"] == pytest.approx(stats.wilcoxon(first, second).pvalue)
+        assert unpaired(runs, "a", "b", "x")["p"] == pytest.approx(stats.mannwhitneyu(first, second).pvalue)
+        mean = Mean.of(first)
+        assert mean.standard_error == pytest.approx(stats.sem(first))
+        assert paired(runs, "a", "a", "x")["p"] == 1.0
+        assert paired(runs[:5], "a", "b", "x")["p"] is None
+
+
+def test_table1_sums_up_its_runs_and_goes_on_where_it_stopped(tmp_path):
+    how = Table1(stand_in=STAND_IN, explanations=replace(BRIEF, seeds=1))
+    one = table1(None, tmp_path, how)
+    two = table1(None, tmp_path, replace(how, explanations=BRIEF))
+    assert two["runs"][0] == one["runs"][0]
+    for name in baumhauer.COLUMNS:
+        losses = [run[name]["loss"] for run in two["runs"]]
+        assert two["means"][name]["loss"]["mean"] == pytest.approx(np.mean(losses))
+    assert two["means"]["l2x-f"]["cells"]["mean"] == 8
+    assert two["means"]["baseline"]["cells"]["mean"] == 49
+    assert two["stand_in"] is True
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(two))
+    table = (tmp_path / "table.md").read_text()
+    assert "stand-in: scikit-learn's handwritten digits 3, 8 in clutter" in table
+    assert "| paper, B | 0.8357 ± 0.03 | 0.7730 ± 0.24 | - | 0.8234 ± 0.07 |" in table
+
+
+def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
+    """The long way round: baseline as one model, LIME on its probability, image by image."""
+    how = Table2(stand_in=STAND_IN, explanations=replace(BRIEF, gamma=0.0), images=2, patterns=60)
+    results = table2(None, tmp_path, how)
+    source = frozen(None, tmp_path, how.network, how.stand_in)
+    found = json.loads((tmp_path / "images" / "run-000.json").read_text())["found"]
+    frame = source.images.read(source.images.test[:1])[0] / 255
+    for seed in range(2):
+        heads = heads_of_seed(source, how.explanations, seed)
+        config = BoundedLogitConfig(
+            classes=source.images.classes, attention="none", channels=STAND_IN.channels, pooled=3
+        )
+        model = BoundedLogitModel(config).eval()
+        model.backbone, model.head = source.network, heads["baseline"]
+        column = int(model(frame[None]).argmax())
+        lime = PatchLIME(patterns=60)(model, frame, lambda s, c=column: s.softmax(1)[:, c])
+        cells = source.features.batch(source.images.test[:1])[0].detach()
+        cam = (cells @ heads["baseline"].classify.weight[column].detach()).numpy()
+        soft = heads["bla"].attend(cells[None])[0].detach().numpy()
+        for name, values in (("cam", cam), ("bla", soft)):
+            if found[name][str(seed)] is None:
+                assert np.ptp(values) == 0
+                continue
+            expected = stats.spearmanr(lime.ravel(), values).statistic
+            assert found[name][str(seed)] == pytest.approx(expected, abs=0.02), name
+    assert results["explained"] == 2
+    assert set(results["means"]) == set(baumhauer.MAPS)
+    assert "| paper, C | 0.08 | 0.37 |" in (tmp_path / "table.md").read_text()
+
+
+def test_mnist_trains_as_many_steps_as_asked(tmp_path):
+    assert Mnist(steps=1125).schedule(11_982).epochs == 3
+    assert Mnist(steps=1125).schedule(214).epochs == 161
+    results = baumhauer_mnist.run(None, tmp_path, Mnist(steps=7, seeds=2))
+    assert results["data"]["train"] + results["data"]["test"] == 183 + 174
+    assert {test["test"] for test in results["tests"]} == {"mann-whitney-u", "wilcoxon-signed-rank"}
+    row = results["means"]["bla-t"]["accuracy"]
+    assert row["mean"] == pytest.approx(np.mean([run["bla-t"]["accuracy"] for run in results["runs"]]))
