@@ -61,11 +61,11 @@ class AttentionExplainer(ABC):
     ) -> Float[Tensor, "B C H W"]:
         """One map for each of C targets, which share the forward pass and the attention tiles."""
         with torch.inference_mode(False), torch.no_grad():
-            grid, relevance = self._relevance(model, frames, targets)
+            grid, relevance = self.tokens(model, frames, targets)
             return grid.on_frames(relevance, frames)
 
     @abstractmethod
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]: ...
 
@@ -78,7 +78,7 @@ class RawAttention(AttentionExplainer):
     Deviation: the mean over heads; the paper does not say.
     """
 
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, states = attention_states(self.vit, model, frames, blocks="last")
@@ -94,7 +94,7 @@ class Rollout(AttentionExplainer):
 
     tile_rows: int = TILE_ROWS
 
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, states = attention_states(self.vit, model, frames)
@@ -121,7 +121,7 @@ class NormAttention(AttentionExplainer):
 
     form: Literal["sum", "heads"] = "sum"
 
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, states = attention_states(self.vit, model, frames, blocks="last")
@@ -147,7 +147,7 @@ class AttentionGradient(AttentionExplainer):
     form: Literal["all-blocks", "last-block"] = "all-blocks"
     memory: Memory = "keep"
 
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, _, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
@@ -172,7 +172,7 @@ class GenericAttention(AttentionExplainer):
     memory: Memory = "keep"
     tile_rows: int = TILE_ROWS
 
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, _, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)

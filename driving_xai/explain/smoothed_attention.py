@@ -72,7 +72,7 @@ class SNNA(AttentionExplainer):
     """Most frames in one noisy forward pass, see `perturb.batches`; changes no map."""
     tile_rows: int = TILE_ROWS
 
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, scores, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
@@ -125,7 +125,7 @@ class AttentionIG(AttentionExplainer):
         summed = pixels.sum(2).transpose(0, 1)
         return maps * F.interpolate(summed, size=maps.shape[-2:], mode="bilinear", align_corners=False)
 
-    def _relevance(
+    def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, scores, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
