@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
@@ -27,6 +29,46 @@ Split = Literal["train", "val", "test"]
 
 _BLOCK_GROUPS = 8
 """Row groups whose images are mixed with each other, and whose bytes stay in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldOut:
+    """Which images are for testing; by default those that prep marked."""
+
+    fold: int | None = None
+    """Test on this one of `folds` parts and train on the others; None takes prep's split."""
+    folds: int = 5
+    val_fraction: float = 0.1
+    """With `fold`: of the other groups, used to choose the epoch and thresholds; 0 for none."""
+    seed: int = 0
+    """Of which group goes to which part."""
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or not 0 <= self.val_fraction < 1 or not 0 <= (self.fold or 0) < self.folds:
+            raise ValueError(
+                f"fold is {self.fold} of {self.folds}, val_fraction {self.val_fraction}; expected a fold from 0 "
+                "on, below at least 2 folds, and a fraction of 0 up to, but not, 1"
+            )
+
+    def splits(self, index: pd.DataFrame) -> np.ndarray:
+        """The split (train, val or test) of each row of an image index; groups stay whole.
+
+        Raises:
+            DataError: there are fewer groups than folds.
+        """
+        if self.fold is None:
+            return index["split"].to_numpy(dtype=str)
+        groups = sorted(set(index["group"]))
+        if len(groups) < self.folds:
+            raise DataError(
+                f"{len(groups)} groups of images cannot be cut into {self.folds} folds; use fewer"
+            )
+        order = np.random.default_rng(self.seed).permutation(len(groups))
+        part = {groups[number]: "train" for number in order}
+        part |= {groups[number]: "test" for number in order[self.fold :: self.folds]}
+        others = [groups[number] for number in order if part[groups[number]] == "train"]
+        part |= dict.fromkeys(others[: round(self.val_fraction * len(others))], "val")
+        return index["group"].map(part).to_numpy(dtype=str)
 
 
 class ImageBatch(NamedTuple):

@@ -171,7 +171,7 @@ def _show_checkpoint(found: dict[str, Any]) -> list[str]:
     return [
         f"{found['path']}: checkpoint of kind {found['kind']}, {found['parameters']:,} parameters",
         *(f"  {name:<18} {value}" for name, value in sorted(found["config"]["model"].items())),
-        f"  {tables.steering_error(found['metrics'])}",
+        f"  {tables.achieved(found['kind'], found['metrics'])}",
         f"  sha256 {found['sha256']}",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,26 @@ def steering_error(metrics: Mapping[str, Any]) -> str:
                 f"always straight {found['mae_deg_zero']:.2f} deg"
             )
     return "nothing was held out to test on"
+
+
+def action_accuracy(metrics: Mapping[str, Any]) -> str:
+    """The tested accuracy and F1, or else the validated ones, beside those of each label's majority."""
+    for split in ("test", "val"):
+        if split in metrics:
+            found, trivial = metrics[split], metrics[split]["majority"]
+            by_action = ", ".join(f"{name} {value:.3f}" for name, value in found["f1"].items())
+            return (
+                f"accuracy {found['accuracy']:.1%} on {found['images']:,} {split} images, majority "
+                f"{trivial['accuracy']:.1%}; F1 {by_action}, mean {found['mf1']:.3f} (majority "
+                f"{trivial['mf1']:.3f}), by image {found['f1_all']:.3f}"
+            )
+    return "nothing was held out to test on"
+
+
+def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
+    """What a checkpoint's metrics say of it, in one line."""
+    lines = {"steering": steering_error, "actions": action_accuracy}
+    return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
 
 
 def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -22,11 +22,6 @@ Device = Annotated[
 ]
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps the recipe's name on the command line while there is a single one."""
-
-
 @app.command()
 def steering(
     shards: Annotated[
@@ -81,7 +76,7 @@ def steering(
     }
     how = settings.resolve(SteeringTraining, config, options=options, assignments=assignments or ())
     if dry_run:
-        _check_shards(shards)
+        check_shards(shards)
         console.print_json({"recipe": "steering", "config": asdict(how)})
         return
     from driving_xai.cli.epochs import EpochLines
@@ -95,7 +90,8 @@ def steering(
         typer.echo(f"{out}: {tables.steering_error(metrics)}")
 
 
-def _check_shards(shards: Path) -> None:
+def check_shards(shards: Path) -> None:
+    """Refuses a folder that holds no shards, before a dry run says that all is well."""
     from data_prep.shards.manifest import Manifest
 
     Manifest.load(shards)

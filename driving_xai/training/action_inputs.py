@@ -1,0 +1,102 @@
+"""What an action model is trained on: frames, or what the head reads of a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from driving_xai.contracts import Frames
+from driving_xai.images import LabelledImages
+from driving_xai.models.actions import ActionModel
+from driving_xai.training.feature_cache import FeatureCache, Precision, ReadImages, cached_features
+
+OnProgress = Callable[[int, int], None]
+
+
+class Inputs(Protocol):
+    """What is trained on, by rows: frames, or features kept on disk."""
+
+    def batch(self, rows: np.ndarray, mirrored: np.ndarray) -> Tensor:
+        """The inputs of these rows, some of them of the mirrored image."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenFeatures:
+    """What the head reads, of every image as it is and mirrored."""
+
+    plain: FeatureCache
+    mirrored: FeatureCache
+
+    def batch(self, rows: np.ndarray, mirrored: np.ndarray) -> Float[Tensor, "B width"]:
+        plain, turned = self.plain.batch(rows), self.mirrored.batch(rows)
+        return torch.where(torch.from_numpy(mirrored)[:, None], turned[:, 0], plain[:, 0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirroredFrames:
+    """The images themselves."""
+
+    images: LabelledImages
+
+    def batch(self, rows: np.ndarray, mirrored: np.ndarray) -> Frames:
+        frames = self.images.frames(rows)
+        return torch.where(torch.from_numpy(mirrored).view(-1, 1, 1, 1), frames.flip(-1), frames)
+
+
+class _HeadInputs(nn.Module):
+    """What the head reads, as a feature map of one cell."""
+
+    def __init__(self, model: ActionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Frames) -> Float[Tensor, "B width 1 1"]:
+        return self.model.features(frames)[:, :, None, None]
+
+
+def frozen_features(
+    model: ActionModel,
+    images: LabelledImages,
+    folder: Path,
+    *,
+    mirrored: bool,
+    precision: Precision = "fp32",
+    device: str | torch.device = "cpu",
+    on_progress: OnProgress | None = None,
+) -> FrozenFeatures:
+    """What the head reads of all images, as they are and mirrored: from `folder`, or computed and kept there.
+
+    Args:
+        mirrored: without it, the mirrored features are the plain ones.
+        precision: in which features are kept.
+        on_progress: called with the images done and the total, for each of the two.
+    """
+    network = _HeadInputs(model).eval()
+    source = (
+        f"{images.manifest.sha256} at {images.short_side_px} px, class tokens of {model.config.blocks} blocks"
+    )
+
+    def cached(name: str, read: ReadImages) -> FeatureCache:
+        return cached_features(
+            folder,
+            network,
+            read,
+            len(images),
+            source=f"{source}, {name}",
+            precision=precision,
+            batch_size=8,
+            device=device,
+            on_progress=on_progress,
+        )
+
+    plain = cached("plain", images.pixels)
+    turned = cached("mirrored", lambda rows: images.pixels(rows).flip(-1)) if mirrored else plain
+    return FrozenFeatures(plain=plain, mirrored=turned)

@@ -1,0 +1,401 @@
+"""The action recipe: labelled images -> a checkpoint, on frozen features or with all weights trained.
+
+Training is a pure function of the shards, the configuration and the seed: every epoch draws its order,
+and every step its flips and augmentations, from the seed and its own number, so a resumed run ends where
+an unbroken one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from data_prep.shards.atomic import sha256_of
+from data_prep.shards.manifest import Manifest
+from driving_xai import checkpoint
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.images import FoldOut, LabelledImages
+from driving_xai.models.actions import ActionConfig, ActionModel, load_head
+from driving_xai.models.backbone import BackboneConfig, architecture_of, load_backbone, saved_backbone
+from driving_xai.training import runs
+from driving_xai.training.action_inputs import (
+    FrozenFeatures,
+    Inputs,
+    MirroredFrames,
+    OnProgress,
+    frozen_features,
+)
+from driving_xai.training.augment import Augmentation, augment
+from driving_xai.training.multilabel import (
+    CalibrationRule,
+    agreement,
+    calibrated_thresholds,
+    trivial_agreements,
+)
+
+_CALM = Augmentation(flip=False, brightness=0.0, contrast=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionTraining:
+    """How to train. The defaults are those of the paper and of its released code, flips aside."""
+
+    model: ActionConfig = field(default_factory=ActionConfig)
+    start: str = "random"
+    """The backbone's weights: random, timm (its own of that name, fetched), or a file or folder."""
+    head: str | None = None
+    """A file with the head's weights to start from."""
+    tune: Literal["head", "all"] = "head"
+    """Train the head on frozen features, computed once, or every weight."""
+    held_out: FoldOut = field(default_factory=FoldOut)
+    short_side_px: int | None = 360
+    """To which images are resized; None leaves them as they are stored."""
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    """For batches of 256; it is multiplied by batch_size / 256."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 0.0
+    warmup_epochs: int = 0
+    """Of a linearly growing learning rate, before the schedule."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Down to 0, by epochs."""
+    flip: Literal["swap", "literal", "none"] = "swap"
+    """Mirror half of the images: with left and right exchanged, or literally as the released code, without."""
+    augmentation: Augmentation = _CALM
+    """Of light and place, with `tune` all; `flip` in it must stay false."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch of the highest accuracy on validation, or the last; without validation always the last."""
+    calibrate: CalibrationRule = "none"
+    """Choose each action's threshold on validation, for its F1 or accuracy; none is a probability of 1/2."""
+    gradient_clip: float = 0.0
+    """Largest norm of all gradients together; 0 for no limit."""
+    precision: runs.Precision = "auto"
+    feature_precision: Literal["fp16", "fp32"] = "fp32"
+    """In which frozen features are kept on disk."""
+    seed: int = 0
+    workers: int = 0
+    """Processes that load images."""
+    keep_mib: int = 2048
+    """Of decoded images that may stay in memory, in each process."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "short_side_px"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("epochs", "warmup_epochs", "weight_decay", "gradient_clip", "workers", "keep_mib"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not self.learning_rate > 0 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}, momentum {self.momentum}; "
+                "expected over 0, and 0 up to, but not, 1"
+            )
+        if self.augmentation.flip or (self.tune == "head" and self.augmentation != _CALM):
+            raise ValueError(
+                "augmentation needs tune all and its own flip false; features of a frozen backbone are computed once"
+            )
+        if self.flip == "swap" and len({"left", "right"} & set(self.model.actions)) == 1:
+            raise ValueError(
+                f"flip is swap and actions are {list(self.model.actions)}; expected both left and right, or neither"
+            )
+
+
+class Batch(NamedTuple):
+    inputs: Tensor
+    targets: Float[Tensor, "B K"]
+
+
+class _Batches(Dataset[Batch]):
+    """The batches of one epoch; which images are mirrored depends on the seed, the epoch and the batch."""
+
+    def __init__(
+        self, inputs: Inputs, targets: Tensor, chunks: Sequence[np.ndarray], how: ActionTraining, epoch: int
+    ) -> None:
+        self.inputs, self.targets, self.chunks, self.how, self.epoch = inputs, targets, chunks, how, epoch
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, number: int) -> Batch:
+        how, rows = self.how, self.chunks[number]
+        draw = torch.Generator().manual_seed(runs.mix(how.seed, self.epoch, number))
+        turn = torch.rand(len(rows), generator=draw) < (0.0 if how.flip == "none" else 0.5)
+        inputs, targets = self.inputs.batch(rows, turn.numpy()), self.targets[torch.from_numpy(rows)]
+        if how.flip == "swap":
+            targets = torch.where(turn[:, None], targets[:, swapped(how.model.actions)], targets)
+        if how.augmentation != _CALM:
+            inputs = augment(inputs[:, None], targets[:, :1], how.augmentation, draw)[0][:, 0]
+        return Batch(inputs, targets)
+
+
+def swapped(actions: Sequence[str]) -> list[int]:
+    """Which column each action's label comes from in a mirrored image.
+
+    Example:
+        >>> swapped(("forward", "stop", "left", "right"))
+        [0, 1, 3, 2]
+    """
+    other = {"left": "right", "right": "left"}
+    return [actions.index(other.get(action, action)) for action in actions]
+
+
+class _Recipe(L.LightningModule):
+    """One training step and one validation for Lightning's loop; `net` reads the inputs."""
+
+    def __init__(
+        self, net: nn.Module, inputs: Inputs, images: LabelledImages, how: ActionTraining, splits: _Splits
+    ) -> None:
+        super().__init__()
+        self.net, self.how, self.splits = net, how, splits
+        self.inputs, self.images, self.targets = inputs, images, images.labels(how.model.actions)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        how, parameters = self.how, self.net.parameters()
+        if how.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=self._rate(0), weight_decay=how.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=self._rate(0), momentum=how.momentum, weight_decay=how.weight_decay
+        )
+
+    def on_train_epoch_start(self) -> None:
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self._rate(self.current_epoch)
+
+    def _rate(self, epoch: int) -> float:
+        how = self.how
+        rate = how.learning_rate * how.batch_size / 256
+        if epoch < how.warmup_epochs:
+            return rate * (epoch + 1) / (how.warmup_epochs + 1)
+        if how.schedule == "constant":
+            return rate
+        done = (epoch - how.warmup_epochs) / max(how.epochs - how.warmup_epochs, 1)
+        return rate * (0.5 + 0.5 * float(np.cos(np.pi * done)))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        how, epoch = self.how, self.trainer.current_epoch
+        draw = torch.Generator().manual_seed(runs.mix(how.seed, epoch))
+        rows = self.images.shuffled(self.splits.train, draw)
+        chunks = np.array_split(rows, max(round(len(rows) / how.batch_size), 1))
+        batches = _Batches(self.inputs, self.targets, chunks, how, epoch)
+        return DataLoader(batches, batch_size=None, num_workers=how.workers)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.manual_seed(runs.mix(self.how.seed, self.current_epoch, batch_idx))
+        loss = F.binary_cross_entropy_with_logits(self.net(batch.inputs), batch.targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        return loss
+
+    def val_dataloader(self) -> list[int]:
+        return [0] if len(self.splits.val) else []
+
+    def validation_step(self, _: int, __: int) -> None:
+        rows = self.splits.val
+        logits = self.logits(rows)
+        targets = self.targets[torch.from_numpy(rows)]
+        self.log("val_loss", F.binary_cross_entropy_with_logits(logits, targets), batch_size=1)
+        found = agreement((logits > 0).numpy(), targets.bool().numpy(), self.how.model.actions)
+        self.log("val_accuracy", found["accuracy"], batch_size=1)
+        self.log("val_mf1", found["mf1"], batch_size=1)
+
+    @torch.no_grad()
+    def logits(self, rows: np.ndarray) -> Float[Tensor, "N K"]:
+        """Of these images, unmirrored, in float32 on the CPU."""
+        size = 512 if isinstance(self.inputs, FrozenFeatures) else 32
+        found = [torch.empty(0, len(self.how.model.actions))]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            inputs = self.inputs.batch(part, np.zeros(len(part), bool)).to(self.device)
+            found.append(self.net(inputs).float().cpu())
+        return torch.cat(found)
+
+
+class _Splits(NamedTuple):
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def train(
+    shards: Path,
+    out: Path,
+    how: ActionTraining,
+    *,
+    device: runs.Device = "auto",
+    resume: bool = False,
+    callbacks: tuple[L.Callback, ...] = (),
+    features: Path | None = None,
+    on_features: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Trains an action model and writes a checkpoint directory with logs beside it.
+
+    Args:
+        shards: a folder that `prep` wrote from labelled images.
+        out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
+        resume: continue an interrupted run of the same configuration.
+        callbacks: Lightning callbacks, for progress.
+        features: folder for the features of a frozen backbone, which runs may share; None is
+            `features/` in `out`.
+        on_features: called while they are computed with the images done and the total.
+
+    Returns:
+        The metrics that are also written: accuracy and F1 of each split beside predictors that do not
+        look.
+
+    Raises:
+        DataError: the shards hold no such labels, or nothing to train on.
+        CheckpointError: `resume` without a run or with another configuration, or weights that do not
+            fit.
+        UnsupportedModelError: the architecture cannot be built, or the images are smaller than a patch.
+    """
+    how = with_saved_architecture(how)
+    images = LabelledImages(shards, short_side_px=how.short_side_px, keep_mib=how.keep_mib)
+    images.labels(how.model.actions)
+    splits = _split(images, how.held_out)
+    config = describe(how, images.manifest)
+    L.seed_everything(how.seed, verbose=False)
+    model = start_model(how)
+    # Images that the model cannot take are found here, before OUT belongs to this configuration.
+    model.eval().features(images.frames(splits.train[:1]))
+    state = runs.resume_state(out, config, resume)
+    recipe = _recipe(model, images, how, splits, features or out / "features", device, on_features)
+    validated = len(splits.val) > 0 and how.keep == "best"
+    trainer = runs.build_trainer(
+        out,
+        epochs=how.epochs,
+        device=device,
+        precision=how.precision,
+        callbacks=callbacks,
+        monitor="val_accuracy" if validated else None,
+        mode="max",
+        gradient_clip=how.gradient_clip or None,
+    )
+    if how.epochs:
+        runs.fit(trainer, recipe.train(), state)
+    if how.epochs and validated:
+        best = torch.load(out / runs.RESUME / "best.ckpt", map_location="cpu", weights_only=True)
+        recipe.load_state_dict(best["state_dict"])
+    metrics = _measure(recipe.eval())
+    checkpoint.save(out, model, config, metrics)
+    return metrics
+
+
+def start_model(how: ActionTraining) -> ActionModel:
+    """The model before training, with the weights that the configuration names.
+
+    Raises:
+        CheckpointError: they do not fit.
+        UnsupportedModelError: the architecture cannot be built.
+    """
+    model = ActionModel(how.model, pretrained=how.start == "timm")
+    if how.start not in ("random", "timm"):
+        load_backbone(model.backbone, Path(how.start))
+    if how.head is not None:
+        load_head(model, Path(how.head))
+    return model
+
+
+def with_saved_architecture(how: ActionTraining) -> ActionTraining:
+    """The same, with the architecture of the folder to start from where none is named.
+
+    Raises:
+        CheckpointError: the folder holds another one than is named.
+    """
+    saved = None if how.start in ("random", "timm") else saved_backbone(Path(how.start))
+    if saved is None or saved == (named := architecture_of(how.model)):
+        return how
+    if named != BackboneConfig():
+        raise CheckpointError(
+            f"{how.start} holds {saved.backbone} with other settings than model.backbone {named.backbone}; "
+            "leave model's settings out, they are the folder's"
+        )
+    return replace(how, model=replace(how.model, **asdict(saved)))
+
+
+def describe(how: ActionTraining, manifest: Manifest) -> dict[str, Any]:
+    """The config.json of a model trained so on these shards, less its schema."""
+    training = asdict(how)
+    for name in ("start", "head"):
+        value = training[name]
+        if value not in (None, "random", "timm"):
+            path = Path(value)
+            file = path / checkpoint.WEIGHTS if path.is_dir() else path
+            if not file.is_file():
+                raise CheckpointError(f"{file}: no such file; check the path of the weights")
+            training[name] = {"file": path.name, "sha256": sha256_of(file)}
+    return {
+        "kind": "actions",
+        "model": training.pop("model"),
+        "training": training,
+        "input": {"geometry": manifest.geometry, "short_side_px": how.short_side_px},
+        "data": {"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
+        "versions": runs.versions(),
+    }
+
+
+def _split(images: LabelledImages, held_out: FoldOut) -> _Splits:
+    names = held_out.splits(images.index)
+    splits = _Splits(*(np.flatnonzero(names == name) for name in _Splits._fields))
+    if not len(splits.train):
+        raise DataError(f"{images.root} holds no training images; prepare some, or set held_out.fold")
+    return splits
+
+
+def _recipe(
+    model: ActionModel,
+    images: LabelledImages,
+    how: ActionTraining,
+    splits: _Splits,
+    features: Path,
+    device: runs.Device,
+    on_features: OnProgress | None,
+) -> _Recipe:
+    if how.tune == "all":
+        return _Recipe(model, MirroredFrames(images=images), images, how, splits)
+    on_cuda = device != "cpu" and torch.cuda.is_available()
+    frozen = frozen_features(
+        model,
+        images,
+        features,
+        mirrored=how.flip != "none",
+        precision=how.feature_precision,
+        device="cuda" if on_cuda else "cpu",
+        on_progress=on_features,
+    )
+    return _Recipe(model.to("cpu").head, frozen, images, how, splits)
+
+
+def _measure(recipe: _Recipe) -> dict[str, Any]:
+    """Accuracy and F1 of each split, the thresholds they were found with, and predictors that do not look."""
+    how, splits = recipe.how, recipe.splits
+    names, truth = how.model.actions, recipe.targets.bool().numpy()
+    probability = {
+        name: torch.sigmoid(recipe.logits(getattr(splits, name)).double()).numpy() for name in ("val", "test")
+    }
+    rule: CalibrationRule = how.calibrate if len(splits.val) else "none"
+    thresholds = calibrated_thresholds(probability["val"], truth[splits.val], rule)
+    metrics: dict[str, Any] = {
+        "epochs": how.epochs,
+        "thresholds": dict(zip(names, thresholds.tolist(), strict=True)),
+    }
+    for name, values in probability.items():
+        if len(values):
+            wanted = truth[getattr(splits, name)]
+            metrics[name] = {
+                "images": len(values),
+                **agreement(values > thresholds, wanted, names),
+                **trivial_agreements(truth[splits.train], wanted, names),
+            }
+    return metrics
