@@ -50,10 +50,11 @@ class SmoothGrad:
     """The gradient averaged over noisy copies of the frame.
 
     M = (1 / n) sum_i dy/dx at x + e_i, e_i ~ N(0, sigma^2). The noise of a frame is drawn from the seed
-    and its own pixels. Noisy pixels may leave [0, 1], as in the paper.
+    and its own pixels.
 
     Source: Smilkov et al. 2017, section 3.
-    Deviation: the size is taken after averaging and channels are added; the paper leaves both open.
+    Deviation: noisy pixels are cut to [0, 1], outside of which a model promises nothing; `noisy="free"` is
+    the paper's. The size is taken after averaging and channels are added; the paper leaves both open.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -68,12 +69,13 @@ class SmoothGrad:
         *,
         samples: int = 50,
         sigma: float = 0.15,
+        noisy: Literal["cut", "free"] = "cut",
         channels: Channels = "abs",
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
-        """`sigma` is a fraction of each frame's range, its largest minus its smallest value; `batch_size`
-        is the most noisy frames in one pass, see `perturb.batches`.
+        """`sigma` is a fraction of each frame's range, its largest minus its smallest value; `noisy` says
+        whether noisy pixels are cut to [0, 1]; `batch_size` is the most noisy frames in one pass, see `perturb.batches`.
 
         Raises:
             ValueError: an option is out of range.
@@ -82,7 +84,7 @@ class SmoothGrad:
             raise ValueError(
                 f"got samples {samples}, batch_size {batch_size}, sigma {sigma}; expected 1 or more, 0 or more"
             )
-        self.samples, self.sigma, self.channels = samples, sigma, channels
+        self.samples, self.sigma, self.noisy, self.channels = samples, sigma, noisy, channels
         self.seed, self.batch_size = seed, batch_size
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
@@ -93,8 +95,9 @@ class SmoothGrad:
         total = torch.zeros_like(frames)
         for part in batches(self.samples, frames=len(frames), batch_size=self.batch_size):
             noise = _noise(frames, drawn, part.stop - part.start)
-            noisy = frames[:, None] + spread[:, None, None, None, None] * noise
-            gradient = input_gradient(model, noisy.flatten(0, 1), clean.per_variant)
+            noisy = (frames[:, None] + spread[:, None, None, None, None] * noise).flatten(0, 1)
+            noisy = noisy.clamp(0, 1) if self.noisy == "cut" else noisy
+            gradient = input_gradient(model, noisy, clean.per_variant)
             total += gradient.unflatten(0, (len(frames), -1)).sum(1)
         return _one_a_pixel(total / self.samples, self.channels)
 

@@ -90,7 +90,7 @@ def test_an_incomplete_attribution_is_refused_where_asked(frames):
 
 def test_smoothgrad_equals_captums_noise_tunnel_given_its_noise(smooth, frames, monkeypatch):
     """Ours draws; captum gets the same draw in place of its own."""
-    explain = SmoothGrad(samples=6, sigma=0.2, channels="sum", seed=5)
+    explain = SmoothGrad(samples=6, sigma=0.2, noisy="free", channels="sum", seed=5)
     noisy = []
     handle = smooth.register_forward_pre_hook(lambda _model, inputs: noisy.append(inputs[0].detach()))
     ours = explain(smooth, frames, output(1))
@@ -108,12 +108,24 @@ def test_noise_is_normal_with_a_share_of_each_frames_range(linear):
     frames[1] = 0.4 + 0.1 * frames[1]
     model, seen = linear(), []
     model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0].detach()))
-    SmoothGrad(samples=100, sigma=0.15, batch_size=200)(model, frames, left)
+    SmoothGrad(samples=100, sigma=0.15, noisy="free", batch_size=200)(model, frames, left)
     noise = seen[1].unflatten(0, (2, 100)) - frames[:, None]
     spread = frames.amax((1, 2, 3)) - frames.amin((1, 2, 3))
     # 57,600 draws: a standard deviation is known to 0.3 %, a mean to 0.4 % of it.
     torch.testing.assert_close(noise.std((1, 2, 3, 4)), 0.15 * spread, rtol=0.02, atol=0)
     assert (noise.mean((1, 2, 3, 4)).abs() < 0.02 * 0.15 * spread).all()
+
+
+def test_noisy_pixels_are_cut_to_what_a_model_takes(linear, frames):
+    model, seen = linear(), {}
+    for noisy in ("free", "cut"):
+        handle = model.register_forward_pre_hook(
+            lambda _model, inputs, noisy=noisy: seen.update({noisy: inputs[0].detach()})
+        )
+        SmoothGrad(samples=4, sigma=0.5, noisy=noisy)(model, frames, left)
+        handle.remove()
+    assert seen["free"].min() < 0
+    assert torch.equal(seen["cut"], seen["free"].clamp(0, 1))
 
 
 def test_smoothgrad_without_noise_is_the_gradient(smooth, frames):
