@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import wait
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -22,6 +22,9 @@ from data_prep.errors import DataError
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 EngineName = Literal["serial", "processes", "dask"]
+
+CONNECT_S = 20
+"""How long a scheduler, and then its first worker, may take to answer."""
 
 _work: Callable[[Any], Any] | None = None
 
@@ -105,7 +108,8 @@ def _run_installed(unit: Any) -> Any:
 class DaskEngine:
     """A Dask cluster: the scheduler at an address, or a local one with `workers` processes.
 
-    Every worker must see the source and the output under the same paths.
+    Every worker must see the source and the output under the same paths; a unit whose files a worker
+    does not see is refused, not dropped.
     """
 
     threads = 1
@@ -119,33 +123,93 @@ class DaskEngine:
             import distributed
         except ImportError:
             raise DataError("engine dask needs dask[distributed]; install driving-xai[cluster]") from None
-        try:
-            with (
-                self._target() as target,
-                distributed.Client(target, set_as_default=False, timeout="20s") as client,
-            ):
-                shared = client.scatter(work, broadcast=True, hash=False)
-                futures = [client.submit(_call, shared, unit, pure=False) for unit in units]
-                for future in distributed.as_completed(futures, loop=client.loop):
-                    yield future.result()
-        except (distributed.scheduler.KilledWorker, OSError) as error:
-            reason = str(error).split("\n")[0]
-            raise EngineError(
-                f"the Dask cluster failed ({reason}); check the scheduler and --resume"
-            ) from None
+        with self._client() as client:
+            _check_workers(client)
+            # Copied to every worker: it survives the loss of all but one.
+            shared = client.scatter(work, broadcast=True, hash=False)
+            futures = [client.submit(_call, shared, unit, pure=False) for unit in units]
+            finished = distributed.as_completed(futures, loop=client.loop)
+            for future in finished:
+                yield _result_of(future)
 
     @contextmanager
-    def _target(self) -> Iterator[Any]:
-        """What a client connects to: an address, or a cluster of our own that ends with us."""
+    def _client(self) -> Iterator[Any]:
+        """A client of the scheduler at the address, or of a cluster of our own that ends with us."""
+        import distributed
+        from distributed.comm import CommClosedError
+
+        with ExitStack() as stack:
+            try:
+                target = self._scheduler or stack.enter_context(self._own_cluster())
+                client = stack.enter_context(
+                    distributed.Client(target, set_as_default=False, timeout=f"{CONNECT_S}s")
+                )
+            except (OSError, ValueError, CommClosedError) as error:
+                raise EngineError(
+                    f"no Dask scheduler answers at {self._scheduler or 'this machine'} ({_first_line(error)}); "
+                    "start one with `dask scheduler` and give its tcp:// address"
+                ) from None
+            yield client
+
+    def _own_cluster(self) -> Any:
         import distributed
 
-        if self._scheduler is not None:
-            yield self._scheduler
-            return
-        with distributed.LocalCluster(
+        return distributed.LocalCluster(
             n_workers=self._workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
-        ) as cluster:
-            yield cluster
+        )
+
+
+def _check_workers(client: Any) -> None:
+    """Every worker must have our versions: with others it would write other bytes.
+
+    Raises:
+        EngineError: there is no worker, or one cannot run our code.
+    """
+    from distributed.comm import CommClosedError
+
+    from data_prep.jobs import versions
+
+    ours = versions()
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+        theirs = client.run(versions)
+    except (OSError, ImportError, AttributeError, CommClosedError) as error:
+        raise EngineError(
+            f"no worker of the Dask cluster can run this ({_first_line(error)}); start `dask worker` in an "
+            "environment with driving-xai"
+        ) from None
+    for address, found in theirs.items():
+        other = [
+            f"{name} {found.get(name)} in place of {mine}"
+            for name, mine in ours.items()
+            if found.get(name) != mine
+        ]
+        if other:
+            raise EngineError(
+                f"worker {address} has {', '.join(other)} and would write other bytes; install the same versions"
+            )
+
+
+def _result_of(future: Any) -> Any:
+    """What a unit gave; its own errors as they are.
+
+    Raises:
+        EngineError: the worker or the scheduler was lost.
+    """
+    from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
+    from distributed.scheduler import KilledWorker
+
+    try:
+        return future.result()
+    except (KilledWorker, CommClosedError, FutureCancelledError) as error:
+        raise EngineError(
+            f"the Dask cluster was lost ({_first_line(error)}); start it again and --resume"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _call(work: Callable[[Unit], Result], unit: Unit) -> Result:

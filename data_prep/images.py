@@ -232,9 +232,9 @@ class ImageFiles:
             # Path arithmetic on every frame would cost a tenth of its decoding.
             yield decode_image(read_bytes(f"{root}/{name}"), name=name, reduced=self.reduced)
 
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """Every image."""
-        return ((name, self.folder / name) for name in self.names)
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+        """The images themselves."""
+        return ((name, self.folder / name) for name in self.names[start:stop])
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -13,6 +13,7 @@ import h5py
 import pandas as pd
 import pyarrow as pa
 
+from data_prep.errors import DataError
 from data_prep.shards.manifest import Manifest, ShardEntry
 
 
@@ -48,6 +49,22 @@ class SourceState(NamedTuple):
             sizes.update(f"{name}\0{found.st_size}\n".encode(errors="surrogateescape"))
             times.update(f"{name}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
         return cls(sizes.hexdigest(), times.hexdigest())
+
+
+def check_visible(files: Iterable[tuple[str, Path]]) -> None:
+    """Refuses to begin a unit whose files have gone since the run was planned.
+
+    Without this a worker that does not see the source would leave all its frames out, and count them.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    for name, path in files:
+        if not path.is_file():
+            raise DataError(
+                f"{path}: {name} was there when the run was planned; make the source visible to every worker "
+                "under the same path and --resume"
+            )
 
 
 class Job(Protocol):

@@ -21,7 +21,7 @@ from data_prep import quality
 from data_prep.causes import MOST_LABELS, encode_causes
 from data_prep.errors import DataError
 from data_prep.images import Geometry, MissingImageError, decode_image, read_bytes
-from data_prep.jobs import SourceState, provenance, versions
+from data_prep.jobs import SourceState, check_visible, provenance, versions
 from data_prep.policy import Policy
 from data_prep.records import ImageItem, ImageSet, RenderedImages
 from data_prep.sequences import FOLDER
@@ -66,8 +66,10 @@ class ImageWork:
         """Checks, perhaps resizes, and writes one shard, whole or not at all.
 
         Raises:
-            DataError: an image cannot be used and the policy refuses that.
+            DataError: the source is not there, or an image cannot be used and the policy refuses that.
         """
+        items = self.images.items[unit.start : unit.stop]
+        check_visible((item.key, item.path) for item in items if item.path is not None)
         dropped: dict[str, list[int]] = {}
         with ThreadPoolExecutor(self.threads) as pool:
             checked = _in_order(pool, self._check, range(unit.start, unit.stop), ahead=4 * self.threads)

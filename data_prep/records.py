@@ -67,8 +67,8 @@ class ImageSource(Protocol):
         """
         ...
 
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """The files that are read: the name of each in the source, and where it lies."""
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+        """The files that those frames are read from: the name of each in the source, and where it lies."""
         ...
 
 

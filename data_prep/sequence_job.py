@@ -96,7 +96,7 @@ class SequenceJob:
 
     @cached_property
     def source(self) -> SourceState:
-        return SourceState.of(file for drive in self.drives for file in drive.images.files())
+        return SourceState.of(file for drive in self.drives for file in drive.images.files(0, len(drive)))
 
     @property
     def fingerprint(self) -> str:

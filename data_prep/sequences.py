@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64, UInt8
 from data_prep.alignment import AlignedDrive
 from data_prep.errors import DataError
 from data_prep.images import Geometry, MissingImageError
+from data_prep.jobs import check_visible
 from data_prep.policy import Policy
 from data_prep.records import Drive
 from data_prep.shards.atomic import replacing
@@ -58,10 +59,11 @@ class SequenceWork:
         """Decodes, resizes and writes one shard, whole or not at all.
 
         Raises:
-            DataError: an image cannot be used and the policy refuses that.
+            DataError: the source is not there, or an image cannot be used and the policy refuses that.
         """
         drive, aligned = self.drives[unit.drive], self.aligned[unit.drive]
         wanted = aligned.frame[unit.start : unit.stop]
+        check_visible(drive.images.files(int(wanted[0]), int(wanted[-1]) + 1))
         images = decoded(drive, wanted, self.geometry, threads=self.threads)
         with (
             replacing(self.root / unit.path, scratch=self.scratch) as temporary,

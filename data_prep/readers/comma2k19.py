@@ -251,9 +251,10 @@ class SegmentVideos:
         for wanted in self._ranges(start, stop):
             yield from self._segment(wanted)
 
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """The videos."""
-        return ((f"{path.parent.name}/{path.name}", path) for path in self.paths)
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+        """The videos that hold some of the frames."""
+        paths = (self.paths[wanted.segment] for wanted in self._ranges(start, stop))
+        return ((f"{path.parent.name}/{path.name}", path) for path in paths)
 
     def _ranges(self, start: int, stop: int) -> Iterator[_Range]:
         firsts = accumulate(self.frames, initial=0)

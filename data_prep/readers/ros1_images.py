@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,12 @@ class BagImages:
                         )
             first += len(part)
 
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """The bags."""
-        return ((part.path.name, part.path) for part in self.parts)
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+        """The bags that hold some of the frames."""
+        firsts = accumulate((len(part) for part in self.parts), initial=0)
+        for first, part in zip(firsts, self.parts, strict=False):
+            if start < first + len(part) and stop > first:
+                yield part.path.name, part.path
 
 
 def decode_message(layout: Layout, data: bytes, *, name: str, reduced: Reduction = 1) -> Image:

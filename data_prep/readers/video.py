@@ -112,8 +112,8 @@ class VideoFrames:
                     return
         raise DataError(f"{self.path.name}: frame {expected} cannot be decoded; copy or re-encode the video")
 
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """The video."""
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+        """The video, whatever the frames."""
         yield self.path.name, self.path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,8 @@ def replacing(target: Path, *, scratch: Path | None = None) -> Iterator[Path]:
         target: the file to create or replace.
         scratch: folder for the temporary file, on the same file system; default the target's own.
     """
-    # The process id keeps two workers apart that were handed the same unit.
-    temporary = (scratch or target.parent) / f"{target.name}.{os.getpid()}.tmp"
+    # Host and process keep two workers apart that were handed the same unit.
+    temporary = (scratch or target.parent) / f"{target.name}.{platform.node()}-{os.getpid()}.tmp"
     try:
         yield temporary
         sync(temporary)

@@ -82,6 +82,14 @@ def prep(
         typer.Option(min=1, help="Threads of serial, processes of the others. [default: all cores]"),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    publish_to: Annotated[
+        str | None,
+        typer.Option(
+            "--publish",
+            metavar="URL",
+            help="Then copy the output there, as s3://bucket/drives; manifest last.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the shards that an earlier run finished.")
     ] = False,
@@ -126,6 +134,11 @@ def prep(
             overwrite=overwrite,
             on_progress=shown,
         )
+    if publish_to is not None:
+        from data_prep.publish import publish
+
+        with console.progress("publish", unit="files") as on_sent:
+            publish(out, publish_to, on_progress=on_sent)
     _show(out, manifest, as_json)
 
 

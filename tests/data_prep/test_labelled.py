@@ -82,9 +82,9 @@ def test_resized_images_are_jpegs_of_the_asked_size(images, tmp_path):
 def test_unusable_images_are_dropped_and_counted_or_refused(images, tmp_path):
     items = images.items
     items[3].path.write_bytes(jpeg(3)[:-30])
-    items[12].path.unlink()
+    items[12].path.write_bytes(b"")
     manifest = run(images, tmp_path / "out", threads=2)
-    assert manifest.quality["set"]["dropped"] == {"missing_image": 1, "undecodable_image": 1}
+    assert manifest.quality["set"]["dropped"] == {"undecodable_image": 2}
     index = read_index(tmp_path / "out")
     assert index["key"].tolist() == [item.key for n, item in enumerate(items) if n not in (3, 12)]
     for row in index.itertuples():
@@ -93,6 +93,13 @@ def test_unusable_images_are_dropped_and_counted_or_refused(images, tmp_path):
     assert verify(tmp_path / "out").ok
     with pytest.raises(DataError, match=r"03\.jpg: a JPEG cut short"):
         run(images, tmp_path / "refused", policy=Policy(on_bad="refuse"))
+
+
+def test_an_image_that_has_gone_since_planning_stops_the_run(images, tmp_path):
+    """A worker that does not see the source must not leave its images out."""
+    images.items[12].path.unlink()
+    with pytest.raises(DataError, match=r"12\.jpg was there when the run was planned"):
+        run(images, tmp_path / "out")
 
 
 def test_a_set_that_contradicts_itself_is_refused(images, tmp_path):

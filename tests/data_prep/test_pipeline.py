@@ -432,6 +432,21 @@ except OutputError as error:
     assert not list((tmp_path / "out").rglob("*.h5"))
 
 
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_a_source_that_goes_away_stops_the_run_and_drops_nothing(engine, source, reference, tmp_path):
+    away = tmp_path / "away"
+
+    def unplug(progress: Progress) -> None:
+        if progress.units_done == 1:
+            source.rename(away)
+
+    with pytest.raises(DataError, match="was there when the run was planned"):
+        prepare(config(source), tmp_path / "out", engine=engine, workers=1, on_progress=unplug)
+    away.rename(source)
+    prepare(config(source), tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == reference
+
+
 def test_a_missing_source_is_one_clear_line(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         prepare(config(tmp_path / "nowhere"), tmp_path / "out")
