@@ -19,7 +19,7 @@ from data_prep.shards.manifest import canonical_json
 from driving_xai.experiments.class_images import ClassImages, from_shards, in_memory
 from driving_xai.experiments.cluttered_digits import Clutter, cluttered, handwritten_digits
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
-from driving_xai.models.frozen_cnn import FrozenCNN
+from driving_xai.models.frozen_cnn import frozen_cnn
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit
 from driving_xai.training.feature_cache import FeatureCache, Precision, cached_features, weights_sha256
 
@@ -99,7 +99,7 @@ def frozen(
         name, precision = "small CNN that learnt from other digits", "fp32"
     else:
         images = from_shards(data, size_px=network.image_px)
-        stack = _network(network)
+        stack = frozen_cnn(network.name, network.weights)
         name, precision = f"{network.name}, weights {network.weights}", network.precision
     features = cached_features(
         out / "features",
@@ -113,13 +113,6 @@ def frozen(
     )
     described = {"data": images.describe(), "stand_in": data is None, "network": name}
     return Frozen(images=images, network=stack.cpu(), features=features, described=described)
-
-
-def _network(how: Network) -> nn.Module:
-    network = FrozenCNN(how.name, pretrained=how.weights == "pretrained")
-    if how.weights not in ("pretrained", "random"):
-        network.load(Path(how.weights))
-    return network
 
 
 def stand_in_images(how: StandIn) -> ClassImages:

@@ -31,7 +31,8 @@ HardRule = Literal["maximal", "zero-logit"]
 class BoundedLogitConfig:
     """The architecture. Defaults follow the authors' code where it and the paper differ."""
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    """Names of the outputs; training takes them from the shards."""
     output_kind: Literal["multiclass", "multilabel"] = "multiclass"
     attention: Literal["none", "bla", "bla-t", "l2x-f"] = "bla-t"
     """none is the baseline, which pools the mean."""
@@ -61,9 +62,10 @@ class BoundedLogitConfig:
     colour: Literal["rgb", "grey"] = "grey"
 
     def __post_init__(self) -> None:
-        if len(self.classes) < (2 if self.output_kind == "multiclass" else 1):
-            raise ValueError(f"classes are {self.classes}; expected two or more, or one and more labels")
-        if self.units == "difference" and (len(self.classes) != 2 or self.output_kind != "multiclass"):
+        names = self.classes
+        if len(set(names)) < len(names) or (len(names) == 1 and self.output_kind == "multiclass"):
+            raise ValueError(f"classes are {list(names)}; expected two names or more, none twice")
+        if self.units == "difference" and (len(names) not in (0, 2) or self.output_kind != "multiclass"):
             raise ValueError("units is 'difference'; expected 'each' for anything but two classes")
         if not self.theta > 0 or not self.tau > 0 or not 0 <= self.dropout < 1 or self.subset_size < 1:
             raise ValueError(
@@ -138,6 +140,8 @@ class AttentiveHead(nn.Module):
         # A 1 x 1 convolution with one filter.
         self.explain = None if config.attention == "none" else nn.Linear(channels, 1)
         self.dropout = nn.Dropout(config.dropout)
+        if not config.classes:
+            raise ValueError("classes are not set; name the outputs")
         self.classify = nn.Linear(channels, 1 if config.units == "difference" else len(config.classes))
         self.apply(glorot)
 

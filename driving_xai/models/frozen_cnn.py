@@ -72,3 +72,19 @@ class FrozenCNN(nn.Module):
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
         return self.cam_layer(self.trunk.forward_features((frames - self.mean) / self.std))
+
+
+def frozen_cnn(name: str, weights: str = "pretrained") -> FrozenCNN:
+    """The network of a timm name with its weights.
+
+    Args:
+        weights: pretrained, which timm fetches, random, or a local file.
+
+    Raises:
+        UnsupportedModelError: timm has no such convolutional network.
+        CheckpointError: the weights are missing, damaged, or of another network.
+    """
+    network = FrozenCNN(name, pretrained=weights == "pretrained")
+    if weights not in ("pretrained", "random"):
+        network.load(Path(weights))
+    return network

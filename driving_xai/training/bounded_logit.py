@@ -6,9 +6,11 @@ they draw, the same dropout. The convolution stack is frozen, so that a run trai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +18,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, Explanation
-from driving_xai.training.feature_cache import as_frames
+from driving_xai import checkpoint
+from driving_xai.contracts import Frames, Scores
+from driving_xai.errors import DataError
+from driving_xai.images import LabelledImages, Split
+from driving_xai.models.bounded_logit import (
+    AttentiveHead,
+    BoundedLogitConfig,
+    BoundedLogitModel,
+    Explanation,
+)
+from driving_xai.models.frozen_cnn import FrozenCNN, frozen_cnn
+from driving_xai.training.feature_cache import Precision, as_frames, cached_features
+
+Labels = Int[Tensor, " N"] | Float[Tensor, "N K"]
+"""The class of each example, or 0 and 1 for each of its labels."""
 
 
 class Examples(Protocol):
@@ -26,6 +41,20 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, rows: np.ndarray) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StoredExamples:
+    """Images of shards, decoded when asked for."""
+
+    images: LabelledImages
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: np.ndarray) -> Frames:
+        """The frames of these rows, in their order."""
+        return self.images.frames(rows)
 
 
 @dataclass(frozen=True)
@@ -62,7 +91,7 @@ class Schedule:
 def fit(
     network: nn.Module,
     examples: Examples,
-    labels: Int[Tensor, " N"],
+    labels: Labels,
     rows: np.ndarray,
     how: Schedule,
     *,
@@ -74,7 +103,7 @@ def fit(
     Dropout and samples are drawn from the seed too. Torch's own generator is as before afterwards.
 
     Args:
-        labels: class of each example, of all N.
+        labels: of all N examples.
         parameters: what learns; None for all. The others stay, but dropout is active for them as well.
     """
     learns = list(network.parameters() if parameters is None else parameters)
@@ -87,7 +116,7 @@ def fit(
             shuffled = order.permutation(rows)
             for start in range(0, len(shuffled), how.batch_size):
                 part = shuffled[start : start + how.batch_size]
-                loss = F.cross_entropy(network(examples.batch(part)), labels[torch.from_numpy(part)])
+                loss = loss_of(network(examples.batch(part)), labels[torch.from_numpy(part)])
                 # Nothing reaches the explanation under the paper's own threshold.
                 gradients = torch.autograd.grad(loss, learns, allow_unused=True)
                 for parameter, gradient in zip(learns, gradients, strict=True):
@@ -100,6 +129,7 @@ class Judged(NamedTuple):
     """How a network does on a set of examples."""
 
     accuracy: float
+    """Share of examples, of several labels the share of labels, that are right."""
     loss: float
     """Mean cross-entropy, in nats."""
 
@@ -108,7 +138,7 @@ class Judged(NamedTuple):
 def judge(
     network: nn.Module,
     examples: Examples,
-    labels: Int[Tensor, " N"],
+    labels: Labels,
     rows: np.ndarray,
     *,
     explanation: Explanation = "hard",
@@ -118,8 +148,14 @@ def judge(
     """Accuracy and loss by hard explanations, or by soft ones.
 
     Args:
+        network: in eval mode, without dropout.
         seed: of soft explanations that are sampled.
+
+    Raises:
+        ValueError: the network is in training mode.
     """
+    if network.training:
+        raise ValueError(f"{type(network).__name__} is in training mode; call eval() on it first")
     generator = torch.Generator().manual_seed(seed)
     scores = torch.cat(
         [
@@ -128,10 +164,19 @@ def judge(
         ]
     )
     truth = labels[torch.from_numpy(rows)]
-    accuracy = (scores.argmax(1) == truth).double().mean()
-    return Judged(accuracy=float(accuracy), loss=float(F.cross_entropy(scores.double(), truth)))
+    right = scores.argmax(1) == truth if truth.dim() == 1 else (scores > 0) == (truth > 0.5)
+    return Judged(accuracy=float(right.double().mean()), loss=float(loss_of(scores.double(), truth)))
 
 
+def loss_of(scores: Scores, truth: Labels) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats: of one class an example, or of several labels each by itself."""
+    if truth.dim() == 1:
+        return F.cross_entropy(scores, truth)
+    return F.binary_cross_entropy_with_logits(scores, truth.to(scores.dtype))
+
+
+AttentionKind = Literal["l2x-f", "bla", "bla-t"]
+Learns = Literal["all", "explanation"]
 Variant = Literal["l2x-f", "bla", "bla-t", "bla-ph"]
 """bla-ph is bla-t after the fact: the baseline's head stays as it is."""
 
@@ -149,7 +194,7 @@ class PairedTraining:
 
 
 def train_baseline(
-    how: PairedTraining, examples: Examples, labels: Int[Tensor, " N"], rows: np.ndarray, *, seed: int
+    how: PairedTraining, examples: Examples, labels: Labels, rows: np.ndarray, *, seed: int
 ) -> AttentiveHead:
     """A head that pools the mean, from Glorot's weights."""
     head = _head(how, "none", seed)
@@ -162,23 +207,191 @@ def train_variant(
     baseline: AttentiveHead,
     how: PairedTraining,
     examples: Examples,
-    labels: Int[Tensor, " N"],
+    labels: Labels,
     rows: np.ndarray,
     *,
     seed: int,
 ) -> AttentiveHead:
+    """One of the paper's explanations; see `train_explanation`."""
+    attention: AttentionKind = "bla-t" if variant == "bla-ph" else variant
+    learns: Learns = "explanation" if variant == "bla-ph" else "all"
+    return train_explanation(
+        baseline, how, examples, labels, rows, attention=attention, learns=learns, seed=seed
+    )
+
+
+def train_explanation(
+    baseline: AttentiveHead,
+    how: PairedTraining,
+    examples: Examples,
+    labels: Labels,
+    rows: np.ndarray,
+    *,
+    attention: AttentionKind,
+    learns: Learns,
+    seed: int,
+) -> AttentiveHead:
     """A head with an explanation, which starts from the baseline's; the baseline is not changed."""
-    head = _head(how, "bla-t" if variant == "bla-ph" else variant, seed)
+    head = _head(how, attention, seed)
     head.classify.load_state_dict(baseline.classify.state_dict())
     assert head.explain is not None
-    learns = head.explain.parameters() if variant == "bla-ph" else None
-    fit(head, examples, labels, rows, how.augmented, seed=seed, parameters=learns)
+    parameters = head.explain.parameters() if learns == "explanation" else None
+    fit(head, examples, labels, rows, how.augmented, seed=seed, parameters=parameters)
     return head
 
 
-def _head(
-    how: PairedTraining, attention: Literal["none", "l2x-f", "bla", "bla-t"], seed: int
-) -> AttentiveHead:
+def _head(how: PairedTraining, attention: Literal["none"] | AttentionKind, seed: int) -> AttentiveHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AttentiveHead(replace(how.head, attention=attention), channels=how.channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedLogitTraining:
+    """How to train a classifier that selects what it judges by."""
+
+    model: BoundedLogitConfig = field(default_factory=BoundedLogitConfig)
+    """Its classes are taken from the images."""
+    weights: str = "pretrained"
+    """Of a frozen network: pretrained, which timm fetches, random, or a file."""
+    head: Literal["trained", "baseline"] = "trained"
+    """baseline keeps the baseline's head: an explanation after the fact, BLA-PH."""
+    baseline: Schedule = field(default_factory=Schedule)
+    """Before the explanation is added; small-cnn trains without."""
+    augmented: Schedule = field(default_factory=Schedule)
+    precision: Precision = "fp16"
+    """Of a frozen network's features, which are kept on disk."""
+    seed: int = 0
+
+
+def train(
+    images: LabelledImages,
+    out: Path,
+    how: BoundedLogitTraining,
+    *,
+    data: Mapping[str, Any],
+    device: Literal["cpu", "cuda"] = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Trains on the split `train` and writes a checkpoint of kind `bounded-logit`.
+
+    A frozen network sees each image once: its features are kept in `out`, where the same images and
+    weights find them again. small-cnn learns together with its head.
+
+    Args:
+        images: of equal size; each of one class, or with several labels where the model is multilabel.
+        data: what the checkpoint says of the images, such as the shards' hash.
+        on_progress: called while features are computed.
+
+    Returns:
+        The metrics that are also written: accuracy and loss of each split by hard and soft explanations,
+        and of a frozen network's baseline.
+
+    Raises:
+        DataError: nothing to train on, or an image with none or several classes.
+        CheckpointError: the weights do not fit.
+    """
+    labels = _labels(images, how.model.output_kind)
+    rows = images.rows("train")
+    if len(rows) < 2:
+        raise DataError(f"the shards hold {len(rows)} training images, expected 2 or more; prepare more")
+    how = replace(how, model=replace(how.model, classes=images.label_names))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(how.seed)
+        model = BoundedLogitModel(how.model)
+    metrics: dict[str, Any] = {}
+    if isinstance(model.backbone, FrozenCNN):
+        model.backbone = frozen_cnn(how.model.backbone, how.weights)
+        examples: Examples = cached_features(
+            out / "features",
+            model.backbone,
+            images.pixels,
+            len(images),
+            source=images.manifest.sha256,
+            precision=how.precision,
+            device=device,
+            on_progress=on_progress,
+        )
+        baseline = _train_head(model, how, examples, labels, rows)
+        metrics["baseline"] = _by_split(baseline, examples, labels, images)
+        judged: nn.Module = model.head
+    else:
+        examples, judged = StoredExamples(images), model
+        fit(model, examples, labels, rows, how.augmented, seed=how.seed)
+    metrics |= _by_split(judged, examples, labels, images)
+    checkpoint.save(out, model.cpu().eval(), describe(how, data), metrics)
+    return metrics
+
+
+def describe(how: BoundedLogitTraining, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a model trained so on these images, less its schema."""
+    training = asdict(how)
+    return {
+        "kind": "bounded-logit",
+        "model": training.pop("model"),
+        "training": training,
+        "data": dict(data),
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _labels(images: LabelledImages, kind: Literal["multiclass", "multilabel"]) -> Labels:
+    columns = images.labels(images.label_names)
+    if kind == "multilabel":
+        return columns
+    if len(wrong := (columns.sum(1) != 1).nonzero()):
+        key = images.index["key"].iloc[int(wrong[0])]
+        raise DataError(
+            f"{images.root}: {key} has {int(columns[wrong[0]].sum())} classes, expected one; "
+            "for several labels an image set model.output_kind=multilabel"
+        )
+    return columns.argmax(1)
+
+
+def _train_head(
+    model: BoundedLogitModel,
+    how: BoundedLogitTraining,
+    features: Examples,
+    labels: Labels,
+    rows: np.ndarray,
+) -> AttentiveHead:
+    """Puts a trained head into the model; returns the baseline it started from."""
+    paired = PairedTraining(
+        head=how.model, channels=model.backbone.channels, baseline=how.baseline, augmented=how.augmented
+    )
+    baseline = train_baseline(paired, features, labels, rows, seed=how.seed)
+    head = baseline
+    if how.model.attention != "none":
+        head = train_explanation(
+            baseline,
+            paired,
+            features,
+            labels,
+            rows,
+            attention=how.model.attention,
+            learns="all" if how.head == "trained" else "explanation",
+            seed=how.seed,
+        )
+    model.head.load_state_dict(head.state_dict())
+    model.eval()
+    return baseline
+
+
+def _by_split(
+    network: nn.Module, examples: Examples, labels: Labels, images: LabelledImages
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    for split in splits:
+        if len(rows := images.rows(split)):
+            hard, soft = (
+                judge(network, examples, labels, rows, explanation=kind, batch_size=64)
+                for kind in ("hard", "soft")
+            )
+            found[split] = {
+                "images": len(rows),
+                **hard._asdict(),
+                "accuracy_soft": soft.accuracy,
+                "loss_soft": soft.loss,
+            }
+    return found

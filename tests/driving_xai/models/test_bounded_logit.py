@@ -238,7 +238,8 @@ def test_a_method_of_another_attention_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": ("a",)}, "classes are"),
+        ({"classes": ("a",)}, "expected two names or more"),
+        ({"classes": ("a", "a")}, "none twice"),
         ({"theta": 0.0}, "theta is 0.0"),
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"units": "difference"}, "units is 'difference'"),

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from data_prep.pipeline import PrepConfig, prepare
+from driving_xai import checkpoint
 from driving_xai.errors import DataError
+from driving_xai.images import LabelledImages
 from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, cells_of
 from driving_xai.models.small_cnn import SmallCNN
 from driving_xai.training.bounded_logit import (
+    BoundedLogitTraining,
     FrameExamples,
     PairedTraining,
     Schedule,
+    StoredExamples,
     fit,
     judge,
+    loss_of,
+    train,
     train_baseline,
     train_variant,
 )
@@ -206,3 +215,83 @@ def test_frames_are_read_in_order(images):
 def test_a_schedule_out_of_range_says_so():
     with pytest.raises(ValueError, match="batch_size 0"):
         Schedule(batch_size=0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> LabelledImages:
+    """Bright pictures and dark ones, prepared as a user would."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 4), ("test", 8)):
+        for place in range(count):
+            name = ("bright", "dark")[place % 2]
+            folder = root / "raw" / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            low = {"bright": 120, "dark": 0}[name]
+            picture = draw.integers(low, low + 120, size=(32, 32, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"{place}.png"), picture)
+    prepare(PrepConfig(reader="image-folder", source=root / "raw"), root / "shards")
+    return LabelledImages(root / "shards")
+
+
+BRIEF = {"baseline": Schedule(epochs=3), "augmented": Schedule(epochs=3), "weights": "random"}
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("backbone", ["resnet10t", "small-cnn"])
+def test_the_recipe_writes_the_model_that_it_measured(tmp_path, pictures, kind, backbone):
+    """The checkpoint, fed with frames, does as well as the head did on kept features."""
+    model = BoundedLogitConfig(backbone=backbone, output_kind=kind, attention="bla-t")
+    how = BoundedLogitTraining(model=model, precision="fp32", **BRIEF)
+    metrics = train(pictures, tmp_path, how, data={"shards_sha256": pictures.manifest.sha256})
+    loaded = checkpoint.load(tmp_path, kind="bounded-logit")
+    assert loaded.model.outputs.names == ("bright", "dark")
+    assert loaded.model.outputs.kind == kind
+    assert loaded.config["data"]["shards_sha256"] == pictures.manifest.sha256
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    rows = pictures.rows("test")
+    columns = pictures.labels(pictures.label_names)
+    labels = columns if kind == "multilabel" else columns.argmax(1)
+    found = judge(loaded.model, StoredExamples(pictures), labels, rows)
+    assert found.accuracy == metrics["test"]["accuracy"]
+    assert found.loss == pytest.approx(metrics["test"]["loss"], rel=1e-4)
+    assert ("baseline" in metrics) == (backbone != "small-cnn")
+
+
+def test_the_recipe_learns_what_is_easy(tmp_path, pictures):
+    how = BoundedLogitTraining(
+        model=BoundedLogitConfig(attention="bla", dropout=0.0),
+        augmented=Schedule(epochs=12, batch_size=8, learning_rate=0.01),
+    )
+    metrics = train(pictures, tmp_path, how, data={})
+    assert metrics["test"]["accuracy"] == 1.0
+    assert metrics["test"]["loss"] < 0.2
+
+
+def test_of_several_labels_each_is_judged_by_itself():
+    scores = torch.tensor([[2.0, -1.0], [0.5, 0.5]])
+    truth = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    by_hand = -np.log([1 / (1 + np.exp(-z)) for z in (2.0, 1.0, 0.5, -0.5)]).mean()
+    assert float(loss_of(scores, truth)) == pytest.approx(by_hand, rel=1e-6)
+
+    class Given(torch.nn.Module):
+        def forward(self, rows, **_):
+            return scores[rows.long()]
+
+    class Rows:
+        def __len__(self) -> int:
+            return 2
+
+        def batch(self, rows):
+            return torch.from_numpy(rows)
+
+    assert judge(Given().eval(), Rows(), truth, np.array([0, 1])).accuracy == 0.75
+    with pytest.raises(ValueError, match="Given is in training mode"):
+        judge(Given(), Rows(), truth, np.array([0, 1]))
+
+
+def test_an_image_without_a_class_is_refused(tmp_path, pictures, monkeypatch):
+    none = torch.zeros(len(pictures), 2)
+    monkeypatch.setattr(pictures, "labels", lambda names: none)
+    with pytest.raises(DataError, match=r"has 0 classes, expected one; .*output_kind=multilabel"):
+        train(pictures, tmp_path, BoundedLogitTraining(), data={})
