@@ -48,6 +48,10 @@ def steering(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that load windows. [default: 0]")
     ] = None,
+    encoder_from: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Start with the convolutions of this steering model."),
+    ] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     dry_run: DryRun = False,
@@ -83,7 +87,15 @@ def steering(
 
     with console.progress("train", unit="epochs") as on_progress:
         callbacks = (EpochLines(on_progress),)
-        metrics = train(shards, out, how, device=resolve_device(device), resume=resume, callbacks=callbacks)
+        metrics = train(
+            shards,
+            out,
+            how,
+            device=resolve_device(device),
+            resume=resume,
+            callbacks=callbacks,
+            encoder_from=encoder_from,
+        )
     if as_json:
         console.print_json({"out": str(out), "metrics": metrics})
     else:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -194,6 +195,7 @@ def train(
     device: loop.Device = "auto",
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
+    encoder_from: Path | None = None,
 ) -> dict[str, Any]:
     """Trains a steering model and writes a checkpoint directory with logs beside it.
 
@@ -202,13 +204,16 @@ def train(
         out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
         resume: continue an interrupted run of the same configuration.
         callbacks: Lightning callbacks, for progress.
+        encoder_from: a steering checkpoint whose convolutions this model starts with; it must hold out
+            the same frames. None starts from random ones.
 
     Returns:
         The metrics that are also written: MAE in degrees for each split beside trivial predictors.
 
     Raises:
         DataError: the shards hold no steering or too little of it.
-        CheckpointError: `resume` without a run, or with another configuration.
+        CheckpointError: `resume` without a run, or with another configuration; a checkpoint to start
+            from that holds another encoder or was trained on what this one is tested on.
     """
     manifest = Manifest.load(shards)
     if manifest.kind != "sequences":
@@ -219,12 +224,14 @@ def train(
     vehicle = Vehicle(**manifest.vehicle)
     splits = _split(index, how.held_out)
     route = Route(shards, index, vehicle, keep_bytes=how.keep_mib * 2**20)
-    config = describe(how, manifest)
-    state = loop.resume_state(out, config, resume)
-
+    start = None if encoder_from is None else checkpoint.load(encoder_from, kind="steering")
+    config = describe(how, manifest, encoder_sha256=None if start is None else start.sha256)
     L.seed_everything(how.seed, verbose=False)
     model = SteeringModel(how.model)
     _fit_scales(model, route, splits.train)
+    if start is not None:
+        _start_encoder(model, start, config)
+    state = loop.resume_state(out, config, resume)
     recipe = _Recipe(model, how, route, splits)
     trainer = _trainer(out, how, device, bool(splits.val), callbacks)
     loop.fit(trainer, recipe, state)
@@ -244,9 +251,17 @@ def _split(index: pd.DataFrame, held_out: HoldOut) -> _Splits:
     return splits
 
 
-def describe(how: SteeringTraining, manifest: Manifest) -> dict[str, Any]:
-    """The config.json of a model trained so on these shards, less its schema."""
+def describe(
+    how: SteeringTraining, manifest: Manifest, *, encoder_sha256: str | None = None
+) -> dict[str, Any]:
+    """The config.json of a model trained so on these shards, less its schema.
+
+    Args:
+        encoder_sha256: of the checkpoint whose convolutions it started with.
+    """
     training = asdict(how)
+    if encoder_sha256 is not None:
+        training["encoder_from_sha256"] = encoder_sha256
     return {
         "kind": "steering",
         "model": training.pop("model"),
@@ -281,6 +296,25 @@ def _trainer(
         gradient_clip=how.gradient_clip,
         callbacks=(*stop, *callbacks),
     )
+
+
+def _start_encoder(model: SteeringModel, start: checkpoint.Checkpoint, config: dict[str, Any]) -> None:
+    """Copies another model's convolutions and the standardisation that they expect."""
+    if start.config["data"] != config["data"]:
+        raise CheckpointError(
+            f"{start.path} was trained on other shards or holds out other frames, so that it may have seen what "
+            "this model is tested on; train it with the same ones"
+        )
+    names = ("encoder.", "input_mean", "input_std")
+    weights = load_file(start.path / checkpoint.WEIGHTS)  # The loaded model's are folded.
+    try:
+        found = {name: weights[name] for name in model.state_dict() if name.startswith(names)}
+        model.load_state_dict(found, strict=False)
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{start.path} has another encoder ({reason}); give one with the same encoder, normalisation and colour"
+        ) from error
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import lightning as L
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data_prep.pipeline import PrepConfig, prepare
 from driving_xai import checkpoint
@@ -93,6 +94,26 @@ def test_training_lowers_the_error_on_what_it_sees(shards, tmp_path) -> None:
     column = rows[0].split(",").index("train_loss")
     losses = [float(value) for row in rows[1:] if (value := row.split(",")[column])]
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_warm_start_takes_the_convolutions_of_a_model_that_saw_no_more(shards, straight, tmp_path) -> None:
+    # With a rate this small and no running average the model stays where it started.
+    still = replace(HOW, learning_rate=1e-12, frame_epochs=0, epochs=1, averaging=0.0)
+    soft = replace(still, model=replace(HOW.model, attention="soft"))
+    train(shards, tmp_path / "warm", soft, device="cpu", encoder_from=straight)
+    warm, source = (load_file(path / checkpoint.WEIGHTS) for path in (tmp_path / "warm", straight))
+    for name in source:
+        if name.startswith("encoder.") and name.endswith(".weight"):
+            torch.testing.assert_close(warm[name], source[name], atol=1e-8, rtol=0)
+    config = checkpoint.load(tmp_path / "warm").config
+    assert config["training"]["encoder_from_sha256"] == checkpoint.load(straight).sha256
+
+    other_block = replace(still, held_out=HoldOut(block=1, gap_s=0.2, val_fraction=0.2))
+    with pytest.raises(CheckpointError, match="may have seen"):
+        train(shards, tmp_path / "leak", other_block, device="cpu", encoder_from=straight)
+    plain = replace(still, model=replace(HOW.model, normalisation="none"))
+    with pytest.raises(CheckpointError, match="another encoder"):
+        train(shards, tmp_path / "plain", plain, device="cpu", encoder_from=straight)
 
 
 def test_an_output_in_use_and_a_resume_without_a_run_are_refused(shards, straight, tmp_path) -> None:
