@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,10 +14,16 @@ from driving_xai.cli.train import Device, resolve_device
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run an experiment, ours beside theirs.")
 
 
+Shards = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with steering.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for networks, tables and figures.")
+]
+
+
 @app.command()
 def steering_cv(
-    data: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, in blocks.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for models and tables.")],
+    data: Shards,
+    out: Out,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -129,3 +135,97 @@ def _show(out: Path, results: dict[str, Any], as_json: bool) -> None:
         console.print_json(results)
     else:
         typer.echo((out / "table.md").read_text().rstrip())
+
+
+def _tashiro(
+    name: Literal["tashiro-table2", "tashiro-fig6", "tashiro-fig7", "tashiro-fig9"],
+    data: Path,
+    out: Path,
+    config: Path | None,
+    assignments: list[str] | None,
+    device: Literal["auto", "cpu", "cuda"],
+    as_json: bool,
+) -> None:
+    from driving_xai.experiments.tashiro import Tashiro, run
+
+    how = settings.resolve(Tashiro, config, assignments=assignments or ())
+    with console.progress(name, unit="networks") as on_progress:
+        results = run(name, data, out, how, device=resolve_device(device), on_progress=on_progress)
+    if as_json:
+        console.print_json(results)
+    else:
+        typer.echo((out / name / "table.md").read_text().rstrip())
+
+
+@app.command()
+def tashiro_table2(
+    data: Shards,
+    out: Out,
+    config: Config = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Errors of steering with soft attention, sign attention and none (Tashiro and Awano 2023, Table 2).
+
+    The four tashiro experiments share the networks in OUT: with the same settings none is trained
+    twice, and one that was interrupted goes on where it stopped.
+
+    \b
+    Example: driving-xai experiment tashiro-table2 shards -o tashiro --set runs=3
+    """
+    _tashiro("tashiro-table2", data, out, config, assignments, device, as_json)
+
+
+@app.command()
+def tashiro_fig6(
+    data: Shards,
+    out: Out,
+    config: Config = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Deletion curves and areas of sign and soft attention, Grad-CAM, LIME and others (Fig. 6).
+
+    Beside them: random and centre-prior orders, a network with uniform attention, and the variants in
+    which sign attention acts in the forward pass. Settings `methods` and `roles` choose.
+
+    \b
+    Example: driving-xai experiment tashiro-fig6 shards -o tashiro --set methods='["grad-cam", "lime"]'
+    """
+    _tashiro("tashiro-fig6", data, out, config, assignments, device, as_json)
+
+
+@app.command()
+def tashiro_fig7(
+    data: Shards,
+    out: Out,
+    config: Config = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Area and error of sign attention by the bits of its magnitude (Fig. 7).
+
+    \b
+    Example: driving-xai experiment tashiro-fig7 shards -o tashiro --set bits='[2, 10, 24]'
+    """
+    _tashiro("tashiro-fig7", data, out, config, assignments, device, as_json)
+
+
+@app.command()
+def tashiro_fig9(
+    data: Shards,
+    out: Out,
+    config: Config = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Area and error of soft attention by its temperature, with Welch's tests (Fig. 9).
+
+    \b
+    Example: driving-xai experiment tashiro-fig9 shards -o tashiro --set temperatures='[0.1, 1.0]'
+    """
+    _tashiro("tashiro-fig9", data, out, config, assignments, device, as_json)

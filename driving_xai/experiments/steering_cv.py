@@ -17,14 +17,12 @@ import numpy as np
 from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
-from driving_xai import checkpoint
-from driving_xai.errors import CheckpointError
+from driving_xai.experiments.networks import Device, trained
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import ScoreConfig, score
-from driving_xai.training.steering import SteeringTraining, describe, train
+from driving_xai.training.steering import SteeringTraining
 
 NAME = "steering-cv"
-Device = Literal["auto", "cpu", "cuda"]
 AttentionKind = Literal["none", "soft", "sign"]
 _OWN_METHOD: Mapping[AttentionKind, tuple[str, ...]] = {
     "none": (),
@@ -99,17 +97,8 @@ def _model(
         model=replace(how.training.model, attention=attention),
         held_out=replace(how.training.held_out, block=block),
     )
-    try:
-        trained = checkpoint.load(folder)
-    except CheckpointError:
-        train(shards, folder, training, device=device, resume=(folder / "resume" / "config.json").exists())
-        trained = checkpoint.load(folder)
-    wanted = json.loads(json.dumps(describe(training, Manifest.load(shards))))
-    if other := [
-        part for part in ("model", "training", "data", "input") if trained.config[part] != wanted[part]
-    ]:
-        raise CheckpointError(f"{folder} was trained with another {', '.join(other)}; give another folder")
-    found = {"test": trained.metrics["test"], "sha256": trained.sha256}
+    network = trained(shards, folder, training, device=device)
+    found = {"test": network.metrics["test"], "sha256": network.sha256}
     if how.score_every == 0:
         return found
     config = ScoreConfig(
@@ -118,7 +107,7 @@ def _model(
         every=how.score_every,
     )
     where = folder / "scores"
-    results = score(trained, shards, where, config, resume=where.exists())
+    results = score(network, shards, where, config, resume=where.exists())
     return {**found, "scores": _areas(results)}
 
 

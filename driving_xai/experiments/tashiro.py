@@ -1,0 +1,341 @@
+"""The tables and figures of Tashiro and Awano 2023 on a drive of one's own, ours beside theirs.
+
+Table 2 compares errors, Fig. 6 deletion curves of explanations, Fig. 7 the bits of the magnitude and
+Fig. 9 the temperature of soft attention. The four share the networks of one folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from data_prep.shards.atomic import replacing
+from data_prep.shards.manifest import Manifest
+from driving_xai.experiments import tashiro_tables as tables
+from driving_xai.experiments.areas import Pool, compare
+from driving_xai.experiments.drawing import Drawing
+from driving_xai.experiments.networks import Device, Network, Networks
+from driving_xai.faithfulness.results import Results
+from driving_xai.faithfulness.score import CONTROLS, ScoreConfig
+from driving_xai.faithfulness.summary import describe_machine
+from driving_xai.models.steering_config import SignRole
+from driving_xai.training.steering import SteeringTraining
+
+Name = Literal["tashiro-table2", "tashiro-fig6", "tashiro-fig7", "tashiro-fig9"]
+Progress = Callable[[int, int], None]
+
+NONE = Network(name="none", changes={"attention": "none"})
+SOFT = Network(name="soft", changes={"attention": "soft"})
+SIGN = Network(name="sign", changes={"attention": "sign"})
+SIGN_ONLY = Network(name="sign-only", changes={"attention": "sign", "bits": None})
+UNIFORM = Network(name="sign-uniform", changes={"attention": "sign", "attention_weights": "uniform"})
+_OWN_METHOD = {"none": (), "soft": ("soft-attention",), "sign": ("sign-attention",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tashiro:
+    """Which networks are trained how often, and how their explanations are scored."""
+
+    runs: int = 5
+    """Trainings of the networks of Table 2 and Fig. 6; run i draws with seed i."""
+    sweep_runs: int = 3
+    """Trainings of each point of Figs. 7 and 9, of the control and of the forward-acting variants."""
+    blocks: tuple[int, ...] | None = None
+    """Held out in turn, run i block i modulo their number; None keeps prep's split in every run."""
+    encoder_epochs: int = 0
+    """Epochs over single frames of one network without attention for each run, whose convolutions all
+    networks of that run start with: a short schedule for a CPU. 0 trains every network from scratch."""
+    bits: tuple[int, ...] = tuple(range(2, 25, 2))
+    temperatures: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    roles: tuple[SignRole, ...] = ("gate", "multiplicative", "ternary", "stochastic", "centred")
+    """Forward-acting variants that Fig. 6 is extended by."""
+    methods: tuple[str, ...] = ("grad-cam", "lime")
+    """Compared with the networks' own attention in Fig. 6."""
+    measured_on: tuple[str, ...] = ("sign", "soft")
+    """The networks that `methods` explain in Fig. 6."""
+    score_every: int = 10
+    """Score every n-th held-out frame."""
+    methods_every: int = 10
+    """The same for `methods`; a multiple of `score_every`, so that both score its frames."""
+    training: SteeringTraining = field(default_factory=SteeringTraining)
+    """Its seed, held-out block and the model options under study are replaced."""
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "sweep_runs", "score_every", "methods_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.methods_every % self.score_every:
+            raise ValueError(
+                f"methods_every is {self.methods_every}; expected a multiple of score_every, {self.score_every}"
+            )
+        if unknown := set(self.measured_on) - {"none", "soft", "sign"}:
+            raise ValueError(f"measured_on has {sorted(unknown)}; expected some of none, soft, sign")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """Networks that an experiment needs, and what is scored on them."""
+
+    network: Network
+    runs: int
+    own: bool = True
+    """Score the network's own attention beside the controls."""
+    methods: bool = False
+    """Score the other methods too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the training runs of one kind of network gave."""
+
+    test: list[Mapping[str, float]]
+    """The test metrics of each run."""
+    own: list[Results]
+    methods: list[Results]
+
+    @property
+    def mae_deg(self) -> list[float]:
+        """Of each run."""
+        return [metrics["mae_deg"] for metrics in self.test]
+
+
+def run(
+    name: Name,
+    shards: Path,
+    out: Path,
+    how: Tashiro,
+    *,
+    device: Device = "auto",
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains and scores what `out` does not hold yet, and writes the table or figure.
+
+    Args:
+        shards: a folder that `prep` wrote.
+        out: `networks/KIND/run-I/` for each network and its scores; `NAME/` for results.json, table.md and
+            the figures.
+
+    Returns:
+        What `NAME/results.json` holds.
+
+    Raises:
+        CheckpointError: `out` holds networks that were trained otherwise.
+    """
+    wishes, present = _EXPERIMENTS[name]
+    networks = Networks(
+        shards=shards,
+        out=out,
+        training=how.training,
+        blocks=how.blocks,
+        encoder_epochs=how.encoder_epochs,
+        device=device,
+    )
+    found = _fulfil(networks, wishes(how), how, on_progress)
+    results, table, figures = present(how, found)
+    machine = describe_machine(next(networks.get(SIGN, 0).model.parameters()).device)
+    saved = {
+        "experiment": name,
+        "config": asdict(how),
+        "shards_sha256": Manifest.load(shards).sha256,
+        **machine,
+        **results,
+    }
+    _save(out / name, saved, table, figures)
+    return saved
+
+
+def _save(folder: Path, results: dict[str, Any], table: str, figures: Mapping[str, Drawing]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, drawing in figures.items():
+        drawing.save(folder / stem)
+    for file, text in (
+        ("results.json", json.dumps(results, indent=2, allow_nan=False)),
+        ("table.md", table),
+    ):
+        with replacing(folder / file) as temporary:
+            temporary.write_text(text + "\n")
+
+
+def _fulfil(
+    networks: Networks, wishes: Sequence[Wish], how: Tashiro, on_progress: Progress | None
+) -> dict[str, Found]:
+    """Run by run, so that an interrupted experiment leaves whole runs to compare."""
+    gathered: dict[str, Found] = {wish.network.name: Found(test=[], own=[], methods=[]) for wish in wishes}
+    tasks = [(index, wish) for index in range(max(w.runs for w in wishes)) for wish in wishes]
+    tasks = [(index, wish) for index, wish in tasks if index < wish.runs]
+    for done, (index, wish) in enumerate(tasks):
+        network, into = wish.network, gathered[wish.network.name]
+        into.test.append(networks.get(network, index).metrics["test"])
+        if wish.own:
+            into.own.append(networks.scores(network, index, "own", _own(network, how)))
+        if wish.methods:
+            into.methods.append(networks.scores(network, index, "methods", _methods(how)))
+        if on_progress is not None:
+            on_progress(done + 1, len(tasks))
+    return gathered
+
+
+def _own(network: Network, how: Tashiro) -> ScoreConfig:
+    """The network's own attention; without one the controls alone, which `random` asks for."""
+    own = _OWN_METHOD[network.changes["attention"]] or CONTROLS[:1]
+    return ScoreConfig(methods=own, measures=("deletion",), every=how.score_every)
+
+
+def _methods(how: Tashiro) -> ScoreConfig:
+    return ScoreConfig(methods=how.methods, measures=("deletion",), every=how.methods_every)
+
+
+def _pools(name: str, found: Found) -> dict[tuple[str, str], Pool]:
+    """Every method scored on a network; the controls from the scores of its own attention."""
+    pools = {}
+    for results in (found.methods, found.own):
+        if results:
+            for method in results[0].summary["plan"]["config"]["methods"]:
+                pools[name, method] = Pool.of(results, network=name, method=method)
+    return pools
+
+
+Presented = tuple[dict[str, Any], str, dict[str, Drawing]]
+
+
+def _table2_wishes(how: Tashiro) -> list[Wish]:
+    return [Wish(network=network, runs=how.runs, own=False) for network in (NONE, SOFT, SIGN)]
+
+
+def _table2(how: Tashiro, found: Mapping[str, Found]) -> Presented:
+    rows = [tables.error_row(name, each.test) for name, each in found.items()]
+    comparisons = [
+        tables.compare_runs("sign", found["sign"].mae_deg, other, found[other].mae_deg)
+        for other in ("soft", "none")
+    ]
+    results = {"rows": rows, "comparisons": comparisons}
+    return results, tables.table2(rows, comparisons), {"table2": tables.table2_figure(rows)}
+
+
+def _fig6_wishes(how: Tashiro) -> list[Wish]:
+    base = [
+        Wish(network=network, runs=how.runs, methods=network.name in how.measured_on)
+        for network in (SIGN, SOFT, NONE)
+    ]
+    return base + [Wish(network=network, runs=how.sweep_runs) for network in (UNIFORM, *_roles(how))]
+
+
+def _roles(how: Tashiro) -> list[Network]:
+    return [
+        Network(name=f"sign-{role}", changes={"attention": "sign", "sign_role": role})
+        for role in how.roles
+        if role in get_args(SignRole) and role != "training"
+    ]
+
+
+def _fig6(how: Tashiro, found: Mapping[str, Found]) -> Presented:
+    pools = {key: pool for name, each in found.items() for key, pool in _pools(name, each).items()}
+    own = pools["sign", "sign-attention"]
+    rivals = [pool for key, pool in pools.items() if key != ("sign", "sign-attention")]
+    on_its_network = [pool for pool in rivals if pool.network == "sign"]
+    against = [compare(own, pool) for pool in on_its_network]
+    across = [
+        compare(own, pools[key], column)
+        for key in pools
+        if key[0] != "sign" and key[1] in ("soft-attention", "sign-attention")
+        for column in ("value", "base_corrected")
+    ]
+    within = [
+        compare(pools[key], pools[key[0], control])
+        for key in pools
+        for control in CONTROLS
+        if key[1] not in CONTROLS and (key[0], control) in pools
+    ]
+    results = {
+        "areas": [pool.summary() for pool in pools.values()],
+        "mae_deg_by_run": {name: each.mae_deg for name, each in found.items()},
+        "sign_attention_against": {"same_network": against, "other_networks": across},
+        "against_controls": within,
+    }
+    return results, tables.fig6(results), tables.fig6_figures(results)
+
+
+def _bits(how: Tashiro) -> dict[int, Network]:
+    usual = how.training.model.bits
+    return {
+        bits: SIGN
+        if bits == usual
+        else Network(name=f"sign-{bits}-bits", changes={"attention": "sign", "bits": bits})
+        for bits in how.bits
+    }
+
+
+def _fig7_wishes(how: Tashiro) -> list[Wish]:
+    networks = {network.name: network for network in (*_bits(how).values(), SIGN, SIGN_ONLY)}
+    return [Wish(network=network, runs=how.sweep_runs) for network in networks.values()]
+
+
+def _fig7(how: Tashiro, found: Mapping[str, Found]) -> Presented:
+    points = {str(bits): network.name for bits, network in _bits(how).items()}
+    points["none"] = SIGN_ONLY.name
+    results = _sweep("bits", points, found, "sign-attention")
+    return results, tables.fig7(results), tables.fig7_figures(results)
+
+
+def _temperatures(how: Tashiro) -> dict[float, Network]:
+    usual = how.training.model.temperature
+    return {
+        t: SOFT
+        if t == usual
+        else Network(name=f"soft-t{t:g}", changes={"attention": "soft", "temperature": t})
+        for t in how.temperatures
+    }
+
+
+def _fig9_wishes(how: Tashiro) -> list[Wish]:
+    networks = {network.name: network for network in (*_temperatures(how).values(), SIGN)}
+    return [Wish(network=network, runs=how.sweep_runs) for network in networks.values()]
+
+
+def _fig9(how: Tashiro, found: Mapping[str, Found]) -> Presented:
+    points = {f"{t:g}": network.name for t, network in _temperatures(how).items()}
+    results = _sweep("temperature", points, found, "soft-attention")
+    sign = Pool.of(found["sign"].own, network="sign", method="sign-attention")
+    # The paper compares T = 0.1 with T = 1: the lowest with what is nearest to the usual one.
+    compared = (min(how.temperatures), min(how.temperatures, key=lambda t: abs(np.log(t))))
+    names = [_temperatures(how)[t].name for t in compared]
+    lowest, usual = (Pool.of(found[name].own, network=name, method="soft-attention") for name in names)
+    results["sign"] = {**sign.summary(), "mae_deg_by_run": found["sign"].mae_deg}
+    results["comparisons"] = [
+        compare(ours, theirs, column)
+        for ours, theirs in ((lowest, usual), (sign, lowest), (sign, usual))
+        for column in ("value", "base_corrected")
+    ]
+    return results, tables.fig9(results), tables.fig9_figures(results)
+
+
+def _sweep(option: str, points: Mapping[str, str], found: Mapping[str, Found], method: str) -> dict[str, Any]:
+    rows = []
+    for value, name in points.items():
+        pool = Pool.of(found[name].own, network=name, method=method)
+        control = Pool.of(found[name].own, network=name, method="random")
+        rows.append(
+            {
+                option: value,
+                **pool.summary(),
+                "random": control.summary()["area"],
+                "above_random": compare(pool, control),
+                "mae_deg_by_run": found[name].mae_deg,
+            }
+        )
+    return {"option": option, "rows": rows}
+
+
+_EXPERIMENTS: Mapping[
+    Name, tuple[Callable[[Tashiro], list[Wish]], Callable[[Tashiro, Mapping[str, Found]], Presented]]
+] = {
+    "tashiro-table2": (_table2_wishes, _table2),
+    "tashiro-fig6": (_fig6_wishes, _fig6),
+    "tashiro-fig7": (_fig7_wishes, _fig7),
+    "tashiro-fig9": (_fig9_wishes, _fig9),
+}
