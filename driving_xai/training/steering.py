@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from data_prep.records import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
-from driving_xai.errors import DataError
+from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training import loop
 from driving_xai.training.augment import Augmentation, augment
@@ -52,6 +52,8 @@ class SteeringTraining:
     learning_rate: float = 1e-4
     frame_learning_rate: float = 3e-4
     """In the epochs over single frames."""
+    frozen_convolutions: int = 0
+    """How many of the first convolutions keep their weights and statistics; for a warm start on a CPU."""
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
     """Of the learning rate, within each of the two phases."""
@@ -82,6 +84,8 @@ class SteeringTraining:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected over 0")
         if self.epochs + self.frame_epochs == 0:
             raise ValueError("epochs and frame_epochs are both 0; expected at least one epoch")
+        if not 0 <= self.frozen_convolutions <= 4:
+            raise ValueError(f"frozen_convolutions is {self.frozen_convolutions}; expected 0 to 4")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging is {self.averaging}; expected 0 up to, but not, 1")
 
@@ -93,11 +97,16 @@ class _Recipe(L.LightningModule):
         super().__init__()
         self.model, self.how, self.route, self.splits = model, how, route, splits
         self.averaged = copy.deepcopy(model).requires_grad_(False)
+        # A list, so that Lightning does not save these layers a second time.
+        self.frozen = list(_first_layers(model, how.frozen_convolutions).requires_grad_(False))
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.model.parameters(), lr=self._rate(0), weight_decay=self.how.weight_decay)
+        trained = [weights for weights in self.model.parameters() if weights.requires_grad]
+        return torch.optim.Adam(trained, lr=self._rate(0), weight_decay=self.how.weight_decay)
 
     def on_train_epoch_start(self) -> None:
+        for layer in self.frozen:
+            layer.eval()
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self._rate(self.current_epoch)
 
@@ -159,6 +168,12 @@ class _Recipe(L.LightningModule):
     def validation_step(self, _: int, __: int) -> None:
         walked = walk(self.averaged, self.route, self.splits.val, device=self.device)
         self.log("val_mae_deg", mae_deg(walked), prog_bar=True, batch_size=1)
+
+
+def _first_layers(model: SteeringModel, convolutions: int) -> nn.Sequential:
+    """The encoder before its convolution of that number, counted from 0."""
+    places = [at for at, layer in enumerate(model.encoder) if isinstance(layer, nn.Conv2d)]
+    return model.encoder[: places[convolutions]]
 
 
 class _WindowStopping(EarlyStopping):

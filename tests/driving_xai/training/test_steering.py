@@ -116,6 +116,16 @@ def test_a_warm_start_takes_the_convolutions_of_a_model_that_saw_no_more(shards,
         train(shards, tmp_path / "plain", plain, device="cpu", encoder_from=straight)
 
 
+def test_frozen_convolutions_stay_as_they_were_and_the_others_learn(shards, straight, tmp_path) -> None:
+    how = replace(HOW, frozen_convolutions=3, frame_epochs=0, epochs=1, averaging=0.0)
+    train(shards, tmp_path / "warm", how, device="cpu", encoder_from=straight)
+    warm, source = (load_file(path / checkpoint.WEIGHTS) for path in (tmp_path / "warm", straight))
+    layers = {name: int(name.split(".")[1]) for name in source if name.startswith("encoder.")}
+    fourth_convolution = 9
+    for name, layer in layers.items():
+        assert torch.equal(warm[name], source[name]) == (layer < fourth_convolution), name
+
+
 def test_an_output_in_use_and_a_resume_without_a_run_are_refused(shards, straight, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="already holds a training run"):
         train(shards, straight, HOW, device="cpu")
