@@ -95,7 +95,9 @@ class Networks:
 
     def _encoder(self, run: int) -> Path:
         """Where the convolutions lie that every network of this run starts with."""
-        frames_only = replace(self.training, frame_epochs=self.encoder_epochs, epochs=0)
+        frames_only = replace(
+            self.training, frame_epochs=self.encoder_epochs, epochs=0, frozen_convolutions=0
+        )
         how = self._of_run(run, frames_only, {"attention": "none"})
         folder = self._folder("encoder", run)
         trained(self.shards, folder, how, device=self.device)
