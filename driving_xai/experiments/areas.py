@@ -11,10 +11,11 @@ import pandas as pd
 from scipy import stats
 
 from driving_xai.faithfulness.comparison import signed_rank, welch
-from driving_xai.faithfulness.results import FRAME_COLUMNS, Results
+from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import interval
 
+_FRAME = ["drive", "camera", "segment", "frame", "time_ns"]
 _NUMBERS = ("value", "base_corrected", "error")
 
 
@@ -30,7 +31,7 @@ class Pool:
     per_run: Mapping[str, tuple[float, ...]]
     """Mean of each run, of the numbers that `frames` has."""
     frames: pd.DataFrame
-    """Indexed by `FRAME_COLUMNS`: value, base_corrected (degree x percent), error (degrees), curve."""
+    """Indexed by drive, camera, segment, frame and time: value, base_corrected (degree x percent), error (degrees), curve."""
     bootstrap: BlockBootstrap
 
     @classmethod
@@ -39,7 +40,7 @@ class Pool:
         tables = [each.select(method=method, measure="deletion", reference=reference) for each in results]
         tables = [table[table["value"].notna()] for table in tables]
         everything = pd.concat(tables)
-        groups = everything.groupby(FRAME_COLUMNS, sort=False)
+        groups = everything.groupby(_FRAME, sort=False)
         frames = groups[list(_NUMBERS)].mean()
         frames["curve"] = groups["curve"].agg(lambda curves: np.stack(list(curves)).mean(0))
         frames = frames.sort_values(["drive", "camera", "time_ns"], kind="stable")
