@@ -79,6 +79,23 @@ class ImageBatch(NamedTuple):
     frames: Frames
 
 
+def resized(image: UInt8[np.ndarray, "H W 3"], short_side_px: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with a short side of so many pixels, bicubically with antialiasing; None leaves it."""
+    size = _resized_to(image.shape, short_side_px)
+    if size == image.shape[1::-1]:
+        return image
+    # Pillow's bicubic filter widens where it shrinks, as torchvision's does; OpenCV's does not.
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def _resized_to(shape: tuple[int, ...], short: int | None) -> tuple[int, int]:
+    """Width and height after resizing; a shape starts with height and width."""
+    height, width = shape[:2]
+    if short is None:
+        return width, height
+    return (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+
+
 class LabelledImages:
     """The images and labels of a shard set, decoded when asked for.
 
@@ -176,7 +193,7 @@ class LabelledImages:
             if stored.causes is None:
                 return None
             found = decode_causes(stored.causes, labels=len(self.label_names), name=stored.key)
-            size = self._size(*found.shape[1:])
+            size = _resized_to(found.shape[1:], self.short_side_px)
             masks.append(
                 [cv2.resize(m.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5 for m in found]
             )
@@ -203,21 +220,7 @@ class LabelledImages:
         return [fresh[row] if row in fresh else self._kept[row] for row in rows.tolist()]
 
     def _decode(self, stored: LabelledImage) -> UInt8[np.ndarray, "H W 3"]:
-        image = decode_image(stored.data, name=stored.key)
-        size = self._size(*image.shape[:2])
-        if size == image.shape[1::-1]:
-            return image
-        # Pillow's bicubic filter widens where it shrinks, as torchvision's does; OpenCV's does not.
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-    def _size(self, height: int, width: int) -> tuple[int, int]:
-        """Width and height after resizing."""
-        short = self.short_side_px
-        if short is None:
-            return width, height
-        return (
-            (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-        )
+        return resized(decode_image(stored.data, name=stored.key), self.short_side_px)
 
     def _stored(self, row: int) -> LabelledImage:
         shard, at = str(self._shards[row]), int(self._row[row])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from driving_xai.cli import about, drives, experiment, report, shards, train, train_actions
+from driving_xai.cli import about, drives, experiment, explain, report, shards, train, train_actions
 from driving_xai.cli.console import Commands
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.command()(shards.verify)
 app.command()(about.info)
 train.app.command()(train_actions.actions)
 app.add_typer(train.app, name="train")
+app.command()(explain.explain)
 app.command()(drives.score)
 app.command()(drives.replay)
 app.command()(report.report)

@@ -17,7 +17,19 @@ from data_prep.errors import DataError
 FAILED, USAGE, INVALID_DATA, BELOW_THRESHOLD, INTERRUPTED = 1, 2, 3, 4, 130
 """Exit codes beside 0; 130 is the shell's convention for Ctrl-C."""
 
-ORDER = ("demo", "prep", "verify", "info", "train", "score", "replay", "report", "experiment", "doctor")
+ORDER = (
+    "demo",
+    "prep",
+    "verify",
+    "info",
+    "train",
+    "explain",
+    "score",
+    "replay",
+    "report",
+    "experiment",
+    "doctor",
+)
 """The commands as --help lists them."""
 
 OnProgress = Callable[[int, int], None]

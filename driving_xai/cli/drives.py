@@ -135,8 +135,8 @@ def score(
     from driving_xai.faithfulness.team import launched_team, local_device
 
     options = {
-        "methods": _names(method),
-        "measures": _names(measure),
+        "methods": names_of(method),
+        "measures": names_of(measure),
         "target": target,
         "fill": fill,
         "split": split,
@@ -249,5 +249,6 @@ def replay(
         typer.echo("\n".join([f"{made.scores}:", *tables.scores(made.summary["scores"])]))
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """The names in a list with commas."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

@@ -128,6 +128,18 @@ def legend(signed: bool) -> UInt8[np.ndarray, "256 3"]:
     return (colour[:, 0] + ground).astype(np.uint8)
 
 
+def blend_heat(picture: Image, saliency: Map, scale: HeatScale) -> None:
+    """Lays a map over a picture of any size, in place."""
+    size = (picture.shape[1], picture.shape[0])
+    level = cv2.cvtColor(scale.level(saliency), cv2.COLOR_GRAY2RGB)
+    # Coloured small, then enlarged: colours multiplied by their opacity may be interpolated.
+    colour, passes = (
+        cv2.resize(cv2.LUT(level, each), size, interpolation=cv2.INTER_LINEAR)
+        for each in heat_colours(scale.signed)
+    )
+    Layer(colour, passes).lay(picture, left=0, top=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Instant:
     """What is known of one frame."""

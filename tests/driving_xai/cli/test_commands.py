@@ -209,6 +209,7 @@ def test_better_means_with_the_whole_interval() -> None:
         ("train steering {shards} {out} --config {wrong}.toml", "no such configuration file"),
         ("score {model} {shards} -o {out} --set fil=mean", "fil is no setting; did you mean fill?"),
         ("score {model} {shards} -o {out} --method cam", "got method 'cam', expected some of"),
+        ("explain {model} {wrong} -o {out} --method cam", "got method 'cam', expected some of"),
         ("score {model} {shards} -o {out}", "got method none, expected some of"),
         ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
         ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
@@ -420,3 +421,17 @@ def test_root_usage_errors_exit_2(run) -> None:
 
 def test_version(run) -> None:
     assert run("--version").stdout.startswith("driving-xai 0.")
+
+
+def test_explain_writes_a_picture_and_the_numbers(run, made, tmp_path: Path) -> None:
+    image, out = tmp_path / "frame.png", tmp_path / "out"
+    cv2.imwrite(str(image), np.full((96, 160, 3), 90, np.uint8))
+    result = run("explain", made.model, image, "--method", "sign-attention,random", "-o", out, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"written": [str(out / "frame.json")]}
+    pictures = [each["files"]["picture"] for each in json.loads((out / "frame.json").read_text())["maps"]]
+    assert pictures == ["frame.sign-attention.magnitude.png", "frame.random.magnitude.png"]
+    assert all((out / name).is_file() for name in pictures)
+    missing = run("explain", made.model, tmp_path / "none.jpg", "--method", "random", "-o", out)
+    assert missing.exit_code == 3
+    assert "no such image" in one_line(missing.stderr)

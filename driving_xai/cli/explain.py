@@ -1,0 +1,63 @@
+"""explain: single images to pictures and JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from driving_xai.cli import console, settings
+from driving_xai.cli.drives import METHODS, Checkpoint, names_of
+from driving_xai.cli.shards import Assignments, Config, Json
+from driving_xai.cli.train import Device, resolve_device
+
+
+def explain(
+    checkpoint: Checkpoint,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for pictures and JSON.")],
+    method: Annotated[str, typer.Option(metavar="A,B", help=f"Any of {', '.join(METHODS)}.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What is explained: left, right or magnitude of steering; predicted, every-predicted or an "
+            "output's name of other models. [default: magnitude, or predicted]"
+        ),
+    ] = None,
+    save_maps: Annotated[bool, typer.Option("--save-maps", help="Write each map as .npy too.")] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames in a forward pass; changes memory and speed only. [default: 32]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of methods that draw. [default: 0]")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Explain single images: where the model sees its evidence.
+
+    OUT then holds IMAGE.METHOD.TARGET.png for each map and IMAGE.json with the scores and the maps'
+    figures. Steering judges each image as the first of a drive.
+
+    \b
+    Example: driving-xai explain model frame.jpg --method grad-cam,lime -o maps
+    """
+    from driving_xai import checkpoint as checkpoints
+    from driving_xai.replay.still import ExplainConfig, explain_images
+
+    options = {
+        "methods": names_of(method),
+        "target": target,
+        "save_maps": save_maps or None,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    how = settings.resolve(ExplainConfig, config, options=options, assignments=assignments or ())
+    loaded = checkpoints.load(checkpoint, device=resolve_device(device))
+    written = explain_images(loaded, images, out, how)
+    if as_json:
+        console.print_json({"written": [str(each) for each in written]})
+    else:
+        typer.echo("\n".join(map(str, written)))
