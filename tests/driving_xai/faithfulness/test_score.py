@@ -375,7 +375,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(steering, shard
     with pytest.raises(DataError, match=r"geometry .* is not the checkpoint's"):
         score(other, shards, out, config)
     other.config["kind"] = "aeroplane"
-    with pytest.raises(CheckpointError, match="holds kind .aeroplane.; expected one of: steering, actions, classifier"):
+    with pytest.raises(
+        CheckpointError, match=r"holds kind 'aeroplane'; expected one of: steering, actions, classifier"
+    ):
         score(other, shards, out, config)
     with pytest.raises(DataError, match=r"no manifest.json"):
         score(steering(), tmp_path, out, config)
