@@ -41,6 +41,8 @@ SIDE_CAMERA_CORRECTION_RAD = 0.2 * FULL_LOCK_RAD
 """5 degrees of the road wheel. Source: the correction of 0.2 in Udacity's Self-Driving Car course, lesson
 "Behavioral Cloning", using multiple cameras; given there as a parameter to tune."""
 MPS_PER_MPH = 0.44704
+_YEARS = range(1970, 2262)
+"""Nanoseconds since 1970 fit 64 bits until then."""
 _TIME = re.compile(r"_(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})\.\w+$")
 
 
@@ -119,6 +121,8 @@ def _times(names: list[str], path: Path) -> Int64[np.ndarray, " N"]:
             if found is None:
                 raise ValueError
             year, month, day, hour, minute, second, millisecond = map(int, found.groups())
+            if year not in _YEARS:
+                raise ValueError
             stamp = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             raise DataError(
