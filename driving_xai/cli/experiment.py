@@ -97,7 +97,7 @@ def baumhauer_table2(
     \b
     Example: driving-xai experiment baumhauer-table2 - -o table2 --set images=50
     """
-    from driving_xai.experiments.baumhauer import Table2, table2
+    from driving_xai.experiments.baumhauer_lime import Table2, table2
 
     how = settings.resolve(Table2, config, assignments=assignments or ())
     with console.progress("experiment", unit="images") as on_progress:

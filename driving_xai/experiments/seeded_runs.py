@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,3 +126,14 @@ def write_text(out: Path, results: Mapping[str, Any], table: str) -> None:
     with replacing(out / "table.md") as temporary:
         temporary.write_text(table + "\n")
     write_json(out / "results.json", results)
+
+
+def markdown_row(title: str, cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def markdown_header(title: str, names: Iterable[str]) -> list[str]:
+    """A Markdown table's first two lines."""
+    head = markdown_row(title, names)
+    return [head, "|" + "---|" * (head.count("|") - 1)]

@@ -7,88 +7,61 @@ model that was hidden from, which need not be the one that wrote the map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import stats
-from torch import Tensor
 
-from driving_xai.contracts import FrameModel, Frames, Target
+from driving_xai.contracts import Saliency
+from driving_xai.explain.lime import LIME, Grid
+from driving_xai.perturb import Fill
+
+PATCHES = Grid(rows=7, columns=7)
+"""Of 32 x 32 pixels on frames of 224 x 224."""
 
 
-@dataclass(frozen=True)
-class PatchLIME:
-    """LIME on a grid of patches: ordinary least squares with an intercept, without weights.
-
-    All frames share the patterns, so that the fit is one product with a pseudo-inverse.
+def patch_lime(
+    *,
+    grid: Grid = PATCHES,
+    samples: int = 1000,
+    shown: float = 0.5,
+    fill: Fill = "black",
+    seed: int = 0,
+    batch_size: int = 32,
+) -> LIME:
+    """LIME on a grid of patches: ordinary least squares with an intercept, every pattern weighing the same.
 
     Source: Ribeiro et al. 2016; Baumhauer et al. 2021, section 4.3.
-    Deviation: the paper leaves open how often a patch stays, what hides it and which score is fitted.
-    Here: half the time, black, and what `target` says.
-
-    Example:
-        >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
-        >>> from driving_xai.targets import magnitude
-        >>> model = SteeringModel(SteeringConfig(hidden_size=8)).eval()
-        >>> PatchLIME(grid=(2, 4), patterns=50)(model.at(None), torch.rand(3, 80, 160), magnitude).shape
-        (2, 4)
+    Deviation: the paper leaves open how often a patch is shown, what hides it and which score is fitted;
+    they are arguments, here and of the call.
     """
+    return LIME(
+        segmentation=grid,
+        samples=samples,
+        shown=shown,
+        kernel_width=None,
+        ridge=0,
+        fill=fill,
+        seed=seed,
+        batch_size=batch_size,
+    )
 
-    grid: tuple[int, int] = (7, 7)
-    """Rows and columns; 7 x 7 are patches of 32 x 32 on 224 x 224."""
-    patterns: int = 1000
-    kept: float = 0.5
-    """Probability that a patch stays."""
-    fill: float = 0.0
-    """What hides a patch, in every channel."""
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        patches = self.grid[0] * self.grid[1]
-        if self.patterns <= patches or not 0 < self.kept < 1:
-            raise ValueError(
-                f"patterns is {self.patterns}, kept {self.kept}; expected more than the {patches} patches, "
-                "and between 0 and 1"
-            )
+def patch_means(maps: Saliency, *, grid: Grid = PATCHES) -> Float[np.ndarray, "B n"]:
+    """The mean of each map over each patch, in reading order: what a map on the frame's pixels says of them.
 
-    @cached_property
-    def left(self) -> Bool[np.ndarray, "P n"]:
-        """Which patches each pattern leaves, in reading order."""
-        size = (self.patterns, self.grid[0] * self.grid[1])
-        return np.random.default_rng(self.seed).random(size) < self.kept
-
-    @cached_property
-    def _solver(self) -> Float[np.ndarray, "n P"]:
-        design = np.column_stack([np.ones(self.patterns), self.left])
-        return np.linalg.pinv(design)[1:]
-
-    def occlusions(self, frame: Float[Tensor, "3 H W"], *, batch_size: int = 64) -> Iterator[Frames]:
-        """The frame under every pattern, in order, a batch at a time."""
-        rows, columns = (
-            torch.arange(pixels, device=frame.device) * cells // pixels
-            for pixels, cells in zip(frame.shape[1:], self.grid, strict=True)
+    Raises:
+        ValueError: a side has more patches than pixels.
+    """
+    height, width = maps.shape[1:]
+    if height < grid.rows or width < grid.columns:
+        raise ValueError(
+            f"maps are {height} x {width}; expected at least {grid.rows} x {grid.columns}, a pixel for a patch"
         )
-        for start in range(0, self.patterns, batch_size):
-            left = torch.from_numpy(self.left[start : start + batch_size]).to(frame.device)
-            mask = left.unflatten(1, self.grid)[:, rows][:, :, columns]
-            yield torch.where(mask[:, None], frame, self.fill)
-
-    def fit(self, scores: Float[np.ndarray, "... P"]) -> Float[np.ndarray, "... n"]:
-        """The worth of each patch, in the unit of the scores under each pattern; any number of frames."""
-        return np.asarray(scores, dtype=np.float64) @ self._solver.T
-
-    @torch.no_grad()
-    def __call__(
-        self, model: FrameModel, frame: Float[Tensor, "3 H W"], target: Target, *, batch_size: int = 64
-    ) -> Float[np.ndarray, "h w"]:
-        """The worth of each patch of one frame for the target; one forward pass a pattern."""
-        batches = self.occlusions(frame, batch_size=batch_size)
-        scores = torch.cat([target(model(batch)) for batch in batches])
-        return self.fit(scores.double().cpu().numpy()).reshape(self.grid)
+    patch = torch.from_numpy(grid(np.empty((height, width, 3)))).flatten().to(maps.device)
+    sums = maps.new_zeros(len(maps), grid.rows * grid.columns, dtype=torch.float64)
+    sums.index_add_(1, patch, maps.flatten(1).double())
+    return (sums / torch.bincount(patch)).cpu().numpy()
 
 
 def lime_rank_correlation(
@@ -100,8 +73,8 @@ def lime_rank_correlation(
     are the same on every patch, which orders nothing.
 
     Args:
-        lime: worth of each patch, from `PatchLIME`.
-        maps: values of the same patches, in the same order.
+        lime: worth of each patch, the coefficients of `patch_lime().fit(...)`.
+        maps: values of the same patches, in the same order; `patch_means` has them of a map on pixels.
 
     Raises:
         ValueError: the shapes differ, or a value is not finite.

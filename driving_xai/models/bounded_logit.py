@@ -244,6 +244,12 @@ class BoundedLogitModel(nn.Module):
         return self.backbone.cam_layer
 
     @property
+    def cam_head(self) -> nn.Linear | None:
+        """The layer that turns the mean of the feature map into the scores; only the baseline has one."""
+        pools_the_mean = self.config.attention == "none" and self.config.units == "each"
+        return self.head.classify if pools_the_mean else None
+
+    @property
     def cells_px(self) -> tuple[float, float] | None:
         """Of the feature map, in pixels of the frame: where its first cell is centred, and the stride."""
         return self.backbone.cells_px

@@ -15,13 +15,14 @@ from scipy import stats
 from data_prep.pipeline import PrepConfig, prepare
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import baumhauer, baumhauer_mnist
-from driving_xai.experiments.baumhauer import Explanations, Table1, Table2, heads_of_seed, table1, table2
+from driving_xai.experiments.baumhauer import Explanations, Table1, heads_of_seed, table1
+from driving_xai.experiments.baumhauer_lime import MAPS, Table2, table2
 from driving_xai.experiments.baumhauer_mnist import Mnist
 from driving_xai.experiments.class_images import from_shards
 from driving_xai.experiments.cluttered_digits import Clutter, Digits, alone, cluttered, handwritten_digits
 from driving_xai.experiments.frozen_features import Network, StandIn, frozen
 from driving_xai.experiments.seeded_runs import Mean, each_run, paired, unpaired
-from driving_xai.faithfulness.lime_correlation import PatchLIME
+from driving_xai.faithfulness.lime_correlation import patch_lime
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.training.bounded_logit import Schedule
 
@@ -191,7 +192,7 @@ def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
         model = BoundedLogitModel(config).eval()
         model.backbone, model.head = source.network, heads["baseline"]
         column = int(model(frame[None]).argmax())
-        lime = PatchLIME(patterns=60)(model, frame, lambda s, c=column: s.softmax(1)[:, c])
+        (lime,) = patch_lime(samples=60).fit(model, frame[None], lambda s, c=column: s.softmax(1)[:, c])
         cells = source.features.batch(source.images.test[:1])[0].detach()
         cam = (cells @ heads["baseline"].classify.weight[column].detach()).numpy()
         soft = heads["bla"].attend(cells[None])[0].detach().numpy()
@@ -199,10 +200,10 @@ def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
             if found[name][str(seed)] is None:
                 assert np.ptp(values) == 0
                 continue
-            expected = stats.spearmanr(lime.ravel(), values).statistic
+            expected = stats.spearmanr(lime.coefficients, values).statistic
             assert found[name][str(seed)] == pytest.approx(expected, abs=0.02), name
     assert results["explained"] == 2
-    assert set(results["means"]) == set(baumhauer.MAPS)
+    assert set(results["means"]) == set(MAPS)
     assert "| paper, C | 0.08 | 0.37 |" in (tmp_path / "table.md").read_text()
 
 

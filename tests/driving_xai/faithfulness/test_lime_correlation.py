@@ -10,7 +10,8 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from driving_xai.contracts import Outputs
-from driving_xai.faithfulness.lime_correlation import PatchLIME, lime_rank_correlation
+from driving_xai.explain.lime import Grid
+from driving_xai.faithfulness.lime_correlation import lime_rank_correlation, patch_lime, patch_means
 from driving_xai.targets import output
 
 
@@ -34,55 +35,37 @@ def frame() -> torch.Tensor:
 
 
 def test_a_linear_model_gives_each_patch_its_own_sum(frame):
+    """Ordinary least squares on a grid, whatever defaults LIME itself has."""
     model = WeighedPixels(12, 16)
-    worth = PatchLIME(grid=(3, 2), patterns=60)(model, frame, output(1))
+    lime = patch_lime(grid=Grid(rows=3, columns=2), samples=60)
+    (found,) = lime.fit(model, frame[None], output(1))
     for row in range(3):
         for column in range(2):
             part = (slice(None), slice(4 * row, 4 * row + 4), slice(8 * column, 8 * column + 8))
-            assert worth[row, column] == pytest.approx(
-                float((frame * model.weight[1])[part].sum()), abs=1e-10
-            )
-
-
-def test_a_fill_is_what_hides(frame):
-    """Hidden by its own value nothing changes, so that no patch is worth anything."""
-    grey = torch.full_like(frame, 0.3)
-    worth = PatchLIME(grid=(3, 2), patterns=60, fill=0.3)(WeighedPixels(12, 16), grey, output(0))
-    np.testing.assert_allclose(worth, 0, atol=1e-10)
+            expected = float((frame * model.weight[1])[part].sum())
+            assert float(found.coefficients[2 * row + column]) == pytest.approx(expected, abs=1e-10)
 
 
 def test_the_fit_is_least_squares_with_an_intercept():
-    lime = PatchLIME(patterns=1000, seed=3)
-    scores = np.random.default_rng(2).random((4, 1000)) + lime.left[:, 3]
-    for ours, each in zip(lime.fit(scores), scores, strict=True):
-        np.testing.assert_allclose(ours, LinearRegression().fit(lime.left, each).coef_, atol=1e-12)
+    lime = patch_lime(seed=3)
+    patterns = lime.patterns(49)
+    scores = np.random.default_rng(2).random(1000) + patterns[:, 3].numpy()
+    expected = LinearRegression().fit(patterns, scores).coef_
+    np.testing.assert_allclose(lime.solver(patterns).numpy() @ scores, expected, atol=1e-12)
 
 
-def test_patches_that_do_not_divide_the_frame_cover_it_once():
-    lime = PatchLIME(grid=(3, 2), patterns=40)
-    frame = torch.ones(3, 10, 7)
-    shown = torch.cat(list(lime.occlusions(frame, batch_size=7)))
-    assert shown.shape == (40, 3, 10, 7)
-    for pattern, picture in zip(lime.left, shown, strict=True):
+def test_patch_means_are_over_the_pixels_of_a_patch():
+    maps = torch.rand(2, 10, 7, generator=torch.Generator().manual_seed(3))
+    grid = Grid(rows=3, columns=2)
+    found = patch_means(maps, grid=grid)
+    for each, means in zip(maps, found, strict=True):
+        pixels: dict[int, list[float]] = {patch: [] for patch in range(6)}
         for row in range(10):
             for column in range(7):
-                expected = pattern[(row * 3 // 10) * 2 + column * 2 // 7]
-                assert bool(picture[0, row, column]) == expected
-
-
-def test_batch_size_and_calls_change_nothing(frame):
-    model, lime = WeighedPixels(12, 16), PatchLIME(grid=(3, 4), patterns=50, seed=2)
-    given = frame.clone()
-    whole = lime(model, frame, output(0), batch_size=50)
-    np.testing.assert_allclose(lime(model, frame, output(0), batch_size=7), whole, rtol=1e-10)
-    again = PatchLIME(grid=(3, 4), patterns=50, seed=2)(model, frame, output(0), batch_size=50)
-    np.testing.assert_array_equal(again, whole)
-    assert torch.equal(frame, given)
-
-
-def test_patterns_keep_about_as_many_patches_as_asked():
-    kept = PatchLIME(patterns=4000, kept=0.3).left
-    assert kept.mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / kept.size))
+                pixels[row * 3 // 10 * 2 + column * 2 // 7].append(float(each[row, column]))
+        np.testing.assert_allclose(means, [np.mean(values) for values in pixels.values()], rtol=1e-12)
+    with pytest.raises(ValueError, match="maps are 10 x 7; expected at least 12 x 2"):
+        patch_means(maps, grid=Grid(rows=12, columns=2))
 
 
 def test_correlation_is_spearmans_with_mid_ranks():
@@ -102,8 +85,8 @@ def test_a_map_that_orders_nothing_has_no_correlation():
 
 
 def test_bad_input_says_what_was_expected():
-    with pytest.raises(ValueError, match="expected more than the 49 patches"):
-        PatchLIME(patterns=49)
+    with pytest.raises(ValueError, match="got 49 samples for 49 segments without a ridge"):
+        patch_lime(samples=49).patterns(49)
     with pytest.raises(ValueError, match=r"got worths of shape \(1, 3\) and maps of \(1, 4\)"):
         lime_rank_correlation(np.zeros((1, 3)), np.zeros((1, 4)))
     with pytest.raises(ValueError, match="not finite"):
