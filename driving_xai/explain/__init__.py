@@ -100,7 +100,7 @@ def _gradient(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
 
 
 def _gradient_x_input(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return Gradient(times="input", channels="sum")
+    return Gradient(times="input")
 
 
 def _smoothgrad(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:

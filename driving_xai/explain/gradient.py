@@ -25,7 +25,8 @@ class Gradient:
     """The gradient of the target: how much each pixel would change it, by itself or times the pixel.
 
     Source: Simonyan et al. 2014, section 3; times the input, Shrikumar et al. 2016.
-    Deviation: a pixel's three channels are added, where Simonyan et al. take the largest size.
+    Deviation: a pixel's three channels are added with their signs, where Simonyan et al. take the
+    largest size.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -35,9 +36,9 @@ class Gradient:
         torch.Size([2, 80, 160])
     """
 
-    def __init__(self, *, times: Literal["one", "input"] = "one", channels: Channels = "abs") -> None:
-        """Of a bare gradient the sign says whether brightening or darkening would help, not whether the
-        pixel does: `channels` therefore takes its size, unless told."""
+    def __init__(self, *, times: Literal["one", "input"] = "one", channels: Channels = "sum") -> None:
+        """A bare gradient's sign says which way a pixel's brightness moves the target; with `abs` the map
+        says how much, either way."""
         self.times, self.channels = times, channels
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
@@ -54,7 +55,7 @@ class SmoothGrad:
 
     Source: Smilkov et al. 2017, section 3.
     Deviation: noisy pixels are cut to [0, 1], outside of which a model promises nothing; `noisy="free"` is
-    the paper's. The size is taken after averaging and channels are added; the paper leaves both open.
+    the paper's. Channels are added with their signs; the paper leaves that open.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -70,12 +71,13 @@ class SmoothGrad:
         samples: int = 50,
         sigma: float = 0.15,
         noisy: Literal["cut", "free"] = "cut",
-        channels: Channels = "abs",
+        channels: Channels = "sum",
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
         """`sigma` is a fraction of each frame's range, its largest minus its smallest value; `noisy` says
-        whether noisy pixels are cut to [0, 1]; `batch_size` is the most noisy frames in one pass, see `perturb.batches`.
+        whether noisy pixels are cut to [0, 1]; `batch_size` is the most noisy frames in one pass, see
+        `perturb.batches`.
 
         Raises:
             ValueError: an option is out of range.
