@@ -124,11 +124,18 @@ def _bounded_logit() -> Kind:
     return Kind(BoundedLogitConfig, BoundedLogitModel, nn.Module.eval)
 
 
+def _classifier() -> Kind:
+    from driving_xai.models.classify import Classifier, ClassifierConfig
+
+    return Kind(ClassifierConfig, Classifier, nn.Module.eval)
+
+
 # Each kind's imports wait until one is loaded.
 KINDS: Mapping[str, Callable[[], Kind]] = {
     "steering": _steering,
     "actions": _actions,
     "bounded-logit": _bounded_logit,
+    "classifier": _classifier,
 }
 
 

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from driving_xai.cli import about, drives, experiment, explain, report, shards, train, train_actions
+from driving_xai.cli import (
+    about,
+    drives,
+    experiment,
+    explain,
+    report,
+    shards,
+    train,
+    train_actions,
+    train_classifier,
+)
 from driving_xai.cli.console import Commands
 
 app = typer.Typer(
@@ -39,6 +49,7 @@ app.command()(shards.prep)
 app.command()(shards.verify)
 app.command()(about.info)
 train.app.command()(train_actions.actions)
+train.app.command()(train_classifier.classifier)
 app.add_typer(train.app, name="train")
 app.command()(explain.explain)
 app.command()(drives.score)

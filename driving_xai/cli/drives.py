@@ -19,6 +19,8 @@ METHODS = (
     "soft-attention",
     "bla",
     "l2x-f",
+    "lambda-attention",
+    "labn",
     "sign-attention-filtered",
     "soft-attention-filtered",
     "grad-cam",

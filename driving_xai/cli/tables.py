@@ -33,9 +33,21 @@ def action_accuracy(metrics: Mapping[str, Any]) -> str:
     return "nothing was held out to test on"
 
 
+def class_accuracy(metrics: Mapping[str, Any]) -> str:
+    """The tested accuracy, or else the validated one, beside that of always saying the commonest class."""
+    for split in ("test", "val"):
+        if split in metrics:
+            found = metrics[split]
+            return (
+                f"accuracy {found['accuracy']:.3f} on {found['images']:,} {split} images; "
+                f"always the commonest class {found['accuracy_majority']:.3f}"
+            )
+    return "nothing was held out to test on"
+
+
 def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
     """What a checkpoint's metrics say of it, in one line."""
-    lines = {"steering": steering_error, "actions": action_accuracy}
+    lines = {"steering": steering_error, "actions": action_accuracy, "classifier": class_accuracy}
     return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
 
 

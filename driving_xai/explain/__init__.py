@@ -22,7 +22,7 @@ from driving_xai.explain.causal_filter import CausalFilter
 from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
-from driving_xai.explain.learned import learned_attention
+from driving_xai.explain.learned import LayerMean, learned_attention
 from driving_xai.explain.lime import LIME
 from driving_xai.explain.perturbation import RISE, Occlusion
 from driving_xai.explain.smoothed_attention import SNNA, AttentionIG
@@ -85,6 +85,23 @@ def _cam(name: str) -> MethodFactory:
         if name == "smooth-grad-cam++":
             return SmoothGradCAMPlusPlus(layer=layer, cells=_cells(model), seed=seed)
         return CAMS[name](layer=layer, cells=_cells(model), head=getattr(model, "cam_head", None))
+
+    return fit
+
+
+def _own_map(name: str) -> MethodFactory:
+    """A map that the network writes itself, where it does."""
+
+    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+        found = getattr(model, "own_maps", {})
+        if name not in found:
+            has = ", ".join(found) or "none"
+            raise UnsupportedModelError(
+                f"method {name!r} needs a network that writes such a map, {type(model).__name__} writes {has}; "
+                "use grad-cam, or train a classifier with network labn"
+            )
+        layer, cells = found[name]
+        return LayerMean(layer=layer, cells=None if cells is None else Cells(*cells))
 
     return fit
 
@@ -185,6 +202,8 @@ METHODS: Mapping[str, MethodFactory] = {
     "l2x-f": _attention_of("l2x-f", "l2x-f"),
     "sign-attention-filtered": _filtered("sign-attention"),
     "soft-attention-filtered": _filtered("soft-attention"),
+    "lambda-attention": _own_map("lambda-attention"),
+    "labn": _own_map("labn"),
     **{name: _cam(name) for name in CAMS},
     "gradient": _gradient,
     "gradient-x-input": _gradient_x_input,

@@ -85,7 +85,7 @@ def linear_head(network: nn.Module, frames: Frames, layer: nn.Module) -> nn.Line
     handles = [module.register_forward_pre_hook(remember_input) for module in network.modules()]
     # Cloned, because a following in-place activation would hide that it changes the maps.
     handles.append(layer.register_forward_hook(lambda _module, _taken, given: maps.append(given.clone())))
-    with torch.no_grad(), removed_after(handles):
+    with torch.no_grad(), evaluating(network), removed_after(handles):
         scores = network(frames)
     if not inputs or len(maps) != 1 or maps[0].dim() != 4:
         return None

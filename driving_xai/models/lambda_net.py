@@ -42,10 +42,10 @@ class LambdaConfig:
     """Between LABN's two attention bottlenecks and its attention."""
 
     def __post_init__(self) -> None:
-        if not self.stages or min(self.stages) < 1 or not 0 <= self.split <= sum(self.stages):
+        if not self.stages or min(self.stages) < 1 or self.split < 0:
             raise ValueError(
                 f"stages are {list(self.stages)}, split is {self.split}; expected one or more bottlenecks in "
-                "each, and 0 up to as many as there are"
+                "each, and 0 or more"
             )
         if self.width % self.heads or self.context % 2 == 0 or not 0 <= self.threshold < 1:
             raise ValueError(
@@ -150,6 +150,10 @@ class LambdaAttentionBranchNetwork(nn.Module):
 
     def __init__(self, config: LambdaConfig, *, classes: int) -> None:
         super().__init__()
+        if config.split > sum(config.stages):
+            raise ValueError(
+                f"split is {config.split}; expected at most {sum(config.stages)}, the bottlenecks there are"
+            )
         self.threshold = config.threshold
         blocks, out = _blocks(config)
         self.extract = nn.Sequential(_stem(config), *blocks[: config.split])
@@ -179,10 +183,10 @@ class LambdaAttentionBranchNetwork(nn.Module):
         """Scores and attention; training needs all three."""
         features = self.extract(images)
         about = self.branch(features)
-        attention = self.attend(about)
+        branch_scores, attention = self.classify(about).mean((2, 3)), self.attend(about)
         passed = torch.where(attention > self.threshold, attention, 0.0) * features
         scores = self.head(self.perceive(passed).mean((2, 3)))
-        return Branches(scores, self.classify(about).mean((2, 3)), attention.squeeze(1))
+        return Branches(scores, branch_scores, attention.squeeze(1))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         return self.branches(images).scores

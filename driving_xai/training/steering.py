@@ -29,9 +29,18 @@ from driving_xai import checkpoint
 from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
-from driving_xai.training import loop
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
+from driving_xai.training.runs import (
+    RESUME,
+    Device,
+    Precision,
+    build_trainer,
+    fit,
+    mix,
+    resume_state,
+    versions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +73,7 @@ class SteeringTraining:
     averaging: float = 0.98
     """Decay of the running average of the weights, which is what is validated and kept; 0 for none."""
     gradient_clip: float = 1.0
-    precision: loop.Precision = "auto"
+    precision: Precision = "auto"
     """auto is bf16 on CUDA, where the sign path keeps fp32 softmax, and fp32 on a CPU."""
     seed: int = 0
     workers: int = 0
@@ -122,7 +131,7 @@ class _Recipe(L.LightningModule):
     def train_dataloader(self) -> DataLoader[Window]:
         how, epoch = self.how, self.trainer.current_epoch
         length = 1 if epoch < how.frame_epochs else how.window
-        draw = torch.Generator().manual_seed(loop.seed_of(how.seed, epoch))
+        draw = torch.Generator().manual_seed(mix(how.seed, epoch))
         offset = int(torch.randint(length, (1,), generator=draw))
         windows = Windows(self.route, self.splits.train, length=length, stride=length, offset=offset)
         if not len(windows):
@@ -139,7 +148,7 @@ class _Recipe(L.LightningModule):
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         # Dropout and augmentation draw from (seed, epoch, step), so that a resumed run draws the same.
-        drawn = loop.seed_of(self.how.seed, self.current_epoch, batch_idx)
+        drawn = mix(self.how.seed, self.current_epoch, batch_idx)
         torch.manual_seed(drawn)
         draw = torch.Generator().manual_seed(drawn)
         frames, target = augment(batch.frames.float() / 255, batch.target, self.how.augmentation, draw)
@@ -207,7 +216,7 @@ def train(
     out: Path,
     how: SteeringTraining,
     *,
-    device: loop.Device = "auto",
+    device: Device = "auto",
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
     encoder_from: Path | None = None,
@@ -246,12 +255,12 @@ def train(
     _fit_scales(model, route, splits.train)
     if start is not None:
         _start_encoder(model, start, config)
-    state = loop.resume_state(out, config, resume)
+    state = resume_state(out, config, resume)
     recipe = _Recipe(model, how, route, splits)
     trainer = _trainer(out, how, device, bool(splits.val), callbacks)
-    loop.fit(trainer, recipe, state)
+    fit(trainer, recipe, state)
     if splits.val:
-        best = out / loop.RESUME / "best.ckpt"
+        best = out / RESUME / "best.ckpt"
         recipe.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
     metrics = _measure(recipe, trainer)
     checkpoint.save(out, recipe.averaged, config, metrics)
@@ -287,14 +296,14 @@ def describe(
             "signals": dict(manifest.signals),
         },
         "data": {"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
-        "versions": loop.versions(),
+        "versions": versions(),
     }
 
 
 def _trainer(
     out: Path,
     how: SteeringTraining,
-    device: loop.Device,
+    device: Device,
     validated: bool,
     callbacks: tuple[L.Callback, ...],
 ) -> L.Trainer:
@@ -302,7 +311,7 @@ def _trainer(
     # resumes between two epochs.
     early = _WindowStopping(how.frame_epochs, patience=how.patience or 0)
     stop = (early,) if validated and how.patience else ()
-    return loop.trainer(
+    return build_trainer(
         out,
         epochs=how.frame_epochs + how.epochs,
         monitor="val_mae_deg" if validated else None,

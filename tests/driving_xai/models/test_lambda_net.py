@@ -158,5 +158,6 @@ def test_gradient_reaches_every_weight():
 
 @pytest.mark.parametrize("wrong", [{"split": 3}, {"heads": 3}, {"context": 4}, {"threshold": 1.0}])
 def test_an_impossible_architecture_is_refused(wrong):
+    settings = {"stages": (1, 1), "width": 8, "split": 1, **wrong}
     with pytest.raises(ValueError, match="expected"):
-        LambdaConfig(**{"stages": (1, 1), "width": 8, "split": 1, **wrong})
+        LambdaAttentionBranchNetwork(LambdaConfig(**settings), classes=2)

@@ -1,0 +1,79 @@
+"""train classifier: images of one class each to a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from driving_xai.cli import console, settings, tables
+from driving_xai.cli.shards import Assignments, Config, DryRun, Json
+from driving_xai.cli.train import Device, check_shards, resolve_device
+from driving_xai.cli.train_actions import Images, Out, Resume, Seed
+
+
+def classifier(
+    shards: Images,
+    out: Out,
+    config: Config = None,
+    assignments: Assignments = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="small-cnn, lambda-resnet, labn, cbam-RESNET or any timm name. [default: resnet18]",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Start from these weights, a local file.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="[default: 30]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images in a step. [default: 32]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 0.001]")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train an image classifier: a network of timm's, a lambda ResNet, or one that explains itself.
+
+    The classes are the label columns of the shards. OUT then holds model.safetensors, config.json (every
+    setting) and metrics.json, accuracy beside that of always saying the commonest class.
+
+    \b
+    Example: driving-xai train classifier shards model --model labn --set model.stem=small
+    """
+    from driving_xai.training.classify import ClassifierTraining, train_on_shards
+
+    options = {
+        "model.network": network,
+        "weights": None if weights is None else str(weights),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    how = settings.resolve(ClassifierTraining, config, options=options, assignments=assignments or ())
+    if dry_run:
+        check_shards(shards)
+        console.print_json({"recipe": "classifier", "config": asdict(how)})
+        return
+    from driving_xai.cli.epochs import EpochLines
+
+    with console.progress("train", unit="epochs") as on_progress:
+        metrics = train_on_shards(
+            shards,
+            out,
+            how,
+            device=resolve_device(device),
+            resume=resume,
+            callbacks=(EpochLines(on_progress),),
+        )
+    if as_json:
+        console.print_json({"out": str(out), "metrics": metrics})
+    else:
+        typer.echo(f"{out}: {tables.class_accuracy(metrics)}")

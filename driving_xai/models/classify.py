@@ -1,0 +1,244 @@
+"""Image classifiers of one class an image: any convolutional network of timm's, and this project's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from driving_xai.contracts import Frames, Outputs, Scores
+from driving_xai.errors import CheckpointError, UnsupportedModelError
+from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, is_transformer, read_tensors
+from driving_xai.models.channel_spatial import ChannelSpatialAttention
+from driving_xai.models.feature_maps import cell_centres, last_feature_map, linear_head
+from driving_xai.models.lambda_layer import LambdaLayer
+from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
+
+_CBAM = "cbam-"
+_LAMBDA_ATTENTION_LAYER = 1
+"""The second lambda layer, whose attention Iida et al.'s code takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(LambdaConfig):
+    """The architecture. The fields of `LambdaConfig` are of lambda-resnet and labn only."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the outputs; training takes them from the shards."""
+    network: str = "resnet18"
+    """small-cnn, lambda-resnet, labn, cbam- before the name of a ResNet of timm's, or any timm name."""
+    image_size: tuple[int, ...] = (224, 224)
+    """Height and width of the frames it is made for."""
+    channels: tuple[int, ...] = (16, 32, 64)
+    """Of small-cnn's convolutions."""
+    kernel: int = 3
+    pooled: int = 2
+    """How many of small-cnn's convolutions a 2 x 2 maximum follows."""
+    reduction: int = 16
+    """Of CBAM's hidden layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) == 1:
+            raise ValueError(f"classes are {list(self.classes)}; expected two names or more, none twice")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size is {list(self.image_size)}; expected a height and a width in px")
+
+
+class OwnMap(NamedTuple):
+    """A layer whose output is itself an explanation, and where its cells lie in the frame."""
+
+    layer: nn.Module
+    cells_px: tuple[float, float] | None
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation inside: a `contracts.FrameModel` of one class.
+
+    Scores are logits; frames are RGB in [0, 1].
+
+    Example:
+        >>> config = ClassifierConfig(classes=("cat", "dog"), network="small-cnn", image_size=(32, 32))
+        >>> model = Classifier(config).eval()
+        >>> model(torch.rand(2, 3, 32, 32)).shape, model.cells_px
+        (torch.Size([2, 2]), (1.5, 4.0))
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = build_network(config, len(config.classes))
+        # What timm's weights of that name were trained with.
+        given = getattr(self.network, "pretrained_cfg", {})
+        self.register_buffer("mean", torch.tensor(given.get("mean", IMAGENET_MEAN)).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(given.get("std", IMAGENET_STD)).view(3, 1, 1))
+        # Names, because a module kept twice would be saved twice.
+        self._cam, self._head, self.cells_px = _look(self.network, config)
+
+    @property
+    def outputs(self) -> Outputs:
+        return Outputs(kind="multiclass", names=self.config.classes)
+
+    @property
+    def cam_layer(self) -> nn.Module | None:
+        """The last feature map's layer; None of a transformer."""
+        return None if self._cam is None else self.network.get_submodule(self._cam)
+
+    @property
+    def cam_head(self) -> nn.Linear | None:
+        """The linear layer that turns the mean of that map into the scores, where there is one."""
+        head = None if self._head is None else self.network.get_submodule(self._head)
+        assert head is None or isinstance(head, nn.Linear)
+        return head
+
+    @property
+    def own_maps(self) -> Mapping[str, OwnMap]:
+        """Explanations that the network writes itself, by their method's name."""
+        found = {}
+        layers = [module for module in self.network.modules() if isinstance(module, LambdaLayer)]
+        if layers:
+            layer = layers[min(_LAMBDA_ATTENTION_LAYER, len(layers) - 1)]
+            found["lambda-attention"] = OwnMap(layer.content, self._cells_of(layer.content))
+        if isinstance(self.network, LambdaAttentionBranchNetwork):
+            found["labn"] = OwnMap(self.network.attend, self._cells_of(self.network.attend))
+        return found
+
+    def forward(self, frames: Frames) -> Scores:
+        return self.network(self.normalised(frames))
+
+    def normalised(self, frames: Frames) -> Tensor:
+        """What the network sees."""
+        return (frames - self.mean) / self.std
+
+    def _cells_of(self, layer: nn.Module) -> tuple[float, float] | None:
+        return cell_centres(self.network, _probe(self.config).to(self.mean), layer)
+
+
+def build_network(config: ClassifierConfig, classes: int) -> nn.Module:
+    """The network alone, with random weights and so many outputs.
+
+    Raises:
+        UnsupportedModelError: no network has that name.
+    """
+    name = config.network
+    if name in _NETWORKS:
+        return _NETWORKS[name](config, classes)
+    if name.startswith(_CBAM):
+        return _with_attention(_timm(name.removeprefix(_CBAM), classes), config)
+    return _timm(name, classes)
+
+
+def load_weights(model: Classifier, path: Path) -> None:
+    """Loads a local file into a classifier, strictly; a head for other classes is left as it is drawn.
+
+    The file is read without running code. All of it must fit the network built for as many classes as
+    the file has; only then is a last layer of another size put aside.
+
+    Args:
+        path: .safetensors or a PyTorch state dict, with timm's names (or this project's).
+
+    Raises:
+        CheckpointError: it cannot be read or is of another network.
+    """
+    weights = {name: value for name, value in read_tensors(path).items() if isinstance(value, Tensor)}
+    head = next((name for name, module in _linear_layers(model.network)), None)
+    if head is None or f"{head}.weight" not in weights:
+        raise CheckpointError(
+            f"{path} holds no {head}.weight; expected the weights of {model.config.network}"
+        )
+    whole = build_network(model.config, len(weights[f"{head}.weight"]))
+    try:
+        whole.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path} is of another network than {model.config.network}: {reason}"
+        ) from error
+    if len(weights[f"{head}.weight"]) != len(model.config.classes):
+        weights = {name: value for name, value in weights.items() if not name.startswith(f"{head}.")}
+    model.network.load_state_dict(weights, strict=False)
+
+
+def _small(config: ClassifierConfig, classes: int) -> nn.Module:
+    """Convolutions that keep the size, each batch-normalised, the first ones also pooled."""
+    layers: list[nn.Module] = []
+    for place, (before, width) in enumerate(pairwise((3, *config.channels))):
+        layers.append(nn.Conv2d(before, width, config.kernel, padding=config.kernel // 2, bias=False))
+        layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if place < config.pooled else []
+    head = nn.Linear(config.channels[-1], classes)
+    return nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+
+_NETWORKS: Mapping[str, Callable[[ClassifierConfig, int], nn.Module]] = {
+    "small-cnn": _small,
+    "lambda-resnet": lambda config, classes: LambdaResNet(config, classes=classes),
+    "labn": lambda config, classes: LambdaAttentionBranchNetwork(config, classes=classes),
+}
+
+
+def _timm(name: str, classes: int) -> nn.Module:
+    import timm
+
+    known = timm.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, [*_NETWORKS, *known], n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "timm.list_models() has the names"
+        raise UnsupportedModelError(
+            f"network {name!r} is neither one of {', '.join(_NETWORKS)} nor one of timm's; {hint}"
+        )
+    return timm.create_model(name, pretrained=False, num_classes=classes)
+
+
+def _with_attention(network: nn.Module, config: ClassifierConfig) -> nn.Module:
+    """A ResNet whose residual branches end in channel and spatial attention (CBAM)."""
+    from timm.models.resnet import BasicBlock, Bottleneck
+
+    blocks = [module for module in network.modules() if isinstance(module, BasicBlock | Bottleneck)]
+    if not blocks:
+        raise UnsupportedModelError(
+            f"network {config.network!r} has no residual blocks; put {_CBAM} before a ResNet, as in cbam-resnet50"
+        )
+    for block in blocks:
+        last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+        assert isinstance(last, nn.BatchNorm2d)
+        # timm leaves this place, after the last normalisation and before the sum, for such modules.
+        block.se = ChannelSpatialAttention(last.num_features, reduction=config.reduction)
+    return network
+
+
+def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The last one first."""
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return found[::-1]
+
+
+def _probe(config: ClassifierConfig) -> Tensor:
+    """A frame of noise: one of zeros could not tell a pooled head from another."""
+    return torch.rand(1, 3, *config.image_size, generator=torch.Generator().manual_seed(0))
+
+
+def _look(
+    network: nn.Module, config: ClassifierConfig
+) -> tuple[str | None, str | None, tuple[float, float] | None]:
+    """The names of the layer to weight and of a pooled linear head, and where the layer's cells lie."""
+    if is_transformer(network):
+        return None, None, None
+    names = {id(module): name for name, module in network.named_modules()}
+    frames = _probe(config)
+    layer = last_feature_map(network, frames)
+    head = linear_head(network, frames, layer)
+    return (
+        names[id(layer)],
+        None if head is None else names[id(head)],
+        cell_centres(network, frames, layer),
+    )

@@ -1,0 +1,408 @@
+"""The classifier recipe: labelled images -> a checkpoint.
+
+Training is a pure function of the images, the configuration and the seed; see `training.runs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int64
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from driving_xai import checkpoint
+from driving_xai.contracts import Frames, Scores
+from driving_xai.errors import DataError
+from driving_xai.images import LabelledImages
+from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
+from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
+from driving_xai.training.augment import Augmentation, augment
+from driving_xai.training.labn import LabnLoss, labn_loss
+from driving_xai.training.runs import (
+    RESUME,
+    Device,
+    Precision,
+    build_trainer,
+    fit,
+    mix,
+    resume_state,
+    versions,
+)
+
+_BIAS_ROW = -1
+"""Stands for the bias image among the rows of training images."""
+_LABN_HEADS = ("branch.", "attend.", "classify.", "head.")
+
+
+class Images(Protocol):
+    """Labelled images by rows; `driving_xai.images.LabelledImages` is one."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, split: Literal["train", "val", "test"]) -> Int[np.ndarray, " N"]: ...
+
+    def labels(self, names: Sequence[str]) -> Float[Tensor, "N K"]:
+        """One column for each name, 0 or 1."""
+        ...
+
+    def frames(self, rows: np.ndarray) -> Frames: ...
+
+    def shuffled(self, rows: np.ndarray, draw: torch.Generator) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTraining:
+    """How to train. For LABN, Iida et al. name: two learning rates, weight decay 0.09, patience 6."""
+
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """Its classes and image size are taken from the images."""
+    weights: str | None = None
+    """A local file the network starts from, loaded strictly; see `models.classify.load_weights`."""
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(flip=False, brightness=0.2, contrast=0.2)
+    )
+    labn: LabnLoss = field(default_factory=LabnLoss)
+    """Of the network labn only."""
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    """Of LABN's attention branch and of the last linear layer."""
+    features_learning_rate: float | None = None
+    """Of all other layers; None is the same, 0 freezes them. LABN's authors take a tenth."""
+    weight_decay: float = 0.01
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_epochs: int = 0
+    """Epochs over which the rates rise linearly, before the schedule."""
+    sampling: Literal["as-is", "balanced"] = "as-is"
+    """Balanced draws every class alike often, with replacement."""
+    class_weights: tuple[float, ...] = ()
+    """Of the cross-entropy; empty weighs classes alike."""
+    patience: int | None = 6
+    """Epochs without a lower validation loss before stopping; None never stops early."""
+    gradient_clip: float = 1.0
+    precision: Precision = "auto"
+    seed: int = 0
+    keep_mib: int = 2048
+    """Of decoded images that may stay in memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("weight_decay", "warmup_epochs", "gradient_clip", "keep_mib"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not self.learning_rate > 0 or (self.features_learning_rate or 0) < 0:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}, features_learning_rate {self.features_learning_rate}; "
+                "expected over 0, and 0 or more"
+            )
+
+
+def train(
+    images: Images,
+    out: Path,
+    how: ClassifierTraining,
+    *,
+    data: Mapping[str, Any],
+    device: Device = "auto",
+    resume: bool = False,
+    callbacks: tuple[L.Callback, ...] = (),
+) -> dict[str, Any]:
+    """Trains a classifier and writes a checkpoint directory with logs beside it.
+
+    Args:
+        images: of equal size, each of exactly one class.
+        out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
+        data: what the checkpoint says of the images, such as the shards' hash.
+        resume: continue an interrupted run of the same configuration.
+        callbacks: Lightning callbacks, for progress.
+
+    Returns:
+        The metrics that are also written: accuracy and log loss of each split beside the majority.
+
+    Raises:
+        DataError: there is nothing to train on, or an image has not exactly one class.
+        CheckpointError: `resume` without a run or with another configuration; the weights do not fit.
+    """
+    labels = classes_of(images)
+    rows = images.rows("train")
+    if len(rows) < 2:
+        raise DataError(f"the shards hold {len(rows)} training images, expected 2 or more; prepare more")
+    size = images.frames(rows[:1]).shape[2:]
+    how = replace(how, model=replace(how.model, classes=images.label_names, image_size=tuple(size)))
+    config = describe(how, data)
+    state = resume_state(out, config, resume)
+    L.seed_everything(how.seed, verbose=False)
+    model = Classifier(how.model)
+    if how.weights is None:
+        _standardise(model, images, rows)
+    else:
+        load_weights(model, Path(how.weights))
+    recipe = _Recipe(model, how, images, labels)
+    validated = len(images.rows("val")) > 0
+    early = EarlyStopping("val_loss", patience=how.patience or 0, check_on_train_epoch_end=True)
+    trainer = build_trainer(
+        out,
+        epochs=how.epochs,
+        monitor="val_loss" if validated else None,
+        device=device,
+        precision=how.precision,
+        gradient_clip=how.gradient_clip,
+        callbacks=(*((early,) if validated and how.patience else ()), *callbacks),
+    )
+    fit(trainer, recipe, state)
+    if validated:
+        best = torch.load(out / RESUME / "best.ckpt", map_location="cpu", weights_only=True)
+        recipe.load_state_dict(best["state_dict"])
+    metrics = {"epochs": trainer.current_epoch, **_measure(model, images, labels, trainer)}
+    checkpoint.save(out, model, config, metrics)
+    return metrics
+
+
+def train_on_shards(
+    shards: Path,
+    out: Path,
+    how: ClassifierTraining,
+    *,
+    device: Device = "auto",
+    resume: bool = False,
+    callbacks: tuple[L.Callback, ...] = (),
+) -> dict[str, Any]:
+    """Trains on a folder that `prep` wrote; see `train`."""
+    images = LabelledImages(shards, keep_mib=how.keep_mib)
+    data = {"shards_sha256": images.manifest.sha256, "held_out": {}}
+    return train(images, out, how, data=data, device=device, resume=resume, callbacks=callbacks)
+
+
+def describe(how: ClassifierTraining, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a model trained so on these images, less its schema."""
+    training = asdict(how)
+    return {
+        "kind": "classifier",
+        "model": training.pop("model"),
+        "training": training,
+        "data": dict(data),
+        "versions": versions(),
+    }
+
+
+def classes_of(images: Images) -> Int64[Tensor, " N"]:
+    """The class of each image, by its place among the label names.
+
+    Raises:
+        DataError: there are fewer than two classes, or an image has none or several.
+    """
+    names = images.label_names
+    if len(names) < 2:
+        raise DataError(f"the shards have {len(names)} label columns, expected two classes or more")
+    one_hot = images.labels(names)
+    wrong = (one_hot.sum(1) != 1).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"image {row} of the index has {int(one_hot[row].sum())} classes, expected one; several labels an "
+            "image are for `train actions`"
+        )
+    return one_hot.argmax(1)
+
+
+@torch.no_grad()
+def predict(
+    model: Classifier, images: Images, rows: np.ndarray, *, batch_size: int = 64
+) -> Float[Tensor, "N K"]:
+    """The scores of these images, on the CPU, from the model in eval mode."""
+    was_training = model.training
+    model.eval()
+    device = model.mean.device
+    parts = [
+        model(images.frames(rows[start : start + batch_size]).to(device)).float().cpu()
+        for start in range(0, len(rows), batch_size)
+    ]
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+def judged(scores: Scores, labels: Int64[Tensor, " N"], train_labels: Int64[Tensor, " M"]) -> dict[str, Any]:
+    """Accuracy, log loss and confusions, beside what always saying the commonest class would get."""
+    classes = scores.shape[1]
+    shares = torch.bincount(train_labels, minlength=classes).double() / len(train_labels)
+    confusion = torch.bincount(labels * classes + scores.argmax(1), minlength=classes**2)
+    return {
+        "images": len(labels),
+        "accuracy": float((scores.argmax(1) == labels).double().mean()),
+        "accuracy_majority": float((labels == shares.argmax()).double().mean()),
+        "log_loss": float(F.cross_entropy(scores, labels)),
+        "log_loss_shares": float(-shares[labels].clamp_min(1e-12).log().mean()),
+        "confusion": confusion.view(classes, classes).tolist(),
+    }
+
+
+class _Recipe(L.LightningModule):
+    """One training step and one validation for Lightning's loop."""
+
+    bias: Tensor
+    class_weights: Tensor
+
+    def __init__(
+        self, model: Classifier, how: ClassifierTraining, images: Images, labels: Int64[Tensor, " N"]
+    ) -> None:
+        super().__init__()
+        self.model, self.how, self.images, self.labels = model, how, images, labels
+        self.is_labn = isinstance(model.network, LambdaAttentionBranchNetwork)
+        rows = images.rows("train")
+        self.register_buffer("bias", _mean_image(images, rows) if self.is_labn else torch.zeros(0))
+        weights = how.class_weights or (1.0,) * len(how.model.classes)
+        if len(weights) != len(how.model.classes):
+            raise DataError(
+                f"class_weights has {len(weights)} values for {len(how.model.classes)} classes; give one each"
+            )
+        self.register_buffer("class_weights", torch.tensor(weights))
+        self.negative = _class_named(how)
+
+    def configure_optimizers(self):
+        heads: list[Tensor] = []
+        features: list[Tensor] = []
+        prefixes = _LABN_HEADS if self.is_labn else (_last_linear(self.model.network),)
+        for name, weight in self.model.network.named_parameters():
+            (heads if name.startswith(prefixes) else features).append(weight)
+        groups = [{"params": heads, "part": "heads"}, {"params": features, "part": "features"}]
+        return torch.optim.AdamW(groups, lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
+
+    def on_train_epoch_start(self) -> None:
+        slower = self.how.features_learning_rate
+        for group in self.trainer.optimizers[0].param_groups:
+            own = slower if group["part"] == "features" and slower is not None else self.how.learning_rate
+            group["lr"] = own * self._share_of_rate(self.current_epoch)
+
+    def _share_of_rate(self, epoch: int) -> float:
+        warm = self.how.warmup_epochs
+        if epoch < warm:
+            return (epoch + 1) / warm
+        if self.how.schedule == "constant":
+            return 1.0
+        done = (epoch - warm) / max(self.how.epochs - warm, 1)
+        return 0.01 + 0.99 * (0.5 + 0.5 * float(np.cos(np.pi * done)))
+
+    def train_dataloader(self) -> DataLoader:
+        draw = torch.Generator().manual_seed(mix(self.how.seed, self.trainer.current_epoch))
+        rows = self.images.rows("train")
+        if self.how.sampling == "balanced":
+            share = 1.0 / torch.bincount(self.labels[rows]).double()
+            drawn = torch.multinomial(share[self.labels[rows]], len(rows), replacement=True, generator=draw)
+            rows = rows[drawn.numpy()]
+        else:
+            rows = self.images.shuffled(rows, draw)
+        if self.is_labn and self.how.labn.bias_image == "negative-sample":
+            rows = np.insert(rows, int(torch.randint(len(rows) + 1, (1,), generator=draw)), _BIAS_ROW)
+        batches: Any = list(_batches(rows, self.how.batch_size))  # A list serves as a data set.
+        return DataLoader(batches, batch_size=None)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        # Dropout and augmentation draw from (seed, epoch, step), so that a resumed run draws the same.
+        drawn = mix(self.how.seed, self.current_epoch, batch_idx)
+        torch.manual_seed(drawn)
+        draw = torch.Generator().manual_seed(drawn)
+        frames, labels = self._examples(batch.cpu().numpy())
+        nothing = torch.zeros(len(frames), 1, device=frames.device)
+        frames = augment(frames.unsqueeze(1), nothing, self.how.augmentation, draw)[0].squeeze(1)
+        loss = self._loss(frames, labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def _examples(self, rows: np.ndarray) -> tuple[Frames, Int64[Tensor, " B"]]:
+        is_bias = rows == _BIAS_ROW
+        stored = rows[~is_bias]
+        frames = self.images.frames(stored).to(self.device)
+        labels = self.labels[stored].to(self.device)
+        if is_bias.any():
+            frames = torch.cat([frames, self.bias[None].to(frames)])
+            labels = torch.cat([labels, labels.new_tensor([self.negative])])
+        return frames, labels
+
+    def _loss(self, frames: Frames, labels: Int64[Tensor, " B"]) -> Tensor:
+        if self.is_labn:
+            return labn_loss(
+                self.model,
+                frames,
+                labels,
+                self.how.labn,
+                bias=self.bias,
+                class_weights=self.class_weights,
+            )
+        return F.cross_entropy(self.model(frames), labels, weight=self.class_weights)
+
+    def val_dataloader(self) -> list[int]:
+        # One item stands for the whole split.
+        return [0] if len(self.images.rows("val")) else []
+
+    def validation_step(self, _: int, __: int) -> None:
+        rows = self.images.rows("val")
+        scores = predict(self.model, self.images, rows)
+        loss = F.cross_entropy(scores, self.labels[rows])
+        accuracy = (scores.argmax(1) == self.labels[rows]).float().mean()
+        self.log_dict({"val_loss": loss, "val_accuracy": accuracy}, batch_size=1)
+
+
+def _batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Rows in batches; a last one of a single image is left out, which has no statistics to normalise by."""
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        if len(part) > 1 and (part != _BIAS_ROW).any():
+            yield part
+
+
+def _class_named(how: ClassifierTraining) -> int:
+    names, wanted = how.model.classes, how.labn.negative
+    if wanted is None:
+        return 0
+    if wanted not in names:
+        raise DataError(f"labn.negative is {wanted!r}; the classes are {', '.join(names)}")
+    return names.index(wanted)
+
+
+def _last_linear(network: torch.nn.Module) -> str:
+    """The name of the last linear layer; of a network without one nothing is a head."""
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    return f"{names[-1]}." if names else "no head"
+
+
+def _mean_image(images: Images, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
+    """Source: Iida et al. 2022, eq. 13, whose printed sum has one image too many."""
+    parts = (images.frames(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
+    return (torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(rows)).float()
+
+
+@torch.no_grad()
+def _standardise(model: Classifier, images: Images, rows: np.ndarray, most: int = 512) -> None:
+    """Takes the channels' mean and deviation from a sample of the training images."""
+    sample = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    pixels = images.frames(sample)
+    model.mean.copy_(pixels.mean((0, 2, 3)).view(3, 1, 1))
+    model.std.copy_(pixels.std((0, 2, 3)).clamp_min(1e-3).view(3, 1, 1))
+
+
+def _measure(
+    model: Classifier, images: Images, labels: Int64[Tensor, " N"], trainer: L.Trainer
+) -> dict[str, Any]:
+    """Each tested split beside the majority of the training images."""
+    model.to(trainer.strategy.root_device).eval()
+    train_labels = labels[images.rows("train")]
+    found = {}
+    for split in ("val", "test"):
+        rows = images.rows(split)
+        if len(rows):
+            found[split] = judged(predict(model, images, rows), labels[rows], train_labels)
+    return found

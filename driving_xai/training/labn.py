@@ -1,0 +1,91 @@
+"""What a lambda attention branch network is trained on: three losses and the bias image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from driving_xai.models.classify import Classifier
+from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabnLoss:
+    """L = L_perception + branch_weight L_branch + divergence_weight KL(y(x) || y(x masked)).
+
+    Source: Iida et al. 2022, eqs. 8 to 13.
+    """
+
+    branch_weight: float = 3.0
+    """lambda_1; 3 for IDRiD and 1 for DeFN in the authors' code, the paper gives none."""
+    divergence_weight: float = 1.0
+    """lambda_2; neither the paper nor its code says. 0 takes the loss and its second pass away."""
+    mask_threshold: float = 0.2
+    """theta_b: where the attention is at or below it, the masked image shows the bias image."""
+    through: Literal["both", "masked"] = "both"
+    """Whether the divergence also moves the prediction for the whole image."""
+    bias_image: Literal["negative-sample", "mask-only"] = "negative-sample"
+    """Whether the training images' mean is also a training image, of the class `negative`."""
+    negative: str | None = None
+    """The class without anything to see; None is the first."""
+
+    def __post_init__(self) -> None:
+        if min(self.branch_weight, self.divergence_weight) < 0 or not 0 <= self.mask_threshold < 1:
+            raise ValueError(
+                f"branch_weight is {self.branch_weight}, divergence_weight {self.divergence_weight}, "
+                f"mask_threshold {self.mask_threshold}; expected 0 or more, and 0 up to 1"
+            )
+
+
+def labn_loss(
+    model: Classifier,
+    frames: Float[Tensor, "B 3 H W"],
+    labels: Int64[Tensor, " B"],
+    how: LabnLoss,
+    *,
+    bias: Float[Tensor, "3 H W"],
+    class_weights: Float[Tensor, " K"] | None = None,
+) -> Float[Tensor, ""]:
+    """The loss of a batch.
+
+    Args:
+        bias: the mean of the training images, RGB in [0, 1].
+        class_weights: of both cross-entropies; None weighs classes alike.
+
+    Source: Iida et al. 2022, eqs. 8 to 12.
+    Deviation: eq. 12 indexes the attention at the image's resolution; it is upsampled bilinearly.
+    """
+    network = model.network
+    assert isinstance(network, LambdaAttentionBranchNetwork)
+    found = network.branches(model.normalised(frames))
+    loss = F.cross_entropy(found.scores, labels, weight=class_weights)
+    loss = loss + how.branch_weight * F.cross_entropy(found.branch_scores, labels, weight=class_weights)
+    if how.divergence_weight == 0:
+        return loss
+    masked = masked_by_attention(frames, found.attention.detach(), bias, threshold=how.mask_threshold)
+    clean = found.scores.detach() if how.through == "masked" else found.scores
+    divergence = F.kl_div(
+        model(masked).log_softmax(1), clean.log_softmax(1), log_target=True, reduction="batchmean"
+    )
+    return loss + how.divergence_weight * divergence
+
+
+def masked_by_attention(
+    frames: Float[Tensor, "B 3 H W"],
+    attention: Float[Tensor, "B h w"],
+    bias: Float[Tensor, "3 H W"],
+    *,
+    threshold: float,
+) -> Float[Tensor, "B 3 H W"]:
+    """Frames that show the bias image where the upsampled attention is at or below the threshold.
+
+    Source: Iida et al. 2022, eq. 12.
+    """
+    size = (frames.shape[2], frames.shape[3])
+    upsampled = F.interpolate(attention.unsqueeze(1), size=size, mode="bilinear", align_corners=False)
+    return torch.where(upsampled > threshold, frames, bias)

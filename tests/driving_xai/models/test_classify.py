@@ -1,0 +1,107 @@
+"""Classifiers as frame models: what explainers find in them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain import build
+from driving_xai.explain.cam import CAMS
+from driving_xai.explain.grid import Cells
+from driving_xai.models.channel_spatial import ChannelSpatialAttention
+from driving_xai.models.classify import Classifier, ClassifierConfig
+from driving_xai.targets import output
+
+LAMBDAS = {
+    "stages": (1, 1),
+    "width": 8,
+    "stem": "small",
+    "heads": 2,
+    "key_depth": 4,
+    "context": 5,
+    "split": 1,
+}
+
+
+def _model(network: str, **more) -> Classifier:
+    torch.manual_seed(0)
+    config = ClassifierConfig(classes=("a", "b", "c"), network=network, image_size=(32, 48), **more)
+    return Classifier(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("network", "more", "cells", "pooled"),
+    [
+        ("small-cnn", {"channels": (4, 8), "pooled": 2}, (1.5, 4.0), True),
+        ("resnet18", {}, (0.0, 32.0), True),
+        ("cbam-resnet10t", {}, (0.0, 32.0), True),
+        ("lambda-resnet", LAMBDAS, (0.0, 2.0), True),
+        ("labn", LAMBDAS, (0.0, 2.0), True),
+    ],
+)
+def test_the_layer_its_cells_and_the_head_are_known(network, more, cells, pooled):
+    model = _model(network, **more)
+    assert model.cells_px == cells
+    assert (model.cam_head is not None) == pooled
+    frames = torch.rand(2, 3, 32, 48)
+    explainer = build("grad-cam", model)
+    assert explainer.layer is model.cam_layer
+    assert explainer.head is model.cam_head
+    target = output(1)
+    fast = explainer(model, frames, target)
+    explainer.head = None
+    torch.testing.assert_close(fast, explainer(model, frames, target), rtol=1e-3, atol=1e-6)
+    names = set(model.state_dict())
+    assert names == {f"network.{name}" for name in model.network.state_dict()} | {"mean", "std"}
+
+
+def test_maps_of_a_labn():
+    model = _model("labn", **LAMBDAS)
+    model.network.threshold = 0.2
+    frames = torch.rand(2, 3, 32, 48)
+    given = frames.clone()
+    for name in (*CAMS, "labn", "lambda-attention"):
+        explainer = build(name, model, seed=1)
+        saliency = explainer(model, frames, output(0))
+        assert saliency.shape == (2, 32, 48), name
+        assert saliency.isfinite().all(), name
+    assert torch.equal(frames, given)
+    assert build("labn", model).cells == Cells(0.0, 1.0)
+    # The second lambda layer: its bottleneck halves the map after it.
+    assert build("lambda-attention", model).cells == Cells(0.0, 1.0)
+    with pytest.raises(UnsupportedModelError, match="writes lambda-attention"):
+        build("labn", _model("lambda-resnet", **LAMBDAS))
+
+
+def test_cbam_sits_before_every_sum():
+    model = _model("cbam-resnet10t", reduction=8)
+    blocks = [module for module in model.modules() if isinstance(module, ChannelSpatialAttention)]
+    assert [block.describe[2].out_features for block in blocks] == [64, 128, 256, 512]
+    seen: list[int] = []
+    for block in blocks:
+        block.register_forward_hook(lambda _block, _taken, given: seen.append(given.shape[1]))
+    model(torch.rand(1, 3, 32, 48))
+    assert seen == [64, 128, 256, 512]
+
+
+def test_normalisation_is_inside():
+    model = _model("small-cnn", channels=(4, 8))
+    frames = torch.rand(2, 3, 32, 48)
+    by_hand = (frames - model.mean) / model.std
+    assert torch.equal(model(frames), model.network(by_hand))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("resnet19", "did you mean resnet"), ("cbam-mobilenetv3_small_050", "no residual blocks")],
+)
+def test_unknown_networks_are_refused(name, hint):
+    with pytest.raises(UnsupportedModelError, match=hint):
+        _model(name)
+
+
+@pytest.mark.parametrize("wrong", [{"classes": ("a",)}, {"classes": ("a", "a")}, {"image_size": (32,)}])
+def test_impossible_configurations_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        ClassifierConfig(**wrong)

@@ -1,0 +1,163 @@
+"""The classifier recipe: it learns, it resumes exactly, it refuses what it cannot use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from driving_xai import checkpoint
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
+from driving_xai.training.augment import Augmentation
+from driving_xai.training.classify import ClassifierTraining, judged, train
+from driving_xai.training.labn import LabnLoss, labn_loss, masked_by_attention
+from tests.driving_xai.training.pictures import SIDE, Pictures
+
+LAMBDAS = {"stages": (1, 1), "width": 8, "stem": "small", "heads": 2, "key_depth": 4, "context": 5}
+HOW = ClassifierTraining(
+    model=ClassifierConfig(network="small-cnn", channels=(8, 8), pooled=1),
+    augmentation=Augmentation(flip=True, brightness=0.2, contrast=0.2),
+    epochs=3,
+    batch_size=8,
+    learning_rate=0.01,
+)
+LABN = replace(
+    HOW,
+    model=ClassifierConfig(network="labn", split=1, threshold=0.3, **LAMBDAS),
+    features_learning_rate=1e-3,
+)
+
+
+class Interrupt(L.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.current_epoch == self.epoch and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return Pictures()
+
+
+@pytest.mark.parametrize("how", [HOW, LABN], ids=["small-cnn", "labn"])
+def test_a_resumed_run_ends_where_an_unbroken_one_does(pictures, tmp_path, how):
+    train(pictures, tmp_path / "straight", how, data={}, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(pictures, tmp_path / "broken", how, data={}, device="cpu", callbacks=(Interrupt(1),))
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        checkpoint.load(tmp_path / "broken")
+    train(pictures, tmp_path / "broken", how, data={}, device="cpu", resume=True)
+    for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"network": "small-cnn", "channels": (8, 8), "pooled": 1},
+        {"network": "lambda-resnet", **LAMBDAS},
+        {"network": "labn", "split": 1, "threshold": 0.3, **LAMBDAS},
+    ],
+    ids=lambda each: each["network"],
+)
+def test_networks_learn_more_than_the_majority_and_load_to_the_same_scores(pictures, tmp_path, network):
+    how = replace(HOW, model=ClassifierConfig(**network), epochs=8, patience=None)
+    metrics = train(pictures, tmp_path, how, data={"shards_sha256": "x"}, device="cpu")
+    assert metrics["test"]["accuracy"] > 0.8
+    assert metrics["test"]["accuracy_majority"] == 0.5
+    loaded = checkpoint.load(tmp_path, kind="classifier")
+    assert loaded.model.outputs.names == ("green", "red")
+    assert loaded.config["data"] == {"shards_sha256": "x"}
+    frames = torch.rand(2, 3, SIDE, SIDE)
+    again = checkpoint.load(tmp_path).model
+    with torch.no_grad():
+        assert torch.equal(loaded.model(frames), again(frames))
+
+
+def test_labns_loss_is_its_equation():
+    torch.manual_seed(0)
+    model = Classifier(
+        ClassifierConfig(classes=("a", "b"), network="labn", image_size=(SIDE, SIDE), split=1, **LAMBDAS)
+    ).eval()
+    frames, labels = torch.rand(4, 3, SIDE, SIDE), torch.tensor([0, 1, 1, 0])
+    bias, weights = torch.rand(3, SIDE, SIDE), torch.tensor([2.0, 1.0])
+    how = LabnLoss(branch_weight=3.0, divergence_weight=0.5, mask_threshold=0.45)
+    found = labn_loss(model, frames, labels, how, bias=bias, class_weights=weights)
+    branches = model.network.branches(model.normalised(frames))
+    attention = torch.nn.functional.interpolate(branches.attention[:, None], (SIDE, SIDE), mode="bilinear")
+    masked = frames * (attention > 0.45) + bias * (attention <= 0.45)
+    assert 0 < (attention > 0.45).float().mean() < 1
+    assert torch.equal(masked_by_attention(frames, branches.attention, bias, threshold=0.45), masked)
+    expected = torch.zeros(())
+    total = weights[labels].sum()
+    for i, label in enumerate(labels.tolist()):
+        share = weights[label] / total
+        expected = expected - share * branches.scores[i].log_softmax(0)[label]
+        expected = expected - 3.0 * share * branches.branch_scores[i].log_softmax(0)[label]
+        clean, hidden = branches.scores[i].softmax(0), model(masked[i : i + 1])[0].softmax(0)
+        expected = expected + 0.5 / 4 * (clean * (clean / hidden).log()).sum()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    without = labn_loss(model, frames, labels, replace(how, divergence_weight=0.0), bias=bias)
+    assert without < found + 1
+    detached = labn_loss(
+        model, frames, labels, replace(how, through="masked"), bias=bias, class_weights=weights
+    )
+    torch.testing.assert_close(detached, found)
+
+
+def test_metrics_stand_beside_the_majority():
+    scores = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
+    found = judged(scores, torch.tensor([0, 1, 1, 0]), torch.tensor([1, 1, 1, 0]))
+    assert found["accuracy"] == 0.75
+    assert found["accuracy_majority"] == 0.5
+    assert found["confusion"] == [[2, 0], [1, 1]]
+    assert found["log_loss_shares"] == pytest.approx(-(np.log(0.25) + np.log(0.75)) / 2)
+
+
+def test_weights_of_a_local_file_are_loaded_strictly(tmp_path):
+    torch.manual_seed(0)
+    whole = Classifier(ClassifierConfig(classes=("a", "b", "c"), network="resnet10t", image_size=(32, 32)))
+    save_file(whole.network.state_dict(), tmp_path / "three.safetensors")
+    same = Classifier(whole.config)
+    load_weights(same, tmp_path / "three.safetensors")
+    assert all(torch.equal(w, same.network.state_dict()[n]) for n, w in whole.network.state_dict().items())
+    other = Classifier(replace(whole.config, classes=("a", "b")))
+    drawn = other.network.fc.weight.clone()
+    load_weights(other, tmp_path / "three.safetensors")
+    assert torch.equal(other.network.layer4[0].conv1.weight, whole.network.layer4[0].conv1.weight)
+    assert torch.equal(other.network.fc.weight, drawn)
+    with pytest.raises(CheckpointError, match="is of another network than resnet18"):
+        load_weights(Classifier(replace(whole.config, network="resnet18")), tmp_path / "three.safetensors")
+    torch.save({"fc.weight": print}, tmp_path / "code.pth")
+    with pytest.raises(CheckpointError, match="code is not run"):
+        load_weights(other, tmp_path / "code.pth")
+
+
+def test_images_of_several_classes_are_refused(pictures, tmp_path):
+    class Several(Pictures):
+        def labels(self, names):
+            return torch.ones(len(self), 2)
+
+    with pytest.raises(DataError, match="image 0 of the index has 2 classes"):
+        train(Several(), tmp_path, HOW, data={}, device="cpu")
+
+
+def test_class_weights_are_one_a_class(pictures, tmp_path):
+    with pytest.raises(DataError, match="3 values for 2 classes"):
+        train(pictures, tmp_path, replace(HOW, class_weights=(1.0, 1.0, 1.0)), data={}, device="cpu")
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}])
+def test_settings_that_cannot_train_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        replace(HOW, **wrong)
