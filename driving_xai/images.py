@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -69,6 +69,18 @@ class FoldOut:
         others = [groups[number] for number in order if part[groups[number]] == "train"]
         part |= dict.fromkeys(others[: round(self.val_fraction * len(others))], "val")
         return index["group"].map(part).to_numpy(dtype=str)
+
+
+def fold_out_from(config: Mapping[str, Any]) -> FoldOut:
+    """The rule a checkpoint was made with.
+
+    Raises:
+        DataError: the checkpoint's configuration does not say.
+    """
+    try:
+        return FoldOut(**config["data"]["held_out"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"the checkpoint does not say what was held out ({error}); train it again") from error
 
 
 class ImageBatch(NamedTuple):

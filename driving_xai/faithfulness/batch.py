@@ -59,6 +59,8 @@ class Batch(NamedTuple):
     """Columns `prediction`, `truth` and `error`; NaN where unknown."""
     causes: Causes | None
     """The pixels that cause the label, where they are known and asked for."""
+    labels: Float[Tensor, "B K"] | None = None
+    """0 or 1 for each output, of several that may be true at once; None where unknown."""
 
 
 class Maps(NamedTuple):
@@ -77,3 +79,5 @@ class Editing:
     fill: Fill
     batch_size: int
     """Most edited frames in one forward pass; changes results by rounding only."""
+    seed: int
+    """Of ties."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from driving_xai.contracts import Scores
 from driving_xai.faithfulness import curve, localisation
+from driving_xai.faithfulness.aupc import Statistic
 from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity, Value
 from driving_xai.faithfulness.localisation import Localisation
+from driving_xai.faithfulness.masked_accuracy import MASKED_ACCURACIES
 from driving_xai.faithfulness.patches import (
     PATCHES_PX,
     InsertionDeletion,
@@ -50,6 +52,12 @@ class Measure(Protocol):
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """What its numbers mean, as JSON."""
         ...
+
+
+def statistics_of_sets(names: Iterable[str]) -> dict[str, Statistic]:
+    """Of these measures, those whose value is of all frames together and not a mean over frames."""
+    found = {name: getattr(MEASURES[name], "of_set", None) for name in names}
+    return {name: statistic for name, statistic in found.items() if statistic is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +264,7 @@ MEASURES: Mapping[str, Measure] = {
     "average-drop": WeightedFrameMeasure(compare=average_drop, faithful="low"),
     "increase": WeightedFrameMeasure(compare=increase, faithful="high"),
     "percentage-in": PercentageInMeasure(),
+    **MASKED_ACCURACIES,
     "pointing-game": LocalisationMeasure(localise=localisation.pointing_game),
     "mass-inside": LocalisationMeasure(localise=localisation.mass_inside),
     "top-k-precision": LocalisationMeasure(localise=localisation.top_k_precision),

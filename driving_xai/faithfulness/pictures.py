@@ -20,7 +20,7 @@ from driving_xai.faithfulness.batch import Batch, Quantity
 from driving_xai.faithfulness.localisation import Causes
 from driving_xai.faithfulness.subject import Split, choose_rows
 from driving_xai.faithfulness.visible import OfClass
-from driving_xai.images import LabelledImages
+from driving_xai.images import LabelledImages, fold_out_from
 from driving_xai.targets import by_name, outputs_at
 
 EVERY_PREDICTED = "every-predicted"
@@ -48,6 +48,7 @@ class Pictures:
             "references": {
                 "target": "the probability of the explained output",
                 "cause": "the pixels that decide the explained output",
+                "labels": "the labels of all outputs",
             },
         }
     )
@@ -69,7 +70,9 @@ class Pictures:
         self._rule = None if target == EVERY_PREDICTED and self._several else by_name(target, outputs)
         short_side_px = checkpoint.config.get("input", {}).get("short_side_px")
         self._images = LabelledImages(shards, short_side_px=short_side_px)
-        chosen = choose_rows(self._images.index, split, checkpoint, self._images.manifest)
+        chosen = choose_rows(
+            self._images.index, split, checkpoint, self._images.manifest, fold_out_from(checkpoint.config)
+        )
         self._rows = np.flatnonzero(chosen)[::every]
         if not len(self._rows):
             raise DataError(f"{shards}: split {split} has no image to score; choose another")
@@ -123,6 +126,9 @@ class Pictures:
             references={"target": value},
             known={"prediction": prediction, "truth": truth, "error": np.abs(prediction - truth)},
             causes=self._causes_of(rows, columns).to(frames.device) if self._with_causes else None,
+            labels=self._labels[rows].to(frames.device)
+            if self._labels is not None and self._several
+            else None,
         )
 
     def _causes_of(self, rows: np.ndarray, columns: Int64[Tensor, " B"]) -> Causes:

@@ -22,7 +22,7 @@ from driving_xai.errors import CheckpointError, DataError
 from driving_xai.explain import METHODS, build
 from driving_xai.faithfulness.batch import Editing
 from driving_xai.faithfulness.maps import FILE_NAME, MapFile, Part, join_parts, save_part
-from driving_xai.faithfulness.measures import MEASURES
+from driving_xai.faithfulness.measures import MEASURES, statistics_of_sets
 from driving_xai.faithfulness.pictures import Pictures
 from driving_xai.faithfulness.results import (
     FRAME_COLUMNS,
@@ -40,6 +40,8 @@ from driving_xai.faithfulness.summary import (
     interval,
     summarise_differences,
     summarise_scores,
+    summarise_set_differences,
+    summarise_sets,
 )
 from driving_xai.faithfulness.team import ALONE, Team
 from driving_xai.perturb import FILL_SPACE, FILLS, Fill
@@ -267,8 +269,7 @@ def _scorer(model: Any, config: ScoreConfig, given: MapFile | None) -> Scorer:
             if name not in brought
         },
         measures=config.measures,
-        editing=Editing(fill=config.fill, batch_size=config.batch_size),
-        seed=config.seed,
+        editing=Editing(fill=config.fill, batch_size=config.batch_size, seed=config.seed),
     )
 
 
@@ -346,6 +347,9 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
         seed=config.seed,
     )
     once = frames.drop_duplicates(FRAME_COLUMNS)
+    statistics = statistics_of_sets(config.measures)
+    of_set = frames["measure"].isin(statistics)
+    by_frame, together = frames[~of_set], frames[of_set]
     return {
         "data": {**subject.describe(), "scored": len(once)},
         "protocol": {**_PROTOCOL, **subject.protocol, "value": subject.quantity.name},
@@ -353,7 +357,13 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
         "methods": [name for name in scorer.methods if name not in CONTROLS],
         "controls": list(CONTROLS),
         "prediction": {"unit": subject.quantity.unit, "error": interval(once["error"].dropna(), bootstrap)},
-        "scores": summarise_scores(frames, bootstrap),
-        "differences": summarise_differences(frames, CONTROLS, bootstrap),
+        "scores": [
+            *summarise_scores(by_frame, bootstrap),
+            *summarise_sets(together, statistics, bootstrap),
+        ],
+        "differences": [
+            *summarise_differences(by_frame, CONTROLS, bootstrap),
+            *summarise_set_differences(together, CONTROLS, statistics, bootstrap),
+        ],
         "intervals": {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)},
     }

@@ -27,8 +27,6 @@ class Scorer:
     """Of the methods whose maps are not given."""
     measures: Sequence[str]
     editing: Editing
-    seed: int
-    """Of ties."""
 
     def explain(self, batch: Batch, given: Mapping[str, Saliency]) -> Maps:
         """Each method's maps, ranked once.
@@ -41,7 +39,7 @@ class Scorer:
         """
         saliency = torch.stack([self._map(name, batch, given) for name in self.methods], 1)
         # A generator of the same seed each time: a map's order does not depend on batch or method.
-        ranks = rank(saliency.flatten(0, 1), torch.Generator().manual_seed(self.seed))
+        ranks = rank(saliency.flatten(0, 1), torch.Generator().manual_seed(self.editing.seed))
         flat = saliency.flatten(2)
         return Maps(saliency, ranks.unflatten(0, saliency.shape[:2]), flat.amax(2) == flat.amin(2))
 

@@ -12,7 +12,6 @@ from jaxtyping import Int64
 
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data import hold_out_from
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.batch import Batch, Quantity
 
@@ -55,7 +54,17 @@ class Subject(Protocol):
         ...
 
 
-def choose_rows(index: pd.DataFrame, split: Split, checkpoint: Checkpoint, manifest: Manifest) -> np.ndarray:
+class HeldOut(Protocol):
+    """What a checkpoint was not trained on."""
+
+    def splits(self, index: pd.DataFrame) -> np.ndarray:
+        """The split of each row of an index."""
+        ...
+
+
+def choose_rows(
+    index: pd.DataFrame, split: Split, checkpoint: Checkpoint, manifest: Manifest, held_out: HeldOut
+) -> np.ndarray:
     """Whether each row of an index belongs to a split.
 
     `held-out` is what this checkpoint did not train on. On the shards it was trained on, the named
@@ -72,7 +81,7 @@ def choose_rows(index: pd.DataFrame, split: Split, checkpoint: Checkpoint, manif
             "the checkpoint was trained on other shards, so what these hold out from it is unknown; "
             "choose their split test, or all where nothing of them was trained on"
         )
-    splits = hold_out_from(checkpoint.config).splits(index) if own else index["split"].to_numpy(dtype=str)
+    splits = held_out.splits(index) if own else index["split"].to_numpy(dtype=str)
     return splits == ("test" if split == "held-out" else split)
 
 

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
+from driving_xai.faithfulness.aupc import Statistic
+from driving_xai.faithfulness.aupc import interval as interval_of_set
 from driving_xai.faithfulness.comparison import cliffs_delta, cohens_dz, holm, places, signed_rank
 from driving_xai.faithfulness.results import FRAME_COLUMNS
 from driving_xai.faithfulness.statistics import LEAST_BLOCKS, BlockBootstrap
@@ -56,6 +59,62 @@ def summarise_differences(
             names = {"method": method, "control": control, "measure": measure, "reference": reference}
             differences.append({**names, "frames": len(paired), "value": interval(paired, bootstrap)})
     return differences
+
+
+def summarise_sets(
+    per_frame: pd.DataFrame, statistics: Mapping[str, Statistic], bootstrap: BlockBootstrap
+) -> list[dict[str, Any]]:
+    """As `summarise_scores`, for measures whose value is of all frames together: of their mean curve."""
+    return [
+        {
+            "method": method,
+            "measure": measure,
+            "reference": reference,
+            "frames": len(rows),
+            "degenerate": int(rows["degenerate"].sum()),
+            "value": _of_set(statistics[measure], np.stack(rows["curve"]), bootstrap),
+            "curve": np.stack(rows["curve"]).mean(0, dtype=np.float64).tolist(),
+        }
+        for (measure, reference, method), rows in _groups(per_frame)
+    ]
+
+
+def summarise_set_differences(
+    per_frame: pd.DataFrame,
+    controls: Sequence[str],
+    statistics: Mapping[str, Statistic],
+    bootstrap: BlockBootstrap,
+) -> list[dict[str, Any]]:
+    """As `summarise_differences`, in the same resampled sets of frames for both methods."""
+    curves = {key: np.stack(rows["curve"]) for key, rows in _groups(per_frame)}
+    return [
+        {
+            "method": method,
+            "control": control,
+            "measure": measure,
+            "reference": reference,
+            "frames": len(ours),
+            "value": _of_set(statistics[measure], ours, bootstrap, curves[measure, reference, control]),
+        }
+        for (measure, reference, method), ours in curves.items()
+        for control in (controls if method not in controls else ())
+    ]
+
+
+def _of_set(
+    statistic: Statistic,
+    curves: Float[np.ndarray, "N V"],
+    bootstrap: BlockBootstrap,
+    against: Float[np.ndarray, "N V"] | None = None,
+) -> dict[str, Any]:
+    found = interval_of_set(statistic, curves.astype(np.float64), bootstrap, against=against)
+    if found is None:
+        whole = float(statistic(curves.mean(0)) - (0 if against is None else statistic(against.mean(0))))
+        return {"mean": _finite(whole), "low": None, "high": None, "reason": _too_few(len(curves), bootstrap)}
+    if not all(map(math.isfinite, (found.mean, found.low, found.high))):
+        reason = "an accuracy of zero has no logarithm"
+        return {"mean": _finite(found.mean), "low": None, "high": None, "reason": reason}
+    return asdict(found)
 
 
 def summarise_comparisons(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def actions(tmp_path_factory, shards) -> Callable[..., Checkpoint]:
-    def save_and_load(*, names: tuple[str, ...] = ("forward", "stop", "left", "right")) -> Checkpoint:
+    def save_and_load(
+        *, names: tuple[str, ...] = ("forward", "stop", "left", "right"), patch_px: int = 4
+    ) -> Checkpoint:
         torch.manual_seed(0)
         how = ActionConfig(
             backbone="vit_tiny_patch16_224",
@@ -45,6 +47,7 @@ def actions(tmp_path_factory, shards) -> Callable[..., Checkpoint]:
             depth=2,
             blocks=2,
             heads=2,
+            patch_px=patch_px,
             image_size=(HEIGHT, WIDTH),
             actions=names,
         )
@@ -123,6 +126,39 @@ def test_localisation_is_against_the_pixels_of_the_explained_output(scored, acti
     np.testing.assert_allclose(rows["value"][2], expected.value.item())
 
 
+def test_accuracy_while_masked_is_of_all_labels(actions, shards, tmp_path):
+    """Both areas from the definition, on the model's own forward passes; tokens against an edited ViT."""
+    loaded, images = actions(), LabelledImages(shards)
+    measures = ("aupc", "log-odds", "aupc-token", "log-odds-attention")
+    config = ScoreConfig(methods=("gradient",), measures=measures, split="all", every=4, resamples=50)
+    found = score(loaded, shards, tmp_path / "out", config)
+    rows = found.select(method="gradient", measure="aupc", reference="labels")
+    labels = images.labels(loaded.model.outputs.names)[rows["frame"].to_numpy()]
+    for place, number in enumerate(rows["frame"]):
+        frame = images.frames(np.array([number]))
+        column = loaded.model(frame).argmax().item()
+        saliency = build("gradient", loaded.model)(loaded.model, frame, output(column))
+        order = rank(saliency, torch.Generator().manual_seed(0)).view(HEIGHT, WIDTH)
+        curve = []
+        for step in range(10):
+            edited = frame * (order >= round(step * 0.2 / 9 * HEIGHT * WIDTH))
+            with torch.no_grad():
+                right = (loaded.model(edited)[0] > 0) == (labels[place] > 0)
+            curve.append(right.float().mean().item())
+        np.testing.assert_allclose(rows["curve"][place], curve)
+    mean = np.stack(rows["curve"]).mean(0)
+    scores = {(each["measure"], each["method"]): each for each in found.summary["scores"]}
+    assert scores["aupc", "gradient"]["value"]["mean"] == pytest.approx(100 * mean.sum())
+    log_odds = scores["log-odds", "gradient"]["value"]
+    assert log_odds["mean"] == pytest.approx(np.log(mean[1:] / mean[0]).sum(), rel=1e-6)
+    assert log_odds["low"] <= log_odds["mean"] <= log_odds["high"]
+    tokens = found.select(method="gradient", measure="aupc-token", reference="labels")
+    np.testing.assert_array_equal(np.stack(tokens["curve"])[:, 0], np.stack(rows["curve"])[:, 0])
+    names = {(each["measure"], each["control"]) for each in found.summary["differences"]}
+    assert names == {(measure, control) for measure in measures for control in ("random", "centre-prior")}
+    assert found.per_frame[found.per_frame["measure"] == "log-odds"]["value"].isna().all()
+
+
 def test_every_predicted_output_is_explained_by_itself(actions, shards, tmp_path):
     loaded, images = actions(), LabelledImages(shards)
     config = ScoreConfig(methods=("gradient",), split="all", every=5, target="every-predicted", batch_size=3)
@@ -169,3 +205,7 @@ def test_what_does_not_fit_is_refused(actions, shards, tmp_path):
         unknown, shards, tmp_path / "other", ScoreConfig(methods=("random",), split="all", every=20)
     )
     assert found.summary["prediction"]["error"]["mean"] is None, "labels of other names are no truth"
+    with pytest.raises(DataError, match="need a label for each output"):
+        score(
+            unknown, shards, tmp_path / "third", ScoreConfig(methods=METHODS, split="all", measures=("aupc",))
+        )

@@ -1,0 +1,112 @@
+"""How accurate a classifier of several labels stays while its evidence is masked, as a measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from driving_xai.errors import DataError
+from driving_xai.explain.vit_capture import check_vit
+from driving_xai.faithfulness.aupc import Statistic, accuracies, log_odds
+from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity
+from driving_xai.faithfulness.curve import deletion
+from driving_xai.faithfulness.token_masks import FRACTIONS, TokenMask, token_deletion, token_ranks
+
+Part = Literal["pixel"] | TokenMask
+_LEAST_PATCHES = 45
+"""So that each point masks one patch more than the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedAccuracy:
+    """AUPC or log-odds over ten points from 0 to 20 % masked.
+
+    AUPC is a mean over frames; log-odds is of the mean accuracies of all frames, so that a frame has a
+    curve but no value.
+
+    Source: Zhu et al. 2024, eqs. 9 and 10, Table 1.
+    """
+
+    part: Part
+    """What is masked: pixels, patches' embeddings, or the attention to and from patches."""
+    of_set: Statistic | None = None
+    """`aupc.log_odds`, computed of a set of frames; None is AUPC."""
+    needs: None = None
+
+    def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """The accuracy of each frame along each method's curve; see `measures.Measure`.
+
+        Raises:
+            DataError: the frames have no label for each output.
+            UnsupportedModelError: patches are to be masked and the model is no Vision Transformer.
+        """
+        if batch.labels is None:
+            raise DataError(
+                "AUPC and log-odds need a label for each output; score labelled images of actions"
+            )
+        curves = accuracies(self._scores(batch, maps, how), batch.labels)
+        values = {"curve": curves}
+        if self.of_set is None:
+            values["value"] = 100 * curves.sum(-1)
+        yield "labels", values
+
+    def _scores(self, batch: Batch, maps: Maps, how: Editing) -> Float[Tensor, "B M V K"]:
+        if self.part == "pixel":
+            return deletion(
+                batch.model,
+                batch.frames,
+                maps.ranks,
+                FRACTIONS,
+                fill=how.fill,
+                batch_size=how.batch_size,
+                clean=batch.clean,
+            )
+        vit: Any = getattr(batch.model, "vit", None)
+        check_vit(vit)
+        return token_deletion(
+            batch.model,
+            batch.frames,
+            self._patch_ranks(maps, vit.patch_embed.patch_size, how.seed),
+            FRACTIONS,
+            vit=vit,
+            mask=self.part,
+            batch_size=how.batch_size,
+            clean=batch.clean,
+        )
+
+    def _patch_ranks(self, maps: Maps, patch_px: tuple[int, int], seed: int) -> Int64[Tensor, "B M T"]:
+        height, width = maps.saliency.shape[-2:]
+        patches = (height // patch_px[0], width // patch_px[1])
+        if patches[0] * patches[1] < _LEAST_PATCHES:
+            raise DataError(
+                f"frames of {height} x {width} have {patches[0] * patches[1]} patches of {patch_px[0]} px; "
+                f"ten points up to 20 % need {_LEAST_PATCHES}: larger frames or smaller patches"
+            )
+        whole = maps.saliency[..., : patches[0] * patch_px[0], : patches[1] * patch_px[1]]
+        drawn = torch.Generator().manual_seed(seed)
+        return token_ranks(whole.flatten(0, 1), patches, drawn).unflatten(0, whole.shape[:2])
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `measures.Measure`."""
+        return {
+            "kind": "accuracy of all outputs",
+            "rule": "predicted where the sigmoid is over 1/2",
+            "masked": self.part,
+            "unit": "percent, summed over points" if self.of_set is None else "natural logarithm",
+            "fractions": list(FRACTIONS),
+            "faithful": "low",
+        }
+
+
+_PARTS: Mapping[str, Part] = {"": "pixel", "-token": "token", "-attention": "attention"}
+MASKED_ACCURACIES = {
+    f"{name}{suffix}": MaskedAccuracy(part=part, of_set=of_set)
+    for name, of_set in (("aupc", None), ("log-odds", log_odds))
+    for suffix, part in _PARTS.items()
+}
+"""By their names as measures."""
