@@ -133,7 +133,7 @@ def test_accuracy_while_masked_is_of_all_labels(actions, shards, tmp_path):
     config = ScoreConfig(methods=("gradient",), measures=measures, split="all", every=4, resamples=50)
     found = score(loaded, shards, tmp_path / "out", config)
     rows = found.select(method="gradient", measure="aupc", reference="labels")
-    labels = images.labels(loaded.model.outputs.names)[rows["frame"].to_numpy()]
+    labels = images.labels(loaded.model.outputs.names)[rows["frame"].tolist()]
     for place, number in enumerate(rows["frame"]):
         frame = images.frames(np.array([number]))
         column = loaded.model(frame).argmax().item()
