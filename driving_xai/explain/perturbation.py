@@ -99,15 +99,17 @@ class RISE:
         masks: int = 4000,
         grid: int = 7,
         shown: float = 0.5,
-        normalisation: Literal["expected", "observed"] = "expected",
+        normalisation: Literal["expected", "observed", "centred"] = "expected",
         fill: Fill = "black",
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
         """`grid` is the cells of a mask along each axis, `shown` the probability of a cell to be shown;
-        `normalisation` divides by what a pixel is shown on average over all masks (the paper), or by
-        what it was shown in those drawn, which takes away the noise that a target far from zero brings;
-        `batch_size` is the most masked frames in one pass, see `perturb.batches`.
+        `normalisation` divides by what a pixel is shown on average over all masks (`expected`, the paper),
+        or by what it was shown in those drawn (`observed`), which takes away the noise that a target far
+        from zero brings; `centred` then subtracts the mean over the masks, so that the sign says whether
+        showing a pixel raises the target. `batch_size` is the most masked frames in one pass, see
+        `perturb.batches`.
 
         Raises:
             ValueError: an option is out of range.
@@ -138,7 +140,8 @@ class RISE:
         if self.normalisation == "expected":
             # Exact: a masked pixel is a mean of bits with weights that add up to one.
             return sums / (self.masks * self.shown)
-        return sums / masks.summed(torch.ones_like(values[:1]))
+        means = sums / masks.summed(torch.ones_like(values[:1]))
+        return means - values.mean(1)[:, None, None] if self.normalisation == "centred" else means
 
     def draw(self, frames: Frames) -> ShiftedGrids:
         """The masks for frames of this size, dtype and device."""

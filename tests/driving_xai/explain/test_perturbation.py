@@ -71,7 +71,7 @@ def _masks_of_rise(explain: RISE, height: int, width: int) -> np.ndarray:
     return np.stack(masks)
 
 
-@pytest.mark.parametrize("normalisation", ["expected", "observed"])
+@pytest.mark.parametrize("normalisation", ["expected", "observed", "centred"])
 @pytest.mark.parametrize("grid", [1, 3, 5])
 def test_rise_is_its_definition(smooth, frames, grid, normalisation):
     explain = RISE(masks=30, grid=grid, shown=0.4, normalisation=normalisation, fill="blur", seed=2)
@@ -79,11 +79,13 @@ def test_rise_is_its_definition(smooth, frames, grid, normalisation):
     fill = blank(frames, "blur")
     expected = torch.zeros(3, 12, 16, dtype=torch.float64)
     for b in range(3):
+        values = []
         for mask in masks:
             with torch.no_grad():
-                value = smooth((frames[b] * mask + fill[b] * (1 - mask))[None])[0, 0]
-            expected[b] += value * mask
-    expected /= 30 * 0.4 if normalisation == "expected" else masks.sum(0)
+                values.append(smooth((frames[b] * mask + fill[b] * (1 - mask))[None])[0, 0])
+            expected[b] += values[-1] * mask
+        expected[b] /= 30 * 0.4 if normalisation == "expected" else masks.sum(0)
+        expected[b] -= sum(values) / 30 if normalisation == "centred" else 0
     ours = explain(smooth, frames, left)
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
