@@ -118,6 +118,12 @@ def _actions() -> Kind:
     return Kind(ActionConfig, ActionModel, nn.Module.eval)
 
 
+def _dino() -> Kind:
+    from driving_xai.models.backbone import BackboneConfig, build_backbone
+
+    return Kind(BackboneConfig, build_backbone, nn.Module.eval)
+
+
 def _bounded_logit() -> Kind:
     from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 
@@ -134,6 +140,7 @@ def _classifier() -> Kind:
 KINDS: Mapping[str, Callable[[], Kind]] = {
     "steering": _steering,
     "actions": _actions,
+    "dino": _dino,
     "bounded-logit": _bounded_logit,
     "classifier": _classifier,
 }

@@ -169,13 +169,29 @@ class LabelledImages:
             )
         return torch.from_numpy(values.astype(np.float32))
 
+    def arrays(self, rows: np.ndarray) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """The images of these rows, in their order, RGB; they may be of several sizes.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        wanted = [row for row in rows.tolist() if row not in self._kept]
+        stored = [self._stored(row) for row in wanted]
+        with ThreadPoolExecutor(self._threads) as pool:
+            fresh = dict(zip(wanted, pool.map(self._decode, stored), strict=True))
+        for row, image in fresh.items():
+            if image.nbytes <= self._room:
+                self._kept[row] = image
+                self._room -= image.nbytes
+        return [fresh[row] if row in fresh else self._kept[row] for row in rows.tolist()]
+
     def pixels(self, rows: np.ndarray) -> UInt8[Tensor, "B 3 H W"]:
         """The images of these rows, in their order, RGB.
 
         Raises:
             DataError: an image cannot be decoded, or they are of several sizes.
         """
-        found = self._decoded(rows)
+        found = self.arrays(rows)
         if len(sizes := {image.shape[:2] for image in found}) > 1:
             few = ", ".join(f"{h} x {w}" for h, w in sorted(sizes)[:3])
             raise DataError(
@@ -219,17 +235,6 @@ class LabelledImages:
         rank = torch.randperm(len(known), generator=draw).numpy()[member] // _BLOCK_GROUPS
         mixed = torch.randperm(len(rows), generator=draw).numpy()
         return rows[mixed[np.argsort(rank[mixed], kind="stable")]]
-
-    def _decoded(self, rows: np.ndarray) -> list[UInt8[np.ndarray, "H W 3"]]:
-        wanted = [row for row in rows.tolist() if row not in self._kept]
-        stored = [self._stored(row) for row in wanted]
-        with ThreadPoolExecutor(self._threads) as pool:
-            fresh = dict(zip(wanted, pool.map(self._decode, stored), strict=True))
-        for row, image in fresh.items():
-            if image.nbytes <= self._room:
-                self._kept[row] = image
-                self._room -= image.nbytes
-        return [fresh[row] if row in fresh else self._kept[row] for row in rows.tolist()]
 
     def _decode(self, stored: LabelledImage) -> UInt8[np.ndarray, "H W 3"]:
         return resized(decode_image(stored.data, name=stored.key), self.short_side_px)

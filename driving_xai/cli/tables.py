@@ -45,9 +45,23 @@ def class_accuracy(metrics: Mapping[str, Any]) -> str:
     return "nothing was held out to test on"
 
 
+def self_distillation(metrics: Mapping[str, Any]) -> str:
+    """The last epoch's loss, and whether the teacher still tells images apart."""
+    return (
+        f"loss {metrics['train_loss']:.3f} after {metrics['epochs']} epochs; teacher's entropy "
+        f"{metrics['teacher_entropy']:.3f} of an image, {metrics['teacher_spread']:.3f} of all (0 to 1; collapsed where "
+        "they are alike)"
+    )
+
+
 def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
     """What a checkpoint's metrics say of it, in one line."""
-    lines = {"steering": steering_error, "actions": action_accuracy, "classifier": class_accuracy}
+    lines = {
+        "steering": steering_error,
+        "actions": action_accuracy,
+        "dino": self_distillation,
+        "classifier": class_accuracy,
+    }
     return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
 
 

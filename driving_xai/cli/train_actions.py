@@ -107,6 +107,72 @@ def actions(
         typer.echo(f"{out}: {tables.action_accuracy(metrics)}")
 
 
+def dino(
+    shards: Images,
+    out: Out,
+    config: Config = None,
+    assignments: Assignments = None,
+    model: Architecture = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|DIR|timm", help="Weights to start from. [default: random]"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="[default: 200]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a step, on each device. [default: 16]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For 256 images in a step; scaled to fewer. [default: 0.0005]")
+    ] = None,
+    seed: Seed = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that make views, for each device. [default: 0]")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="That train together. [default: 1]")] = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a backbone on images without labels, by DINO's self-distillation.
+
+    OUT then holds the teacher's backbone, for `train actions --backbone OUT`. Only images of the
+    training split are used, unless the setting `splits` names others.
+
+    \b
+    Example: driving-xai train dino shards backbone --model vit_small_patch16_224 --epochs 100
+    """
+    from driving_xai.training.dino import DinoTraining, train
+
+    options = {
+        "model.backbone": model,
+        "start": backbone,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "workers": workers,
+        "devices": devices,
+    }
+    how = settings.resolve(DinoTraining, config, options=options, assignments=assignments or ())
+    if dry_run:
+        check_shards(shards)
+        console.print_json({"recipe": "dino", "config": asdict(how)})
+        return
+    from driving_xai.cli.epochs import EpochLines
+    from driving_xai.training.runs import rank
+
+    with console.progress("train", unit="epochs") as on_progress:
+        callbacks = (EpochLines(on_progress),)
+        metrics = train(shards, out, how, device=resolve_device(device), resume=resume, callbacks=callbacks)
+    if rank() > 0:  # Of several devices one tells.
+        return
+    if as_json:
+        console.print_json({"out": str(out), "metrics": metrics})
+    else:
+        typer.echo(f"{out}: {tables.self_distillation(metrics)}")
+
+
 class _FeatureLines:
     """Tells now and then how many features are computed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import signal
 import warnings
@@ -28,6 +29,11 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32", "bf16"]
 
 
+def rank() -> int:
+    """This process's number among those that train together; 0 where there is one."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+
+
 def resume_state(out: Path, config: Mapping[str, Any], resume: bool) -> Path | None:
     """The file to continue from, after checking that it belongs to this configuration; None starts anew.
 
@@ -37,6 +43,8 @@ def resume_state(out: Path, config: Mapping[str, Any], resume: bool) -> Path | N
     """
     folder, wanted = out / RESUME, checkpoint.as_json(config)
     last, recorded = folder / "last.ckpt", folder / "config.json"
+    if rank() > 0:  # The first process checks for all, and may have begun already.
+        return last if resume and last.exists() else None
     if resume:
         if not recorded.exists():
             raise CheckpointError(f"{out} holds no interrupted training; run without --resume")

@@ -1,0 +1,353 @@
+"""The DINO recipe: images without labels -> a backbone, by self-distillation.
+
+A student sees all views of an image, its teacher the two large ones; the student learns to say of every
+view what the teacher says of another, and the teacher is the student's running average.
+
+Source: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", with the
+settings of its released code; the projection head, the loss and the views are lightly's. Zhu et al. 2024
+train their backbone so on the 70,000 training images of BDD100K.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from lightly.loss import DINOLoss
+from lightly.models.modules import DINOProjectionHead
+from lightly.models.utils import update_momentum
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data_prep.shards.atomic import sha256_of
+from data_prep.shards.manifest import Manifest
+from driving_xai import checkpoint
+from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
+from driving_xai.images import LabelledImages
+from driving_xai.models.backbone import BackboneConfig, build_backbone, is_transformer, load_backbone
+from driving_xai.training import runs
+from driving_xai.training.dino_views import Crops, ViewBatches, Views
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoTraining:
+    """How to train. The defaults are those of DINO's released code and, where it differs, of Zhu et al."""
+
+    model: BackboneConfig = field(default_factory=BackboneConfig)
+    start: str = "random"
+    """The first weights: random, timm (its own of that name, fetched), or a file or folder. The paper
+    starts from ImageNet's."""
+    splits: tuple[Literal["train", "val", "test"], ...] = ("train",)
+    """Which images to learn from. The authors' script would take every image of a folder, tested ones too."""
+    crops: Crops = field(default_factory=Crops)
+    epochs: int = 200
+    batch_size: int = 16
+    """On each device."""
+    learning_rate: float = 5e-4
+    """For batches of 256; it is multiplied by the images of a step, over all devices, by 256."""
+    warmup_epochs: int = 10
+    """Of the learning rate, from 0."""
+    min_learning_rate: float = 1e-6
+    """At the end; not scaled."""
+    weight_decay: float = 0.04
+    final_weight_decay: float = 0.4
+    teacher_momentum: float = 0.996
+    """At the start; it grows to 1."""
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    warmup_teacher_temperature: float = 0.04
+    warmup_teacher_epochs: int = 0
+    """In which the teacher's temperature goes from its warm-up value to the other."""
+    centre_momentum: float = 0.9
+    output_dim: int = 65536
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    norm_last_layer: bool = True
+    freeze_last_layer_epochs: int = 1
+    gradient_clip: float = 3.0
+    """Largest norm of each parameter's gradient; 0 for no limit."""
+    drop_path: float = 0.1
+    """Of the student."""
+    devices: int = 1
+    strategy: str = "auto"
+    """Lightning's name for how devices work together; auto is one process a device."""
+    precision: runs.Precision = "auto"
+    seed: int = 0
+    workers: int = 0
+    """Processes that make views, for each device."""
+    keep_mib: int = 2048
+    """Of decoded images that may stay in memory, in each process."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "output_dim", "hidden_dim", "bottleneck_dim", "devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("warmup_epochs", "gradient_clip", "weight_decay", "workers", "keep_mib"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("learning_rate", "student_temperature", "teacher_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected over 0")
+        for name in ("teacher_momentum", "centre_momentum", "drop_path"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+
+
+def cosine(step: int, steps: int, start: float, end: float, *, warmup_steps: int = 0) -> float:
+    """A value that grows linearly from 0 to `start` in the warm-up, then falls along half a cosine to `end`.
+
+    Source: Caron et al. 2021, released code: warm-up over its steps, both ends included; the cosine
+    ends one step before `end`. Deviation: a warm-up longer than the training is cut to it.
+
+    Example:
+        >>> [round(cosine(step, 6, 1.0, 0.0, warmup_steps=3), 2) for step in range(6)]
+        [0.0, 0.5, 1.0, 1.0, 0.75, 0.25]
+    """
+    warmup_steps = min(warmup_steps, steps)
+    if step < warmup_steps:
+        return start * step / max(warmup_steps - 1, 1)
+    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
+    return end + 0.5 * (start - end) * (1 + float(np.cos(np.pi * done)))
+
+
+class Branch(nn.Module):
+    """A backbone and its projection head: student or teacher."""
+
+    def __init__(self, backbone: Any, how: DinoTraining) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.is_transformer = is_transformer(backbone)
+        with warnings.catch_warnings():
+            # lightly's head uses the older of torch's two weight normalisations.
+            warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
+            self.head = DINOProjectionHead(
+                backbone.num_features,
+                how.hidden_dim,
+                how.bottleneck_dim,
+                how.output_dim,
+                freeze_last_layer=how.freeze_last_layer_epochs,
+                norm_last_layer=how.norm_last_layer,
+            )
+
+    def forward(self, views: Views) -> list[Float[Tensor, "B output"]]:
+        """The projections of each view; views of one size run through the backbone together."""
+        found: list[Tensor] = []
+        for size in dict.fromkeys(view.shape[-1] for view in views):
+            same = [view for view in views if view.shape[-1] == size]
+            found += self.head(self._summary(torch.cat(same))).chunk(len(same))
+        return found
+
+    def _summary(self, frames: Tensor) -> Float[Tensor, "B width"]:
+        features = self.backbone.forward_features(frames)
+        return features[:, 0] if self.is_transformer else features.mean((2, 3))
+
+
+class DinoRecipe(L.LightningModule):
+    """One training step for Lightning's loop."""
+
+    def __init__(self, student: Branch, teacher: Branch, images: LabelledImages, how: DinoTraining) -> None:
+        super().__init__()
+        self.student, self.teacher, self.images, self.how = (
+            student,
+            teacher.requires_grad_(False),
+            images,
+            how,
+        )
+        self.loss = DINOLoss(
+            how.output_dim,
+            teacher_temp=how.teacher_temperature,
+            student_temp=how.student_temperature,
+            center_momentum=how.centre_momentum,
+        )
+        self.rows = np.sort(np.concatenate([images.rows(split) for split in how.splits]))
+
+    def steps_per_epoch(self) -> int:
+        """Whole batches of every device.
+
+        Raises:
+            DataError: there are not enough images for one.
+        """
+        together = self.how.batch_size * self.how.devices
+        if len(self.rows) < together:
+            raise DataError(
+                f"{self.images.root} has {len(self.rows)} images of {', '.join(self.how.splits)} and a step takes "
+                f"{together}; use a smaller batch_size or prepare more"
+            )
+        return len(self.rows) // together
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        # Biases and normalisations are not decayed; schedules set the values before each step.
+        learnt = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in learnt if parameter.dim() > 1]},
+            {"params": [parameter for parameter in learnt if parameter.dim() == 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=0.0)
+
+    def train_dataloader(self) -> DataLoader[Views]:
+        how, epoch = self.how, self.trainer.current_epoch
+        order = self.images.shuffled(self.rows, torch.Generator().manual_seed(runs.mix(how.seed, epoch)))
+        mine = order[self.global_rank :: self.trainer.world_size]
+        chunks = [
+            mine[start : start + how.batch_size]
+            for start in range(0, self.steps_per_epoch() * how.batch_size, how.batch_size)
+        ]
+        batches = ViewBatches(self.images, chunks, how.crops, seed=how.seed, epoch=epoch)
+        return DataLoader(batches, batch_size=None, num_workers=how.workers)
+
+    def training_step(self, views: Views, batch_idx: int) -> Tensor:
+        # Stochastic depth draws from (seed, epoch, step, device), so that a resumed run draws the same.
+        torch.manual_seed(runs.mix(self.how.seed, self.current_epoch, batch_idx, self.global_rank))
+        self._follow_schedules()
+        with torch.no_grad():
+            taught = [projection.float() for projection in self.teacher(views[:2])]
+        said = [projection.float() for projection in self.student(views)]
+        self._log_spread(taught)
+        loss = self.loss(taught, said, teacher_temp=self._teacher_temperature())
+        self._log("train_loss", loss, len(views[0]))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.how.gradient_clip:
+            for parameter in self.student.parameters():
+                if parameter.grad is not None:
+                    nn.utils.clip_grad_norm_(parameter, self.how.gradient_clip)
+        self.student.head.cancel_last_layer_gradients(self.current_epoch)
+
+    def on_train_batch_end(self, outputs: Any, batch: Views, batch_idx: int) -> None:
+        with torch.no_grad():
+            update_momentum(self.student, self.teacher, self._scheduled(self.how.teacher_momentum, 1.0, -1))
+
+    def _follow_schedules(self) -> None:
+        how = self.how
+        rate = how.learning_rate * how.batch_size * how.devices / 256
+        decayed, others = self.trainer.optimizers[0].param_groups
+        warmup = how.warmup_epochs * self.steps_per_epoch()
+        decayed["lr"] = others["lr"] = self._scheduled(rate, how.min_learning_rate, 0, warmup)
+        decayed["weight_decay"] = self._scheduled(how.weight_decay, how.final_weight_decay, 0)
+
+    def _scheduled(self, start: float, end: float, offset: int, warmup: int = 0) -> float:
+        """The value at this step, or `offset` steps beside it once Lightning has counted on."""
+        steps = self.how.epochs * self.steps_per_epoch()
+        return cosine(self.trainer.global_step + offset, steps, start, end, warmup_steps=warmup)
+
+    def _teacher_temperature(self) -> float:
+        how = self.how
+        if self.current_epoch >= how.warmup_teacher_epochs:
+            return how.teacher_temperature
+        done = self.current_epoch / max(how.warmup_teacher_epochs - 1, 1)
+        first = how.warmup_teacher_temperature
+        return first + (how.teacher_temperature - first) * done
+
+    def _log_spread(self, taught: list[Tensor]) -> None:
+        """How evenly the teacher uses its outputs; 1 in both means that it says nothing, 0 that it says one thing."""
+        said = F.softmax((torch.stack(taught) - self.loss.center) / self._teacher_temperature(), dim=-1)
+        for name, value in (("teacher_entropy", said), ("teacher_spread", said.mean((0, 1)))):
+            relative = entropy(value).mean() / np.log(self.how.output_dim)
+            self._log(name, relative, said.shape[1])
+
+    def _log(self, name: str, value: Tensor, images: int) -> None:
+        """The mean over an epoch, and over devices."""
+        together = self.trainer.world_size > 1
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=images, sync_dist=together)
+
+
+def entropy(probability: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
+    """In nats."""
+    return torch.special.entr(probability).sum(-1)
+
+
+def train(
+    shards: Path,
+    out: Path,
+    how: DinoTraining,
+    *,
+    device: runs.Device = "auto",
+    resume: bool = False,
+    callbacks: tuple[L.Callback, ...] = (),
+) -> dict[str, Any]:
+    """Trains a backbone and writes a checkpoint directory that `train actions` starts from.
+
+    Args:
+        shards: a folder that `prep` wrote from images; labels are not read.
+        out: the checkpoint directory, the teacher's backbone in it; `resume/` holds what a resumed run
+            needs.
+        resume: continue an interrupted run of the same configuration.
+        callbacks: Lightning callbacks, for progress.
+
+    Returns:
+        The metrics that are also written: of the last epoch the loss, `teacher_entropy` (how undecided
+        the teacher is of an image) and `teacher_spread` (of all images together), both over the
+        logarithm of `output_dim`. A collapsed teacher has a spread near 0, or an entropy near 1.
+
+    Raises:
+        DataError: the shards hold no images, or too few for one step.
+        CheckpointError: `resume` without a run or with another configuration, or weights that do not
+            fit.
+        UnsupportedModelError: the architecture cannot be built, or crops are no whole patches.
+    """
+    images = LabelledImages(shards, keep_mib=how.keep_mib)
+    config = describe(how, images.manifest)
+    L.seed_everything(how.seed, verbose=False)
+    student = Branch(_first_backbone(how), how)
+    teacher = Branch(build_backbone(how.model), how)
+    teacher.load_state_dict(student.state_dict())
+    recipe = DinoRecipe(student, teacher, images, how)
+    recipe.steps_per_epoch()
+    state = runs.resume_state(out, config, resume)
+    trainer = runs.build_trainer(
+        out,
+        epochs=how.epochs,
+        device=device,
+        precision=how.precision,
+        callbacks=callbacks,
+        devices=how.devices,
+        strategy=how.strategy,
+    )
+    runs.fit(trainer, recipe, state)
+    logged = ("train_loss", "teacher_entropy", "teacher_spread")
+    metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name in logged}
+    metrics["epochs"] = trainer.current_epoch
+    if runs.rank() == 0:
+        checkpoint.save(out, recipe.teacher.backbone, config, metrics)
+    return metrics
+
+
+def _first_backbone(how: DinoTraining) -> Any:
+    backbone = build_backbone(how.model, drop_path=how.drop_path, pretrained=how.start == "timm")
+    if how.start not in ("random", "timm"):
+        load_backbone(backbone, Path(how.start))
+    if is_transformer(backbone):
+        patch = backbone.patch_embed.patch_size[0]
+        for name in ("global_px", "local_px"):
+            if (size := getattr(how.crops, name)) % patch:
+                raise UnsupportedModelError(
+                    f"crops.{name} is {size} and a patch {patch} px; use a multiple, such as {size // patch * patch + patch}"
+                )
+    return backbone
+
+
+def describe(how: DinoTraining, manifest: Manifest) -> dict[str, Any]:
+    """The config.json of a backbone trained so on these shards, less its schema."""
+    training = asdict(how)
+    if how.start not in ("random", "timm"):
+        path = Path(how.start)
+        file = path / checkpoint.WEIGHTS if path.is_dir() else path
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such file; check the path of the weights")
+        training["start"] = {"file": path.name, "sha256": sha256_of(file)}
+    return {
+        "kind": "dino",
+        "model": training.pop("model"),
+        "training": training,
+        "input": {"geometry": manifest.geometry},
+        "data": {"shards_sha256": manifest.sha256, "splits": list(how.splits)},
+        "versions": runs.versions(),
+    }
