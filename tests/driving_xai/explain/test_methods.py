@@ -88,3 +88,40 @@ def test_grad_cam_uses_the_models_layer():
     explainer = build("grad-cam", model)
     assert isinstance(explainer, GradCAM)
     assert explainer.layer is model.encoder[-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["smoothgrad", "integrated-gradients", "occlusion", "rise", "lime", "sign-attention-filtered"]
+)
+def test_one_batch_size_bounds_every_method(name):
+    """No pass of the model holds more edited frames than asked, whatever the method."""
+    model, frames, sizes = _model("sign"), torch.rand(2, 3, 32, 48), []
+    model.encoder[0].register_forward_pre_hook(lambda _layer, inputs: sizes.append(len(inputs[0])))
+    explain = build(name, model, batch_size=6)
+    for attribute, fewer in (("samples", 60), ("masks", 20)):
+        if hasattr(explain, attribute):
+            setattr(explain, attribute, fewer)
+    explain(model.at(None), frames, left)
+    assert max(sizes) <= 6
+    assert len(sizes) > 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradient",
+        "smoothgrad",
+        "integrated-gradients",
+        "occlusion",
+        "lime",
+        "visual-backprop",
+        "sign-attention-filtered",
+    ],
+)
+def test_cuda_gives_the_maps_of_the_cpu(name):
+    model, frames = _model("sign").double(), torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    expected = build(name, model)(model.at(None), frames, left)
+    model.cuda()
+    found = build(name, model)(model.at(None), frames.cuda(), left).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
