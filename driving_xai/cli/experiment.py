@@ -229,3 +229,31 @@ def tashiro_fig9(
     Example: driving-xai experiment tashiro-fig9 shards -o tashiro --set temperatures='[0.1, 1.0]'
     """
     _tashiro("tashiro-fig9", data, out, config, assignments, device, as_json)
+
+
+@app.command()
+def zhu_accuracy(
+    data: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with actions.")],
+    out: Out,
+    folds: Annotated[
+        int | None, typer.Option(min=0, help="Cross-validate over so many parts. [default: 0, prep's split]")
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Accuracy and F1 of an action model beside the papers' numbers and predictors that do not look.
+
+    OUT then holds every model, the features they share, results.json and table.md. A run that was
+    interrupted goes on where it stopped.
+
+    \b
+    Example: driving-xai experiment zhu-accuracy shards -o zhu --set training.start=backbone
+    """
+    from driving_xai.experiments.zhu_accuracy import ZhuAccuracy, run
+
+    how = settings.resolve(ZhuAccuracy, config, options={"folds": folds}, assignments=assignments or ())
+    with console.progress("experiment", unit="models") as on_progress:
+        results = run(data, out, how, device=resolve_device(device), on_progress=on_progress)
+    _show(out, results, as_json)

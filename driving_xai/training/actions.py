@@ -14,13 +14,14 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from data_prep.shards.atomic import sha256_of
+from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
@@ -42,6 +43,9 @@ from driving_xai.training.multilabel import (
     calibrated_thresholds,
     trivial_agreements,
 )
+
+PREDICTIONS = "predictions.parquet"
+"""Inside the output directory: the probabilities of every validated and tested image."""
 
 _CALM = Augmentation(flip=False, brightness=0.0, contrast=0.0)
 
@@ -287,7 +291,10 @@ def train(
     if how.epochs and validated:
         best = torch.load(out / runs.RESUME / "best.ckpt", map_location="cpu", weights_only=True)
         recipe.load_state_dict(best["state_dict"])
-    metrics = _measure(recipe.eval())
+    judged = _judge(recipe.eval())
+    metrics = _measure(judged, recipe)
+    with replacing(out / PREDICTIONS) as temporary:
+        judged.to_parquet(temporary, index=False)
     checkpoint.save(out, model, config, metrics)
     return metrics
 
@@ -377,25 +384,34 @@ def _recipe(
     return _Recipe(model.to("cpu").head, frozen, images, how, splits)
 
 
-def _measure(recipe: _Recipe) -> dict[str, Any]:
+def _judge(recipe: _Recipe) -> pd.DataFrame:
+    """A row for each validated and tested image: its row in the index, split, and actions' probabilities."""
+    tables = []
+    for name in ("val", "test"):
+        rows = getattr(recipe.splits, name)
+        probability = torch.sigmoid(recipe.logits(rows).double()).numpy()
+        by_action = dict(zip(recipe.how.model.actions, probability.T, strict=True))
+        tables.append(pd.DataFrame({"index_row": rows, "split": name, **by_action}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _measure(judged: pd.DataFrame, recipe: _Recipe) -> dict[str, Any]:
     """Accuracy and F1 of each split, the thresholds they were found with, and predictors that do not look."""
-    how, splits = recipe.how, recipe.splits
-    names, truth = how.model.actions, recipe.targets.bool().numpy()
-    probability = {
-        name: torch.sigmoid(recipe.logits(getattr(splits, name)).double()).numpy() for name in ("val", "test")
-    }
-    rule: CalibrationRule = how.calibrate if len(splits.val) else "none"
-    thresholds = calibrated_thresholds(probability["val"], truth[splits.val], rule)
+    how, names = recipe.how, list(recipe.how.model.actions)
+    truth = recipe.targets.bool().numpy()
+    parts = {name: judged[judged["split"] == name] for name in judged["split"].unique()}
+    rule: CalibrationRule = how.calibrate if "val" in parts else "none"
+    held = parts.get("val", judged)
+    thresholds = calibrated_thresholds(held[names].to_numpy(), truth[held["index_row"]], rule)
     metrics: dict[str, Any] = {
         "epochs": how.epochs,
         "thresholds": dict(zip(names, thresholds.tolist(), strict=True)),
     }
-    for name, values in probability.items():
-        if len(values):
-            wanted = truth[getattr(splits, name)]
-            metrics[name] = {
-                "images": len(values),
-                **agreement(values > thresholds, wanted, names),
-                **trivial_agreements(truth[splits.train], wanted, names),
-            }
+    for name, part in parts.items():
+        wanted = truth[part["index_row"]]
+        metrics[name] = {
+            "images": len(part),
+            **agreement(part[names].to_numpy() > thresholds, wanted, names),
+            **trivial_agreements(truth[recipe.splits.train], wanted, names),
+        }
     return metrics
