@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 DEMO ?= demo
+PROCESSES ?= 2
 
 # Works from the checkout, whatever checkout the environment was installed from.
 RUN = $(VENV)/bin/python -m
@@ -24,8 +25,9 @@ help:
 demo: $(VENV)/.driving-xai
 	$(RUN) driving_xai demo --out $(DEMO)
 
+# One thread in each of two processes is faster than two threads in one.
 test: $(VENV)/.driving-xai-test
-	$(RUN) pytest -q
+	OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses $(PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.driving-xai-test
 	$(RUN) pytest -q -m slow --timeout 1200

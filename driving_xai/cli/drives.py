@@ -123,6 +123,16 @@ def score(
         Literal["random", "centre-prior"] | None,
         typer.Option(help="Exit 4 unless every method beats this control, its whole interval included."),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Shares of the work, each for one process. [default: 1]", show_default=False
+        ),
+    ] = 1,
+    engine: Annotated[
+        Literal["processes", "dask"] | None, typer.Option(help="Where shares run. [default: processes]")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -137,9 +147,11 @@ def score(
     \b
     Example: driving-xai score model shards --method sign-attention,grad-cam -o results
     """
+    from data_prep import engines
     from driving_xai import checkpoint as checkpoints
-    from driving_xai.faithfulness.score import ScoreConfig
     from driving_xai.faithfulness.score import score as score_route
+    from driving_xai.faithfulness.score import score_in_shares
+    from driving_xai.faithfulness.score_config import ScoreConfig
     from driving_xai.faithfulness.team import launched_team, local_device
 
     options = {
@@ -159,10 +171,24 @@ def score(
     if dry_run:
         console.print_json({"config": asdict(how), "checkpoint": loaded.sha256})
         return
-    with launched_team() as team, console.progress("score") as on_progress:
-        results = score_route(loaded, shards, out, how, resume=resume, team=team, on_progress=on_progress)
-    if not team.leads:
-        return
+    if workers > 1 or engine == "dask":
+        runner = engines.build(engine or "processes", workers=workers, scheduler=scheduler)
+        with console.progress("score", unit="shares") as on_progress:
+            results = score_in_shares(
+                loaded,
+                shards,
+                out,
+                how,
+                engine=runner,
+                shares=workers,
+                resume=resume,
+                on_progress=on_progress,
+            )
+    else:
+        with launched_team() as team, console.progress("score") as on_progress:
+            results = score_route(loaded, shards, out, how, resume=resume, team=team, on_progress=on_progress)
+        if not team.leads:
+            return
     if as_json:
         console.print_json(results.summary)
     else:

@@ -87,7 +87,7 @@ def test_a_curve_is_the_probability_of_the_explained_output(scored, actions, sha
                     curve.append(torch.sigmoid(model(edited))[0, 2].item())
             np.testing.assert_allclose(rows["curve"][place], curve, rtol=1e-4)
             mean_height = np.trapezoid(curve, dx=0.01) / 0.25
-            assert rows["value"][place] == pytest.approx(mean_height, rel=1e-4)
+            assert rows["value"][place] == pytest.approx(mean_height, rel=1e-3), "a percent is no whole pixel"
             assert rows["prediction"][place] == pytest.approx(curve[0], rel=1e-4)
             truth = images.labels(("left",))[number].item()
             assert rows["error"][place] == pytest.approx(abs(truth - curve[0]), rel=1e-4)

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from data_prep import engines
 from data_prep.shards.hdf5 import read_causes, read_columns, read_frames
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
@@ -24,7 +25,8 @@ from driving_xai.faithfulness.curve import rank
 from driving_xai.faithfulness.localisation import auroc
 from driving_xai.faithfulness.maps import MapFile
 from driving_xai.faithfulness.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, Results
-from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.faithfulness.score import score, score_in_shares
+from driving_xai.faithfulness.score_config import ScoreConfig
 from driving_xai.faithfulness.team import Team
 from driving_xai.targets import magnitude
 
@@ -232,6 +234,50 @@ def test_processes_that_share_a_run_end_with_the_same_bytes(steering, shards, tm
     places = Results.load(tmp_path / "alone").per_frame[FRAME_COLUMNS].drop_duplicates()
     for method in METHODS:
         np.testing.assert_array_equal(ours.read(method, places), theirs.read(method, places))
+
+
+def test_shares_of_an_engine_end_with_the_same_bytes(steering, shards, tmp_path):
+    config = ScoreConfig(methods=METHODS, measures=("deletion",), batch_size=4, block_s=0.1)
+    alone = score(steering(), shards, tmp_path / "alone", config)
+    seen = []
+    shared = score_in_shares(
+        steering(),
+        shards,
+        tmp_path / "shared",
+        config,
+        engine=engines.SerialEngine(workers=1),
+        shares=3,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert shared.summary == alone.summary
+    for name in (SUMMARY, PER_FRAME):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes()
+    again = score_in_shares(
+        steering(), shards, tmp_path / "shared", config, engine=None, shares=3, resume=True
+    )
+    assert again.summary == alone.summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "dask"])
+def test_workers_share_a_run(steering, shards, tmp_path, engine):
+    config = ScoreConfig(methods=METHODS, measures=("deletion",), batch_size=4, block_s=0.1)
+    checkpoint, runner = steering(), engines.build(engine, workers=2)
+    score(checkpoint, shards, tmp_path / "alone", config)
+    score_in_shares(checkpoint, shards, tmp_path / "shared", config, engine=runner, shares=2)
+    one, other = (pd.read_parquet(tmp_path / folder / PER_FRAME) for folder in ("alone", "shared"))
+    _same(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_shard_that_was_changed_is_not_scored(steering, write_route, tmp_path):
+    changed = write_route(causes=False)
+    with (changed / "shard-0.h5").open("ab") as file:
+        file.write(b"0")
+    config = ScoreConfig(methods=METHODS, split="all")
+    with pytest.raises(DataError, match=r"shard-0.h5: is not the shard that manifest\.json lists"):
+        score(steering(), changed, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

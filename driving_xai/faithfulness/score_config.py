@@ -1,0 +1,69 @@
+"""What a scoring run is asked for, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from driving_xai.explain import METHODS
+from driving_xai.faithfulness.measures import MEASURES
+from driving_xai.faithfulness.subject import Split
+from driving_xai.perturb import FILLS, Fill
+
+CONTROLS = ("random", "centre-prior")
+"""Scored beside every method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How explanations are scored. The controls are always scored too.
+
+    Raises:
+        ValueError: an option is out of range or unknown; the message says what is possible.
+    """
+
+    methods: tuple[str, ...] = ()
+    """Names of `explain.METHODS`; may be empty where `maps` are given."""
+    maps: str | None = None
+    """A file of maps that were computed elsewhere; its methods are scored too. See docs/results.md."""
+    save_maps: bool = False
+    """Keeps every map, the controls' excepted, beside the results."""
+    measures: tuple[str, ...] = ("deletion",)
+    """Names of `measures.MEASURES`."""
+    target: str | None = None
+    """What is explained; see `targets.by_name`. None is `magnitude` for steering, else `predicted`. For
+    several labels `every-predicted` scores a frame once for each output over its threshold."""
+    fill: Fill = "black"
+    truth: Literal["smoothed", "raw"] = "smoothed"
+    """Which recorded angle the error is against; of steering only."""
+    split: Split = "held-out"
+    """`held-out` is what this checkpoint did not train on; the others are the shards' own splits."""
+    every: int = 1
+    """Scores every n-th frame; a recurrent model still sees them all."""
+    batch_size: int = 32
+    """Most frames in one forward pass, edited ones included. It bounds memory, and changes results by
+    rounding only; sign attention amplifies that where a feature is nearly zero."""
+    seed: int = 0
+    """Of ties, of the random control, of methods that draw, and of the intervals."""
+    block_s: float = 5.0
+    """Length of the blocks that intervals are drawn from, in seconds of driving."""
+    resamples: int = 2000
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("method", self.methods, METHODS),
+            ("measure", self.measures, MEASURES),
+            ("fill", (self.fill,), FILLS),
+        ):
+            missing = not given and not (name == "method" and self.maps)
+            if missing or (unknown := [each for each in given if each not in known]):
+                got = "none" if missing else repr(unknown[0])
+                raise ValueError(f"got {name} {got}, expected some of: {', '.join(known)}")
+        for name in ("every", "batch_size", "resamples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}, expected 1 or more")
+        if self.block_s <= 0 or not 0 < self.level < 1:
+            raise ValueError(
+                f"got block_s {self.block_s}, level {self.level}; expected > 0 and within (0, 1)"
+            )

@@ -1,0 +1,67 @@
+"""The subject of each kind of checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from data_prep.shards.manifest import Manifest
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.faithfulness.measures import MEASURES
+from driving_xai.faithfulness.pictures import Pictures
+from driving_xai.faithfulness.route import DrivenRoute
+from driving_xai.faithfulness.score_config import ScoreConfig
+from driving_xai.faithfulness.subject import Subject
+
+
+def open_subject(checkpoint: Checkpoint, shards: Path, config: ScoreConfig) -> Subject:
+    """The checkpoint's model along the shards' frames.
+
+    Raises:
+        DataError: the shards do not fit, or hold none of the frames asked for.
+        CheckpointError: models of this kind cannot be scored.
+    """
+    if checkpoint.kind not in SUBJECTS:
+        raise CheckpointError(
+            f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected one of: {', '.join(SUBJECTS)}"
+        )
+    with_causes = any(MEASURES[name].needs == "causes" for name in config.measures)
+    subject = SUBJECTS[checkpoint.kind](checkpoint, shards, config, with_causes)
+    for name in config.measures:
+        if MEASURES[name].needs == "probability" and not subject.quantity.is_probability:
+            raise DataError(
+                f"measure {name} needs a probability, and this is scored by its {subject.quantity.name}"
+            )
+    return subject
+
+
+def _route(checkpoint: Checkpoint, shards: Path, config: ScoreConfig, with_causes: bool) -> Subject:
+    return DrivenRoute(
+        checkpoint,
+        shards,
+        Manifest.load(shards),
+        target=config.target or "magnitude",
+        truth=config.truth,
+        split=config.split,
+        every=config.every,
+        with_causes=with_causes,
+    )
+
+
+def _pictures(checkpoint: Checkpoint, shards: Path, config: ScoreConfig, with_causes: bool) -> Subject:
+    return Pictures(
+        checkpoint,
+        shards,
+        target=config.target or "predicted",
+        split=config.split,
+        every=config.every,
+        with_causes=with_causes,
+    )
+
+
+SUBJECTS: Mapping[str, Callable[[Checkpoint, Path, ScoreConfig, bool], Subject]] = {
+    "steering": _route,
+    "actions": _pictures,
+    "classifier": _pictures,
+}
