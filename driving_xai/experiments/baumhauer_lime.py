@@ -72,7 +72,7 @@ def table2(
     """
     source = frozen(data, out, how.network, how.stand_in, device=device)
     seeds = range(how.explanations.seeds)
-    heads = [heads_of_seed(source, how.explanations, seed) for seed in seeds]
+    heads = [heads_of_seed(source, how.explanations, seed, names=tuple(MAPS)) for seed in seeds]
     test = source.images.test
     rows = test[np.unique(np.linspace(0, len(test) - 1, min(how.images, len(test))).round().astype(int))]
     plan = {"experiment": "baumhauer-table2", "how": asdict(how), **source.plan}

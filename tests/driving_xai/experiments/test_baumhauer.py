@@ -174,7 +174,7 @@ def test_table1_sums_up_its_runs_and_goes_on_where_it_stopped(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(two))
     table = (tmp_path / "table.md").read_text()
     assert "stand-in: scikit-learn's handwritten digits 3, 8 in clutter" in table
-    assert "| paper, B | 0.8357 ± 0.03 | 0.7730 ± 0.24 | - | 0.8234 ± 0.07 |" in table
+    assert "| paper, B | 0.8357 ± 0.03 | - | 0.7730 ± 0.24 | - | 0.8234 ± 0.07 |" in table
 
 
 def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
