@@ -61,6 +61,7 @@ def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
         "actions": action_accuracy,
         "dino": self_distillation,
         "classifier": class_accuracy,
+        "bounded-logit": class_accuracy,
     }
     return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,7 +25,8 @@ def classifier(
         typer.Option(
             "--model",
             metavar="NAME",
-            help="small-cnn, lambda-resnet, labn, cbam-RESNET or any timm name. [default: resnet18]",
+            help="small-cnn, lambda-resnet, labn, cbam-RESNET or any timm name; bla, bla-t, bla-ph or l2x-f "
+            "select what they judge by. [default: resnet18]",
         ),
     ] = None,
     weights: Annotated[
@@ -46,7 +48,15 @@ def classifier(
 
     \b
     Example: driving-xai train classifier shards model --model labn --set model.stem=small
+             driving-xai train classifier shards model --model bla-t --set model.backbone=efficientnet_b0
     """
+    options: dict[str, Any]
+    if network is not None and network in _SELECTING:
+        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        options = {f"{stage}.{name}": value for name, value in given.items() for stage in _STAGES}
+        options |= {"weights": None if weights is None else str(weights), "seed": seed}
+        _selecting(network, shards, out, config, options, assignments or (), device, resume, dry_run, as_json)
+        return
     from driving_xai.training.classify import ClassifierTraining, train_on_shards
 
     options = {
@@ -72,6 +82,49 @@ def classifier(
             device=resolve_device(device),
             resume=resume,
             callbacks=(EpochLines(on_progress),),
+        )
+    if as_json:
+        console.print_json({"out": str(out), "metrics": metrics})
+    else:
+        typer.echo(f"{out}: {tables.class_accuracy(metrics)}")
+
+
+# The options of each model that selects what it judges by: its attention, and what becomes of the head.
+_SELECTING: Mapping[str, Mapping[str, str]] = {
+    "bla": {"model.attention": "bla"},
+    "bla-t": {"model.attention": "bla-t"},
+    "bla-ph": {"model.attention": "bla-t", "head": "baseline"},
+    "l2x-f": {"model.attention": "l2x-f"},
+}
+_STAGES = ("baseline", "augmented")
+
+
+def _selecting(
+    name: str,
+    shards: Path,
+    out: Path,
+    config: Path | None,
+    options: Mapping[str, Any],
+    assignments: Sequence[str],
+    device: Literal["auto", "cpu", "cuda"],
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Trains bounded logit attention or L2X-F; --resume takes the features that an earlier run kept."""
+    from driving_xai.images import LabelledImages
+    from driving_xai.training.bounded_logit import BoundedLogitTraining, train
+
+    how = settings.resolve(
+        BoundedLogitTraining, config, options={**_SELECTING[name], **options}, assignments=assignments
+    )
+    images = LabelledImages(shards, keep_mib=how.keep_mib)
+    if dry_run:
+        console.print_json({"recipe": name, "config": asdict(how)})
+        return
+    with console.progress("features", unit="images") as on_progress:
+        metrics = train(
+            images, out, how, device=resolve_device(device), resume=resume, on_progress=on_progress
         )
     if as_json:
         console.print_json({"out": str(out), "metrics": metrics})

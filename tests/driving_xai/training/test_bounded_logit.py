@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from typer.testing import CliRunner
 
 from data_prep.pipeline import PrepConfig, prepare
 from driving_xai import checkpoint
-from driving_xai.errors import DataError
+from driving_xai.cli import app
+from driving_xai.errors import CheckpointError, DataError
 from driving_xai.images import LabelledImages
 from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, cells_of
 from driving_xai.models.small_cnn import SmallCNN
@@ -181,7 +183,7 @@ def test_training_is_adam_on_cross_entropy(images):
     order = np.random.default_rng(6).permutation(ROWS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(6)
-        optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
+        optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3, fused=True)
         for part in (order[:8], order[8:16], order[16:24], order[24:]):
             optimizer.zero_grad()
             F.cross_entropy(twin.train()(Pixels().batch(part)), LABELS[part]).backward()
@@ -243,7 +245,7 @@ def test_the_recipe_writes_the_model_that_it_measured(tmp_path, pictures, kind, 
     """The checkpoint, fed with frames, does as well as the head did on kept features."""
     model = BoundedLogitConfig(backbone=backbone, output_kind=kind, attention="bla-t")
     how = BoundedLogitTraining(model=model, precision="fp32", **BRIEF)
-    metrics = train(pictures, tmp_path, how, data={"shards_sha256": pictures.manifest.sha256})
+    metrics = train(pictures, tmp_path, how)
     loaded = checkpoint.load(tmp_path, kind="bounded-logit")
     assert loaded.model.outputs.names == ("bright", "dark")
     assert loaded.model.outputs.kind == kind
@@ -256,6 +258,28 @@ def test_the_recipe_writes_the_model_that_it_measured(tmp_path, pictures, kind, 
     assert found.accuracy == metrics["test"]["accuracy"]
     assert found.loss == pytest.approx(metrics["test"]["loss"], rel=1e-4)
     assert ("baseline" in metrics) == (backbone != "small-cnn")
+    assert metrics["test"]["accuracy_majority"] == 0.5
+    with pytest.raises(CheckpointError, match="already holds a training run"):
+        train(pictures, tmp_path, how)
+    if backbone == "small-cnn":
+        assert train(pictures, tmp_path, how, resume=True) == metrics
+
+
+def test_the_command_trains_and_explains(tmp_path, pictures):
+    """From the command line to a map of the selection, as a user goes."""
+    run = CliRunner().invoke
+    model, brief = tmp_path / "model", ["--epochs", "1", "--device", "cpu", "--set", "model.channels=[4,4,4]"]
+    done = run(app, ["train", "classifier", str(pictures.root), str(model), "--model", "bla", *brief])
+    assert done.exit_code == 0, done.output
+    assert "accuracy 0." in done.output
+    assert "always the commonest class 0.500" in done.output
+    picture = next(pictures.root.parent.glob("raw/test/dark/*.png"))
+    explained = ["explain", str(model), str(picture), "--out", str(tmp_path / "maps"), "--method"]
+    assert run(app, [*explained, "bla"]).exit_code == 0
+    assert list((tmp_path / "maps").glob("*bla*.png"))
+    refused = run(app, [*explained, "l2x-f"])
+    assert refused.exit_code == 3
+    assert "needs a model with l2x-f attention, this one has 'bla'" in refused.output
 
 
 def test_the_recipe_learns_what_is_easy(tmp_path, pictures):
@@ -263,7 +287,7 @@ def test_the_recipe_learns_what_is_easy(tmp_path, pictures):
         model=BoundedLogitConfig(attention="bla", dropout=0.0),
         augmented=Schedule(epochs=12, batch_size=8, learning_rate=0.01),
     )
-    metrics = train(pictures, tmp_path, how, data={})
+    metrics = train(pictures, tmp_path, how)
     assert metrics["test"]["accuracy"] == 1.0
     assert metrics["test"]["loss"] < 0.2
 
@@ -294,4 +318,4 @@ def test_an_image_without_a_class_is_refused(tmp_path, pictures, monkeypatch):
     none = torch.zeros(len(pictures), 2)
     monkeypatch.setattr(pictures, "labels", lambda names: none)
     with pytest.raises(DataError, match=r"has 0 classes, expected one; .*output_kind=multilabel"):
-        train(pictures, tmp_path, BoundedLogitTraining(), data={})
+        train(pictures, tmp_path, BoundedLogitTraining())
