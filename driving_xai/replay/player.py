@@ -8,12 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.records import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.results import SUMMARY
 from driving_xai.replay.background import Behind, StageTimes, ahead
+from driving_xai.replay.inset import CurveView
+from driving_xai.replay.live import Live
+from driving_xai.replay.rendering import Show
+from driving_xai.replay.scoring import Judged
 from driving_xai.replay.session import ReplayConfig, Session
 from driving_xai.replay.sink import require_encoder
+from driving_xai.replay.watching import course_of, shown_to
 from driving_xai.replay.window import Window
 
 __all__ = ["ReplayConfig", "Replayed", "replay"]
@@ -42,6 +48,7 @@ def replay(
     config: ReplayConfig | None = None,
     *,
     show: bool = False,
+    live: Live | None = None,
     on_progress: Progress | None = None,
     times: StageTimes | None = None,
 ) -> Replayed:
@@ -56,6 +63,7 @@ def replay(
         out: ends in .mp4; existing results are replaced at the end.
         config: what is played and how.
         show: opens a window; pressing q there ends the video early.
+        live: shows the replay to its viewers, who may hold it; what is written stays the same.
         on_progress: called after each frame.
         times: where the seconds of each stage are added.
 
@@ -77,7 +85,10 @@ def replay(
         first = next(looks, None)
         if first is None:
             raise DataError(f"{source}: no frame came from {session.frames.drive}; check the source")
-        renderer = session.renderer(stack, first.judged, None if window is None else window.offer, times)
+        if live is not None:
+            course = course_of(session, methods=(session.method,), free=False)
+            live.begin(course, at_s=course.first_s)
+        renderer = session.renderer(stack, first.judged, _show(window, live, session), times)
         behind = stack.enter_context(Behind(renderer, _DEPTH))
         for look in itertools.chain([first], looks):
             behind.put(submit(look))
@@ -88,6 +99,22 @@ def replay(
                 break
         # Another replay's summary would not fit the files that are about to take their names.
         (session.scores / SUMMARY).unlink(missing_ok=True)
+    if live is not None:
+        live.end()
     if not config.score:
         return Replayed(out, played, None, None)
     return Replayed(out, played, session.scores, session.save_summary(played, renderer.tally))
+
+
+def _show(window: Window | None, live: Live | None, session: Session) -> Show | None:
+    """What takes each picture, if anybody looks."""
+    to_window = None if window is None else window.offer
+    to_viewers = None if live is None else shown_to(live, session)
+
+    def show(picture: Image, judged: Judged, curve: CurveView | None) -> None:
+        if to_window is not None:
+            to_window(picture)
+        if to_viewers is not None:
+            to_viewers(picture, judged, curve)
+
+    return show if to_window or to_viewers else None

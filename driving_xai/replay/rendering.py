@@ -17,6 +17,9 @@ from driving_xai.replay.record import ScoreLog, Tally
 from driving_xai.replay.scoring import Judged
 from driving_xai.replay.sink import VideoSink
 
+Show = Callable[[Image, Judged, CurveView | None], None]
+"""Takes each picture with what it shows; its curve is None where nothing is scored."""
+
 SEEN_AS = {"train": "seen in training", "val": "validation", "test": "held out", "gap": "next to training"}
 """How the picture says what a split of the model's own shards means."""
 
@@ -43,7 +46,7 @@ class Renderer:
     def __init__(
         self,
         overlay: Overlay,
-        sink: VideoSink,
+        sink: VideoSink | None,
         *,
         captions: Captions,
         scale: HeatScale,
@@ -51,21 +54,21 @@ class Renderer:
         tally: Tally | None,
         log: ScoreLog | None,
         reference: str,
-        show: Callable[[Image], None] | None,
+        show: Show | None,
         times: StageTimes,
     ) -> None:
         """Connects what draws with what stores.
 
         Args:
             overlay: draws.
-            sink: takes the pictures.
+            sink: takes the pictures; None where they are only shown.
             captions: of the instants.
             scale: of the first map.
             weight: of a new frame in the scales of the heat map and of the curve's axis.
             tally: means of the curves; None where nothing is scored.
             log: takes the curves; None where nothing is scored.
             reference: whose curve is drawn, `truth` or `clean`.
-            show: called with each picture.
+            show: called with each picture, before it is written; may wait.
             times: `draw` and `encode` are added to.
         """
         self._overlay, self._sink, self._captions = overlay, sink, captions
@@ -77,17 +80,18 @@ class Renderer:
         """Takes the next frame, once it is scored."""
         judged = coming.result()
         with self._times.measure("draw"):
-            picture = self._draw(judged)
+            curve = self._curve(judged)
+            picture = self._draw(judged, curve)
         if self._show is not None:
-            self._show(picture)
+            self._show(picture, judged, curve)
         with self._times.measure("encode"):
-            self._sink.write(picture)
+            if self._sink is not None:
+                self._sink.write(picture)
             if self._log is not None:
                 self._log.add(judged)
 
-    def _draw(self, judged: Judged) -> Image:
+    def _draw(self, judged: Judged, curve: CurveView | None) -> Image:
         self._scale = self._scale.after(judged.saliency, self._weight)
-        curve = self._curve(judged)
         if curve is not None:
             self._axis = self._axis.after(_peak(curve), self._weight)
         instant = Instant(

@@ -136,7 +136,7 @@ class Judge:
         """
         past = None if seen.begins else self._state
         with self._times.measure("model"), torch.no_grad():
-            frames = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)[None].float() / 255
+            frames = self._input(pixels)
             clean, attention, self._state = self._model.step(frames, past)
             per_m = float(clean[0, 0])
         with self._times.measure("explain"):
@@ -150,6 +150,15 @@ class Judge:
         predicted, measured = Steering(per_m * scale, per_m), Steering(truth_deg, truth_deg / scale)
         judged = Judged(seen, shown, predicted, measured, None, None)
         return Look(judged, past, frames, saliency, clean, scale, self._control_is_due(seen.begins))
+
+    def remember(self, seen: SourceFrame, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Takes a frame into the model's memory without judging it."""
+        past = None if seen.begins else self._state
+        with self._times.measure("model"), torch.no_grad():
+            _, _, self._state = self._model.step(self._input(pixels), past)
+
+    def _input(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Frames:
+        return torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)[None].float() / 255
 
     def _control_is_due(self, begins: bool) -> bool:
         if begins or not self._control_every:

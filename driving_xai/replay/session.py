@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import UInt8
 
 from data_prep.images import Geometry
-from data_prep.records import Image, Vehicle
+from data_prep.records import Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
@@ -31,8 +31,8 @@ from driving_xai.perturb import FILLS, Fill
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.instruments import CAMERAS, Camera
 from driving_xai.replay.overlay import HeatScale, Overlay, OverlayConfig
-from driving_xai.replay.record import CONTROL, Tally, open_log, summarise
-from driving_xai.replay.rendering import Captions, Renderer
+from driving_xai.replay.record import CONTROL, ScoreLog, Tally, open_log, summarise
+from driving_xai.replay.rendering import Captions, Renderer, Show
 from driving_xai.replay.scoring import (
     FRACTIONS,
     Judge,
@@ -42,7 +42,7 @@ from driving_xai.replay.scoring import (
     scoring_side_by_side,
     twin,
 )
-from driving_xai.replay.sink import Encoding, Preset, open_sink
+from driving_xai.replay.sink import Encoding, Preset, VideoSink, open_sink
 from driving_xai.replay.source import (
     FASTEST_HZ,
     SLOWEST_HZ,
@@ -128,11 +128,12 @@ class Session:
     geometry: Geometry
     frames: FrameSource
     method: str
-    out: Path
+    out: Path | None
+    """The video; None where the drive is only shown."""
     config: ReplayConfig
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, source: Path, out: Path, config: ReplayConfig) -> Session:
+    def open(cls, checkpoint: Checkpoint, source: Path, out: Path | None, config: ReplayConfig) -> Session:
         if checkpoint.kind != "steering":
             raise CheckpointError(f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected 'steering'")
         try:
@@ -168,6 +169,7 @@ class Session:
 
     @property
     def scores(self) -> Path:
+        assert self.out is not None
         return self.out.with_name(f"{self.out.stem}.scores")
 
     @property
@@ -222,43 +224,45 @@ class Session:
             image = seen.frame.image
             yield seen, image if self.frames.cropped else self.geometry.apply(image)
 
-    def renderer(
-        self, stack: ExitStack, first: Judged, show: Callable[[Image], None] | None, times: StageTimes
-    ) -> Renderer:
-        """Opens the outputs, whose size and colours the first frame decides."""
+    def renderer(self, stack: ExitStack, first: Judged, show: Show | None, times: StageTimes) -> Renderer:
+        """Opens the outputs, if any, whose size and colours the first frame decides."""
         frames, config = self.frames, self.config
         scale = HeatScale.first(first.saliency)
         overlay = self._overlay(first, scale.signed)
-        sink = open_sink(
-            self.out,
-            height=overlay.height,
-            width=overlay.width,
-            frame_rate=frames.frame_rate,
-            encoding=Encoding(preset=config.preset, crf=config.crf),
-            comment=self._comment(),
-        )
-        video = stack.enter_context(sink)
-        log = tally = None
-        if config.score:
-            table = open_log(
-                self.scores / PER_FRAME,
-                method=self.method,
-                target=config.target,
-                drive=frames.drive,
-                camera=frames.camera,
-            )
-            log, tally = stack.enter_context(table), Tally(self.block, config.control_every)
+        video = log = None
+        if self.out is not None:
+            video = stack.enter_context(self._open_video(self.out, overlay))
+            log = stack.enter_context(self._open_log()) if config.score else None
         return Renderer(
             overlay,
             video,
             captions=Captions(drive=frames.drive, first_time_ns=frames.first_time_ns),
             scale=scale,
             weight=1 - math.exp(-1 / float(config.heat_s * frames.frame_rate)),
-            tally=tally,
+            tally=Tally(self.block, config.control_every) if config.score else None,
             log=log,
             reference=self.reference,
             show=show,
             times=times,
+        )
+
+    def _open_video(self, out: Path, overlay: Overlay) -> AbstractContextManager[VideoSink]:
+        return open_sink(
+            out,
+            height=overlay.height,
+            width=overlay.width,
+            frame_rate=self.frames.frame_rate,
+            encoding=Encoding(preset=self.config.preset, crf=self.config.crf),
+            comment=self._comment(),
+        )
+
+    def _open_log(self) -> AbstractContextManager[ScoreLog]:
+        return open_log(
+            self.scores / PER_FRAME,
+            method=self.method,
+            target=self.config.target,
+            drive=self.frames.drive,
+            camera=self.frames.camera,
         )
 
     def _overlay(self, first: Judged, signed: bool) -> Overlay:
@@ -305,6 +309,7 @@ class Session:
     def save_summary(self, played: int, tally: Tally | None) -> Mapping[str, Any]:
         """Writes results.json, last: it holds the hashes of the other files."""
         assert tally is not None
+        assert self.out is not None
         frames, table = self.frames, self.scores / PER_FRAME
         bootstrap = BlockBootstrap(block=self.block, seed=self.config.seed)
         summary = {

@@ -1,0 +1,143 @@
+"""A drive for viewers only: the same pictures as the video's, from any place, by any method."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.cli import app
+from driving_xai.replay.live import Live, Reading
+from driving_xai.replay.player import ReplayConfig, replay
+from driving_xai.replay.watching import fitting_methods, watch
+
+from .conftest import FRAMES
+
+
+class Watched(Live):
+    """Keeps what was shown, and is never without a viewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[np.ndarray, Reading]] = []
+        self.came = threading.Condition()
+
+    def show(self, picture: np.ndarray, reading: Reading) -> None:
+        self._asked_s = float("inf")
+        super().show(picture, reading)
+        with self.came:
+            self.seen.append((picture, reading))
+            self.came.notify_all()
+
+    def until(self, frame: int, *, after: int = 0) -> tuple[np.ndarray, Reading]:
+        """Waits until a frame is shown, and returns it."""
+        with self.came:
+            assert self.came.wait_for(lambda: any(r.frame == frame for _, r in self.seen[after:]), 60)
+            return next(each for each in self.seen[after:] if each[1].frame == frame)
+
+
+@pytest.fixture
+def watched(checkpoint: Checkpoint, recording: Path) -> Iterator[Watched]:
+    """A recording that is watched in a thread."""
+    live = Watched()
+    thread = threading.Thread(target=watch, args=(checkpoint, recording, live))
+    thread.start()
+    yield live
+    live.close()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def written(checkpoint: Checkpoint, recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """What a replay that writes a video shows."""
+    live = Watched()
+    replay(
+        checkpoint,
+        recording,
+        tmp_path_factory.mktemp("w") / "v.mp4",
+        ReplayConfig(preset="ultrafast"),
+        live=live,
+    )
+    return live
+
+
+def test_viewers_see_what_a_video_would_hold(watched: Watched, written: Watched) -> None:
+    watched.until(FRAMES - 1)
+    assert [reading for _, reading in watched.seen] == [reading for _, reading in written.seen]
+    for (ours, _), (theirs, _) in zip(watched.seen, written.seen, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_after_a_seek_the_model_remembers_what_came_before(watched: Watched, written: Watched) -> None:
+    """The place is less than the memory's length into the drive, so its numbers are the whole drive's."""
+    watched.until(FRAMES - 1)
+    sought = 5
+    shown = len(watched.seen)
+    watched.seek(written.seen[sought][1].time_s)
+    _, reading = watched.until(sought, after=shown)
+    assert watched.seen[shown][1].frame == sought, "what only fills the memory is not shown"
+    expected = written.seen[sought][1]
+    assert reading.predicted_deg == expected.predicted_deg
+    assert reading.area == expected.area
+    assert (reading.scored, expected.scored) == (1, sought), "means begin anew"
+
+
+def test_another_method_goes_on_where_the_last_one_was(watched: Watched, written: Watched) -> None:
+    watched.until(FRAMES - 1)
+    watched.pause(True)
+    shown = len(watched.seen)
+    watched.seek(written.seen[6][1].time_s)
+    watched.until(6, after=shown)
+    shown = len(watched.seen)
+    watched.switch("grad-cam")
+    picture, _ = watched.until(6, after=shown)
+    assert watched.newest(0, 1.0).state["course"]["method"] == "grad-cam"
+    assert (picture != written.seen[6][0]).any()
+
+
+def test_pausing_stepping_and_looking_leave_the_video_as_it_is(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    how = ReplayConfig(preset="ultrafast", end_s=0.3)
+    replay(checkpoint, recording, tmp_path / "alone.mp4", how)
+    live = Watched()
+    live.pause(True)
+
+    def play_with_it() -> None:
+        live.until(0)
+        live.step()
+        live.until(1)
+        live.newest(0, 1.0)
+        live.pause(False)
+
+    viewer = threading.Thread(target=play_with_it)
+    viewer.start()
+    replay(checkpoint, recording, tmp_path / "watched.mp4", how, live=live)
+    viewer.join(20)
+    assert (tmp_path / "alone.mp4").read_bytes() == (tmp_path / "watched.mp4").read_bytes()
+    for name in ("results.json", "per_frame.parquet"):
+        alone, watched = (
+            (tmp_path / f"{each}.scores" / name).read_bytes().replace(b"watched.mp4", b"alone.mp4")
+            for each in ("alone", "watched")
+        )
+        assert alone == watched
+    assert live.newest(0, 1.0).state["ended"]
+
+
+def test_only_methods_that_fit_are_offered(checkpoint: Checkpoint) -> None:
+    offered = fitting_methods(checkpoint)
+    assert {"sign-attention", "grad-cam", "random"} <= set(offered)
+    assert not {"soft-attention", "rollout"} & set(offered)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--serve", "0", "--show"]])
+def test_the_command_wants_a_video_or_viewers(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, ["replay", "model", "source", *arguments])
+    assert done.exit_code == 2
+    assert "nothing to write; give --out FILE.mp4, or --serve PORT to look only" in done.stderr
