@@ -8,6 +8,8 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain import build
@@ -246,6 +248,35 @@ def test_the_models_fused_attention_stays_on(monkeypatch):
     SNNA(vit=model.vit, samples=3)(model, _frames(model, 1), output(0))
     assert len(calls) == (1 + 3) * len(model.vit.blocks)
     assert all(block.attn.fused_attn for block in model.vit.blocks)
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation, backward ones included, puts out."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        found = operation(*arguments, **(options or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return found
+
+
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
+def test_no_matrix_of_all_tokens_exists(memory):
+    largest = []
+    for size in ((64, 128), (128, 256)):
+        model = TappedViT(img_size=size, embed_dim=12, depth=2)
+        frames = torch.rand(1, 3, *size, dtype=torch.float64)
+        with _Largest() as probe:
+            SNNA(vit=model.vit, samples=1, memory=memory, tile_rows=16)(model, frames, output(0))
+        tokens = 1 + size[0] * size[1] // 64
+        largest.append((tokens, probe.elements))
+    (few, small), (many, large) = largest
+    assert large < many**2
+    # Linear in the tokens; a quadratic part would show as sixteen times as much.
+    assert large / small < 1.1 * many / few
 
 
 def test_noise_depends_on_the_frame_and_the_seed_alone():
