@@ -23,6 +23,7 @@ from driving_xai.explain.attention_flow import (
 )
 from driving_xai.explain.grid import Cells, to_frame_grid
 from driving_xai.explain.smoothed_attention import SNNA, AttentionIG, integrated_gradients
+from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.targets import output
 from tests.driving_xai.explain.transformers import Dense, TappedViT, dense, product, relevance_factors
 
@@ -368,6 +369,20 @@ def test_the_table_of_methods_finds_the_transformer(name):
         UnsupportedModelError, match=f"'{name}' needs a model whose attribute vit is a Vision"
     ):
         build(name, nn.Linear(1, 1))
+
+
+def test_the_action_model_is_explained_also_on_frames_that_it_cuts():
+    config = ActionConfig(backbone="vit_tiny_patch16_224", depth=3, blocks=2, image_size=(32, 64))
+    torch.manual_seed(0)
+    model = ActionModel(config).double().eval()
+    wide = torch.rand(2, 3, 39, 70, dtype=torch.float64)
+    targets = [output(0), output(3)]
+    for method in (SNNA(vit=model.vit, samples=0), GenericAttention(vit=model.vit)):
+        maps = method.explain_each(model, wide, targets)
+        assert maps.shape == (2, 2, 39, 70)
+        assert maps.amax((2, 3)).min() > 0
+        cut = method.explain_each(model, wide[..., :32, :64], targets)
+        torch.testing.assert_close(maps[..., :32, :64], cut, rtol=1e-10, atol=1e-14)
 
 
 def test_other_misuse_is_refused():
