@@ -69,7 +69,7 @@ class ImageWork:
             DataError: the source is not there, or an image cannot be used and the policy refuses that.
         """
         items = self.images.items[unit.start : unit.stop]
-        check_visible((item.key, item.path) for item in items if item.path is not None)
+        check_visible((item.key, str(item.path)) for item in items if item.path is not None)
         dropped: dict[str, list[int]] = {}
         with ThreadPoolExecutor(self.threads) as pool:
             checked = _in_order(pool, self._check, range(unit.start, unit.stop), ahead=4 * self.threads)
@@ -163,7 +163,7 @@ class ImageJob:
 
     @cached_property
     def source(self) -> SourceState:
-        return SourceState.of((item.key, item.path) for item in self.images.items if item.path is not None)
+        return SourceState.of((i.key, str(i.path)) for i in self.images.items if i.path is not None)
 
     @property
     def fingerprint(self) -> str:

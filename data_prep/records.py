@@ -67,7 +67,7 @@ class ImageSource(Protocol):
         """
         ...
 
-    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """The files that those frames are read from: the name of each in the source, and where it lies."""
         ...
 

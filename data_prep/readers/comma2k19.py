@@ -251,10 +251,10 @@ class SegmentVideos:
         for wanted in self._ranges(start, stop):
             yield from self._segment(wanted)
 
-    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """The videos that hold some of the frames."""
         paths = (self.paths[wanted.segment] for wanted in self._ranges(start, stop))
-        return ((f"{path.parent.name}/{path.name}", path) for path in paths)
+        return ((f"{path.parent.name}/{path.name}", str(path)) for path in paths)
 
     def _ranges(self, start: int, stop: int) -> Iterator[_Range]:
         firsts = accumulate(self.frames, initial=0)

@@ -83,12 +83,12 @@ class BagImages:
                         )
             first += len(part)
 
-    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """The bags that hold some of the frames."""
         firsts = accumulate((len(part) for part in self.parts), initial=0)
         for first, part in zip(firsts, self.parts, strict=False):
             if start < first + len(part) and stop > first:
-                yield part.path.name, part.path
+                yield part.path.name, str(part.path)
 
 
 def decode_message(layout: Layout, data: bytes, *, name: str, reduced: Reduction = 1) -> Image:

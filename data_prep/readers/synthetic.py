@@ -263,7 +263,7 @@ class SyntheticImages:
         scene = _scene(self.course)
         return (scene.image(frame) for frame in range(start, stop))
 
-    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """None: the drive's options, in its provenance, say everything."""
         return iter(())
 

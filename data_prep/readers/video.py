@@ -112,9 +112,9 @@ class VideoFrames:
                     return
         raise DataError(f"{self.path.name}: frame {expected} cannot be decoded; copy or re-encode the video")
 
-    def files(self, start: int, stop: int) -> Iterator[tuple[str, Path]]:
+    def files(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """The video, whatever the frames."""
-        yield self.path.name, self.path
+        yield self.path.name, str(self.path)
 
 
 def _frames(
