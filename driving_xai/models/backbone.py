@@ -24,12 +24,15 @@ from driving_xai.errors import CheckpointError, UnsupportedModelError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]; what DINO, DINOv2 and SNNA standardise with."""
 
-_PREFIXES = ("module.", "_orig_mod.", "backbone.")
-"""What wrappers put before a backbone's own names: data parallelism, compilation, DINO's multi-crop wrapper."""
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "vit.", "cnn.")
+"""What wrappers put before a backbone's own names: data parallelism, compilation, DINO's multi-crop wrapper,
+our models."""
 _NESTED = ("teacher", "student", "model", "state_dict")
 """Where training scripts keep weights; the first one found counts, so DINO's teacher before its student."""
 _HEADS = ("head.", "fc.", "classifier.")
 """Classifiers of vision transformers, ResNets and EfficientNets: no part of a backbone."""
+_STANDARDISATION = ("mean", "std")
+"""What an action model keeps beside its backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +149,7 @@ def load_backbone(trunk: Any, path: Path) -> None:
 
     Known are DINO's own checkpoints (teacher before student, `module.` and `backbone.` stripped, the
     projection head left out), DINOv2's, plain state dicts, .safetensors files, and directories that
-    `train dino` wrote. Nothing is unpickled but tensors.
+    `train dino` or `train actions` wrote. Nothing is unpickled but tensors.
 
     Args:
         trunk: what `build_backbone` made; changed in place.
@@ -190,7 +193,8 @@ def backbone_weights(path: Path) -> dict[str, Tensor]:
             content = content[name]
             break
     weights = {_stripped(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    weights = {name: value for name, value in weights.items() if not name.startswith(_HEADS)}
+    beside = [name for name in weights if name.startswith(_HEADS) or name in _STANDARDISATION]
+    weights = {name: value for name, value in weights.items() if name not in beside}
     if not weights:
         raise CheckpointError(
             f"{path} holds no weights of a backbone; expected a DINO checkpoint or a state dict"
@@ -228,7 +232,7 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
 
 
 def saved_backbone(path: Path) -> BackboneConfig | None:
-    """The architecture a directory that `train dino` wrote was made with; None of a bare file.
+    """The architecture a directory of `train dino` or `train actions` was made with; None of a bare file.
 
     Raises:
         CheckpointError: the directory is no such checkpoint.
@@ -242,7 +246,7 @@ def saved_backbone(path: Path) -> BackboneConfig | None:
         values = {name: section[name] for name in known}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is no checkpoint of a backbone; give a file, or a directory that `train dino` wrote"
+            f"{path} is no checkpoint of a backbone; give a file, or a directory of `train dino` or `train actions`"
         ) from error
     if values["image_size"] is not None:
         values["image_size"] = tuple(values["image_size"])

@@ -177,6 +177,14 @@ def test_a_folder_to_start_from_brings_its_architecture(shards, tmp_path) -> Non
         train(shards, tmp_path / "other", other, device="cpu")
 
 
+def test_another_action_model_lends_its_backbone(shards, straight, tmp_path) -> None:
+    _, whole = straight
+    how = replace(HEAD, model=ActionConfig(blocks=1), start=str(whole), epochs=1)
+    train(shards, tmp_path, how, device="cpu")
+    ours, theirs = (checkpoint.load(path).model.vit.state_dict() for path in (tmp_path, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_without_epochs_a_head_of_ours_or_theirs_is_only_measured(shards, tmp_path) -> None:
     weight, bias = torch.zeros(4, 48), torch.tensor([9.0, -9.0, -9.0, -9.0])
     torch.save(
