@@ -154,8 +154,12 @@ class LIME:
         hiding = blank(frames, self.fill)
 
         def shown(part: slice) -> Frames:
-            kept = [z[part][:, where] for z, where in zip(patterns, segments, strict=True)]
-            return keep(frames, hiding, torch.stack(kept))
+            # Selecting numbers is four times as fast as indexing bits.
+            kept = [
+                z[part].to(frames.dtype).index_select(1, where.flatten())
+                for z, where in zip(patterns, segments, strict=True)
+            ]
+            return keep(frames, hiding, torch.stack(kept).unflatten(2, frames.shape[2:]))
 
         clean = Clean(model, frames, target)
         values = clean.of_variants(shown, self.samples, batch_size=self.batch_size)

@@ -43,11 +43,13 @@ class Clean:
             batch_size: most edited frames in one forward pass, but never fewer than B; changes values
                 by rounding only.
         """
-        found = []
+        # Written into one place: small results that stay would keep freed batches from being joined again.
+        values = self.values.new_empty(self.count, variants)
         with only_in_eval_mode():
             for part in batches(variants, frames=self.count, batch_size=batch_size):
-                found.append(self.per_variant(self.model(edit(part))).unflatten(0, (self.count, -1)))
-        return finite(torch.cat(found, 1))
+                found = self.per_variant(self.model(edit(part)))
+                values[:, part] = found.unflatten(0, (self.count, -1))
+        return finite(values)
 
     def per_variant(self, scores: Scores) -> Float[Tensor, " N"]:
         """The target of N scores, N a multiple of B: a frame's variants stand together."""
