@@ -12,6 +12,7 @@ from driving_xai.cli import (
     experiment,
     explain,
     report,
+    sanity,
     shards,
     train,
     train_actions,
@@ -54,6 +55,7 @@ train.app.command()(train_classifier.classifier)
 app.add_typer(train.app, name="train")
 app.command()(explain.explain)
 app.command()(drives.score)
+app.command()(sanity.sanity)
 app.command()(drives.replay)
 app.command()(report.report)
 app.add_typer(experiment.app, name="experiment")

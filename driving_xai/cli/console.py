@@ -25,6 +25,7 @@ ORDER = (
     "train",
     "explain",
     "score",
+    "sanity",
     "replay",
     "report",
     "experiment",

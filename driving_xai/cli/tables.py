@@ -78,6 +78,24 @@ def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def sanity(means: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each quantity that was checked; of cascading randomisation the last stage only."""
+    lines = [
+        f"{'check':<12} {'method':<22} {'beside':<24} {'quantity':<26} {'mean':>8}  {'interval':<19} {'frames':>7}"
+    ]
+    last = {each["method"]: each["beside"] for each in means if each["check"] == "cascading"}
+    for each in means:
+        if each["check"] == "cascading" and each["beside"] != last[each["method"]]:
+            continue
+        beside = "every layer" if each["check"] == "cascading" else each["beside"]
+        value = each["value"]
+        lines.append(
+            f"{each['check']:<12} {each['method']:<22} {beside:<24} {each['quantity']:<26} "
+            f"{_number(value['mean']):>8}  [{_number(value['low']):>8},{_number(value['high']):>8}] {each['frames']:>7,}"
+        )
+    return lines
+
+
 def not_better(summary: Mapping[str, Any], control: str) -> list[str]:
     """The scores of a summary that are not better than a control's with their whole interval."""
     worse = []

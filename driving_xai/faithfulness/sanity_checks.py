@@ -1,0 +1,329 @@
+"""The sanity checks of several methods along a route, saved as a table and its means.
+
+The frames are those that `score` would take. Each stage of randomised weights drives the route anew, so
+that a recurrent model's memory is the randomised model's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.manifest import Manifest, canonical_json
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.contracts import Explainer, Saliency
+from driving_xai.errors import DataError
+from driving_xai.explain import METHODS, build
+from driving_xai.faithfulness import localisation
+from driving_xai.faithfulness.batch import Batch
+from driving_xai.faithfulness.curve import rank
+from driving_xai.faithfulness.localisation import Localisation
+from driving_xai.faithfulness.masks import Masks
+from driving_xai.faithfulness.results import FRAME_COLUMNS
+from driving_xai.faithfulness.sanity import (
+    layers_in_order,
+    max_sensitivity,
+    randomise_,
+    spearman,
+    top_overlap,
+)
+from driving_xai.faithfulness.score_config import ScoreConfig
+from driving_xai.faithfulness.statistics import BlockBootstrap
+from driving_xai.faithfulness.subject import Split, Subject
+from driving_xai.faithfulness.subjects import open_subject
+from driving_xai.faithfulness.summary import describe_machine, interval
+
+SCHEMA = "driving-xai-sanity/1"
+SUMMARY, PER_FRAME = "sanity.json", "sanity.parquet"
+CHECKS = ("cascading", "independent", "noise", "agreement")
+LOCALISATIONS: dict[str, Localisation] = {
+    "pointing-game": localisation.pointing_game,
+    "mass-inside": localisation.mass_inside,
+    "top-k-precision": localisation.top_k_precision,
+    "auroc": localisation.auroc,
+}
+Progress = Callable[[int, int], None]
+"""Called with the passes over the route that are done and in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanityConfig:
+    """Which checks are made of which methods, on which frames.
+
+    Raises:
+        ValueError: an option is out of range or unknown; the message says what is possible.
+    """
+
+    methods: tuple[str, ...]
+    checks: tuple[str, ...] = CHECKS
+    target: str | None = None
+    """What is explained; see `ScoreConfig`."""
+    split: Split = "held-out"
+    every: int = 20
+    batch_size: int = 32
+    seed: int = 0
+    """Of weights, of noise, of ties, of methods that draw, and of the intervals."""
+    noise_radius: float = 0.02
+    noise_draws: int = 5
+    top_share: float = 0.1
+    """Of the pixels, whose overlap is counted."""
+    block_s: float = 5.0
+    resamples: int = 2000
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, given, known in (("method", self.methods, METHODS), ("check", self.checks, CHECKS)):
+            if not given or (unknown := [each for each in given if each not in known]):
+                got = repr(unknown[0]) if given else "none"
+                raise ValueError(f"got {name} {got}, expected some of: {', '.join(known)}")
+        if self.every < 1 or self.batch_size < 1 or self.noise_draws < 1:
+            raise ValueError("got every, batch_size or noise_draws below 1, expected 1 or more")
+        if not 0 < self.noise_radius <= 1 or not 0 < self.top_share < 1:
+            raise ValueError(
+                f"got noise_radius {self.noise_radius}, top_share {self.top_share}; expected over 0 and at most 1"
+            )
+
+
+class _Stage(NamedTuple):
+    """Weights that are drawn anew together."""
+
+    check: str
+    layer: str
+    """The one that the stage adds or consists of."""
+    layers: tuple[str, ...]
+
+
+class _Explained(NamedTuple):
+    """A batch with the maps of every method."""
+
+    batch: Batch
+    explainers: dict[str, Explainer]
+    maps: dict[str, Saliency]
+    places: pd.DataFrame
+
+
+def check(
+    checkpoint: Checkpoint,
+    shards: Path,
+    out: Path,
+    config: SanityConfig,
+    *,
+    masks: Masks | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Makes the checks and saves `sanity.json` and `sanity.parquet` in `out`; returns the former's content.
+
+    Args:
+        checkpoint: on the device to compute on; its weights stay as they are.
+        masks: pixels known to matter; the maps are located against them.
+
+    Raises:
+        DataError: the shards do not fit the checkpoint, hold no such frames, or `out` holds results.
+        UnsupportedModelError: the model lacks what a method needs.
+    """
+    if (out / SUMMARY).exists():
+        raise DataError(f"{out}: already holds sanity checks; give another folder")
+    subject = open_subject(checkpoint, shards, _as_scored(config))
+    clean = list(_explain(subject, checkpoint.model, config))
+    stages = _stages(checkpoint.model, clean[0].batch, config)
+    rows = [_of_clean(each, config, masks) for each in clean]
+    for done, stage in enumerate(stages, start=1):
+        # The copy's weights are drawn on the trained one's device.
+        model = copy.deepcopy(checkpoint.model)
+        randomise_(model, stage.layers, config.seed)
+        driven = open_subject(replace(checkpoint, model=model), shards, _as_scored(config))
+        for ours, theirs in zip(clean, _explain(driven, model, config), strict=True):
+            rows.append(_of_stage(ours, theirs, stage, config))
+        if on_progress is not None:
+            on_progress(done, len(stages))
+    table = pd.concat(rows, ignore_index=True)
+    return _save(table, out, _about(checkpoint, shards, subject, config, masks), _bootstrap(subject, config))
+
+
+def _as_scored(config: SanityConfig) -> ScoreConfig:
+    """The frames are those that `score` takes."""
+    return ScoreConfig(
+        methods=config.methods,
+        target=config.target,
+        split=config.split,
+        every=config.every,
+        batch_size=config.batch_size,
+    )
+
+
+def _explain(subject: Subject, model: nn.Module, config: SanityConfig) -> Iterator[_Explained]:
+    explainers = {
+        name: build(name, model, seed=config.seed, batch_size=config.batch_size) for name in config.methods
+    }
+    for batch in subject.batches(config.batch_size):
+        maps = {
+            name: explain(batch.model, batch.frames, batch.target).detach().float()
+            for name, explain in explainers.items()
+        }
+        yield _Explained(batch, explainers, maps, _places(subject, batch))
+
+
+def _places(subject: Subject, batch: Batch) -> pd.DataFrame:
+    return subject.places(batch.rows).reset_index(drop=True).assign(target=list(batch.targets))
+
+
+def _stages(model: nn.Module, batch: Batch, config: SanityConfig) -> list[_Stage]:
+    """From the output to the input: each layer with those before it, and each alone."""
+    layers = layers_in_order(model, lambda: batch.model(batch.frames))
+    stages = []
+    if "cascading" in config.checks:
+        stages += [_Stage("cascading", layer, tuple(layers[: at + 1])) for at, layer in enumerate(layers)]
+    if "independent" in config.checks:
+        stages += [_Stage("independent", layer, (layer,)) for layer in layers]
+    return stages
+
+
+def _of_clean(explained: _Explained, config: SanityConfig, masks: Masks | None) -> pd.DataFrame:
+    """What needs the trained weights only."""
+    found = list(_degenerate(explained))
+    if "noise" in config.checks:
+        found += _noise(explained, config)
+    if "agreement" in config.checks:
+        found += _agreement(explained, config)
+    if masks is not None:
+        found += _located(explained, masks, config)
+    return _rows(explained, found)
+
+
+class _Found(NamedTuple):
+    """A value for each frame of a batch."""
+
+    check: str
+    method: str
+    beside: str
+    """The layer, the other method, or nothing."""
+    quantity: str
+    values: np.ndarray
+
+
+def _degenerate(explained: _Explained) -> Iterator[_Found]:
+    for name, maps in explained.maps.items():
+        flat = maps.flatten(1)
+        yield _Found("degenerate", name, "", "share", (flat.amax(1) == flat.amin(1)).double().cpu().numpy())
+
+
+def _noise(explained: _Explained, config: SanityConfig) -> Iterator[_Found]:
+    batch = explained.batch
+    for name, explain in explained.explainers.items():
+        largest = max_sensitivity(
+            explain,
+            batch.model,
+            batch.frames,
+            batch.target,
+            explained.maps[name],
+            radius=config.noise_radius,
+            draws=config.noise_draws,
+            seed=config.seed,
+        )
+        yield _Found("noise", name, "", "max-sensitivity", largest)
+
+
+def _agreement(explained: _Explained, config: SanityConfig) -> Iterator[_Found]:
+    for name, other in itertools.combinations(explained.maps, 2):
+        yield from _alike("agreement", name, other, explained.maps[name], explained.maps[other], config)
+
+
+def _of_stage(ours: _Explained, theirs: _Explained, stage: _Stage, config: SanityConfig) -> pd.DataFrame:
+    """The maps of trained and of randomised weights."""
+    found = [
+        each
+        for name in config.methods
+        for each in _alike(stage.check, name, stage.layer, ours.maps[name], theirs.maps[name], config)
+    ]
+    return _rows(ours, found)
+
+
+def _alike(
+    check: str, method: str, beside: str, ours: Saliency, theirs: Saliency, config: SanityConfig
+) -> Iterator[_Found]:
+    first, second = (_ranked(maps, config) for maps in (ours, theirs))
+    yield _Found(check, method, beside, "spearman", spearman(ours, theirs))
+    yield _Found(check, method, beside, "top-overlap", top_overlap(first, second, config.top_share))
+
+
+def _ranked(maps: Saliency, config: SanityConfig) -> torch.Tensor:
+    return rank(maps, torch.Generator().manual_seed(config.seed))
+
+
+def _located(explained: _Explained, masks: Masks, config: SanityConfig) -> Iterator[_Found]:
+    height, width = explained.batch.frames.shape[2:]
+    causes = masks.causes(explained.places, height, width).to(explained.batch.frames.device)
+    for name, maps in explained.maps.items():
+        ranks = _ranked(maps, config)
+        for quantity, localise in LOCALISATIONS.items():
+            value, chance = localise(maps, ranks, causes)
+            yield _Found("masks", name, "", quantity, value.cpu().numpy())
+            yield _Found("masks", name, "", f"{quantity} by chance", chance.cpu().numpy())
+
+
+def _rows(explained: _Explained, found: Sequence[_Found]) -> pd.DataFrame:
+    places = explained.places[FRAME_COLUMNS].reset_index(drop=True)
+    tables = [
+        places.assign(
+            check=each.check,
+            method=each.method,
+            beside=each.beside,
+            quantity=each.quantity,
+            value=np.asarray(each.values, dtype=np.float64),
+        )
+        for each in found
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _bootstrap(subject: Subject, config: SanityConfig) -> BlockBootstrap:
+    apart_s = subject.seconds_apart
+    block = 1 if apart_s is None else max(1, round(config.block_s / apart_s))
+    return BlockBootstrap(block=block, resamples=config.resamples, level=config.level, seed=config.seed)
+
+
+def _about(
+    checkpoint: Checkpoint, shards: Path, subject: Subject, config: SanityConfig, masks: Masks | None
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "plan": {
+            "config": json.loads(json.dumps(asdict(config))),
+            "checkpoint_sha256": checkpoint.sha256,
+            "shards_sha256": Manifest.load(shards).sha256,
+            "masks": None if masks is None else masks.path.name,
+        },
+        "data": subject.describe(),
+        "chance": {"spearman": 0.0, "top-overlap": config.top_share},
+        **describe_machine(next(checkpoint.model.parameters()).device),
+    }
+
+
+def _save(table: pd.DataFrame, out: Path, about: dict[str, Any], bootstrap: BlockBootstrap) -> dict[str, Any]:
+    """Means of every quantity, in the order in which they came; the summary is written last."""
+    keys = ["check", "method", "beside", "quantity"]
+    means = []
+    for key, rows in table.groupby(keys, sort=False):
+        # In time: batches may hold several runs side by side.
+        known = rows.sort_values(["drive", "camera", "time_ns", "frame"], kind="stable")["value"].dropna()
+        names = dict(zip(keys, key, strict=True))
+        means.append({**names, "frames": len(known), "value": interval(known, bootstrap)})
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / PER_FRAME) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+    files = {PER_FRAME: sha256_of(out / PER_FRAME)}
+    summary = {**about, "intervals": asdict(bootstrap), "means": means, "files": files}
+    with replacing(out / SUMMARY) as temporary:
+        temporary.write_bytes(canonical_json(summary))
+    return summary
