@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ class ClassifierConfig(LambdaConfig):
     classes: tuple[str, ...] = ()
     """Names of the outputs; training takes them from the shards."""
     network: str = "resnet18"
-    """small-cnn, lambda-resnet, labn, cbam- before the name of a ResNet of timm's, or any timm name."""
+    """small-cnn, lambda-resnet, labn, or any timm name; cbam- before small-cnn or a ResNet of timm's."""
     image_size: tuple[int, ...] = (224, 224)
     """Height and width of the frames it is made for."""
     channels: tuple[int, ...] = (16, 32, 64)
@@ -168,12 +169,16 @@ def load_weights(model: Classifier, path: Path) -> None:
     model.network.load_state_dict(weights, strict=False)
 
 
-def _small(config: ClassifierConfig, classes: int) -> nn.Module:
-    """Convolutions that keep the size, each batch-normalised, the first ones also pooled."""
+def _small(config: ClassifierConfig, classes: int, *, attended: bool = False) -> nn.Module:
+    """Convolutions that keep the size, each batch-normalised, the first ones also pooled.
+
+    `attended` puts channel and spatial attention (CBAM) after each of them.
+    """
     layers: list[nn.Module] = []
     for place, (before, width) in enumerate(pairwise((3, *config.channels))):
         layers.append(nn.Conv2d(before, width, config.kernel, padding=config.kernel // 2, bias=False))
         layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [ChannelSpatialAttention(width, reduction=config.reduction)] if attended else []
         layers += [nn.MaxPool2d(2)] if place < config.pooled else []
     head = nn.Linear(config.channels[-1], classes)
     return nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
@@ -181,6 +186,7 @@ def _small(config: ClassifierConfig, classes: int) -> nn.Module:
 
 _NETWORKS: Mapping[str, Callable[[ClassifierConfig, int], nn.Module]] = {
     "small-cnn": _small,
+    f"{_CBAM}small-cnn": partial(_small, attended=True),
     "lambda-resnet": lambda config, classes: LambdaResNet(config, classes=classes),
     "labn": lambda config, classes: LambdaAttentionBranchNetwork(config, classes=classes),
 }

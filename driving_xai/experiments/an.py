@@ -1,0 +1,303 @@
+"""Attention-guided CAM beside the four CAMs: Tables 3 and 4 of An and Joe 2022."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from driving_xai import checkpoint
+from driving_xai.contracts import Explainer, Frames
+from driving_xai.errors import DataError
+from driving_xai.experiments.cluttered_digits import Clutter
+from driving_xai.experiments.held_images import NamedImages, digits_in_clutter, given_or
+from driving_xai.experiments.seeded_runs import Found, Mean, each_run, p_text, paired, values_of, write_text
+from driving_xai.explain.cam import CAMS, AttentionGuidedCAM, GradCAM, SmoothGradCAMPlusPlus
+from driving_xai.explain.controls import CentrePrior, RandomOrder
+from driving_xai.explain.grid import Cells
+from driving_xai.faithfulness.curve import rank
+from driving_xai.faithfulness.visible import (
+    SHOWN_FRACTIONS,
+    OfClass,
+    average_drop,
+    increase,
+    percentage_in,
+    scores_of_weighted,
+)
+from driving_xai.models.channel_spatial import ChannelSpatialAttention
+from driving_xai.models.classify import Classifier, ClassifierConfig
+from driving_xai.targets import outputs_at
+from driving_xai.training.attention import AttentionTraining, train_attention
+from driving_xai.training.augment import Augmentation
+from driving_xai.training.classify import ClassifierTraining, classes_of, train
+from driving_xai.training.runs import Device
+
+OURS = "attention-guided-cam"
+_PAPER_METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "xgrad-cam", OURS)
+# Table 3 and Table 4 of the paper, in the order above; ImageNet, ResNet-50.
+_PAPER = {
+    "drop": (45.27, 44.35, 44.82, 46.33, 42.52),
+    "increase": (23.06, 23.15, 23.75, 22.15, 25.35),
+    "logit 5 %": (0.2846, 0.2715, 0.4997, 0.2915, 1.0229),
+    "logit 10 %": (0.3954, 0.3841, 0.7814, 0.4521, 1.2898),
+    "logit 20 %": (4.5524, 4.5001, 4.8335, 4.7527, 5.5308),
+    "logit 25 %": (6.6328, 7.1551, 6.7879, 7.6782, 9.5161),
+    "logit 50 %": (8.9952, 8.9876, 8.7792, 8.6304, 11.5334),
+}
+_LABELS = {
+    OURS: "attention-guided CAM (A: no parameters)",
+    "attention-guided-cam channel": "A, channel attention only",
+    "attention-guided-cam spatial": "A, spatial attention only",
+    "attention-guided-cam trained": "B: CBAM trained on the frozen network",
+    "attention-guided-cam random weights": "C: CBAM with random weights",
+    "grad-cam of a CBAM network": "D: Grad-CAM of a network with CBAM inside",
+}
+
+
+def _recipe() -> ClassifierTraining:
+    network = ClassifierConfig(network="small-cnn", channels=(16, 32, 64), pooled=3, reduction=8)
+    plain = Augmentation(flip=False, brightness=0.2, contrast=0.2)
+    return ClassifierTraining(
+        model=network, augmentation=plain, epochs=12, batch_size=64, learning_rate=3e-3, patience=None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class An:
+    """What is trained, explained and measured."""
+
+    training: ClassifierTraining = field(default_factory=_recipe)
+    """Of the network that is explained; its seed is replaced in turn."""
+    checkpoint: str | None = None
+    """A classifier that `train` wrote, explained in place of one trained for each seed."""
+    with_cbam: bool = True
+    """Also trains the network with CBAM inside, option D."""
+    attention: AttentionTraining = field(default_factory=lambda: AttentionTraining(reduction=8))
+    """Of option B."""
+    seeds: int = 8
+    images: int = 200
+    """Tested in each run."""
+    batch_size: int = 32
+    pictures: tuple[int, ...] = (3000, 300, 600)
+    """Of the stand-in, to train, validate and test on."""
+    clutter: Clutter = field(default_factory=Clutter)
+    """Of the stand-in."""
+
+    def __post_init__(self) -> None:
+        if min(self.seeds, self.images, self.batch_size) < 1 or len(self.pictures) != 3:
+            raise ValueError(
+                f"seeds is {self.seeds}, images {self.images}, pictures {list(self.pictures)}; expected 1 or more, "
+                "and three numbers"
+            )
+
+
+def tables(
+    data: Path | None,
+    out: Path,
+    how: An,
+    *,
+    device: Device = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Runs every seed that `out` does not hold yet and writes both tables.
+
+    Args:
+        data: shards of images of one class each, or None for the stand-in.
+        out: gets `runs/` and `models/` for each seed, `results.json` and `table.md`.
+
+    Returns:
+        What `results.json` holds.
+    """
+    train_count, val_count, test_count = how.pictures
+    stand_in = (
+        digits_in_clutter(train=train_count, val=val_count, test=test_count, how=how.clutter, seed=0)
+        if data is None
+        else None
+    )
+    source = given_or(data, stand_in, "digits in clutter (stand-in for ImageNet)")
+    settings = {name: value for name, value in asdict(how).items() if name != "seeds"}
+    plan = {"experiment": "an-tables", "how": settings, "images": dict(source.described)}
+    runs = each_run(
+        out / "runs", plan, how.seeds, lambda seed: _run(source, out, how, seed, device), on_progress
+    )
+    measured = [name for name in runs[0][OURS] if name != "accuracy"]
+    others = [name for name in runs[0] if name not in (OURS, "network")]
+    results = {
+        "experiment": "an-table3, an-table4",
+        "config": asdict(how),
+        "images": dict(source.described),
+        "explained": "the predicted class",
+        "accuracy": asdict(Mean.of(values_of(runs, "network", "accuracy"))),
+        "means": {
+            name: {each: asdict(Mean.of(values_of(runs, name, each))) for each in measured}
+            for name in (OURS, *others)
+        },
+        "tests": [paired(runs, OURS, name, each) for each in measured for name in others],
+        "paper": {each: dict(zip(_PAPER_METHODS, row, strict=True)) for each, row in _PAPER.items()},
+        "runs": runs,
+    }
+    write_text(out, results, _text(results))
+    return results
+
+
+def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> Found:
+    """Trains or loads the networks of a seed, explains its images, and measures the maps."""
+    images, labels = source.images, classes_of(source.images)
+    model = _network(source, out / "models" / f"seed-{seed}", how, how.training.model, seed, device)
+    explainers = _explainers(model, source, labels, how, seed)
+    tested = images.rows("test")
+    rows = np.random.default_rng(seed).permutation(tested)[: how.images]
+    frames = images.frames(rows)
+    found = {name: _measured(model, explainer, frames, how, seed) for name, explainer in explainers.items()}
+    if how.with_cbam and how.checkpoint is None:
+        config = replace(how.training.model, network=f"cbam-{how.training.model.network}")
+        other = _network(source, out / "models" / f"seed-{seed}-cbam", how, config, seed, device)
+        inside = GradCAM(layer=_layer(other), cells=_cells(other), head=other.cam_head)
+        found["grad-cam of a CBAM network"] = _measured(other, inside, frames, how, seed)
+    with torch.no_grad():
+        scores = torch.cat([model(part) for part in frames.split(how.batch_size)])
+    accuracy = float((scores.argmax(1) == labels[rows]).double().mean())
+    return {"network": {"accuracy": accuracy}, **found}
+
+
+def _network(
+    source: NamedImages, folder: Path, how: An, config: ClassifierConfig, seed: int, device: Device
+) -> Classifier:
+    if how.checkpoint is not None:
+        return checkpoint.load(Path(how.checkpoint), kind="classifier").model
+    if not (folder / checkpoint.CONFIG).exists():
+        recipe = replace(how.training, model=config, seed=seed)
+        begun = (folder / "resume" / "config.json").exists()
+        train(source.images, folder, recipe, data=source.described, device=device, resume=begun)
+    return checkpoint.load(folder, kind="classifier").model
+
+
+def _layer(model: Classifier) -> nn.Module:
+    if model.cam_layer is None:
+        raise DataError(f"{model.config.network} has no last feature map; give a convolutional network")
+    return model.cam_layer
+
+
+def _cells(model: Classifier) -> Cells | None:
+    return None if model.cells_px is None else Cells(*model.cells_px)
+
+
+def _explainers(
+    model: Classifier, source: NamedImages, labels: Tensor, how: An, seed: int
+) -> dict[str, Explainer]:
+    """The five methods, the ablations and options of attention, and the controls."""
+    layer, cells, head = _layer(model), _cells(model), model.cam_head
+    plain = {name: method(layer=layer, cells=cells, head=head) for name, method in CAMS.items()}
+    smooth = SmoothGradCAMPlusPlus(layer=layer, cells=cells, seed=seed)
+    guided = {
+        f"{OURS} channel": AttentionGuidedCAM(layer=layer, cells=cells, head=head, parts="channel"),
+        f"{OURS} spatial": AttentionGuidedCAM(layer=layer, cells=cells, head=head, parts="spatial"),
+    }
+    blocks: dict[str, nn.Module] = {}
+    if head is not None:
+        torch.manual_seed(seed)
+        drawn = ChannelSpatialAttention(head.in_features, reduction=how.attention.reduction).eval()
+        blocks["random weights"] = drawn
+        if tuple(source.images.label_names) == model.config.classes:
+            rows = source.images.rows("train")
+            blocks["trained"] = train_attention(model, source.images, rows, labels, how.attention, seed=seed)
+    for name, block in blocks.items():
+        guided[f"{OURS} {name}"] = AttentionGuidedCAM(layer=layer, cells=cells, head=head, attention=block)
+    return {
+        **plain,
+        "smooth-grad-cam++": smooth,
+        **guided,
+        "random": RandomOrder(seed=seed),
+        "centre-prior": CentrePrior(),
+    }
+
+
+def _measured(
+    model: Classifier, explainer: Explainer, frames: Frames, how: An, seed: int
+) -> dict[str, float]:
+    """The means over frames of every number of both tables."""
+    parts: dict[str, list[Tensor]] = {}
+    for part in frames.split(how.batch_size):
+        for name, values in _of_batch(model, explainer, part, how.batch_size, seed).items():
+            parts.setdefault(name, []).append(values)
+    return {name: float(torch.cat(values).double().mean()) for name, values in parts.items()}
+
+
+def _of_batch(
+    model: Classifier, explainer: Explainer, frames: Frames, batch_size: int, seed: int
+) -> dict[str, Tensor]:
+    with torch.no_grad():
+        scores = model(frames)
+    classes = scores.argmax(1)
+    saliency = explainer(model, frames, outputs_at(classes)).detach()
+    probability = OfClass(classes=classes)
+    clean = probability(scores)
+    weighted = probability(scores_of_weighted(model, frames, saliency, batch_size=batch_size))
+    found = {"drop": average_drop(clean, weighted), "increase": increase(clean, weighted)}
+    ranks = rank(saliency, torch.Generator().manual_seed(seed))
+    for scale in ("probability", "logit"):
+        value = OfClass(classes=classes, scale=scale)
+        shown = percentage_in(model, frames, ranks, value, batch_size=batch_size)
+        for fraction, column in zip(SHOWN_FRACTIONS, shown.unbind(1), strict=True):
+            found[f"{scale} {fraction:.0%}".replace("%", " %")] = column
+            if scale == "probability":
+                found[f"drop {fraction:.0%}".replace("%", " %")] = average_drop(clean, column)
+                found[f"increase {fraction:.0%}".replace("%", " %")] = increase(clean, column)
+    return found
+
+
+def _text(results: Mapping[str, Any]) -> str:
+    shown = [f"{fraction:.0%}".replace("%", " %") for fraction in SHOWN_FRACTIONS]
+    accuracy = results["accuracy"]
+    lines = [
+        f"Images: {results['images']['name']}. Network: {results['config']['training']['model']['network']}"
+        f"{'' if results['config']['checkpoint'] is None else ' (given checkpoint)'}, accuracy "
+        f"{accuracy['mean']:.3f}. {results['config']['seeds']} runs of {results['config']['images']} images; "
+        "mean and standard error over runs. p: Wilcoxon signed-rank over runs, against "
+        "attention-guided CAM (A), not corrected for their number.",
+        "",
+        "Table 3: the frame times its stretched map; probability of the predicted class.",
+        "",
+        *_rows(results, ("drop", "increase")),
+        "",
+        "Average drop and increase where only the most salient pixels are shown.",
+        "",
+        *_rows(
+            results, [f"drop {each}" for each in shown[1::2]] + [f"increase {each}" for each in shown[1::2]]
+        ),
+        "",
+        "Table 4: the mean logit where only the most salient pixels are shown, on black.",
+        "",
+        *_rows(results, [f"logit {each}" for each in shown]),
+        "",
+        "The same as a probability.",
+        "",
+        *_rows(results, [f"probability {each}" for each in shown]),
+    ]
+    return "\n".join(lines)
+
+
+def _rows(results: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    head = " | ".join(f"{name} | p | paper" if name in _PAPER else f"{name} | p" for name in columns)
+    count = sum(3 if name in _PAPER else 2 for name in columns)
+    lines = [f"| method | {head} |", f"|---|{'---|' * count}"]
+    for method, means in results["means"].items():
+        cells = []
+        for name in columns:
+            mean, error = means[name]["mean"], means[name]["standard_error"]
+            found = [
+                each["p"]
+                for each in results["tests"]
+                if each["theirs"] == method and each["quantity"] == name
+            ]
+            cells += [f"{mean:.3g} ± {error:.2g}", p_text(found[0]) if found else ""]
+            if name in _PAPER:
+                printed = results["paper"][name].get(method)
+                cells.append("" if printed is None else f"{printed:g}")
+        lines.append(f"| {_LABELS.get(method, method)} | {' | '.join(cells)} |")
+    return lines
