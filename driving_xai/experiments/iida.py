@@ -1,0 +1,353 @@
+"""Lambda attention branch networks and the PID score: Tables 2 and 4 of Iida et al. 2022."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from driving_xai import checkpoint
+from driving_xai.contracts import Explainer, Frames, Saliency
+from driving_xai.errors import DataError
+from driving_xai.experiments.held_images import HeldImages, NamedImages, given_or
+from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of, write_text
+from driving_xai.experiments.spots import Spots, spotted_discs
+from driving_xai.explain import build
+from driving_xai.explain.perturbation import RISE
+from driving_xai.faithfulness.curve import rank
+from driving_xai.faithfulness.patches import PATCHES_PX, insertion_deletion, patch_insertion_deletion
+from driving_xai.faithfulness.visible import OfClass
+from driving_xai.models.classify import Classifier, ClassifierConfig
+from driving_xai.targets import outputs_at
+from driving_xai.training.augment import Augmentation
+from driving_xai.training.classify import ClassifierTraining, Images, classes_of, train
+from driving_xai.training.labn import LabnLoss
+from driving_xai.training.runs import Device
+
+LABN = "labn"
+_ABLATIONS: Mapping[str, tuple[bool, bool]] = {
+    # KL divergence, bias image among the training images: conditions (i) to (iv).
+    "neither": (False, False),
+    "bias image": (False, True),
+    "divergence": (True, False),
+    "both": (True, True),
+}
+# Table 2, IDRiD then DeFN, and Table 4, DeFN; ID, then PID for m = 2, 4, 8, 16.
+_PAPER_2 = {
+    "rise": ((0.319, 0.179, 0.130, 0.136, 0.101), (0.235, 0.261, 0.296, 0.379, 0.461)),
+    "lambda-attention": ((-0.101, -0.105, -0.116, -0.123, -0.093), (0.374, 0.414, 0.403, 0.378, 0.291)),
+    LABN: ((0.431, 0.458, 0.473, 0.470, 0.455), (0.506, 0.748, 0.755, 0.757, 0.756)),
+}
+_PAPER_4 = {
+    "neither": (0.044, 0.311, 0.489, 0.523, 0.556),
+    "bias image": (0.124, 0.446, 0.405, 0.388, 0.382),
+    "divergence": (0.460, 0.774, 0.792, 0.808, 0.807),
+    "both": (0.506, 0.748, 0.755, 0.757, 0.756),
+}
+_COARSE_PX = 6.0
+"""Deviation of the Gaussian that turns the known causes into a coarse map."""
+
+
+def _recipe() -> ClassifierTraining:
+    network = ClassifierConfig(
+        network=LABN, stages=(1, 1), width=8, stem="imagenet", context=7, split=1, threshold=0.5
+    )
+    return ClassifierTraining(
+        model=network,
+        augmentation=Augmentation(flip=True, brightness=0.2, contrast=0.2),
+        labn=LabnLoss(branch_weight=1.0),
+        epochs=12,
+        batch_size=32,
+        learning_rate=3e-3,
+        patience=None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iida:
+    """What is trained, explained and measured."""
+
+    training: ClassifierTraining = field(default_factory=_recipe)
+    """Its seed, and for Table 4 its losses, are replaced in turn."""
+    positive: str | None = None
+    """The class that is explained, as the paper does; None is the last."""
+    seeds: int = 4
+    images: int = 24
+    """Positives tested in each run."""
+    rise_masks: int = 300
+    """The paper draws 10,000."""
+    curve_steps: int = 16
+    """At most, of each insertion and deletion curve; the authors take 39 to 157."""
+    batch_size: int = 64
+    pictures: tuple[int, ...] = (400, 40, 120)
+    """Of the stand-in, to train, validate and test on."""
+    spots: Spots = field(default_factory=Spots)
+    """Of the stand-in."""
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.seeds, self.images, self.batch_size, self.rise_masks, self.curve_steps) < 1
+            or len(self.pictures) != 3
+        ):
+            raise ValueError(
+                f"seeds is {self.seeds}, images {self.images}, rise_masks {self.rise_masks}, curve_steps "
+                f"{self.curve_steps}, pictures {list(self.pictures)}; expected 1 or more, and three numbers"
+            )
+
+
+def table2(
+    data: Path | None,
+    out: Path,
+    how: Iida,
+    *,
+    device: Device = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """LABN's map beside RISE, lambda attention and controls, on the same networks.
+
+    Args:
+        data: shards of images of one class each, or None for the stand-in.
+        out: gets `runs/` and `models/` for each seed, `results.json` and `table.md`.
+    """
+    source = _source(data, how)
+    plan = _plan("iida-table2", how, source)
+    runs = each_run(
+        out / "runs",
+        plan,
+        how.seeds,
+        lambda seed: _compared(
+            source, how, _network(source, out, how, how.training.labn, "both", seed, device), seed
+        ),
+        on_progress,
+    )
+    results = _results(plan, how, source, runs)
+    write_text(out, results, _text2(results))
+    return results
+
+
+def table4(
+    data: Path | None,
+    out: Path,
+    how: Iida,
+    *,
+    device: Device = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """LABN without the divergence, without the bias image, without both. Arguments as for `table2`."""
+    source = _source(data, how)
+    plan = _plan("iida-table4", how, source)
+
+    def work(seed: int) -> Found:
+        found = {}
+        for name, (divergence, bias_image) in _ABLATIONS.items():
+            loss = replace(
+                how.training.labn,
+                divergence_weight=how.training.labn.divergence_weight if divergence else 0.0,
+                bias_image="negative-sample" if bias_image else "mask-only",
+            )
+            model = _network(source, out, how, loss, name.replace(" ", "-"), seed, device)
+            _, frames, classes = _positives(source.images, how, seed)
+            saliency = _map(model, build(LABN, model), frames, classes, how.batch_size)
+            found[name] = {**_scored(model, frames, saliency, classes, how, seed), **_accuracy(source, model)}
+        return found
+
+    runs = each_run(out / "runs", plan, how.seeds, work, on_progress)
+    results = _results(plan, how, source, runs)
+    write_text(out, results, _text4(results))
+    return results
+
+
+def _source(data: Path | None, how: Iida) -> NamedImages:
+    train_count, val_count, test_count = how.pictures
+    stand_in = (
+        spotted_discs(train=train_count, val=val_count, test=test_count, how=how.spots, seed=0)
+        if data is None
+        else None
+    )
+    return given_or(data, stand_in, "spotted discs (synthetic stand-in for IDRiD and DeFN)")
+
+
+def _plan(name: str, how: Iida, source: NamedImages) -> dict[str, Any]:
+    settings = {key: value for key, value in asdict(how).items() if key != "seeds"}
+    return {"experiment": name, "how": settings, "images": dict(source.described)}
+
+
+def _network(
+    source: NamedImages, out: Path, how: Iida, loss: LabnLoss, name: str, seed: int, device: Device
+) -> Classifier:
+    """The LABN of a seed and a condition, trained where `out` does not hold it."""
+    folder = out / "models" / f"{name}-{seed}"
+    if not (folder / checkpoint.CONFIG).exists():
+        recipe = replace(how.training, labn=loss, seed=seed)
+        begun = (folder / "resume" / "config.json").exists()
+        train(source.images, folder, recipe, data=source.described, device=device, resume=begun)
+    return checkpoint.load(folder, kind="classifier").model
+
+
+def _positives(images: Images, how: Iida, seed: int) -> tuple[np.ndarray, Frames, Tensor]:
+    """Tested images of the positive class, their frames, and that class for each."""
+    names = images.label_names
+    wanted = len(names) - 1 if how.positive is None else _place(names, how.positive)
+    rows = images.rows("test")
+    rows = rows[(classes_of(images)[rows] == wanted).numpy()]
+    if not len(rows):
+        raise DataError(f"no test image is of the class {names[wanted]!r}; prepare a test split")
+    rows = np.sort(np.random.default_rng(seed).permutation(rows)[: how.images])
+    return rows, images.frames(rows), torch.full((len(rows),), wanted)
+
+
+def _place(names: Sequence[str], name: str) -> int:
+    if name not in names:
+        raise DataError(f"positive is {name!r}; the classes are {', '.join(names)}")
+    return list(names).index(name)
+
+
+def _compared(source: NamedImages, how: Iida, model: Classifier, seed: int) -> Found:
+    """Every method on one network, and the known causes as a sparse and as a coarse map."""
+    rows, frames, classes = _positives(source.images, how, seed)
+    explainers: dict[str, Explainer] = {
+        "rise": RISE(masks=how.rise_masks, grid=9, shown=0.3, seed=seed, batch_size=how.batch_size),
+        **{
+            name: build(name, model, seed=seed)
+            for name in ("lambda-attention", LABN, "grad-cam", "random", "centre-prior")
+        },
+    }
+    maps = {
+        name: _map(model, explainer, frames, classes, how.batch_size)
+        for name, explainer in explainers.items()
+    }
+    if isinstance(source.images, HeldImages) and source.images.causes is not None:
+        maps.update(_known(source.images.causes[torch.from_numpy(rows)], seed))
+    found = {name: _scored(model, frames, saliency, classes, how, seed) for name, saliency in maps.items()}
+    return {"network": _accuracy(source, model), **found}
+
+
+def _known(causes: Tensor, seed: int) -> dict[str, Saliency]:
+    """The causes themselves and blurred, both over the same faint noise that orders what they leave equal."""
+    faint = 1e-3 * torch.rand(causes.shape, generator=torch.Generator().manual_seed(seed))
+    exact = causes.float()
+    blurred = torch.from_numpy(
+        np.stack([cv2.GaussianBlur(each.numpy(), (0, 0), _COARSE_PX) for each in exact])
+    )
+    return {"causes, exact": exact + faint, "causes, coarse": blurred + 1e-3 * faint * blurred.amax()}
+
+
+def _map(
+    model: Classifier, explainer: Explainer, frames: Frames, classes: Tensor, batch_size: int
+) -> Saliency:
+    parts = zip(frames.split(batch_size), classes.split(batch_size), strict=True)
+    return torch.cat([explainer(model, part, outputs_at(own)).detach() for part, own in parts])
+
+
+def _scored(
+    model: Classifier, frames: Frames, saliency: Saliency, classes: Tensor, how: Iida, seed: int
+) -> dict[str, float]:
+    """ID as in the paper (m = 1, black) and as in RISE, and PID for every other side, each a mean over frames."""
+    totals: dict[str, list[Tensor]] = {}
+    for part in torch.arange(len(frames)).split(8):
+        own, value = frames[part], OfClass(classes=classes[part])
+        ranks = rank(saliency[part], torch.Generator().manual_seed(seed))
+        height, width = own.shape[2:]
+        by_rise = insertion_deletion(
+            model,
+            own,
+            ranks,
+            value,
+            pixels_per_step=-(-height * width // how.curve_steps),
+            batch_size=how.batch_size,
+        )
+        totals.setdefault("ID, RISE", []).append(by_rise.score)
+        for m in PATCHES_PX:
+            patches = -(-height // m) * -(-width // m)
+            found = patch_insertion_deletion(
+                model,
+                own,
+                ranks,
+                value,
+                patch_px=m,
+                patches_per_step=-(-patches // how.curve_steps),
+                batch_size=how.batch_size,
+            )
+            totals.setdefault("ID" if m == 1 else f"PID {m}", []).append(found.score)
+    return {name: float(torch.cat(values).double().mean()) for name, values in totals.items()}
+
+
+def _accuracy(source: NamedImages, model: Classifier) -> dict[str, float]:
+    images = source.images
+    rows = images.rows("test")
+    with torch.no_grad():
+        scores = torch.cat([model(part) for part in images.frames(rows).split(64)])
+    return {"accuracy": float((scores.argmax(1) == classes_of(images)[rows]).double().mean())}
+
+
+def _results(
+    plan: Mapping[str, Any], how: Iida, source: NamedImages, runs: Sequence[Found]
+) -> dict[str, Any]:
+    means = {
+        name: {each: asdict(Mean.of(values_of(runs, name, each))) for each in values}
+        for name, values in runs[0].items()
+    }
+    return {
+        "experiment": plan["experiment"],
+        "config": asdict(how),
+        "images": dict(source.described),
+        "explained": "the true class of positives",
+        "means": means,
+        "runs": list(runs),
+    }
+
+
+_COLUMNS = ("ID", *(f"PID {m}" for m in PATCHES_PX[1:]), "ID, RISE")
+
+
+def _heading(results: Mapping[str, Any]) -> list[str]:
+    config = results["config"]
+    return [
+        f"Images: {results['images']['name']}. {config['seeds']} runs of at most {config['images']} positives; "
+        "mean and standard error over runs.",
+        "",
+    ]
+
+
+def _line(name: str, means: Mapping[str, Mapping[str, float]]) -> str:
+    cells = [f"{means[each]['mean']:.3f} ± {means[each]['standard_error']:.3f}" for each in _COLUMNS]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _printed(name: str, values: Sequence[float]) -> str:
+    return f"| {name} | {' | '.join(f'{value:g}' for value in values)} | |"
+
+
+def _text2(results: Mapping[str, Any]) -> str:
+    means = results["means"]
+    accuracy = means["network"]["accuracy"]
+    lines = [
+        *_heading(results),
+        f"Accuracy {accuracy['mean']:.3f} ± {accuracy['standard_error']:.3f}.",
+        "",
+        f"| method | {' | '.join(_COLUMNS)} |",
+        f"|---|{'---|' * len(_COLUMNS)}",
+        *(_line(name, values) for name, values in means.items() if name != "network"),
+    ]
+    for name, (idrid, defn) in _PAPER_2.items():
+        lines += [_printed(f"paper, IDRiD: {name}", idrid), _printed(f"paper, DeFN: {name}", defn)]
+    return "\n".join(lines)
+
+
+def _text4(results: Mapping[str, Any]) -> str:
+    lines = [
+        *_heading(results),
+        f"| trained with | {' | '.join(_COLUMNS)} | accuracy |",
+        f"|---|{'---|' * (len(_COLUMNS) + 1)}",
+    ]
+    for name, values in results["means"].items():
+        accuracy = values["accuracy"]
+        lines.append(f"{_line(name, values)} {accuracy['mean']:.3f} ± {accuracy['standard_error']:.3f} |")
+    lines += [f"{_printed(f'paper, DeFN: {name}', values)} |" for name, values in _PAPER_4.items()]
+    return "\n".join(lines)
