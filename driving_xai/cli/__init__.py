@@ -10,6 +10,7 @@ from driving_xai.cli import (
     about,
     drives,
     experiment,
+    experiment_classifiers,
     explain,
     report,
     sanity,
@@ -58,6 +59,8 @@ app.command()(drives.score)
 app.command()(sanity.sanity)
 app.command()(drives.replay)
 app.command()(report.report)
+for command in experiment_classifiers.COMMANDS:
+    experiment.app.command()(command)
 app.add_typer(experiment.app, name="experiment")
 app.command()(about.doctor)
 

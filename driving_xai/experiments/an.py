@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -100,10 +100,11 @@ def tables(
     out: Path,
     how: An,
     *,
+    table: Literal["table3", "table4"] = "table3",
     device: Device = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs every seed that `out` does not hold yet and writes both tables.
+    """Runs every seed that `out` does not hold yet and writes a table; both tables come from the same runs.
 
     Args:
         data: shards of images of one class each, or None for the stand-in.
@@ -127,7 +128,7 @@ def tables(
     measured = [name for name in runs[0][OURS] if name != "accuracy"]
     others = [name for name in runs[0] if name not in (OURS, "network")]
     results = {
-        "experiment": "an-table3, an-table4",
+        "experiment": f"an-{table}",
         "config": asdict(how),
         "images": dict(source.described),
         "explained": "the predicted class",
@@ -140,7 +141,7 @@ def tables(
         "paper": {each: dict(zip(_PAPER_METHODS, row, strict=True)) for each, row in _PAPER.items()},
         "runs": runs,
     }
-    write_text(out, results, _text(results))
+    write_text(out, results, _text(results, table))
     return results
 
 
@@ -252,35 +253,26 @@ def _of_batch(
     return found
 
 
-def _text(results: Mapping[str, Any]) -> str:
+def _text(results: Mapping[str, Any], table: str) -> str:
     shown = [f"{round(100 * fraction)} %" for fraction in SHOWN_FRACTIONS]
-    accuracy = results["accuracy"]
+    config, accuracy = results["config"], results["accuracy"]
+    given = "" if config["checkpoint"] is None else " (a given checkpoint)"
     lines = [
-        f"Images: {results['images']['name']}. Network: {results['config']['training']['model']['network']}"
-        f"{'' if results['config']['checkpoint'] is None else ' (given checkpoint)'}, accuracy "
-        f"{accuracy['mean']:.3f}. {results['config']['seeds']} runs of {results['config']['images']} images; "
-        "mean and standard error over runs. p: Wilcoxon signed-rank over runs, against "
-        "attention-guided CAM (A), not corrected for their number.",
+        f"Images: {results['images']['name']}. Network: {config['training']['model']['network']}{given}, accuracy "
+        f"{accuracy['mean']:.3f}. {config['seeds']} runs of {config['images']} images; mean and standard error "
+        "over runs. p: Wilcoxon signed-rank over runs, against attention-guided CAM (A), not corrected for "
+        "their number.",
         "",
-        "Table 3: the frame times its stretched map; probability of the predicted class.",
-        "",
-        *_rows(results, ("drop", "increase")),
-        "",
-        "Average drop and increase where only the most salient pixels are shown.",
-        "",
-        *_rows(
-            results, [f"drop {each}" for each in shown[1::2]] + [f"increase {each}" for each in shown[1::2]]
-        ),
-        "",
-        "Table 4: the mean logit where only the most salient pixels are shown, on black.",
-        "",
-        *_rows(results, [f"logit {each}" for each in shown]),
-        "",
-        "The same as a probability.",
-        "",
-        *_rows(results, [f"probability {each}" for each in shown]),
     ]
-    return "\n".join(lines)
+    if table == "table3":
+        few = [f"{name} {share}" for name in ("drop", "increase") for share in shown[1::2]]
+        lines += ["The frame times its stretched map; probability of the predicted class, in percent.", ""]
+        lines += [*_rows(results, ("drop", "increase")), ""]
+        lines += ["The same where exactly so many of the most salient pixels are shown, on black.", ""]
+        return "\n".join([*lines, *_rows(results, few)])
+    lines += ["The mean logit where exactly so many of the most salient pixels are shown, on black.", ""]
+    lines += [*_rows(results, [f"logit {share}" for share in shown]), "", "As a probability.", ""]
+    return "\n".join([*lines, *_rows(results, [f"probability {share}" for share in shown])])
 
 
 def _rows(results: Mapping[str, Any], columns: Sequence[str]) -> list[str]:

@@ -1,0 +1,76 @@
+"""Tables 3 and 4 of An and Joe at a tiny scale: what they hold is what the measures say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from driving_xai import checkpoint
+from driving_xai.experiments.an import OURS, An, _recipe, tables
+from driving_xai.experiments.cluttered_digits import Clutter
+from driving_xai.experiments.held_images import digits_in_clutter
+from driving_xai.explain import build
+from driving_xai.faithfulness.visible import OfClass, average_drop, scores_of_weighted
+from driving_xai.models.classify import ClassifierConfig
+from driving_xai.targets import outputs_at
+from driving_xai.training.attention import AttentionTraining
+
+HOW = An(
+    training=replace(
+        _recipe(),
+        epochs=1,
+        model=ClassifierConfig(network="small-cnn", channels=(4, 8), pooled=2, reduction=4),
+    ),
+    attention=AttentionTraining(reduction=4, epochs=1),
+    seeds=1,
+    images=4,
+    pictures=(24, 4, 6),
+    clutter=Clutter(size_px=32, digit_px=(14, 16)),
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("an")
+    tables(None, folder, HOW)
+    return folder
+
+
+def test_a_cell_of_the_table_is_what_the_measure_says(out):
+    results = json.loads((out / "results.json").read_text())
+    source = digits_in_clutter(train=24, val=4, test=6, how=HOW.clutter, seed=0)
+    model = checkpoint.load(out / "models" / "seed-0").model
+    rows = np.random.default_rng(0).permutation(source.rows("test"))[:4]
+    frames = source.frames(rows)
+    with torch.no_grad():
+        scores = model(frames)
+    classes = scores.argmax(1)
+    saliency = build(OURS, model)(model, frames, outputs_at(classes))
+    value = OfClass(classes=classes)
+    expected = average_drop(value(scores), value(scores_of_weighted(model, frames, saliency))).mean().item()
+    assert results["means"][OURS]["drop"]["mean"] == pytest.approx(expected, rel=1e-5)
+    assert results["images"]["name"].startswith("digits in clutter")
+    names = results["means"].keys()
+    assert {f"{OURS} trained", f"{OURS} random weights", "grad-cam of a CBAM network", "random"} <= names
+
+
+def test_the_other_table_comes_from_the_same_runs(out):
+    made = (out / "models" / "seed-0" / "model.safetensors").stat().st_mtime_ns
+    tables(None, out, HOW, table="table4")
+    assert (out / "models" / "seed-0" / "model.safetensors").stat().st_mtime_ns == made
+    text = (out / "table.md").read_text()
+    assert "| grad-cam |" in text
+    assert "| 8.9952 |" in text
+
+
+def test_no_digit_serves_two_splits():
+    """The stand-in's splits are drawn from digits of their own."""
+    source = digits_in_clutter(train=30, val=10, test=20, how=HOW.clutter, seed=0)
+    assert [len(source.rows(split)) for split in ("train", "val", "test")] == [30, 10, 20]
+    again = digits_in_clutter(train=30, val=10, test=20, how=HOW.clutter, seed=0)
+    assert source.sha256 == again.sha256
+    assert source.sha256 != digits_in_clutter(train=30, val=10, test=20, how=HOW.clutter, seed=1).sha256
