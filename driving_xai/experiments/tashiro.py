@@ -174,7 +174,7 @@ def _fulfil(
         if wish.own:
             into.own.append(networks.scores(network, index, "own", _own(network, how)))
         if wish.methods:
-            into.methods.append(networks.scores(network, index, "methods", _methods(how)))
+            into.methods.append(networks.scores(network, index, "methods", _methods(network, how)))
         if on_progress is not None:
             on_progress(done + 1, len(tasks))
     return gathered
@@ -186,8 +186,11 @@ def _own(network: Network, how: Tashiro) -> ScoreConfig:
     return ScoreConfig(methods=own, measures=("deletion",), every=how.score_every)
 
 
-def _methods(how: Tashiro) -> ScoreConfig:
-    return ScoreConfig(methods=how.methods, measures=("deletion",), every=how.methods_every)
+def _methods(network: Network, how: Tashiro) -> ScoreConfig:
+    """The other methods, but for those that read the attention of another kind of network."""
+    others = tuple(f"{kind}-attention" for kind in _OWN_METHOD if kind != network.changes["attention"])
+    fitting = tuple(name for name in how.methods if not name.startswith(others))
+    return ScoreConfig(methods=fitting, measures=("deletion",), every=how.methods_every)
 
 
 def _pools(name: str, found: Found) -> dict[tuple[str, str], Pool]:
