@@ -37,6 +37,8 @@ METHODS = (
     "gradient-x-input",
     "smoothgrad",
     "integrated-gradients",
+    "heavier-side-ig",
+    "heavier-side-attention-ig",
     "occlusion",
     "rise",
     "lime",

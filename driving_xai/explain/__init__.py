@@ -22,6 +22,7 @@ from driving_xai.explain.causal_filter import CausalFilter
 from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
+from driving_xai.explain.heavier_side import AttentionWeighted, HeavierSide
 from driving_xai.explain.learned import LayerMean, learned_attention
 from driving_xai.explain.lime import LIME
 from driving_xai.explain.perturbation import RISE, Occlusion
@@ -128,6 +129,21 @@ def _integrated_gradients(model: nn.Module, *, seed: int, batch_size: int) -> Ex
     return IntegratedGradients(batch_size=batch_size)
 
 
+def _heavier_side_ig(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    return HeavierSide(IntegratedGradients(batch_size=batch_size))
+
+
+def _heavier_side_attention_ig(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    found = getattr(getattr(model, "config", None), "attention", "none")
+    if found not in ("sign", "soft"):
+        raise UnsupportedModelError(
+            "method 'heavier-side-attention-ig' needs a steering model with sign or soft attention, this one "
+            f"has {found!r}; use heavier-side-ig"
+        )
+    signed = AttentionWeighted(IntegratedGradients(batch_size=batch_size), cells=_cells(model))
+    return HeavierSide(signed)
+
+
 def _occlusion(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return Occlusion(batch_size=batch_size)
 
@@ -209,6 +225,8 @@ METHODS: Mapping[str, MethodFactory] = {
     "gradient-x-input": _gradient_x_input,
     "smoothgrad": _smoothgrad,
     "integrated-gradients": _integrated_gradients,
+    "heavier-side-ig": _heavier_side_ig,
+    "heavier-side-attention-ig": _heavier_side_attention_ig,
     "occlusion": _occlusion,
     "rise": _rise,
     "lime": _lime,
