@@ -25,6 +25,7 @@ from driving_xai.explain.attention_tiles import (
     output_projection,
     value_norms,
 )
+from driving_xai.explain.variants import finite
 from driving_xai.explain.vit_capture import AttentionState, TokenGrid, attention_states
 from driving_xai.explain.vit_gradient import Memory, attention_gradients
 
@@ -43,16 +44,26 @@ class AttentionExplainer(ABC):
     """What the methods share: one target is a list of one, tokens become maps.
 
     A method leaves weights, modes and hooks of the model as they are, and its fused attention on.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     vit: nn.Module
     """timm's VisionTransformer, by which the explained model judges."""
+
+    def __post_init__(self) -> None:
+        least = {"samples": 0, "noise": 0, "steps": 1, "batch_size": 1, "tile_rows": 1}
+        for option, value in least.items():
+            if not (given := getattr(self, option, value)) >= value:
+                raise ValueError(f"got {option} {given}; expected {value} or more")
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         """Explains each frame; see `contracts.Explainer`.
 
         Raises:
             UnsupportedModelError: see `vit_gradient.attention_gradients`.
+            ValueError: the relevance is not finite.
         """
         return self.explain_each(model, frames, [target]).squeeze(1)
 
@@ -62,12 +73,13 @@ class AttentionExplainer(ABC):
         """One map for each of C targets, which share the forward pass and the attention tiles."""
         with torch.inference_mode(False), torch.no_grad():
             grid, relevance = self.tokens(model, frames, targets)
-            return grid.on_frames(relevance, frames)
+            return grid.on_frames(finite(relevance), frames)
 
     @abstractmethod
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
-    ) -> tuple[TokenGrid, Relevance]: ...
+    ) -> tuple[TokenGrid, Relevance]:
+        """Relevance before it is upsampled: of CLS, the registers, then the patches in reading order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +178,15 @@ class GenericAttention(AttentionExplainer):
 
     Source: Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
     Deviation: Zhu et al. 2024 print the product the other way round: `product="literal"`.
+
+    Example:
+        >>> from driving_xai.models.actions import ActionConfig, ActionModel
+        >>> from driving_xai.targets import output
+        >>> config = ActionConfig(backbone="vit_tiny_patch16_224", depth=2, blocks=2, image_size=(32, 64))
+        >>> model = ActionModel(config).eval()
+        >>> explain = GenericAttention(vit=model.vit)
+        >>> explain.explain_each(model, torch.rand(1, 3, 32, 64), [output(0), output(2)]).shape
+        torch.Size([1, 2, 32, 64])
     """
 
     product: Product = "flow"

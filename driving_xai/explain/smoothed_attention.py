@@ -57,6 +57,14 @@ class SNNA(AttentionExplainer):
     averaged over heads as in their code, where eq. 7 does neither (`smoothing="signed"`). Norms are of
     the token attended to, as printed; their code takes the attending one's (`norms="query"`). Their code
     draws 3 samples, the paper 5.
+
+    Example:
+        >>> from driving_xai.models.actions import ActionConfig, ActionModel
+        >>> from driving_xai.targets import output
+        >>> config = ActionConfig(backbone="vit_tiny_patch16_224", depth=2, blocks=2, image_size=(32, 64))
+        >>> model = ActionModel(config).eval()
+        >>> SNNA(vit=model.vit, samples=3)(model, torch.rand(1, 3, 32, 64), output(0)).shape
+        torch.Size([1, 32, 64])
     """
 
     samples: int = 5

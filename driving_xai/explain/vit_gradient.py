@@ -119,7 +119,7 @@ def _tap_gradients(values: Tensor, forward: Forward) -> list[Tensor | None]:
     read = [gradient for gradient in found if gradient is not None]
     if not read:
         raise UnsupportedModelError("the target does not depend on the transformer's blocks; choose another")
-    if torch.stack([gradient[:, 1:].any() for gradient in read]).any():
+    if torch.stack([(gradient[:, 1:].abs() > 0).any() for gradient in read]).any():
         raise UnsupportedModelError(
             "the target reads other tokens than CLS, for example their mean; expected a head on the CLS token, "
             "from whose row of the attention all relevance is followed"

@@ -136,9 +136,17 @@ def token_ranks(
     attention explainer's own tokens are at hand, `curve.rank` of these is more direct.
 
     Args:
-        patches: rows and columns of the grid; the map's size is a multiple, or is cut to one.
+        patches: rows and columns of the grid.
+
+    Raises:
+        ValueError: the map's size is no multiple of the grid's.
     """
     height, width = saliency.shape[-2:]
+    if height % patches[0] or width % patches[1]:
+        raise ValueError(
+            f"got a map of {height} x {width} px for {patches[0]} x {patches[1]} patches; expected a whole number "
+            "of pixels for each; cut what lies beyond the last patch"
+        )
     stride = (height // patches[0], width // patches[1])
     return rank(F.avg_pool2d(saliency.unsqueeze(1), stride).squeeze(1), generator)
 

@@ -398,3 +398,24 @@ def test_other_misuse_is_refused():
     model.vit.set_grad_checkpointing()
     with pytest.raises(UnsupportedModelError, match="ask the explainer for memory='recompute'"):
         GenericAttention(vit=model.vit)(model, frames, output(0))
+
+
+@pytest.mark.parametrize(
+    ("explainer", "message"),
+    [
+        (partial(SNNA, samples=-1), "got samples -1; expected 0 or more"),
+        (partial(SNNA, noise=float("nan")), "got noise nan; expected 0 or more"),
+        (partial(AttentionIG, steps=0), "got steps 0; expected 1 or more"),
+        (partial(Rollout, tile_rows=0), "got tile_rows 0; expected 1 or more"),
+    ],
+)
+def test_options_out_of_range_are_refused(explainer, message):
+    with pytest.raises(ValueError, match=message):
+        explainer(vit=nn.Linear(1, 1))
+
+
+def test_weights_that_give_no_finite_relevance_are_named():
+    model = TappedViT()
+    model.vit.blocks[0].attn.qkv.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"got NaN or infinity from the model .* check the weights"):
+        GenericAttention(vit=model.vit)(model, _frames(model, 1), output(0))

@@ -131,6 +131,11 @@ def test_a_patch_ranks_by_the_mean_of_the_map_over_it():
     assert torch.equal(flat[0], rank(torch.zeros(1, 6), torch.Generator().manual_seed(0))[0])
 
 
+def test_a_map_that_the_patches_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"map of 9 x 12 px for 2 x 3 patches; .* cut what lies beyond"):
+        token_ranks(torch.zeros(1, 9, 12), (2, 3), torch.Generator())
+
+
 def test_the_papers_points_are_ten_from_zero_to_a_fifth():
     torch.testing.assert_close(torch.tensor(FRACTIONS), torch.linspace(0, 0.2, 10))
 
