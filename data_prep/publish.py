@@ -52,6 +52,15 @@ def publish(root: Path, url: str, *, on_progress: Callable[[int, int], None] | N
         raise OutputError(f"{url}: cannot be written ({error}); check access and run it again") from None
 
 
+def check_url(url: str) -> None:
+    """Refuses a URL of no store that is known here, before hours of work.
+
+    Raises:
+        DataError: the URL's protocol is unknown or its package is not installed.
+    """
+    _store(url)
+
+
 def _store(url: str) -> tuple[Any, str]:
     try:
         import fsspec

@@ -98,6 +98,7 @@ def prep(
     as_json: Json = False,
 ) -> None:
     from data_prep.pipeline import PrepConfig, Progress, prepare, read_job
+    from data_prep.publish import check_url, publish
 
     options = {
         "reader": _reader_for(task, reader),
@@ -119,6 +120,8 @@ def prep(
         job = read_job(resolved)
         console.print_json({"config": resolved.to_json(), "shards": list(job.unit_paths)})
         return
+    if publish_to is not None:
+        check_url(publish_to)
     with console.progress("prep", unit="shards") as on_progress:
 
         def shown(progress: Progress) -> None:
@@ -135,8 +138,6 @@ def prep(
             on_progress=shown,
         )
     if publish_to is not None:
-        from data_prep.publish import publish
-
         with console.progress("publish", unit="files") as on_sent:
             publish(out, publish_to, on_progress=on_sent)
     _show(out, manifest, as_json)

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.errors import DataError, OutputError
 from data_prep.pipeline import prepare
-from data_prep.publish import NOTES, publish
+from data_prep.publish import NOTES, check_url, publish
 from data_prep.shards.manifest import FILE_NAME
 from data_prep.shards.verify import verify
 from tests.data_prep.recordings import challenge
@@ -104,8 +104,9 @@ def test_damage_is_not_passed_on(out, store):
 
 
 def test_places_that_cannot_be_written_are_one_line(out, tmp_path):
-    with pytest.raises(DataError, match="no store that is known here"):
-        publish(out, "teleport://bucket")
+    for wrong in (lambda: publish(out, "teleport://bucket"), lambda: check_url("teleport://bucket")):
+        with pytest.raises(DataError, match="no store that is known here"):
+            wrong()
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written") as error:
         publish(out, f"file://{tmp_path}/file/below")
