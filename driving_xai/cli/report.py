@@ -13,7 +13,8 @@ from driving_xai.cli.shards import Json
 
 def report(
     results: Annotated[
-        list[Path], typer.Argument(metavar="RESULT_DIR...", help="Folders that score or replay wrote.")
+        list[Path],
+        typer.Argument(metavar="RESULT_DIR...", help="Folders that score, replay or sanity wrote."),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE.html", help="The page to write.")
@@ -49,11 +50,18 @@ def report(
         if path is not None and path.suffix != suffix:
             raise settings.SettingsError(f"got {path}; expected a name that ends in {suffix}")
     from driving_xai.report.page import PageConfig, write_page
+    from driving_xai.report.sanity import holds_sanity, load_sanity
     from driving_xai.report.sources import load_sources
     from driving_xai.report.tables import write_csv, write_markdown
 
-    sources = load_sources(results)
-    written = [] if out is None else write_page(sources, out, PageConfig(title=title, embed_mb=embed_mb))
+    sources = load_sources([path for path in results if not holds_sanity(path)])
+    sanity = load_sanity([path for path in results if holds_sanity(path)])
+    if not sources:
+        raise settings.SettingsError(
+            "sanity checks need results beside them; give a folder of score or replay too"
+        )
+    how = PageConfig(title=title, embed_mb=embed_mb)
+    written = [] if out is None else write_page(sources, out, how, sanity=sanity)
     if markdown is not None:
         write_markdown(sources, markdown)
     if csv is not None:

@@ -194,7 +194,8 @@ def places(
     means = np.stack([bootstrap.means(column) for column in values.T], 1)
     drawn = stats.rankdata(sign * means, axis=1)
     tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    # Ends are places that were taken, not points between two.
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="inverted_cdf")
     own = stats.rankdata(sign * values.mean(0))
     first = (sign * means == (sign * means).min(1, keepdims=True)).mean(0)
     return [

@@ -117,11 +117,14 @@ def _of_set(
     return asdict(found)
 
 
-def summarise_comparisons(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:
+def summarise_comparisons(
+    per_frame: pd.DataFrame, controls: Sequence[str], bootstrap: BlockBootstrap
+) -> list[dict[str, Any]]:
     """Every two methods on the frames of both, under each measure and reference.
 
-    `p` is of Wilcoxon's test on block means, `p_holm` the same corrected for all pairs of the measure and
-    reference; both are null, with a reason, below eight blocks.
+    `p` is of Wilcoxon's test on block means, `p_holm` the same corrected for the pairs of its family: those
+    of a method with a control, which is what a score has to show, and all others. Both are null, with a
+    reason, below eight blocks.
     """
     compared = []
     for (measure, reference), values in _side_by_side(per_frame):
@@ -130,9 +133,15 @@ def summarise_comparisons(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) ->
             {**names, "method": method, "other": other, **_compare(values, method, other, bootstrap)}
             for method, other in itertools.combinations(values.columns, 2)
         ]
-        tested = [pair for pair in pairs if pair["p"] is not None]
-        for pair, corrected in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
-            pair["p_holm"] = corrected
+        for beside_control in (True, False):
+            tested = [
+                pair
+                for pair in pairs
+                if pair["p"] is not None
+                and ((pair["method"] in controls) != (pair["other"] in controls)) == beside_control
+            ]
+            for pair, corrected in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
+                pair["p_holm"] = corrected
         compared += pairs
     return compared
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from driving_xai.faithfulness.maps import FILE_NAME, MapFile
 from driving_xai.report import words
-from driving_xai.report.pictures import stills
+from driving_xai.report.pictures import heat, stills
 from driving_xai.report.sources import Board, Source
 from driving_xai.report.timeline import Drive, Pick, Video, drives, picks
 
-_STILL_WIDTH_PX = 400
+_STILL_WIDTH_PX, _MAP_WIDTH_PX = 400, 320
 _CURVE_KEY = ["drive", "camera", "frame", "target", "method"]
 
 
@@ -44,11 +46,15 @@ class Charts:
         """
         self._shown, self._controls, self._frames = shown, controls, frames
         self._wanted: dict[tuple[int, int], int] = {}
+        self._maps: list[str] = []
+        self._drawn: dict[tuple[str, str, int, int], int] = {}
 
     def result(self, source: Source) -> dict[str, Any]:
         """One source's drives, scores and frames worth looking at."""
         filmed = [self._filmed(drive) for drive in drives(source.results.per_frame)]
         boards = source.boards
+        with _saved_maps(source) as saved:
+            chosen = {board.key: self._picks(source, board, filmed, saved) for board in boards}
         return {
             "label": source.label,
             "unit": str(source.summary["prediction"].get("unit", "")),
@@ -56,8 +62,12 @@ class Charts:
             "controls": list(self._controls),
             "boards": [_of_board(board) for board in boards],
             "drives": [_of_drive(each) for each in filmed],
-            "picks": {board.key: self._picks(source, board, filmed) for board in boards},
+            "picks": chosen,
         }
+
+    def maps(self) -> list[str]:
+        """The saved maps that the results so far refer to, as JPEGs in base64."""
+        return self._maps
 
     def stills(self) -> list[str]:
         """The pictures that the results so far refer to, as JPEGs in base64."""
@@ -80,7 +90,7 @@ class Charts:
         return _Filmed(drive=drive, video=best, numbers=numbers[best], rate=rate)
 
     def _picks(
-        self, source: Source, board: Board, filmed: Sequence[_Filmed]
+        self, source: Source, board: Board, filmed: Sequence[_Filmed], saved: MapFile | None
     ) -> dict[str, list[dict[str, Any]]]:
         """By method, the frames to look at, with their curves."""
         table = source.results.per_frame
@@ -89,6 +99,7 @@ class Charts:
         return {
             each.method: [
                 self._pick(pick, filmed[pick.drive], each.method, curves)
+                | {"map": self._map(pick, filmed[pick.drive], each.method, saved)}
                 for pick in picks(
                     [one.drive for one in filmed],
                     board.key,
@@ -100,6 +111,16 @@ class Charts:
             for each in board.standings
             if not each.is_control
         }
+
+    def _map(self, pick: Pick, filmed: _Filmed, method: str, saved: MapFile | None) -> int | None:
+        if saved is None or method not in saved.methods:
+            return None
+        key = (str(saved.path), method, pick.drive, pick.row)
+        if key not in self._drawn:
+            (saliency,) = saved.read(method, filmed.drive.frames.iloc[[pick.row]])
+            self._drawn[key] = len(self._maps)
+            self._maps.append(base64.b64encode(heat(saliency, width=_MAP_WIDTH_PX)).decode("ascii"))
+        return self._drawn[key]
 
     def _pick(
         self, pick: Pick, filmed: _Filmed, method: str, curves: dict[tuple[Any, ...], Any]
@@ -118,6 +139,20 @@ class Charts:
             "still": still,
             "video": filmed.video,
         }
+
+
+@contextmanager
+def _saved_maps(source: Source) -> Iterator[MapFile | None]:
+    """The maps that `score --save-maps` left beside the results."""
+    path = source.path / FILE_NAME
+    if not path.is_file():
+        yield None
+        return
+    saved = MapFile(path)
+    try:
+        yield saved
+    finally:
+        saved.close()
 
 
 def _of_board(board: Board) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Small pictures as SVG text: an interval on a common scale, a curve beside its controls.
 
 Colours and fonts come from the page's style sheet through classes, so that light and dark need no
-second picture. Nothing but numbers enters the markup.
+second picture. Text is escaped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,8 @@ def curves(
     own: Sequence[float] | None,
     others: Mapping[str, Sequence[float]],
     scale: Scale,
+    *,
+    ends: tuple[str, str] | None = None,
 ) -> Markup:
     """A mean curve over the share of pixels edited, with the controls' behind it.
 
@@ -92,6 +94,7 @@ def curves(
         own: the method's.
         others: by class name of the line.
         scale: of the values, common to the pictures beside it.
+        ends: what stands below both ends; None for percentages.
     """
     width, height, left, bottom, top = 240, 128, 34, 18, 6
     across = Scale(low=fractions[0], high=fractions[-1])
@@ -107,9 +110,10 @@ def curves(
         f'<text x="{left - 5}" y="{y(at) + 3.5:.1f}" text-anchor="end">{at:g}</text>'
         for at in scale.ticks(3)
     ]
+    first, last = ends or (f"{100 * fractions[0]:g} %", f"{100 * fractions[-1]:g} %")
     parts += [
-        f'<text x="{x(at):.1f}" y="{height - 4}" text-anchor="{anchor}">{100 * at:g} %</text>'
-        for at, anchor in ((fractions[0], "start"), (fractions[-1], "end"))
+        f'<text x="{x(at):.1f}" y="{height - 4}" text-anchor="{anchor}">{escape(said)}</text>'
+        for at, anchor, said in ((fractions[0], "start", first), (fractions[-1], "end", last))
     ]
     for name, values in [*others.items(), *([("own", own)] if own else [])]:
         points = " ".join(f"{x(at):.1f},{y(each):.1f}" for at, each in zip(fractions, values, strict=True))

@@ -68,7 +68,7 @@ GENERAL: Sequence[Term] = (
     Term(
         "p, corrected",
         "How often a difference like this comes up by chance where there is none: Wilcoxon's signed-rank test on "
-        "means of blocks, corrected for testing all pairs (Holm).",
+        "means of blocks, corrected (Holm) for testing every method beside every control, or every two methods.",
         "The chance that the methods are equal, or that the result will repeat elsewhere.",
     ),
     Term(
@@ -141,6 +141,25 @@ MEASURES: Sequence[Term] = (
         "pid",
         "Insertion less deletion, on patches: high where the map's patches both suffice and are needed.",
         "Which of the two made it high.",
+    ),
+)
+
+SANITY: Sequence[Term] = (
+    Term(
+        "Random weights",
+        "How alike the maps are once the model's weights are drawn anew, from the output back to the input: a "
+        "rank correlation, 1 for the same order of pixels, 0 for none.",
+        "That a map which changes is right. One that stays the same, however, does not show what was learnt.",
+    ),
+    Term(
+        "Max-sensitivity",
+        "The largest change of a map under a little noise on the frame, relative to the map itself.",
+        "That a steady map is right: a centre prior is perfectly steady.",
+    ),
+    Term(
+        "Agreement",
+        "How alike two methods order the pixels.",
+        "That methods which agree are right, or that one of two which disagree is wrong.",
     ),
 )
 

@@ -298,6 +298,9 @@
       const shows = data.videos[pick.video].method;
       made.append(element("img", { src: `data:image/jpeg;base64,${still}`, alt: `${of.names[pick.row]} with the evidence of ${shows}` }));
     }
+    if (pick.map !== null) {
+      made.append(element("img", { src: `data:image/jpeg;base64,${data.maps[pick.map]}`, alt: `The map of ${state.method} for ${of.names[pick.row]}` }));
+    }
     const text = element("span", { class: "text" });
     text.append(element("b", {}, `${number(value, 4)}`), ` ${board().unit}`);
     const moment = [place(of.at[pick.row], of.across), of.names[pick.row]];

@@ -26,7 +26,8 @@ from data_prep.shards.atomic import replacing
 from driving_xai.report import drawing, words
 from driving_xai.report.charts import Charts
 from driving_xai.report.drawing import Scale
-from driving_xai.report.glossary import terms
+from driving_xai.report.glossary import SANITY, terms
+from driving_xai.report.sanity import Sanity
 from driving_xai.report.sources import Board, Source, Standing
 from driving_xai.report.timeline import Video, videos
 
@@ -42,7 +43,13 @@ class PageConfig:
     """Best and worst frames of each score and method, at most."""
 
 
-def write_page(sources: Sequence[Source], out: Path, config: PageConfig | None = None) -> list[Path]:
+def write_page(
+    sources: Sequence[Source],
+    out: Path,
+    config: PageConfig | None = None,
+    *,
+    sanity: Sequence[Sanity] = (),
+) -> list[Path]:
     """Writes the page, and beside it the videos that are too large to be part of it.
 
     Returns:
@@ -66,10 +73,15 @@ def write_page(sources: Sequence[Source], out: Path, config: PageConfig | None =
             title=config.title,
             version=version("driving-xai"),
             sources=sources,
+            sanity=sanity,
+            cascade=_cascade,
             controls=controls,
             data=_as_json(_data(sources, shown, places, charts)),
             embedded=[_encoded(video.path) if place is None else None for video, place in inside],
-            glossary=terms(board.measure for source in sources for board in source.boards),
+            glossary=[
+                *terms(board.measure for source in sources for board in source.boards),
+                *(SANITY if sanity else ()),
+            ],
             script=Markup(_asset("page.js")),
             style=Markup(_asset("page.css")),
             script_hash=_script_hash(),
@@ -144,6 +156,7 @@ def _data(
             for video, place in zip(shown, places, strict=True)
         ],
         "stills": charts.stills(),
+        "maps": charts.maps(),
     }
 
 
@@ -171,6 +184,14 @@ def _curves(board: Board, controls: Sequence[str]) -> list[tuple[Standing, Marku
         for each in board.standings
         if each.method in known and not each.is_control
     ]
+
+
+def _cascade(checks: Sanity, method: str) -> Markup:
+    """How a method's maps lose their likeness to the trained model's, layer by layer."""
+    line = checks.cascade(method, "spearman")
+    stages = [float(stage) for stage in range(len(line))]
+    zero = {"control-0": [0.0] * len(line)}
+    return drawing.curves(stages, line, zero, Scale(low=-0.35, high=1.05), ends=("trained", "all random"))
 
 
 def _line(controls: Sequence[str], name: str) -> str:

@@ -1,4 +1,4 @@
-"""Single pictures of a video as small JPEGs."""
+"""Single pictures as small JPEGs: frames of a video, and maps that were saved."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import av
 import cv2
+import numpy as np
+from jaxtyping import Float32
 
 from driving_xai.errors import VideoError
+from driving_xai.replay.overlay import HeatScale, blend_heat
 
 _QUALITY = 78
+_GROUND = 17
 
 
 def stills(path: Path, numbers: Iterable[int], *, width: int) -> dict[int, bytes]:
@@ -35,6 +39,17 @@ def stills(path: Path, numbers: Iterable[int], *, width: int) -> dict[int, bytes
     except (av.FFmpegError, IndexError) as error:
         raise VideoError(f"{path}: cannot be decoded ({error}); replay again") from error
     return found
+
+
+def heat(saliency: Float32[np.ndarray, "h w"], *, width: int) -> bytes:
+    """A map in the replay's colours on a dark ground, as a JPEG `width` pixels wide.
+
+    It has a colour scale of its own, so its colours do not compare with another map's.
+    """
+    height = round(saliency.shape[0] * width / saliency.shape[1])
+    picture = np.full((height, width, 3), _GROUND, dtype=np.uint8)
+    blend_heat(picture, saliency, HeatScale.first(saliency))
+    return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
 
 
 def _jpeg(frame: av.VideoFrame, width: int) -> bytes:

@@ -96,7 +96,8 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     absolute = [path.resolve() for path in paths]
     if len(set(absolute)) < len(absolute):
         raise DataError("the same folder of results was given twice; give each once")
-    for depth in range(1, max(len(path.parts) for path in absolute) + 1):
+    labels: list[str] = []
+    for depth in range(1, max((len(path.parts) for path in absolute), default=0) + 1):
         labels = ["/".join(path.parts[-depth:]) for path in absolute]
         if len(set(labels)) == len(labels):
             break
@@ -119,7 +120,7 @@ def _boards(results: Results) -> Iterator[Board]:
     controls, bootstrap = summary["controls"], _bootstrap(summary)
     compared = summary.get("comparisons")
     if compared is None:
-        compared = summarise_comparisons(results.per_frame, bootstrap)
+        compared = summarise_comparisons(results.per_frame, controls, bootstrap)
     ranks = summary.get("ranks")
     if ranks is None:
         ranks = summarise_ranks(results.per_frame, summary["measures"], bootstrap)

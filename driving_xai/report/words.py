@@ -34,6 +34,11 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def share(value: float | None) -> str:
+    """A share in percent."""
+    return "–" if value is None else f"{100 * value:.3g} %"
+
+
 def interval(value: Mapping[str, Any]) -> str:
     """The ends of an interval, or a dash."""
     if value["low"] is None:

@@ -86,7 +86,7 @@ def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
         "prediction": {"unit": "deg", "error": interval(rows.drop_duplicates("frame")["error"], BOOTSTRAP)},
         "scores": summarise_scores(rows, BOOTSTRAP),
         "differences": summarise_differences(rows, controls, BOOTSTRAP),
-        "comparisons": summarise_comparisons(rows, BOOTSTRAP),
+        "comparisons": summarise_comparisons(rows, controls, BOOTSTRAP),
         "ranks": summarise_ranks(rows, measures, BOOTSTRAP),
         "intervals": {"rule": "blocks", "block": 10, "resamples": 100, "level": 0.95, "seed": 0},
         "versions": {"driving-xai": "0"},

@@ -1,0 +1,89 @@
+"""Saved sanity checks as a report shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.shards.atomic import sha256_of
+from driving_xai.errors import DataError
+from driving_xai.faithfulness.sanity_checks import PER_FRAME, SCHEMA, SUMMARY
+
+_DETAILS = {"noise": "max-sensitivity", "degenerate": "share"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sanity:
+    """One folder of sanity checks."""
+
+    label: str
+    summary: Mapping[str, Any]
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(each["method"] for each in self.summary["means"]))
+
+    @property
+    def layers(self) -> list[str]:
+        """From the output to the input."""
+        return list(dict.fromkeys(each["beside"] for each in self._of("cascading")))
+
+    def cascade(self, method: str, quantity: str) -> list[float]:
+        """The likeness to the trained model's maps: 1 with all weights kept, then a value for each stage."""
+        found = [
+            each["value"]["mean"]
+            for each in self._of("cascading")
+            if (each["method"], each["quantity"]) == (method, quantity)
+        ]
+        # A constant map is like nothing.
+        return [1.0, *(0.0 if value is None else value for value in found)] if found else []
+
+    def value(self, check: str, method: str) -> Mapping[str, Any] | None:
+        """The interval of a check that has one number for each method."""
+        for each in self._of(check):
+            if (each["method"], each["quantity"]) == (method, _DETAILS[check]):
+                return each["value"]
+        return None
+
+    def agreement(self, method: str, other: str) -> float | None:
+        """The mean rank correlation of two methods' maps."""
+        for each in self._of("agreement"):
+            if each["quantity"] == "spearman" and {each["method"], each["beside"]} == {method, other}:
+                return each["value"]["mean"]
+        return None
+
+    def _of(self, check: str) -> list[Mapping[str, Any]]:
+        return [each for each in self.summary["means"] if each["check"] == check]
+
+
+def load_sanity(paths: Sequence[Path]) -> list[Sanity]:
+    """Reads and checks folders that `driving-xai sanity` wrote.
+
+    Raises:
+        DataError: a folder's files are damaged, or changed since.
+    """
+    return [Sanity(label=path.resolve().name, summary=_read(path)) for path in paths]
+
+
+def holds_sanity(path: Path) -> bool:
+    """Whether a folder is one of sanity checks."""
+    return (path / SUMMARY).is_file()
+
+
+def _read(root: Path) -> Mapping[str, Any]:
+    path = root / SUMMARY
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if summary["schema"] != SCHEMA:
+            raise DataError(f"{path}: schema {summary['schema']!r}, expected {SCHEMA!r}; check again")
+        known = summary["files"][PER_FRAME] == sha256_of(root / PER_FRAME)
+        for each in summary["means"]:
+            _ = each["check"], each["method"], each["beside"], each["quantity"], each["value"]["mean"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); check again") from None
+    if not known:
+        raise DataError(f"{root / PER_FRAME}: differs from the hash in {SUMMARY}; check again")
+    return summary
