@@ -42,6 +42,18 @@ class Checkpoint:
     def kind(self) -> str:
         return self.config["kind"]
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The probability over which each of several outputs counts as predicted: calibrated, or 1/2.
+
+        Raises:
+            CheckpointError: metrics.json has thresholds of other outputs.
+        """
+        names, known = self.model.outputs.names, self.metrics.get("thresholds", {})
+        if not isinstance(known, dict) or set(known) - set(names):
+            raise CheckpointError(f"{self.path} has thresholds of other outputs; train it again")
+        return tuple(float(known.get(name, 0.5)) for name in names)
+
 
 def save(out: Path, model: nn.Module, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Writes a checkpoint; config.json comes last, and without it a directory is no checkpoint.

@@ -110,6 +110,11 @@ def _each_variant(per_frame: Tensor, scores: Scores) -> Tensor:
     return per_frame.repeat_interleave(len(scores) // len(per_frame))
 
 
+def probabilities(outputs: Outputs, scores: Float[Tensor, "*variants K"]) -> Float[Tensor, "*variants K"]:
+    """Of each output: independent where several may be true at once, else of one class among all."""
+    return scores.sigmoid() if outputs.kind == "multilabel" else scores.softmax(-1)
+
+
 def by_name(name: str, outputs: Outputs) -> TargetRule:
     """The target a user names: left, right or magnitude for steering, otherwise `predicted` or an output.
 

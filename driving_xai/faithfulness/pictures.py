@@ -21,7 +21,7 @@ from driving_xai.faithfulness.localisation import Causes
 from driving_xai.faithfulness.subject import Split, choose_rows
 from driving_xai.faithfulness.visible import OfClass
 from driving_xai.images import LabelledImages, fold_out_from
-from driving_xai.targets import by_name, outputs_at
+from driving_xai.targets import by_name, outputs_at, probabilities
 
 EVERY_PREDICTED = "every-predicted"
 PROBABILITY = Quantity(
@@ -65,7 +65,7 @@ class Pictures:
     ) -> None:
         """`every`: scores every n-th image of the split."""
         self._model, self._target, self._with_causes = checkpoint.model, target, with_causes
-        outputs = checkpoint.model.outputs
+        outputs, self._thresholds = checkpoint.model.outputs, checkpoint.thresholds
         self._names, self._several = outputs.names, outputs.kind == "multilabel"
         self._rule = None if target == EVERY_PREDICTED and self._several else by_name(target, outputs)
         short_side_px = checkpoint.config.get("input", {}).get("short_side_px")
@@ -102,8 +102,9 @@ class Pictures:
     def _explained(self, clean: Scores) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
         """Which frames are explained for which outputs."""
         if self._rule is None:
-            at, columns = (clean > 0).nonzero(as_tuple=True)
-            return at, columns
+            chances = probabilities(self._model.outputs, clean).double().cpu().numpy()
+            at, columns = np.nonzero(chances > np.array(self._thresholds))
+            return torch.from_numpy(at).to(clean.device), torch.from_numpy(columns).to(clean.device)
         every = torch.arange(len(clean), device=clean.device)
         if self._target in self._names:
             return every, torch.full_like(every, self._names.index(self._target))

@@ -18,8 +18,21 @@ _TOPS = (0.5, 1, 2, 4, 6, 10, 14, 20, 30, 40, 60, 100, 200, 400, 600, 1000, 2000
 """Where the value axis may end, in degrees."""
 
 
+class CurveUnit(NamedTuple):
+    """How the numbers of a plot are written."""
+
+    value: str
+    area: str
+    decimals: int
+    """Of areas below ten."""
+
+
+DEGREES = CurveUnit("°", " °·%", 1)
+PROBABILITY = CurveUnit("", "", 2)
+
+
 class CurveView(NamedTuple):
-    """What the inset shows: curves in degrees over the fraction removed, areas in degree x percent."""
+    """What the inset shows: curves over the fraction removed, and their areas, each in the plot's unit."""
 
     fractions: Float64[np.ndarray, " V"]
     current: Float64[np.ndarray, " V"]
@@ -62,9 +75,12 @@ class Inset:
 
     HEIGHT, WIDTH = 136, 256
 
-    def __init__(self, unit: float, *, title: str, last_fraction: float) -> None:
-        """`title` names the value axis; `last_fraction` ends the other one."""
+    def __init__(
+        self, unit: float, *, title: str, last_fraction: float, curve_unit: CurveUnit = DEGREES
+    ) -> None:
+        """`unit` scales the drawing; `title` names the value axis; `last_fraction` ends the other one."""
         self.unit, self.title, self.last_fraction = unit, title, last_fraction
+        self.curve_unit = curve_unit
         self.height, self.width = round(self.HEIGHT * unit), round(self.WIDTH * unit)
         self._small, self._text = lettering(round(10.5 * unit)), lettering(round(12 * unit))
         self._static: dict[float, Layer] = {}
@@ -89,11 +105,12 @@ class Inset:
         self._areas(part, view)
 
     def _areas(self, picture: Image, view: CurveView) -> None:
-        interval = f" ±{_number(view.half_width, view.mean_area)}" if math.isfinite(view.half_width) else ""
+        known = math.isfinite(view.half_width)
+        interval = f" ±{self._number(view.half_width, view.mean_area)}" if known else ""
         texts = (
-            (f"area {_number(view.area)} °·%", EVIDENCE, 10),
-            (f"mean {_number(view.mean_area)}{interval}", _DIMMED, 94),
-            (f"random {_number(view.random_area)}", MUTED, 187),
+            (f"area {self._number(view.area)}{self.curve_unit.area}", EVIDENCE, 10),
+            (f"mean {self._number(view.mean_area)}{interval}", _DIMMED, 94),
+            (f"random {self._number(view.random_area)}", MUTED, 187),
         )
         baseline = self.height - round(8 * self.unit)
         for text, colour, x in texts:
@@ -121,7 +138,7 @@ class Inset:
             y = bottom - part * (bottom - top)
             shadow = (98, 104, 114) if part == 0 else (58, 63, 71)
             line(picture, np.array([[left, y], [right, y]]), shadow, 1)
-            label = f"{part * top_deg:g}°"
+            label = f"{part * top_deg:g}{self.curve_unit.value}"
             self._small.draw(picture, label, (round(left - 5 * u), round(y + 4 * u)), MUTED, anchor="right")
         for fraction in np.linspace(0, self.last_fraction, 6):
             x = left + (right - left) * fraction / self.last_fraction
@@ -129,9 +146,10 @@ class Inset:
             label = f"{100 * fraction:g}" + (" %" if fraction == self.last_fraction else "")
             self._small.draw(picture, label, (round(x), round(bottom + 14 * u)), MUTED, anchor="middle")
 
-
-def _number(value: float, beside: float | None = None) -> str:
-    """A value with one decimal where it (or the one that it stands beside) is below ten."""
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.1f}" if abs(value if beside is None else beside) < 9.95 else f"{value:.0f}"
+    def _number(self, value: float, beside: float | None = None) -> str:
+        """With decimals where it, or the value that it stands beside, is below ten."""
+        if not math.isfinite(value):
+            return "-"
+        decimals = self.curve_unit.decimals
+        few = abs(value if beside is None else beside) < 10 - 0.5 * 10**-decimals
+        return f"{value:.{decimals if few else 0}f}"

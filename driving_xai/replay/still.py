@@ -27,7 +27,7 @@ from driving_xai.replay.input_rule import InputRule, Region
 from driving_xai.replay.instruments import PANEL
 from driving_xai.replay.lettering import Colour, lettering
 from driving_xai.replay.overlay import HeatScale, blend_heat, enlargement, is_degenerate
-from driving_xai.targets import TargetRule, by_name
+from driving_xai.targets import TargetRule, by_name, probabilities
 
 SCHEMA = "driving-xai-explanation/1"
 _TEXT: Colour = (235, 235, 235)
@@ -131,8 +131,9 @@ class _Still:
     def _targets(self, clean: Scores) -> dict[str, TargetRule]:
         """What this frame is explained for."""
         if self._target == EVERY_PREDICTED and self._outputs.kind == "multilabel":
-            names = [self._outputs.names[column] for column in (clean[0] > 0).nonzero()[:, 0].tolist()]
-            return {name: by_name(name, self._outputs) for name in names}
+            chances = probabilities(self._outputs, clean)[0].tolist()
+            over = zip(self._outputs.names, chances, self._checkpoint.thresholds, strict=True)
+            return {name: by_name(name, self._outputs) for name, chance, least in over if chance > least}
         rule = by_name(self._target, self._outputs)
         name = self._target
         if name == "predicted":
@@ -142,8 +143,7 @@ class _Still:
     def _scores(self, clean: Scores) -> dict[str, Any]:
         if self._outputs.kind == "regression":
             return {self._outputs.names[0]: {"value": float(clean[0, 0]), "unit": self._outputs.unit}}
-        several = self._outputs.kind == "multilabel"
-        probability = clean[0].sigmoid() if several else clean[0].softmax(0)
+        probability = probabilities(self._outputs, clean)[0]
         return {
             name: {"logit": float(logit), "probability": float(chance)}
             for name, logit, chance in zip(self._outputs.names, clean[0], probability, strict=True)

@@ -1,0 +1,140 @@
+"""What a replay of actions found: rows, running means, and the summary of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from driving_xai.errors import DataError
+from driving_xai.faithfulness.measures import MEASURES
+from driving_xai.faithfulness.pictures import PROBABILITY
+from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
+from driving_xai.faithfulness.statistics import BlockBootstrap
+from driving_xai.faithfulness.summary import interval, summarise_differences, summarise_scores
+from driving_xai.perturb import FILL_SPACE
+from driving_xai.replay.action_judge import FRACTIONS, Explained, JudgedPicture
+from driving_xai.replay.inset import CurveView
+from driving_xai.replay.overlay import is_degenerate
+
+MEASURE, CONTROL = "deletion", "random"
+PROTOCOL: Mapping[str, Any] = {
+    "edited": "the frame",
+    "explained": "each output whose probability is over its threshold",
+    "fill_space": FILL_SPACE,
+    "pixels": "exactly round(fraction x pixels), most salient first",
+    "ties": "values equal in float32 follow one order of pixels drawn with the seed",
+    "value": PROBABILITY.name,
+    "area": "trapezoid over the fraction of pixels",
+    "references": {"target": "the probability of the explained output"},
+}
+Curve = Float64[np.ndarray, " V"]
+
+
+@dataclass
+class _Mean:
+    total: Curve = field(default_factory=lambda: np.zeros(len(FRACTIONS)))
+    count: int = 0
+
+    def add(self, curve: Curve) -> None:
+        self.total, self.count = self.total + curve, self.count + 1
+
+    @property
+    def curve(self) -> Curve:
+        return self.total / self.count if self.count else np.full(len(FRACTIONS), np.nan)
+
+
+class ActionRecord:
+    """Rows of `results.PER_FRAME_SCHEMA` for each frame, predicted output and order, in memory."""
+
+    def __init__(self, method: str, names: tuple[str, ...]) -> None:
+        """`names` are of the model's outputs."""
+        self.method, self._names = method, names
+        self._means = {name: _Mean() for name in (method, CONTROL)}
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, judged: JudgedPicture) -> None:
+        """Takes a frame's curves into the means and the rows."""
+        for column, found in judged.explained.items():
+            for name, curve in ((self.method, found.curve), (CONTROL, found.random)):
+                if curve is not None:
+                    self._means[name].add(curve)
+                    self._rows.append(self._row(judged, column, found, name, curve))
+
+    def view(self, found: Explained) -> CurveView | None:
+        """What the inset shows for an output of a frame that was added."""
+        if found.curve is None:
+            return None
+        mean, random = (self._means[name] for name in (self.method, CONTROL))
+        return CurveView(
+            fractions=np.array(FRACTIONS),
+            current=found.curve,
+            mean=mean.curve,
+            random_mean=random.curve,
+            area=height_of(found.curve),
+            mean_area=height_of(mean.curve),
+            half_width=math.nan,
+            random_area=height_of(random.curve),
+            frames=mean.count,
+        )
+
+    def table(self) -> pd.DataFrame:
+        """The rows.
+
+        Raises:
+            DataError: there are none.
+        """
+        if not self._rows:
+            raise DataError("no frame had a predicted output, so nothing could be scored; see --no-score")
+        return pd.DataFrame(self._rows, columns=PER_FRAME_SCHEMA.names)
+
+    def summary(self, bootstrap: BlockBootstrap, *, frames: int) -> dict[str, Any]:
+        """What `results.json` says of the rows; `frames` were played."""
+        table = self.table()
+        return {
+            "data": {"frames": frames, "scored": len(table.drop_duplicates(["drive", "frame"]))},
+            "protocol": dict(PROTOCOL),
+            "measures": {MEASURE: MEASURES[MEASURE].describe(PROBABILITY)},
+            "methods": [name for name in (self.method,) if name != CONTROL],
+            "controls": [CONTROL],
+            "prediction": {"unit": PROBABILITY.unit, "error": interval(table["error"].dropna(), bootstrap)},
+            "scores": summarise_scores(table, bootstrap),
+            "differences": summarise_differences(table, [CONTROL], bootstrap),
+            "intervals": {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)},
+        }
+
+    def _row(
+        self, judged: JudgedPicture, column: int, found: Explained, method: str, curve: Curve
+    ) -> dict[str, Any]:
+        seen, chance, height = judged.seen, float(judged.probability[column]), height_of(curve)
+        return {
+            "drive": seen.drive,
+            "camera": "",
+            "segment": 0,
+            "frame": seen.frame,
+            "time_ns": seen.time_ns,
+            "key": seen.key,
+            "target": self._names[column],
+            "method": method,
+            "measure": MEASURE,
+            "reference": "target",
+            "prediction": chance,
+            "truth": float(seen.labels[column]),
+            "error": abs(chance - float(seen.labels[column])),
+            "value": height,
+            "normalised": height,
+            "base_corrected": height - float(curve[0]),
+            "chance": math.nan,
+            "curve": curve.astype(np.float32),
+            "degenerate": method == self.method and is_degenerate(found.saliency),
+        }
+
+
+def height_of(curve: Curve) -> float:
+    """The mean height of a curve: its area over the range of fractions."""
+    return float(np.trapezoid(curve, FRACTIONS)) / (FRACTIONS[-1] - FRACTIONS[0])

@@ -1,0 +1,166 @@
+"""The picture of a frame judged for its actions: a tile for each output with its bar, map and curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float64
+
+from data_prep.records import Image
+from driving_xai.replay.input_rule import Region
+from driving_xai.replay.inset import EVIDENCE, PROBABILITY, CurveView, Inset
+from driving_xai.replay.instruments import MUTED, PANEL, PANEL_OPACITY
+from driving_xai.replay.lettering import Colour, lettering, shade
+from driving_xai.replay.overlay import HeatScale, Map, blend_heat, is_degenerate
+
+Layout = Literal["grid", "cycle"]
+LEAST_WIDTH = 1280
+"""Of the picture: smaller frames are enlarged by a whole factor, so that the text can be read."""
+
+_TEXT: Colour = (236, 238, 242)
+_DARK, _SEEN, _TRACK = 0.45, 0.72, (64, 69, 78)
+_HEADER_PX, _STRIP_PX = 30, 20
+
+
+class Shown(NamedTuple):
+    """What a tile shows of a predicted output."""
+
+    saliency: Map
+    scale: HeatScale
+    curve: CurveView | None
+
+
+class ActionInstant(NamedTuple):
+    """What is known of one frame."""
+
+    image: Image
+    probability: Float64[np.ndarray, " K"]
+    labels: Float64[np.ndarray, " K"]
+    """0 or 1; NaN where unknown."""
+    shown: Mapping[int, Shown]
+    """Predicted outputs, by column."""
+    selected: int | None
+    """The column whose map is shown where there is one tile; None where nothing is predicted."""
+    caption: str
+    """Which frame it is: burned in at the lower right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionViewConfig:
+    """What is drawn, the same for all frames of a source."""
+
+    names: tuple[str, ...]
+    thresholds: Float64[np.ndarray, " K"]
+    layout: Layout
+    region: Region
+    """Of a frame: what the model sees."""
+    provenance: str
+    last_fraction: float
+
+
+class ActionView:
+    """Draws frames of one source. In a grid, outputs that are not predicted are dark and have no map."""
+
+    def __init__(self, *, height: int, width: int, config: ActionViewConfig) -> None:
+        """`height` and `width` are of the source's frames."""
+        self.config = config
+        tiles = len(config.names) if config.layout == "grid" else 1
+        self.columns = math.ceil(math.sqrt(tiles))
+        rows = math.ceil(tiles / self.columns)
+        factor = max(1, math.ceil(LEAST_WIDTH / (width * self.columns)))
+        self._tile = (height * factor, width * factor)
+        self._region = Region(*(edge * factor for edge in config.region))
+        self._unit = self._tile[1] / 640
+        self._strip = round(_STRIP_PX * max(1.0, self._unit))
+        self.height = rows * self._tile[0] + self._strip
+        self.width = self.columns * self._tile[1]
+        self._inset = Inset(
+            0.9 * self._unit,
+            title="Probability as evidence is removed",
+            last_fraction=config.last_fraction,
+            curve_unit=PROBABILITY,
+        )
+
+    def draw(self, instant: ActionInstant) -> Image:
+        """The picture of a frame, as a new array of `height` x `width`."""
+        picture = np.full((self.height, self.width, 3), PANEL, dtype=np.uint8)
+        base = cv2.resize(instant.image, self._tile[::-1], interpolation=cv2.INTER_CUBIC)
+        if self.config.layout == "grid":
+            for column in range(len(self.config.names)):
+                self._draw_tile(self._place(picture, column), base, instant, column)
+        else:
+            self._draw_selected(self._place(picture, 0), base, instant)
+        self._draw_strip(picture, instant.caption)
+        return picture
+
+    def _place(self, picture: Image, tile: int) -> Image:
+        """The part of the picture that is a tile's."""
+        height, width = self._tile
+        row, column = divmod(tile, self.columns)
+        return picture[row * height : (row + 1) * height, column * width : (column + 1) * width]
+
+    def _draw_tile(self, tile: Image, base: Image, instant: ActionInstant, column: int) -> None:
+        shown = instant.shown.get(column)
+        # Darker where the model looks elsewhere for something else: colour must stand out from the road.
+        tile[:] = cv2.convertScaleAbs(base, alpha=_DARK if shown is None else _SEEN)
+        if shown is not None:
+            self._draw_evidence(tile, shown)
+        self._draw_bar(tile, instant, column, top=0)
+        tile[:, -1] = tile[-1] = PANEL
+
+    def _draw_selected(self, tile: Image, base: Image, instant: ActionInstant) -> None:
+        tile[:] = base
+        if instant.selected is not None:
+            tile[:] = cv2.convertScaleAbs(base, alpha=_SEEN)
+            self._draw_evidence(tile, instant.shown[instant.selected])
+        for column in range(len(self.config.names)):
+            self._draw_bar(tile, instant, column, top=column * round(_HEADER_PX * self._unit))
+
+    def _draw_evidence(self, tile: Image, shown: Shown) -> None:
+        top, bottom, left, right = self._region
+        if is_degenerate(shown.saliency):
+            letters = lettering(round(14 * self._unit))
+            at = ((left + right) // 2, (top + bottom) // 2)
+            letters.draw(tile, "no evidence: the map is the same everywhere", at, EVIDENCE, anchor="middle")
+        else:
+            blend_heat(tile[top:bottom, left:right], shown.saliency, shown.scale)
+        if shown.curve is not None:
+            margin = round(8 * self._unit)
+            at = (tile.shape[1] - self._inset.width - margin, tile.shape[0] - self._inset.height - margin)
+            self._inset.draw(tile, *at, shown.curve, 1.0)
+
+    def _draw_bar(self, tile: Image, instant: ActionInstant, column: int, *, top: int) -> None:
+        """Name, probability with its threshold, and what the label says."""
+        u, config = self._unit, self.config
+        height = round(_HEADER_PX * u)
+        header = tile[top : top + height]
+        shade(header, (0, 0, header.shape[1], height), PANEL, PANEL_OPACITY, 0)
+        letters, baseline = lettering(round(14 * u)), round(20 * u)
+        predicted = column in instant.shown
+        colour = EVIDENCE if predicted else MUTED
+        marker = "> " if config.layout == "cycle" and column == instant.selected else ""
+        letters.draw(header, marker + config.names[column], (round(10 * u), baseline), colour)
+        left, right = round(170 * u), round(400 * u)
+        bar = header[round(11 * u) : round(19 * u), left:right]
+        bar[:] = _TRACK
+        chance = float(instant.probability[column])
+        bar[:, : round(chance * bar.shape[1])] = colour
+        tick = round(float(config.thresholds[column]) * (bar.shape[1] - 1))
+        header[round(8 * u) : round(22 * u), left + tick : left + tick + max(1, round(u))] = _TEXT
+        letters.draw(header, f"{chance:.2f}", (round(412 * u), baseline), _TEXT if predicted else MUTED)
+        label = instant.labels[column]
+        said = "" if math.isnan(label) else "label: yes" if label else "label: no"
+        wrong = not math.isnan(label) and bool(label) != predicted
+        said += "  (missed)" if wrong and label else "  (false alarm)" if wrong else ""
+        letters.draw(header, said, (round(470 * u), baseline), _TEXT if label == 1 else MUTED)
+
+    def _draw_strip(self, picture: Image, caption: str) -> None:
+        size = round(11 * max(1.0, self._unit))
+        baseline = self.height - round(0.3 * self._strip)
+        lettering(size).draw(picture, self.config.provenance, (10, baseline), MUTED)
+        lettering(size).draw(picture, caption, (self.width - 10, baseline), MUTED, anchor="right")
