@@ -12,6 +12,7 @@ from driving_xai.cli import (
     experiment,
     experiment_classifiers,
     explain,
+    replay,
     report,
     sanity,
     shards,
@@ -57,7 +58,7 @@ app.add_typer(train.app, name="train")
 app.command()(explain.explain)
 app.command()(drives.score)
 app.command()(sanity.sanity)
-app.command()(drives.replay)
+app.command()(replay.replay)
 app.command()(report.report)
 for command in experiment_classifiers.COMMANDS:
     experiment.app.command()(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -52,7 +52,7 @@ class ActionReplayConfig:
     fill: Fill = "black"
     """What takes a removed pixel's place."""
     control_every: int = 10
-    """Scores a random order beside the method's on every n-th frame."""
+    """Scores a random order beside the method's on every n-th frame of those with a predicted output."""
     batch_size: int = 32
     """Most frames in one forward pass, edited ones included."""
     seed: int = 0
@@ -94,8 +94,10 @@ class ActionReplayed:
 
     video: Path
     frames: int
-    results: Results | None
-    """Saved in the folder VIDEO.scores; None where nothing was scored."""
+    scores: Path | None
+    """Folder of the results; None where nothing was scored."""
+    summary: Mapping[str, Any] | None
+    """Of the results."""
 
 
 def replay_actions(
@@ -137,7 +139,10 @@ def replay_actions(
     pictures = open_pictures(checkpoint, source, excerpt)
     play = _Play(checkpoint, pictures, config, times)
     frames = play.run(out, on_progress)
-    return ActionReplayed(video=out, frames=frames, results=play.save(out) if config.score else None)
+    if not config.score:
+        return ActionReplayed(video=out, frames=frames, scores=None, summary=None)
+    scores = out.with_name(f"{out.stem}.scores")
+    return ActionReplayed(video=out, frames=frames, scores=scores, summary=play.save(out, scores).summary)
 
 
 class _Play:
@@ -183,15 +188,17 @@ class _Play:
         return done
 
     def _judged(self, coming: Iterator[Picture]) -> Iterator[JudgedPicture]:
-        size = None
-        for number, seen in enumerate(coming):
+        size, explained = None, 0
+        for seen in coming:
             size = size or seen.image.shape
             if seen.image.shape != size:
                 raise DataError(
                     f"frame {seen.frame} {seen.key} is {seen.image.shape[1]}x{seen.image.shape[0]}, the first "
                     f"{size[1]}x{size[0]}; a replay needs one size"
                 )
-            yield self._judge(seen, with_control=number % self._config.control_every == 0)
+            judged = self._judge(seen, with_control=explained % self._config.control_every == 0)
+            explained += bool(judged.explained)
+            yield judged
 
     def _view(self, first: Picture) -> ActionView:
         height, width = first.image.shape[:2]
@@ -263,7 +270,7 @@ class _Play:
             "source": {"name": self._pictures.name, "kind": self._pictures.kind},
         }
 
-    def save(self, out: Path) -> Results:
+    def save(self, out: Path, scores: Path) -> Results:
         """Writes the scores beside the video."""
         rate = float(self._pictures.frame_rate)
         block = max(1, round(self._config.block_s * rate)) if self._pictures.follow else 1

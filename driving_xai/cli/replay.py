@@ -1,0 +1,176 @@
+"""replay: a drive with the model's evidence on it, as a video or live in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from driving_xai.cli import console, settings, tables
+from driving_xai.cli.drives import METHODS, Checkpoint
+from driving_xai.cli.shards import Assignments, Config, Json
+from driving_xai.cli.train import Device, resolve_device
+
+if TYPE_CHECKING:
+    from driving_xai.replay.live import Live
+
+
+def replay(
+    checkpoint: Checkpoint,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="Shards, a recording, a video file, or a folder of images."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE.mp4", help="The video to write.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Any of {', '.join(METHODS)}. [default: the model's own attention, snna for transformers, or grad-cam]"
+        ),
+    ] = None,
+    score: Annotated[
+        bool | None, typer.Option("--score/--no-score", help="Score each frame. [default: score]")
+    ] = None,
+    start: Annotated[
+        float | None, typer.Option(metavar="S", help="Begin so many seconds into the drive.")
+    ] = None,
+    end: Annotated[
+        float | None, typer.Option(metavar="S", help="End so many seconds into the drive.")
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    reader: Annotated[
+        str | None, typer.Option(help="How to read SOURCE, in place of recognising it.")
+    ] = None,
+    drive: Annotated[str | None, typer.Option(help="Which drive of SOURCE, where there are several.")] = None,
+    split: Annotated[
+        Literal["all", "train", "val", "test"] | None,
+        typer.Option(help="Which part of shards. [default: all]"),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Of steering, what is explained: left, right or magnitude. [default: magnitude]"),
+    ] = None,
+    layout: Annotated[
+        Literal["grid", "cycle"] | None,
+        typer.Option(help="Of actions: a tile for each, or one map after the other. [default: grid]"),
+    ] = None,
+    fill: Annotated[
+        Literal["black", "mean", "blur"] | None,
+        typer.Option(help="What takes a removed pixel's place. [default: black]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of ties, of the random order, of the intervals. [default: 0]")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show it in a window meanwhile; q closes.")] = False,
+    serve: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Show it in a browser; without --out one can seek there and switch the method. 0: any port.",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Address for --serve; 0.0.0.0 shows it to everyone on the network."),
+    ] = "127.0.0.1",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Render a drive with the model's evidence on the road.
+
+    Each frame is predicted, explained, scored beside a random order, and drawn into an H.264 video. The
+    scores are saved beside it, in the folder FILE.scores. A model of actions explains each action that it
+    predicts.
+
+    \b
+    Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
+    """
+    from driving_xai import checkpoint as checkpoints
+    from driving_xai.replay.action_player import ActionReplayConfig, replay_actions
+    from driving_xai.replay.player import ReplayConfig
+    from driving_xai.replay.player import replay as play
+    from driving_xai.replay.watching import watch
+
+    loaded = checkpoints.load(checkpoint, device=resolve_device(device))
+    of_steering = loaded.kind == "steering"
+    _refuse_foreign(
+        {"--target": target, "--serve": serve, "--show": show or None}, not of_steering, "steering"
+    )
+    _refuse_foreign({"--layout": layout}, of_steering, "actions and classes")
+    if out is None and (serve is None or show):
+        raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
+    if out is not None and out.suffix != ".mp4":
+        raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+    options = {
+        "method": method,
+        "score": score,
+        "start_s": start,
+        "end_s": end,
+        "reader": reader,
+        "drive": drive,
+        "split": split,
+        "fill": fill,
+        "seed": seed,
+    }
+    if not of_steering:
+        assert out is not None
+        options |= {"layout": layout}
+        actions = settings.resolve(ActionReplayConfig, config, options=options, assignments=assignments or ())
+        with console.progress("replay") as on_progress:
+            played = replay_actions(loaded, source, out, actions, on_progress=on_progress)
+        _tell(played.video, played.frames, played.scores, played.summary, as_json=as_json)
+        return
+    options |= {"target": target}
+    how = settings.resolve(ReplayConfig, config, options=options, assignments=assignments or ())
+    with _live_view(serve, host) as live:
+        if out is None:
+            assert live is not None
+            with suppress(KeyboardInterrupt):  # The way to end it.
+                watch(loaded, source, live, how)
+            return
+        with console.progress("replay") as on_progress:
+            made = play(loaded, source, out, how, show=show, live=live, on_progress=on_progress)
+    _tell(made.video, made.frames, made.scores, made.summary, as_json=as_json)
+
+
+def _refuse_foreign(options: Mapping[str, object], foreign: bool, of: str) -> None:
+    """Refuses options that models of this kind know nothing of."""
+    given = [name for name, value in options.items() if value is not None]
+    if foreign and given:
+        raise settings.SettingsError(f"{given[0]} is for models of {of}; leave it out")
+
+
+def _tell(
+    video: Path, frames: int, scores: Path | None, summary: Mapping[str, Any] | None, *, as_json: bool
+) -> None:
+    """Says what was made."""
+    if as_json:
+        found = None if scores is None else str(scores)
+        console.print_json({"video": str(video), "frames": frames, "scores": found, "summary": summary})
+        return
+    typer.echo(f"{video}: {frames:,} frames")
+    if summary is not None:
+        typer.echo("\n".join([f"{scores}:", *tables.scores(summary["scores"])]))
+
+
+@contextmanager
+def _live_view(port: int | None, host: str) -> Iterator[Live | None]:
+    """Serves a live view while the block runs, where one was asked for."""
+    if port is None:
+        yield None
+        return
+    from driving_xai.replay.live import Live
+    from driving_xai.replay.server import serving
+
+    live = Live()
+    with serving(live, host=host, port=port) as address:
+        console.say(f"live view: {address} (Ctrl-C ends)")
+        yield live
