@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,9 +35,10 @@ from driving_xai.models.subset_sampling import L2XConfig, L2XModel
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit, judge
 
 CLASSES = ("3", "8")
+NetworkName = Literal["baseline", "bla", "bla-t", "l2x", "l2x-multiplied"]
 PAPER_STEPS = 1125
 """Three epochs of 11,982 images in batches of 32."""
-_ROWS = {
+_ROWS: Mapping[str, str] = {
     "baseline": "baseline",
     "bla": "BLA",
     "bla-t": "BLA-T",
@@ -55,6 +56,7 @@ _PAPER = {
 class Mnist:
     """What is trained, and how long."""
 
+    networks: tuple[NetworkName, ...] = ("baseline", "bla", "bla-t", "l2x", "l2x-multiplied")
     image_px: int = 28
     theta: float = 0.1
     gamma: float = 1 / 49
@@ -72,6 +74,10 @@ class Mnist:
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.steps < 1:
             raise ValueError(f"seeds is {self.seeds}, steps {self.steps}; expected 1 or more")
+        if "baseline" not in self.networks or len(set(self.networks)) < len(self.networks):
+            raise ValueError(
+                f"networks are {', '.join(self.networks)}; expected baseline among them, none twice"
+            )
 
     def schedule(self, images: int) -> Schedule:
         """As many whole epochs as come nearest to the steps."""
@@ -114,11 +120,12 @@ def run(
         "epochs": how.schedule(len(images.train)).epochs,
         "means": {
             name: {each: asdict(Mean.of(values_of(runs, name, each))) for each in quantities}
-            for name in _ROWS
+            for name in how.networks
         },
         "tests": [
             compare(runs, name, "baseline", "accuracy")
-            for name in list(_ROWS)[1:]
+            for name in how.networks
+            if name != "baseline"
             for compare in (unpaired, paired)
         ],
         "paper": _PAPER,
@@ -142,8 +149,8 @@ def _stand_in(size_px: int) -> ClassImages:
 
 def _run(images: ClassImages, frames: FrameExamples, how: Mnist, seed: int) -> Found:
     schedule = how.schedule(len(images.train))
-    found = {}
-    for name in _ROWS:
+    found: dict[str, dict[str, float]] = {}
+    for name in how.networks:
         network = _network(name, how, seed)
         fit(network, frames, images.labels, images.train, schedule, seed=seed)
         hard, soft = (
@@ -154,7 +161,7 @@ def _run(images: ClassImages, frames: FrameExamples, how: Mnist, seed: int) -> F
     return found
 
 
-def _network(name: str, how: Mnist, seed: int) -> nn.Module:
+def _network(name: NetworkName, how: Mnist, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name.startswith("l2x"):
@@ -179,14 +186,13 @@ def _text(results: Mapping[str, Any]) -> str:
     data, how = results["data"], results["config"]
     lines = [
         f"Data: {data['name']}; 3 against 8, {data['train']:,} images to train on, {data['test']:,} to test. "
-        f"{results['epochs']} epochs, about {how['steps']:,} steps as in the paper; {how['seeds']} runs; "
+        f"{results['epochs']} epochs, about {how['steps']:,} steps (the paper: {PAPER_STEPS:,}); {how['seeds']} runs; "
         "mean ± standard deviation.",
         "",
         "| network | accuracy, hard | accuracy, soft | loss, hard | paper, hard | Mann-Whitney p | Wilcoxon p |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, title in _ROWS.items():
-        row = results["means"][name]
+    for name, row in results["means"].items():
         p = {test["test"]: p_text(test["p"]) for test in results["tests"] if test["ours"] == name}
         cells = [
             *(
@@ -197,6 +203,6 @@ def _text(results: Mapping[str, Any]) -> str:
             p.get("mann-whitney-u", "-"),
             p.get("wilcoxon-signed-rank", "-"),
         ]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        lines.append(f"| {_ROWS[name]} | {' | '.join(cells)} |")
     lines += ["", "Tests are of the accuracy against the baseline's; the paper's p for BLA-T is 0.26."]
     return "\n".join(lines)

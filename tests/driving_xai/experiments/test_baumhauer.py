@@ -123,6 +123,7 @@ class TestShards:
 
     def test_mnist_wants_three_and_eight(self, shards, tmp_path):
         results = baumhauer_mnist.run(shards, tmp_path / "a", Mnist(steps=2, seeds=1))
+        assert set(results["means"]) == {"baseline", "bla", "bla-t", "l2x", "l2x-multiplied"}
         assert results["data"]["test"] == 20
         assert "3 against 8, 40 images to train on" in (tmp_path / "a" / "table.md").read_text()
 
@@ -210,8 +211,12 @@ def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
 def test_mnist_trains_as_many_steps_as_asked(tmp_path):
     assert Mnist(steps=1125).schedule(11_982).epochs == 3
     assert Mnist(steps=1125).schedule(214).epochs == 161
-    results = baumhauer_mnist.run(None, tmp_path, Mnist(steps=7, seeds=2))
+    networks = ("baseline", "bla-t", "l2x")
+    results = baumhauer_mnist.run(None, tmp_path, Mnist(steps=7, seeds=2, networks=networks))
+    assert tuple(results["means"]) == networks
     assert results["data"]["train"] + results["data"]["test"] == 183 + 174
     assert {test["test"] for test in results["tests"]} == {"mann-whitney-u", "wilcoxon-signed-rank"}
     row = results["means"]["bla-t"]["accuracy"]
     assert row["mean"] == pytest.approx(np.mean([run["bla-t"]["accuracy"] for run in results["runs"]]))
+    with pytest.raises(ValueError, match="expected baseline among them"):
+        Mnist(networks=("bla",))
