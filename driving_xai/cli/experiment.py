@@ -232,6 +232,35 @@ def tashiro_fig9(
 
 
 @app.command()
+def zhu_table1(
+    data: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with actions.")],
+    checkpoint: Annotated[
+        Path, typer.Option(metavar="CHECKPOINT", help="A model that train actions wrote, with a transformer.")
+    ],
+    out: Out,
+    config: Config = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """AUPC and log-odds of six attention explainers under pixel, token and attention masks.
+
+    OUT then holds the scores, results.json and table.md, the paper's Table 1 beside ours.
+
+    \b
+    Example: driving-xai experiment zhu-table1 shards --checkpoint model -o table1
+    """
+    from driving_xai import checkpoint as checkpoints
+    from driving_xai.experiments.zhu_table1 import ZhuTable1, run
+
+    how = settings.resolve(ZhuTable1, config, assignments=assignments or ())
+    loaded = checkpoints.load(checkpoint, device=resolve_device(device), kind="actions")
+    with console.progress("experiment") as on_progress:
+        results = run(loaded, data, out, how, on_progress=on_progress)
+    _show(out, results, as_json)
+
+
+@app.command()
 def zhu_accuracy(
     data: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with actions.")],
     out: Out,

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from data_prep.pipeline import PrepConfig, prepare
-from data_prep.shards.manifest import Manifest
-from driving_xai import checkpoint
-from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.explain import build
 from driving_xai.faithfulness.curve import rank
 from driving_xai.faithfulness.localisation import auroc
 from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.images import LabelledImages
-from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.targets import output
 
 METHODS = ("gradient", "occlusion")
@@ -28,51 +19,15 @@ HEIGHT, WIDTH = 48, 80
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("pictures") / "shards"
-    options = {"images": 40, "height": HEIGHT, "width": WIDTH}
-    prepare(PrepConfig(reader="synthetic-actions", source=Path("-"), reader_options=options), out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def actions(tmp_path_factory, shards) -> Callable[..., Checkpoint]:
-    def save_and_load(
-        *, names: tuple[str, ...] = ("forward", "stop", "left", "right"), patch_px: int = 4
-    ) -> Checkpoint:
-        torch.manual_seed(0)
-        how = ActionConfig(
-            backbone="vit_tiny_patch16_224",
-            embed_dim=24,
-            depth=2,
-            blocks=2,
-            heads=2,
-            patch_px=patch_px,
-            image_size=(HEIGHT, WIDTH),
-            actions=names,
-        )
-        model = ActionModel(how)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-        data = {"shards_sha256": Manifest.load(shards).sha256, "held_out": {}}
-        path = tmp_path_factory.mktemp("checkpoint")
-        checkpoint.save(path, model, {"kind": "actions", "model": asdict(how), "data": data}, {})
-        return checkpoint.load(path)
-
-    return save_and_load
-
-
-@pytest.fixture(scope="module")
-def scored(actions, shards, tmp_path_factory):
+def scored(actions, streets, tmp_path_factory):
     measures = ("deletion", "average-drop", "increase", "percentage-in", "pid-8", "auroc")
     config = ScoreConfig(methods=METHODS, measures=measures, split="all", every=9, target="left")
-    return score(actions(), shards, tmp_path_factory.mktemp("scores") / "out", config)
+    return score(actions(), streets, tmp_path_factory.mktemp("scores") / "out", config)
 
 
-def test_a_curve_is_the_probability_of_the_explained_output(scored, actions, shards):
+def test_a_curve_is_the_probability_of_the_explained_output(scored, actions, streets):
     """One edited image, one forward pass at a time, from the shards on."""
-    model, images = actions().model, LabelledImages(shards)
+    model, images = actions().model, LabelledImages(streets)
     for method in METHODS:
         rows = scored.select(method=method, measure="deletion", reference="target")
         for place in (0, 3):
@@ -115,8 +70,8 @@ def test_drop_and_increase_exclude_each_other(scored):
         np.testing.assert_allclose(shown["value"], np.stack(shown["curve"]).mean(1), rtol=1e-5)
 
 
-def test_localisation_is_against_the_pixels_of_the_explained_output(scored, actions, shards):
-    images = LabelledImages(shards)
+def test_localisation_is_against_the_pixels_of_the_explained_output(scored, actions, streets):
+    images = LabelledImages(streets)
     rows = scored.select(method="centre-prior", measure="auroc", reference="cause")
     number = int(rows["frame"][2])
     frame = images.frames(np.array([number]))
@@ -126,12 +81,12 @@ def test_localisation_is_against_the_pixels_of_the_explained_output(scored, acti
     np.testing.assert_allclose(rows["value"][2], expected.value.item())
 
 
-def test_accuracy_while_masked_is_of_all_labels(actions, shards, tmp_path):
+def test_accuracy_while_masked_is_of_all_labels(actions, streets, tmp_path):
     """Both areas from the definition, on the model's own forward passes; tokens against an edited ViT."""
-    loaded, images = actions(), LabelledImages(shards)
+    loaded, images = actions(), LabelledImages(streets)
     measures = ("aupc", "log-odds", "aupc-token", "log-odds-attention")
     config = ScoreConfig(methods=("gradient",), measures=measures, split="all", every=4, resamples=50)
-    found = score(loaded, shards, tmp_path / "out", config)
+    found = score(loaded, streets, tmp_path / "out", config)
     rows = found.select(method="gradient", measure="aupc", reference="labels")
     labels = images.labels(loaded.model.outputs.names)[rows["frame"].tolist()]
     for place, number in enumerate(rows["frame"]):
@@ -159,10 +114,10 @@ def test_accuracy_while_masked_is_of_all_labels(actions, shards, tmp_path):
     assert found.per_frame[found.per_frame["measure"] == "log-odds"]["value"].isna().all()
 
 
-def test_every_predicted_output_is_explained_by_itself(actions, shards, tmp_path):
-    loaded, images = actions(), LabelledImages(shards)
+def test_every_predicted_output_is_explained_by_itself(actions, streets, tmp_path):
+    loaded, images = actions(), LabelledImages(streets)
     config = ScoreConfig(methods=("gradient",), split="all", every=5, target="every-predicted", batch_size=3)
-    found = score(loaded, shards, tmp_path / "out", config)
+    found = score(loaded, streets, tmp_path / "out", config)
     with torch.no_grad():
         logits = loaded.model(images.frames(np.arange(0, 40, 5)))
     expected = {
@@ -174,7 +129,7 @@ def test_every_predicted_output_is_explained_by_itself(actions, shards, tmp_path
     assert (rows["prediction"] > 0.5).all()
     one = score(
         loaded,
-        shards,
+        streets,
         tmp_path / "one",
         ScoreConfig(methods=("gradient",), split="all", every=5, target="stop"),
     )
@@ -183,9 +138,9 @@ def test_every_predicted_output_is_explained_by_itself(actions, shards, tmp_path
     np.testing.assert_allclose(stop, alone[stop.index], rtol=1e-4)
 
 
-def test_the_predicted_output_is_the_highest(actions, shards, tmp_path):
-    loaded, images = actions(), LabelledImages(shards)
-    found = score(loaded, shards, tmp_path / "out", ScoreConfig(methods=("gradient",), split="test"))
+def test_the_predicted_output_is_the_highest(actions, streets, tmp_path):
+    loaded, images = actions(), LabelledImages(streets)
+    found = score(loaded, streets, tmp_path / "out", ScoreConfig(methods=("gradient",), split="test"))
     rows = found.select(method="random", measure="deletion", reference="target")
     assert rows["frame"].tolist() == images.rows("test").tolist()
     with torch.no_grad():
@@ -193,19 +148,22 @@ def test_the_predicted_output_is_the_highest(actions, shards, tmp_path):
     assert rows["target"].tolist() == [loaded.model.outputs.names[column] for column in highest.tolist()]
 
 
-def test_what_does_not_fit_is_refused(actions, shards, tmp_path):
+def test_what_does_not_fit_is_refused(actions, streets, tmp_path):
     for options, message in (
         ({"target": "magnitude"}, "this model has predicted, forward, stop, left, right"),
         ({"split": "held-out", "every": 1, "target": "sideways"}, "'sideways' is unknown"),
     ):
         with pytest.raises(DataError, match=message):
-            score(actions(), shards, tmp_path / "out", ScoreConfig(methods=METHODS, **options))
+            score(actions(), streets, tmp_path / "out", ScoreConfig(methods=METHODS, **options))
     unknown = actions(names=("forward", "fly"))
     found = score(
-        unknown, shards, tmp_path / "other", ScoreConfig(methods=("random",), split="all", every=20)
+        unknown, streets, tmp_path / "other", ScoreConfig(methods=("random",), split="all", every=20)
     )
     assert found.summary["prediction"]["error"]["mean"] is None, "labels of other names are no truth"
     with pytest.raises(DataError, match="need a label for each output"):
         score(
-            unknown, shards, tmp_path / "third", ScoreConfig(methods=METHODS, split="all", measures=("aupc",))
+            unknown,
+            streets,
+            tmp_path / "third",
+            ScoreConfig(methods=METHODS, split="all", measures=("aupc",)),
         )

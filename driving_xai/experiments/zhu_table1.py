@@ -1,0 +1,177 @@
+"""Attention explainers of an action model under three kinds of masks, beside Zhu et al.'s Table 1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.shards.atomic import replacing
+from data_prep.shards.manifest import Manifest
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.errors import CheckpointError
+from driving_xai.faithfulness.results import Results
+from driving_xai.faithfulness.score import score
+from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
+from driving_xai.faithfulness.subject import Split
+from driving_xai.perturb import Fill
+
+NAME = "zhu-table1"
+METHODS = (
+    "raw-attention",
+    "attention-gradient",
+    "norm-attention",
+    "generic-attention",
+    "attention-ig",
+    "snna",
+)
+"""In the order of the paper's columns."""
+MASKS: Mapping[str, str] = {"pixel": "", "token": "-token", "attention": "-attention"}
+"""Rows of the paper to the endings of our measures."""
+PAPER: Mapping[str, tuple[tuple[float, float], ...]] = {
+    "pixel": (
+        (672.95, -1.06),
+        (669.8, -1.09),
+        (661.15, -1.23),
+        (654.52, -1.33),
+        (651.65, -1.37),
+        (644.45, -1.49),
+    ),
+    "token": (
+        (680.97, -0.92),
+        (666.0, -1.15),
+        (658.38, -1.26),
+        (652.55, -1.35),
+        (653.1, -1.34),
+        (643.02, -1.5),
+    ),
+    "attention": (
+        (711.05, -0.48),
+        (672.55, -1.05),
+        (652.8, -1.35),
+        (653.22, -1.35),
+        (656.4, -1.3),
+        (649.67, -1.4),
+    ),
+}
+"""AUPC and log-odds of each method, on 1,000 test images of BDD-OIA."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZhuTable1:
+    """Which images are masked, and how."""
+
+    methods: tuple[str, ...] = METHODS
+    masks: tuple[str, ...] = tuple(MASKS)
+    target: str = "predicted"
+    """The paper explains the highest logit."""
+    fill: Fill = "mean"
+    """Of masked pixels; the paper says the image's mean colour."""
+    split: Split = "held-out"
+    every: int = 1
+    """Scores every n-th image."""
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.masks or set(self.masks) - set(MASKS):
+            raise ValueError(f"masks is {list(self.masks)}; expected some of: {', '.join(MASKS)}")
+
+
+def run(
+    checkpoint: Checkpoint,
+    shards: Path,
+    out: Path,
+    how: ZhuTable1,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores every method under every mask, or takes the scores that `out` holds.
+
+    Args:
+        checkpoint: an action model with a Vision Transformer, on the device to compute on.
+        shards: labelled images.
+        out: `scores/`, `results.json` and `table.md`.
+
+    Raises:
+        CheckpointError: the checkpoint holds another kind of model.
+    """
+    if checkpoint.kind != "actions":
+        raise CheckpointError(f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected 'actions'")
+    config = ScoreConfig(
+        methods=how.methods,
+        measures=tuple(f"{name}{MASKS[mask]}" for mask in how.masks for name in ("aupc", "log-odds")),
+        target=how.target,
+        fill=how.fill,
+        split=how.split,
+        every=how.every,
+        batch_size=how.batch_size,
+        seed=how.seed,
+    )
+    folder = out / "scores"
+    found = score(checkpoint, shards, folder, config, resume=folder.exists(), on_progress=on_progress)
+    results = {
+        "experiment": NAME,
+        "config": asdict(how),
+        "checkpoint_sha256": checkpoint.sha256,
+        "shards_sha256": Manifest.load(shards).sha256,
+        "images": found.summary["data"]["scored"],
+        "error": found.summary["prediction"]["error"],
+        "rows": _rows(found, how),
+    }
+    for name, text in (
+        ("results.json", json.dumps(results, indent=2, allow_nan=False)),
+        ("table.md", _table(results)),
+    ):
+        with replacing(out / name) as temporary:
+            temporary.write_text(text + "\n")
+    return results
+
+
+def _rows(found: Results, how: ZhuTable1) -> list[dict[str, Any]]:
+    """A row for each mask and method: ours with intervals, the paper's where it has one."""
+    values = {(each["measure"], each["method"]): each["value"] for each in found.summary["scores"]}
+    rows = []
+    for mask in how.masks:
+        theirs = dict(zip(METHODS, PAPER[mask], strict=True))
+        for method in (*how.methods, *CONTROLS):
+            ours = {name: values[f"{name}{MASKS[mask]}", method] for name in ("aupc", "log-odds")}
+            paper = dict(zip(("aupc", "log-odds"), theirs[method], strict=True)) if method in theirs else None
+            rows.append({"mask": mask, "method": method, **ours, "paper": paper})
+    return rows
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    lines = [
+        f"AUPC (sum of ten accuracies in percent) and log-odds on {results['images']} images; lower is more "
+        "faithful. In brackets the 95 % interval of the block bootstrap. The paper's are of its own network "
+        "on 1,000 images of BDD-OIA.",
+        "",
+        "| mask | method | AUPC | paper | log-odds | paper |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in results["rows"]:
+        paper = row["paper"] or {"aupc": None, "log-odds": None}
+        cells = [
+            row["mask"],
+            row["method"],
+            _interval(row["aupc"], 1),
+            _number(paper["aupc"], 1),
+            _interval(row["log-odds"], 2),
+            _number(paper["log-odds"], 2),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(value: Mapping[str, Any], decimals: int) -> str:
+    mean = _number(value["mean"], decimals)
+    if value["low"] is None:
+        return mean
+    return f"{mean} [{_number(value['low'], decimals)}, {_number(value['high'], decimals)}]"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
