@@ -140,21 +140,28 @@ class Output:
             yield
 
     def _begin(self, *, afresh: bool) -> None:
-        """Clears what an earlier run left, all of it or its temporary files, and notes the plan."""
-        if afresh:
+        """Clears what an earlier run left, all of it or its temporary files, and notes the plan.
+
+        At every moment the folder is recognised as ours, and nothing old as part of the new plan.
+        """
+        if afresh and self._earlier_fingerprint() is not None:
+            self._note_plan("")  # what lies here is being replaced
             self._remove()
         for stale in self.scratch.glob("*.tmp"):
             stale.unlink()
+        self._note_plan(self.fingerprint)
         (self.root / FOLDER).mkdir(exist_ok=True)
+
+    def _note_plan(self, fingerprint: str) -> None:
         with replacing(self.scratch / _PLAN) as temporary:
-            plan = {"schema": SCHEMA, "fingerprint": self.fingerprint, "times": self.times}
+            plan = {"schema": SCHEMA, "fingerprint": fingerprint, "times": self.times}
             temporary.write_bytes(canonical_json(plan))
 
     def _remove(self) -> None:
         """Removes what prep writes and nothing else; the manifest first, so that no rest looks whole."""
         (self.root / FILE_NAME).unlink(missing_ok=True)
         (self.root / INDEX_NAME).unlink(missing_ok=True)
-        for pattern in (f"{FOLDER}/*.h5", f"{FOLDER}/*.parquet", f"{STATE}/*.json"):
+        for pattern in (f"{STATE}/*.shard.json", f"{FOLDER}/*.h5", f"{FOLDER}/*.parquet"):
             for file in self.root.glob(pattern):
                 file.unlink()
 

@@ -120,11 +120,23 @@ if where == "before the index":
     data_prep.output.write_index = die
 if where == "before the manifest":
     manifest.Manifest.save = die
+if where == "before any shard":
+    from data_prep.output import Output
+    Output.finished = die
+if where == "before the plan":
+    import data_prep.output
+    data_prep.output.replacing = die
+if where == "while replacing":
+    unlink = Path.unlink
+    def unlink_or_die(self, missing_ok=False):
+        die() if self.name == "drive-00002.h5" else unlink(self, missing_ok=missing_ok)
+    Path.unlink = unlink_or_die
 if where == "before cleaning":
     import shutil
     shutil.rmtree = die
 after_two = die_after_two if where == "between shards" else None
-prepare(config(source), out, engine="serial", resume="resume" in sys.argv, on_progress=after_two)
+flags = {"resume": "resume" in sys.argv, "overwrite": "overwrite" in sys.argv}
+prepare(config(source), out, engine="serial", on_progress=after_two, **flags)
 """
 
 
@@ -156,6 +168,27 @@ def test_a_killed_run_resumes_to_the_same_bytes(where, kept, source, reference, 
     seen: list[Progress] = []
     prepare(config(source), out, resume=True, on_progress=seen.append)
     assert seen[0].units_done == kept
+    assert contents(out) == reference
+
+
+@pytest.mark.parametrize("where", ["before any shard", "before the plan"])
+def test_a_run_killed_in_its_first_moments_can_be_resumed(where, source, reference, tmp_path):
+    killed(where, tmp_path / "out", source)
+    prepare(config(source), tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == reference
+
+
+def test_a_replacement_that_was_killed_is_still_ours_and_never_mixed_with_the_new(
+    source, reference, tmp_path
+):
+    out = tmp_path / "out"
+    prepare(config(source, smoothing=1.0), out)
+    killed("while replacing", out, source, "overwrite")
+    assert not (out / "manifest.json").exists()
+    for changes in ({}, {"smoothing": 1.0}):
+        with pytest.raises(DataError, match="--overwrite to replace it"):
+            prepare(config(source, **changes), out, resume=True)
+    prepare(config(source), out, overwrite=True)
     assert contents(out) == reference
 
 
