@@ -465,8 +465,7 @@ except OutputError as error:
     assert not list((tmp_path / "out").rglob("*.h5"))
 
 
-@pytest.mark.parametrize("engine", ["serial", "processes"])
-def test_a_source_that_goes_away_stops_the_run_and_drops_nothing(engine, source, reference, tmp_path):
+def test_a_source_that_goes_away_stops_the_run_and_drops_nothing(source, reference, tmp_path):
     away = tmp_path / "away"
 
     def unplug(progress: Progress) -> None:
@@ -474,7 +473,7 @@ def test_a_source_that_goes_away_stops_the_run_and_drops_nothing(engine, source,
             source.rename(away)
 
     with pytest.raises(DataError, match="was there when the run was planned"):
-        prepare(config(source), tmp_path / "out", engine=engine, workers=1, on_progress=unplug)
+        prepare(config(source), tmp_path / "out", on_progress=unplug)
     away.rename(source)
     prepare(config(source), tmp_path / "out", resume=True)
     assert contents(tmp_path / "out") == reference
