@@ -117,6 +117,7 @@ def train(
     how: ClassifierTraining,
     *,
     data: Mapping[str, Any],
+    geometry: Mapping[str, Any] | None = None,
     device: Device = "auto",
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
@@ -127,6 +128,7 @@ def train(
         images: of equal size, each of exactly one class.
         out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
         data: what the checkpoint says of the images, such as the shards' hash.
+        geometry: how they were cut from what a camera saw, by field of `Geometry`; None where they were not.
         resume: continue an interrupted run of the same configuration.
         callbacks: Lightning callbacks, for progress.
 
@@ -143,7 +145,7 @@ def train(
         raise DataError(f"the shards hold {len(rows)} training images, expected 2 or more; prepare more")
     size = images.frames(rows[:1]).shape[2:]
     how = replace(how, model=replace(how.model, classes=images.label_names, image_size=tuple(size)))
-    config = describe(how, data)
+    config = describe(how, data, geometry)
     state = resume_state(out, config, resume)
     L.seed_everything(how.seed, verbose=False)
     model = Classifier(how.model)
@@ -184,16 +186,28 @@ def train_on_shards(
     """Trains on a folder that `prep` wrote; see `train`."""
     images = LabelledImages(shards, keep_mib=how.keep_mib)
     data = {"shards_sha256": images.manifest.sha256, "held_out": {}}
-    return train(images, out, how, data=data, device=device, resume=resume, callbacks=callbacks)
+    return train(
+        images,
+        out,
+        how,
+        data=data,
+        geometry=images.manifest.geometry,
+        device=device,
+        resume=resume,
+        callbacks=callbacks,
+    )
 
 
-def describe(how: ClassifierTraining, data: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    how: ClassifierTraining, data: Mapping[str, Any], geometry: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The config.json of a model trained so on these images, less its schema."""
     training = asdict(how)
     return {
         "kind": "classifier",
         "model": training.pop("model"),
         "training": training,
+        "input": {"geometry": geometry, "short_side_px": None},
         "data": dict(data),
         "versions": versions(),
     }

@@ -78,6 +78,7 @@ def test_networks_learn_more_than_the_majority_and_load_to_the_same_scores(pictu
     loaded = checkpoint.load(tmp_path, kind="classifier")
     assert loaded.model.outputs.names == ("green", "red")
     assert loaded.config["data"] == {"shards_sha256": "x"}
+    assert loaded.config["input"] == {"geometry": None, "short_side_px": None}
     frames = torch.rand(2, 3, SIDE, SIDE)
     again = checkpoint.load(tmp_path).model
     with torch.no_grad():
