@@ -201,10 +201,10 @@ class Output:
     def commit(self, job: Job, entries: Mapping[str, ShardEntry]) -> Manifest:
         """Writes the index and, last, the manifest; then removes what only an unfinished run needs."""
         index, schema = job.index(entries)
-        write_index(self.root / INDEX_NAME, index, schema)
+        write_index(self.root / INDEX_NAME, index, schema, scratch=self.scratch)
         listed = ShardEntry.of(self.root, INDEX_NAME, rows=len(index), drive="", dropped={})
         shards = [entries[path] for path in job.unit_paths]
         manifest = job.manifest(shards, listed, index, fingerprint=self.fingerprint)
-        manifest.save(self.root)
+        manifest.save(self.root, scratch=self.scratch)
         shutil.rmtree(self.scratch)
         return manifest

@@ -139,9 +139,9 @@ class Manifest:
         """Canonical JSON: sorted keys, no NaN, one newline at the end."""
         return canonical_json(asdict(self))
 
-    def save(self, root: Path) -> None:
-        """Writes the manifest so that it is either whole or absent."""
-        with replacing(Path(root) / FILE_NAME) as temporary:
+    def save(self, root: Path, *, scratch: Path | None = None) -> None:
+        """Writes the manifest so that it is either whole or absent; its temporary file lies in `scratch`."""
+        with replacing(Path(root) / FILE_NAME, scratch=scratch) as temporary:
             temporary.write_bytes(self.to_bytes())
 
     @property

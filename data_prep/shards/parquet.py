@@ -56,11 +56,11 @@ def image_index(label_names: Sequence[str]) -> pa.Schema:
     )
 
 
-def write_index(path: Path, index: pd.DataFrame, schema: pa.Schema) -> None:
-    """Writes the columns of the schema, whole or not at all."""
+def write_index(path: Path, index: pd.DataFrame, schema: pa.Schema, *, scratch: Path | None = None) -> None:
+    """Writes the columns of the schema, whole or not at all; its temporary file lies in `scratch`."""
     # from_arrays leaves pandas' own metadata out: it holds versions, and equal data must be equal bytes.
     columns = [pa.array(index[field.name], type=field.type, from_pandas=False) for field in schema]
-    with replacing(path) as temporary:
+    with replacing(path, scratch=scratch) as temporary:
         pq.write_table(pa.Table.from_arrays(columns, schema=schema), temporary, compression="zstd")
 
 

@@ -118,6 +118,11 @@ if where == "inside a shard":
 if where == "before the index":
     import data_prep.output
     data_prep.output.write_index = die
+if where == "inside the index":
+    import pyarrow.parquet
+    pyarrow.parquet.write_table = lambda table, path, **_: (path.write_bytes(b"PAR1"), die())
+if where == "inside the manifest":
+    manifest.Manifest.to_bytes = die
 if where == "before the manifest":
     manifest.Manifest.save = die
 if where == "before any shard":
@@ -153,6 +158,8 @@ def killed(where: str, out: Path, source: Path, *more: str) -> None:
         ("inside a shard", 2),
         ("between shards", 2),
         ("before the index", 6),
+        ("inside the index", 6),
+        ("inside the manifest", 6),
         ("before the manifest", 6),
         ("before cleaning", 6),
     ],
