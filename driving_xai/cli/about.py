@@ -186,7 +186,19 @@ def _show_results(found: dict[str, Any]) -> list[str]:
     return [f"{found['path']}: results", *(f"  {line}" for line in tables.scores(found["scores"]))]
 
 
+def _of_sanity(path: Path) -> dict[str, Any]:
+    from driving_xai.report.sanity import load_sanity
+
+    (found,) = load_sanity([path])
+    return {"what": "sanity checks", "path": str(path), **found.summary}
+
+
+def _show_sanity(found: dict[str, Any]) -> list[str]:
+    return [f"{found['path']}: sanity checks", *(f"  {line}" for line in tables.sanity(found["means"]))]
+
+
 _KINDS = {
+    "sanity.json": (_of_sanity, _show_sanity),
     "manifest.json": (_of_shards, _show_shards),
     "results.json": (_of_results, _show_results),
     "model.safetensors": (_of_checkpoint, _show_checkpoint),

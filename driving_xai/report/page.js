@@ -157,6 +157,7 @@
       }
     }
     byId("clock").textContent = `${place(at, now.across)} · ${now.names[state.row]}`;
+    explain();
     charts.setAttribute("aria-valuenow", String(state.row));
     charts.setAttribute("aria-valuetext", `${place(at, now.across)}, ${now.names[state.row]}: ${said.join(", ")}`);
   }
@@ -183,6 +184,7 @@
   function explain() {
     const shown = source(), note = byId("screen-note");
     if (!shown) { note.textContent = "There is no video of this drive; the charts follow the keys and the pointer all the same."; return; }
+    if (drive().pictures[state.row] === null) { note.textContent = "The video does not show this frame."; return; }
     note.textContent = shown.method === state.method ? "" : `The picture shows ${shown.method}, the charts ${state.method}.`;
   }
   function seek() {
@@ -191,15 +193,20 @@
     // The middle of the picture's time: rounding can then not show its neighbour.
     video.currentTime = (picture + 0.5) / shown.rate;
   }
+  // The rows that the video shows, in its order; a clip shows a part of them.
+  function filmed() {
+    const pictures = drive().pictures;
+    return pictures.map((picture, row) => [row, picture]).filter(([, picture]) => picture !== null);
+  }
   // The row whose picture is on the screen, or the last one before it.
   function rowAt(seconds) {
-    const pictures = drive().pictures, wanted = Math.floor(seconds * source().rate + 1e-3);
-    let low = 0, high = pictures.length - 1;
+    const rows = filmed(), wanted = Math.floor(seconds * source().rate + 1e-3);
+    let low = 0, high = rows.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
-      if (pictures[middle] !== null && pictures[middle] <= wanted) low = middle; else high = middle - 1;
+      if (rows[middle][1] <= wanted) low = middle; else high = middle - 1;
     }
-    return low;
+    return rows[low][0];
   }
   function follow(seconds) {
     if (!source() || video.seeking) return;
@@ -279,7 +286,7 @@
   function gallery() {
     const found = (result().picks[board().key] || {})[state.method] || [];
     byId("frames-lead").textContent = found.length
-      ? `${state.method} by ${board().name}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.`
+      ? `${state.method} by ${board().name}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.${borrowed(found)}`
       : `No frames are picked for ${state.method}: choose a method that is no control.`;
     byId("gallery").replaceChildren(...["best", "worst"].map((kind) => {
       const cards = found.filter((each) => each.kind === kind);
@@ -290,6 +297,12 @@
       row.append(element("h3", {}, kind === "best" ? "Most faithful" : "Least faithful"), list);
       return row;
     }));
+  }
+  // Whose evidence the pictures show, where it is another method's.
+  function borrowed(found) {
+    const shown = [...new Set(found.filter((each) => each.still !== null).map((each) => data.videos[each.video].method))].filter((name) => name !== state.method);
+    if (!shown.length) return "";
+    return ` The drive's pictures show ${shown.join(", ")}${found.some((each) => each.map !== null) ? `, the dark ones ${state.method}` : ""}.`;
   }
   function card(pick) {
     const of = result().drives[pick.drive], value = of.values[board().key][state.method][pick.row];
@@ -353,6 +366,7 @@
     fill(byId("method"), scored.map((name) => [name, name]), state.method);
     byId("for-result").hidden = data.results.length < 2;
     byId("for-drive").hidden = of.drives.length < 2;
+    if (source() && drive().pictures[state.row] === null) state.row = filmed()[0][0];
     load(); draw(); explain(); gallery();
   }
   function theme() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from driving_xai.replay import live as module
 from driving_xai.replay.live import Course, Live, Reading
 
 Start = Callable[..., Future]
@@ -79,8 +81,6 @@ def test_whoever_asks_late_gets_the_newest_and_skips_the_rest(live: Live) -> Non
 
 
 def test_a_picture_is_compressed_once_for_all_viewers(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    from driving_xai.replay import live as module
-
     packed = []
     whole = module._jpeg
     monkeypatch.setattr(module, "_jpeg", lambda given: (packed.append(1), whole(given))[1])
@@ -132,8 +132,6 @@ def test_where_a_video_is_written_it_waits_for_nobody(live: Live) -> None:
 
 
 def test_it_keeps_the_time_of_the_drive(live: Live, start: Start) -> None:
-    import time
-
     live.begin(course(free=True, frame_rate=50.0), at_s=0.0)
     shown = start(show, live, range(1, 21))
     live.newest(0, 1.0)

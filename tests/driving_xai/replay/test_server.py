@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import json
 import socket
@@ -59,9 +61,6 @@ def noise(number: int, size: int = 64) -> np.ndarray:
 
 
 def test_the_page_brings_its_script_and_its_policy(view: View) -> None:
-    import base64
-    import hashlib
-
     status, headers, body = view.ask("GET", "/")
     assert status == 200
     script = body.decode().split("<script>")[1].split("</script>")[0]

@@ -48,7 +48,10 @@ def pages(write_replay: Any, write_results: Any, tmp_path_factory: pytest.TempPa
     write_page(sources, root / "inside.html")
     write_page(sources, root / "beside.html", PageConfig(embed_mb=0))
     write_page(load_sources([scores]), root / "blind.html")
-    return {name: root / f"{name}.html" for name in ("inside", "beside", "blind")}
+    # Its scores go on for longer than the video.
+    long = write_results("long", root=root, frames=2 * FRAMES)
+    write_page(load_sources([long, replay]), root / "clip.html")
+    return {name: root / f"{name}.html" for name in ("inside", "beside", "blind", "clip")}
 
 
 class Opened:
@@ -193,6 +196,17 @@ def test_without_a_video_the_cursor_still_plays(open_page):
     row = opened.settled()[1]
     assert opened.settled()[1] == row
     assert "no video" in opened.page.inner_text("#screen-note")
+
+
+def test_frames_that_the_video_does_not_show_are_told(open_page):
+    opened = open_page("clip")
+    opened.page.focus("#charts")
+    opened.page.keyboard.press("End")
+    assert opened.settled()[1] == 2 * FRAMES - 1
+    assert opened.page.inner_text("#screen-note") == "The video does not show this frame."
+    opened.page.keyboard.press("Home")
+    assert opened.settled() == (1, 0)
+    assert "does not show" not in opened.page.inner_text("#screen-note")
 
 
 def test_a_card_goes_to_its_frame(open_page):

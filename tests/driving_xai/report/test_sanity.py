@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,16 +99,14 @@ def test_the_page_shows_them_beside_results(checks: Path, write_results, tmp_pat
     assert ">0.25<" in section
     assert ">12.5 %<" in section
     assert "Random weights" in text
+    told = CliRunner().invoke(app, ["info", str(checks)])
+    assert "agreement    grad-cam" in told.output
     alone = CliRunner().invoke(app, ["report", str(checks), "-o", str(page)])
     assert (alone.exit_code, "need results beside them" in alone.stderr) == (2, True)
 
 
 def test_saved_maps_stand_on_the_cards(write_results, tmp_path: Path) -> None:
     """The brightest spot of the picture is where the map is highest."""
-    import base64
-
-    import cv2
-
     folder = write_results(root=tmp_path, frames=20)
     maps = np.zeros((20, 1, 8, 16), np.float32)
     maps[:, 0, 6, 13] = 1
