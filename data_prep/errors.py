@@ -22,5 +22,8 @@ def quoted(value: object, *, most: int = 60) -> str:
         "'aaaa'... (5000 characters)"
     """
     text = value if isinstance(value, str) else repr(value)
-    start = repr(text[:most]) if isinstance(value, str) else text[:most]
-    return start if len(text) <= most else f"{start}... ({len(text)} characters)"
+    kept = min(most, len(text))
+    while isinstance(value, str) and len(repr(text[:kept])) > 2 * most:
+        kept //= 2  # a character that cannot be printed takes up to ten
+    start = repr(text[:kept]) if isinstance(value, str) else text[:kept]
+    return start if len(text) <= kept else f"{start}... ({len(text)} characters)"

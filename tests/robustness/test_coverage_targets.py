@@ -29,3 +29,8 @@ def simulator_of_the_year(year: int) -> bytes:
 def test_an_image_name_of_another_age(year, tmp_path):
     check, _ = target("csv", tmp_path)
     check(simulator_of_the_year(year))
+
+
+def test_a_header_that_cannot_be_printed_gives_a_short_line(tmp_path):
+    check, _ = target("csv", tmp_path)
+    check(b"\x00" + b"\x00" * 500 + b"\n1\n")
