@@ -191,7 +191,9 @@ def _cascade(checks: Sanity, method: str) -> Markup:
     line = checks.cascade(method, "spearman")
     stages = [float(stage) for stage in range(len(line))]
     zero = {"control-0": [0.0] * len(line)}
-    return drawing.curves(stages, line, zero, Scale(low=-0.35, high=1.05), ends=("trained", "all random"))
+    values = [value for each in checks.methods for value in checks.cascade(each, "spearman")]
+    scale = Scale.around([-0.1, 1.0, *values])
+    return drawing.curves(stages, line, zero, scale, ends=("trained", "all random"))
 
 
 def _line(controls: Sequence[str], name: str) -> str:

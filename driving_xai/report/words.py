@@ -34,6 +34,16 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def likeness(value: float | None) -> str:
+    """A correlation or another number around 1, to two places.
+
+    Example:
+        >>> likeness(0.00044), likeness(-0.471), likeness(None)
+        ('0.00', '−0.47', '–')
+    """
+    return "–" if value is None else f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
 def share(value: float | None) -> str:
     """A share in percent."""
     return "–" if value is None else f"{100 * value:.3g} %"
