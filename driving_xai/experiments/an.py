@@ -132,7 +132,7 @@ def tables(
         "config": asdict(how),
         "images": dict(source.described),
         "explained": "the predicted class",
-        "accuracy": asdict(Mean.of(values_of(runs, "network", "accuracy"))),
+        "accuracy": asdict(Mean.of(values_of(runs, "network", "accuracy"))) if "network" in runs[0] else None,
         "means": {
             name: {each: asdict(Mean.of(values_of(runs, name, each))) for each in measured}
             for name in (OURS, *others)
@@ -159,10 +159,11 @@ def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> 
         other = _network(source, out / "models" / f"seed-{seed}-cbam", how, config, seed, device)
         inside = GradCAM(layer=_layer(other), cells=_cells(other), head=other.cam_head)
         found["grad-cam of a CBAM network"] = _measured(other, inside, frames, how, seed)
-    with torch.no_grad():
-        scores = torch.cat([model(part) for part in frames.split(how.batch_size)])
-    accuracy = float((scores.argmax(1) == labels[rows]).double().mean())
-    return {"network": {"accuracy": accuracy}, **found}
+    if tuple(images.label_names) == model.config.classes:
+        with torch.no_grad():
+            scores = torch.cat([model(part) for part in frames.split(how.batch_size)])
+        found["network"] = {"accuracy": float((scores.argmax(1) == labels[rows]).double().mean())}
+    return found
 
 
 def _network(
@@ -259,7 +260,7 @@ def _text(results: Mapping[str, Any], table: str) -> str:
     given = "" if config["checkpoint"] is None else " (a given checkpoint)"
     lines = [
         f"Images: {results['images']['name']}. Network: {config['training']['model']['network']}{given}, accuracy "
-        f"{accuracy['mean']:.3f}. {config['seeds']} runs of {config['images']} images; mean and standard error "
+        f"{'unknown' if accuracy is None else format(accuracy['mean'], '.3f')}. {config['seeds']} runs of {config['images']} images; mean and standard error "
         "over runs. p: Wilcoxon signed-rank over runs, against attention-guided CAM (A), not corrected for "
         "their number.",
         "",
