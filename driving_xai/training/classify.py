@@ -146,7 +146,6 @@ def train(
     size = images.frames(rows[:1]).shape[2:]
     how = replace(how, model=replace(how.model, classes=images.label_names, image_size=tuple(size)))
     config = describe(how, data, geometry)
-    state = resume_state(out, config, resume)
     L.seed_everything(how.seed, verbose=False)
     model = Classifier(how.model)
     if how.weights is None:
@@ -154,6 +153,8 @@ def train(
     else:
         load_weights(model, Path(how.weights))
     recipe = _Recipe(model, how, images, labels)
+    # Once nothing of the configuration can be refused any more: a refused run leaves no folder.
+    state = resume_state(out, config, resume)
     validated = len(images.rows("val")) > 0
     early = EarlyStopping("val_loss", patience=how.patience or 0, check_on_train_epoch_end=True)
     trainer = build_trainer(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from driving_xai import checkpoint
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining, judged, train
@@ -151,6 +151,13 @@ def test_images_of_several_classes_are_refused(pictures, tmp_path):
 
     with pytest.raises(DataError, match="image 0 of the index has 2 classes"):
         train(Several(), tmp_path, HOW, data={}, device="cpu")
+
+
+def test_a_refused_run_leaves_no_folder(pictures, tmp_path):
+    how = replace(HOW, model=ClassifierConfig(network="resnet19"))
+    with pytest.raises(UnsupportedModelError, match="did you mean resnet18"):
+        train(pictures, tmp_path / "out", how, data={}, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_class_weights_are_one_a_class(pictures, tmp_path):
