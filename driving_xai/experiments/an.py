@@ -257,9 +257,9 @@ def _of_batch(
 def _text(results: Mapping[str, Any], table: str) -> str:
     shown = [f"{round(100 * fraction)} %" for fraction in SHOWN_FRACTIONS]
     config, accuracy = results["config"], results["accuracy"]
-    given = "" if config["checkpoint"] is None else " (a given checkpoint)"
+    network = config["training"]["model"]["network"] if config["checkpoint"] is None else "a given checkpoint"
     lines = [
-        f"Images: {results['images']['name']}. Network: {config['training']['model']['network']}{given}, accuracy "
+        f"Images: {results['images']['name']}. Network: {network}, accuracy "
         f"{'unknown' if accuracy is None else format(accuracy['mean'], '.3f')}. {config['seeds']} runs of {config['images']} images; mean and standard error "
         "over runs. p: Wilcoxon signed-rank over runs, against attention-guided CAM (A), not corrected for "
         "their number.",

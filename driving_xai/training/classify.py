@@ -278,7 +278,7 @@ class _Recipe(L.LightningModule):
         self.model, self.how, self.images, self.labels = model, how, images, labels
         self.is_labn = isinstance(model.network, LambdaAttentionBranchNetwork)
         rows = images.rows("train")
-        self.register_buffer("bias", _mean_image(images, rows) if self.is_labn else torch.zeros(0))
+        self.register_buffer("bias", mean_image(images, rows) if self.is_labn else torch.zeros(0))
         weights = how.class_weights or (1.0,) * len(how.model.classes)
         if len(weights) != len(how.model.classes):
             raise DataError(
@@ -394,8 +394,11 @@ def _last_linear(network: torch.nn.Module) -> str:
     return f"{names[-1]}." if names else "no head"
 
 
-def _mean_image(images: Images, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
-    """Source: Iida et al. 2022, eq. 13, whose printed sum has one image too many."""
+def mean_image(images: Images, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
+    """The bias image: the mean of these images.
+
+    Source: Iida et al. 2022, eq. 13, whose printed sum has one image too many.
+    """
     parts = (images.frames(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
     return (torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(rows)).float()
 

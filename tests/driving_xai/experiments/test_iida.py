@@ -48,7 +48,7 @@ def test_table2_compares_on_one_network(compared):
     assert {"rise", "lambda-attention", "labn", "random", "causes, exact", "causes, coarse"} <= means.keys()
     for name, values in means.items():
         if name != "network":
-            assert set(values) == {"ID", "ID, RISE", "PID 2", "PID 4", "PID 8", "PID 16"}
+            assert set(values) == {"ID", "ID, RISE", "PID 1", "PID 2", "PID 4", "PID 8", "PID 16"}
             assert all(-1 <= each["mean"] <= 1 for each in values.values())
     assert "paper, IDRiD: labn" in (out / "table.md").read_text()
 
