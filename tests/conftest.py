@@ -1,17 +1,5 @@
-"""Fixtures for every test."""
+"""For all tests: the shapes in signatures are checked."""
 
-from __future__ import annotations
+from jaxtyping import install_import_hook
 
-from pathlib import Path
-
-import pytest
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real driving data beside the checkout; the test is skipped where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("needs the real driving data in ../shared/data")
-    return SHARED_DATA
+install_import_hook("driving_xai", typechecker="shape_checks.check")

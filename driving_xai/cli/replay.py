@@ -99,16 +99,16 @@ def replay(
     from driving_xai.replay.player import replay as play
     from driving_xai.replay.watching import watch
 
+    if out is None and (serve is None or show):
+        raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
+    if out is not None and out.suffix != ".mp4":
+        raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
     loaded = checkpoints.load(checkpoint, device=resolve_device(device))
     of_steering = loaded.kind == "steering"
     _refuse_foreign(
         {"--target": target, "--serve": serve, "--show": show or None}, not of_steering, "steering"
     )
     _refuse_foreign({"--layout": layout}, of_steering, "actions and classes")
-    if out is None and (serve is None or show):
-        raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
-    if out is not None and out.suffix != ".mp4":
-        raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
     options = {
         "method": method,
         "score": score,

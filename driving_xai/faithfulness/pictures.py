@@ -70,9 +70,7 @@ class Pictures:
         self._rule = None if target == EVERY_PREDICTED and self._several else by_name(target, outputs)
         short_side_px = checkpoint.config.get("input", {}).get("short_side_px")
         self._images = LabelledImages(shards, short_side_px=short_side_px)
-        chosen = choose_rows(
-            self._images.index, split, checkpoint, self._images.manifest, fold_out_from(checkpoint.config)
-        )
+        chosen = choose_rows(self._images.index, split, checkpoint, self._images.manifest, fold_out_from)
         self._rows = np.flatnonzero(chosen)[::every]
         if not len(self._rows):
             raise DataError(f"{shards}: split {split} has no image to score; choose another")

@@ -69,8 +69,7 @@ class DrivenRoute:
         self._every, self._with_causes = every, with_causes
         column = "steering_wheel_rad_smoothed" if truth == "smoothed" else "steering_wheel_rad"
         self._truth_deg = np.degrees(self._route.index[column].to_numpy(dtype=np.float64))
-        held_out = hold_out_from(checkpoint.config)
-        chosen = choose_rows(self._route.index, split, checkpoint, manifest, held_out)
+        chosen = choose_rows(self._route.index, split, checkpoint, manifest, hold_out_from)
         self._runs = self._chosen(chosen, split)
         if with_causes:
             self._route.causes(self._runs[0].rows[:1])  # Fails here rather than in the middle of a run.

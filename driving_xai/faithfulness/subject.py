@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -63,12 +63,19 @@ class HeldOut(Protocol):
 
 
 def choose_rows(
-    index: pd.DataFrame, split: Split, checkpoint: Checkpoint, manifest: Manifest, held_out: HeldOut
+    index: pd.DataFrame,
+    split: Split,
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    held_out: Callable[[Mapping[str, Any]], HeldOut],
 ) -> np.ndarray:
     """Whether each row of an index belongs to a split.
 
     `held-out` is what this checkpoint did not train on. On the shards it was trained on, the named
     splits are the model's: prep's may test what it trained on.
+
+    Args:
+        held_out: reads the rule from the checkpoint's configuration.
 
     Raises:
         DataError: held-out is asked for on shards that the checkpoint does not know.
@@ -81,7 +88,7 @@ def choose_rows(
             "the checkpoint was trained on other shards, so what these hold out from it is unknown; "
             "choose their split test, or all where nothing of them was trained on"
         )
-    splits = held_out.splits(index) if own else index["split"].to_numpy(dtype=str)
+    splits = held_out(checkpoint.config).splits(index) if own else index["split"].to_numpy(dtype=str)
     return splits == ("test" if split == "held-out" else split)
 
 

@@ -125,7 +125,7 @@ class SpatialAttention(nn.Module):
         self.reduce = nn.Linear(width, 1, bias=False) if energy == "additive" else nn.Identity()
 
     def forward(
-        self, projected: Float[Tensor, "B L width"], hidden: Float[Tensor, "B hidden"]
+        self, projected: Float[Tensor, "B L width"], hidden: Float[Tensor, "S hidden"]
     ) -> Float[Tensor, "B L channels"]:
         """Attention that sums to one over positions.
 

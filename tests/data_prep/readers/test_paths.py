@@ -85,7 +85,9 @@ def test_names(tmp_path):
 def test_the_table_of_readers(tmp_path):
     assert set(READERS) == set(ENTRIES)
     assert "spark" not in READERS
-    with pytest.raises(DataError, match="reader 'spark' is unknown; choose one of synthetic, udacity-bag"):
+    with pytest.raises(
+        DataError, match="reader 'spark' is unknown; choose one of synthetic, synthetic-actions, udacity-bag"
+    ):
         entry("spark")
     with pytest.raises(DataError, match="no such file or folder"):
         recognise(tmp_path / "nowhere")
