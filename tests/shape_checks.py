@@ -13,6 +13,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import AbstractArray
 
 
@@ -67,4 +69,4 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return isinstance(value, np.ndarray | torch.Tensor)

@@ -27,8 +27,8 @@ class ClassImages:
     """Of the data set, as results call it."""
     classes: tuple[str, ...]
     labels: Int[Tensor, " N"]
-    train: Int[np.ndarray, " rows"]
-    test: Int[np.ndarray, " rows"]
+    train: Int[np.ndarray, " trained"]
+    test: Int[np.ndarray, " tested"]
     read: ReadImages
     sha256: str
     """Says which images these are."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from driving_xai.contracts import Frames, Saliency
+from driving_xai.contracts import Frames
 
 
 class Cells(NamedTuple):
@@ -19,7 +19,9 @@ class Cells(NamedTuple):
     stride_px: float
 
 
-def to_frame_grid(maps: Float[Tensor, "B h w"], frames: Frames, cells: Cells | None = None) -> Saliency:
+def to_frame_grid(
+    maps: Float[Tensor, "N h w"], frames: Frames, cells: Cells | None = None
+) -> Float[Tensor, "N H W"]:
     """Upsamples maps bilinearly to the frames' height and width; values keep their scale.
 
     Args:

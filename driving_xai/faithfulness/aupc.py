@@ -41,7 +41,7 @@ def accuracies(
     return (PREDICTED[rule](scores) == truth).double().mean(-1)
 
 
-def aupc(accuracy: Float[np.ndarray, "... V"]) -> Float[np.ndarray, "..."]:
+def aupc(accuracy: Float[np.ndarray, "... V"]) -> Float[np.ndarray, "..."] | float:
     """Area under the perturbation curve: the sum of the mean accuracies in percent, the clean one included.
 
     Of ten points it is at most 1,000, and 10 times the clean accuracy where masking changes nothing.
@@ -55,7 +55,7 @@ def aupc(accuracy: Float[np.ndarray, "... V"]) -> Float[np.ndarray, "..."]:
     return 100 * accuracy.sum(-1)
 
 
-def log_odds(accuracy: Float[np.ndarray, "... V"]) -> Float[np.ndarray, "..."]:
+def log_odds(accuracy: Float[np.ndarray, "... V"]) -> Float[np.ndarray, "..."] | float:
     """The sum over masked points of ln(mean accuracy / mean clean accuracy); 0 where masking changes nothing.
 
     Minus infinity where a mean accuracy is zero.
@@ -71,7 +71,7 @@ def log_odds(accuracy: Float[np.ndarray, "... V"]) -> Float[np.ndarray, "..."]:
         return np.log(accuracy[..., 1:] / accuracy[..., :1]).sum(-1)
 
 
-Statistic = Callable[[Float[np.ndarray, "... V"]], Float[np.ndarray, "..."]]
+Statistic = Callable[[Float[np.ndarray, "... V"]], Float[np.ndarray, "..."] | float]
 """`aupc` or `log_odds`: of a curve of mean accuracies."""
 
 

@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.contracts import FrameModel, Frames, Saliency, Scores
+from driving_xai.contracts import FrameModel, Frames, Scores
 from driving_xai.perturb import Fill, Mixture, batches, blank, pixel_counts
 
 
-def rank(saliency: Saliency, generator: torch.Generator) -> Int64[Tensor, "B P"]:
+def rank(saliency: Float[Tensor, "B *grid"], generator: torch.Generator) -> Int64[Tensor, "B P"]:
     """The position of each pixel in the order from the most to the least salient, 0 first.
 
-    A permutation of the P = H * W pixels in reading order. Equal values, compared in float32, follow
+    A permutation of the P pixels, H * W in reading order, or patches. Equal values, compared in float32, follow
     an order of pixels drawn once from the generator and shared by all maps of the call: with a
     generator of the same seed, a map's ranking does not depend on its batch.
 

@@ -48,7 +48,7 @@ def expected_sign(x: Features, relative: Relative, *, sharpness: float) -> Featu
 
 def stochastic_sign(
     x: Features, relative: Relative, *, sharpness: float, uniform: Float[Tensor, "... L c"]
-) -> Features:
+) -> Float[Tensor, "... L c"]:
     """Signs drawn with P(+1) = sigmoid(sharpness * r * x); the gradient is that of their expectation.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 
 from data_prep.records import Image
 from driving_xai.replay.input_rule import Region
@@ -98,7 +98,7 @@ class ActionView:
         self._draw_strip(picture, instant.caption)
         return picture
 
-    def _place(self, picture: Image, tile: int) -> Image:
+    def _place(self, picture: Image, tile: int) -> UInt8[np.ndarray, "h w 3"]:
         """The part of the picture that is a tile's."""
         height, width = self._tile
         row, column = divmod(tile, self.columns)

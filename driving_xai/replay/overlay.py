@@ -243,7 +243,7 @@ class Overlay:
         self._small.draw(picture, instant.caption, at, MUTED, anchor="right")
         return picture
 
-    def _enlarged(self, image: Image) -> Image:
+    def _enlarged(self, image: Image) -> UInt8[np.ndarray, "h w 3"]:
         if self.factor == 1:
             return image.copy()
         return cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_CUBIC)

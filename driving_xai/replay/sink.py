@@ -169,7 +169,7 @@ def open_sink(
             sink.finish()
 
 
-def _to_i420(picture: Image) -> UInt8[np.ndarray, "rows W"]:
+def _to_i420(picture: Image) -> UInt8[np.ndarray, "rows columns"]:
     """Luma, then both chromas at half the size, as PyAV takes yuv420p."""
     height, width = picture.shape[:2]
     if height % 2 or width % 2:

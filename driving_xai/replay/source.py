@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from data_prep.alignment import align
 from data_prep.images import ImageFiles
@@ -387,7 +387,7 @@ def _from_shards(root: Path, selection: Selection, own: OwnShards | None) -> Fra
     )
 
 
-def _read_shards(root: Path, shard: np.ndarray, row: Int64[np.ndarray, " T"]) -> Iterator[Image]:
+def _read_shards(root: Path, shard: np.ndarray, row: Int[np.ndarray, " T"]) -> Iterator[Image]:
     breaks = np.flatnonzero((np.diff(row) != 1) | (shard[1:] != shard[:-1])) + 1
     for part in np.split(np.arange(len(row)), breaks):
         first, last = int(row[part[0]]), int(row[part[-1]]) + 1

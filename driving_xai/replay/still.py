@@ -12,13 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
 
 from data_prep.images import decode_image
 from data_prep.records import Image
 from data_prep.shards.atomic import replacing
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.contracts import Explainer, FrameModel, Outputs, Saliency, Scores
+from driving_xai.contracts import Explainer, FrameModel, Outputs, Scores
 from driving_xai.errors import DataError
 from driving_xai.explain import METHODS, build
 from driving_xai.faithfulness.pictures import EVERY_PREDICTED
@@ -153,7 +154,7 @@ class _Still:
         return self._rule.region(*image.shape[:2])
 
     def _map(
-        self, path: Path, out: Path, image: Image, saliency: Saliency, method: str, target: str
+        self, path: Path, out: Path, image: Image, saliency: Float[Tensor, "1 h w"], method: str, target: str
     ) -> dict[str, Any]:
         """Draws one map and says what is in it."""
         values = saliency[0].cpu().numpy().astype(np.float32)
@@ -194,7 +195,9 @@ def _read(path: Path) -> Image:
         raise DataError(f"{path}: no such image; give a JPEG or PNG file") from None
 
 
-def _drawn(image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, caption: str) -> Image:
+def _drawn(
+    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, caption: str
+) -> UInt8[np.ndarray, "rows columns 3"]:
     """The image, enlarged where it is small, with the map on what the model saw and a line below."""
     factor = enlargement(*image.shape[:2])
     height, width = (side * factor for side in image.shape[:2])

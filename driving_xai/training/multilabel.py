@@ -33,7 +33,9 @@ def agreement(predicted: Labels, truth: Labels, names: Sequence[str]) -> dict[st
     }
 
 
-def trivial_agreements(train: Labels, truth: Labels, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def trivial_agreements(
+    train: Bool[np.ndarray, "M K"], truth: Labels, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """The same of two predictors that do not look: each label's majority in training, and never."""
     majority = np.broadcast_to(train.mean(0) > 0.5, truth.shape)
     return {
