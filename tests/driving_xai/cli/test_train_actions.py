@@ -42,15 +42,33 @@ image_size = [24, 40]
 
 
 @pytest.fixture(scope="module")
-def scenes(run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    options = folder / "scenes.toml"
-    options.write_text("images = 30\nheight = 48\nwidth = 80\n")
+def scenes(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `shards` and two recipes."""
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "shards").symlink_to(streets)
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "dino.toml").write_text(DINO)
-    result = run("prep", "synthetic", options, folder / "shards", "--task", "actions", "--workers", 1)
-    assert result.exit_code == 0, result.output
     return folder
+
+
+def test_prep_renders_scenes_by_their_file_or_an_option(run, tmp_path) -> None:
+    options = tmp_path / "scenes.toml"
+    options.write_text("images = 1\nheight = 48\nwidth = 80\n")
+    result = run("prep", "synthetic", options, tmp_path / "s", "--task", "actions", "--json")
+    told = json.loads(result.stdout)
+    assert (told["kind"], told["rows"]) == ("images", 1)
+    line = [
+        "prep",
+        "synthetic",
+        "-",
+        tmp_path / "o",
+        "--task",
+        "actions",
+        "--option",
+        "images=3",
+        "--dry-run",
+    ]
+    assert json.loads(run(*line).stdout)["config"]["reader"] == "synthetic-actions"
 
 
 def test_from_pixels_to_a_backbone_to_actions(run, scenes, tmp_path) -> None:
@@ -63,7 +81,7 @@ def test_from_pixels_to_a_backbone_to_actions(run, scenes, tmp_path) -> None:
     result = run(*line)
     assert result.exit_code == 0, result.output
     assert "majority" in result.stdout
-    assert "features of 30 of 30 images" in result.stderr
+    assert "features of 40 of 40 images" in result.stderr
     assert "kind dino" in run("info", backbone).stdout
     told = json.loads(run("info", model, "--json").stdout)
     assert (told["kind"], told["config"]["model"]["embed_dim"]) == ("actions", 24)
@@ -85,7 +103,7 @@ def test_the_experiment_writes_its_table(run, scenes, tmp_path) -> None:
     file.write_text("folds = 2\n[training]\n" + body)
     result = run("experiment", "zhu-accuracy", scenes / "shards", "-o", tmp_path / "out", "--config", file)
     assert result.exit_code == 0, result.output
-    assert "30 tested images of synthetic-actions-0" in result.stdout
+    assert "40 tested images of synthetic-actions-0" in result.stdout
     assert (tmp_path / "out" / "table.md").read_text().strip() == result.stdout.strip()
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.pipeline import PrepConfig, prepare
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.experiments.zhu_accuracy import ZhuAccuracy, _interval, run
@@ -27,11 +26,8 @@ HOW = ZhuAccuracy(
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "s"
-    options = {"images": 40, "height": 48, "width": 80}
-    prepare(PrepConfig(reader="synthetic-actions", source=Path("-"), reader_options=options), out)
-    return out
+def shards(streets: Path) -> Path:
+    return streets
 
 
 def test_every_image_is_tested_once_and_the_numbers_are_those_of_the_models(shards, tmp_path) -> None:

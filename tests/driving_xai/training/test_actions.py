@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data_prep.pipeline import PrepConfig, prepare
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.images import FoldOut, LabelledImages
@@ -28,11 +27,8 @@ ALL = replace(HEAD, tune="all", optimizer="adamw", learning_rate=0.03, keep="las
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "s"
-    options = {"images": 40, "height": 48, "width": 80}
-    prepare(PrepConfig(reader="synthetic-actions", source=Path("-"), reader_options=options), out)
-    return out
+def shards(streets: Path) -> Path:
+    return streets
 
 
 @pytest.fixture(scope="module", params=[HEAD, ALL], ids=["head", "all"])

@@ -14,7 +14,6 @@ import torch
 from lightly.loss import DINOLoss
 from safetensors.torch import load_file
 
-from data_prep.pipeline import PrepConfig, prepare
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.images import LabelledImages
@@ -44,11 +43,8 @@ HOW = DinoTraining(
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "s"
-    options = {"images": 40, "height": 48, "width": 80}
-    prepare(PrepConfig(reader="synthetic-actions", source=Path("-"), reader_options=options), out)
-    return out
+def shards(streets: Path) -> Path:
+    return streets
 
 
 @pytest.fixture(scope="module")
