@@ -16,7 +16,7 @@ from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import interval
 
 _FRAME = ["drive", "camera", "segment", "frame", "time_ns"]
-_NUMBERS = ("value", "base_corrected", "error")
+_NUMBERS = ("value", "base_corrected", "error", "clean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,14 @@ class Pool:
     per_run: Mapping[str, tuple[float, ...]]
     """Mean of each run, of the numbers that `frames` has."""
     frames: pd.DataFrame
-    """Indexed by drive, camera, segment, frame and time: value, base_corrected (degree x percent), error (degrees), curve."""
+    """Indexed by drive, camera, segment, frame and time. Areas in degree x percent: value against the
+    recorded angle, base_corrected, clean against the clean prediction; error in degrees; curve."""
     bootstrap: BlockBootstrap
 
     @classmethod
-    def of(cls, results: Sequence[Results], *, network: str, method: str, reference: str = "truth") -> Pool:
-        """The deletion areas of a method in every run's results; runs without a frame are no runs."""
-        tables = [each.select(method=method, measure="deletion", reference=reference) for each in results]
-        tables = [table[table["value"].notna()] for table in tables]
+    def of(cls, results: Sequence[Results], *, network: str, method: str) -> Pool:
+        """The deletion areas of a method in every run's results."""
+        tables = [_of_run(each, method) for each in results]
         everything = pd.concat(tables)
         groups = everything.groupby(_FRAME, sort=False)
         frames = groups[list(_NUMBERS)].mean()
@@ -67,10 +67,21 @@ class Pool:
             "frames": len(self.frames),
             "area": interval(self.frames["value"], self.bootstrap),
             "base_corrected": interval(self.frames["base_corrected"], self.bootstrap),
+            "against_clean": interval(self.frames["clean"], self.bootstrap),
             "mae_deg": float(self.frames["error"].mean()),
             "area_by_run": list(self.per_run["value"]),
             "curve_deg": np.stack(list(self.frames["curve"])).mean(0, dtype=np.float64).tolist(),
         }
+
+
+def _of_run(results: Results, method: str) -> pd.DataFrame:
+    """A row for each labelled frame, the area against the clean prediction beside the others."""
+    truth, clean = (
+        results.select(method=method, measure="deletion", reference=reference)
+        for reference in ("truth", "clean")
+    )
+    beside = clean[[*_FRAME, "value"]].rename(columns={"value": "clean"})
+    return truth[truth["value"].notna()].merge(beside, on=_FRAME, validate="one_to_one")
 
 
 def compare(ours: Pool, theirs: Pool, column: str = "value") -> dict[str, Any]:

@@ -11,11 +11,15 @@ from driving_xai.faithfulness.results import Results
 
 def results_of(method: str, areas: dict[int, float], shift: float = 0.0) -> Results:
     """One run's results: an area for each frame number; the base error is a tenth of it."""
+    numbers = {
+        "truth": lambda area: (area + shift, area + shift - 2.5 * area),
+        "clean": lambda area: (area / 2, area / 2),
+    }
     rows = [
         {"drive": "a", "camera": "front", "segment": 0, "frame": t, "time_ns": t * 10**9, "method": method,
-         "measure": "deletion", "reference": "truth", "value": area + shift, "error": area / 10,
-         "base_corrected": area + shift - 2.5 * area, "curve": np.array([area, area + shift])}
-        for t, area in areas.items()
+         "measure": "deletion", "reference": reference, "value": of(area)[0], "error": area / 10,
+         "base_corrected": of(area)[1], "curve": np.array([area, area + shift])}
+        for reference, of in numbers.items() for t, area in areas.items()
     ]  # fmt: skip
     config = {"block_s": 2.0, "resamples": 200, "level": 0.95, "seed": 0, "methods": [method]}
     summary = {"plan": {"config": config}, "data": {"seconds_apart": 1.0}}
@@ -36,6 +40,7 @@ def test_a_frame_that_two_runs_held_out_counts_once() -> None:
     assert summary["area"]["mean"] == pytest.approx(14 / 3)
     assert summary["mae_deg"] == pytest.approx(14 / 30)
     assert summary["area_by_run"] == [2.0, 7.0]
+    assert summary["against_clean"]["mean"] == pytest.approx(14 / 6)
 
 
 def test_frames_come_in_the_order_of_time_whatever_the_order_of_runs() -> None:
