@@ -32,7 +32,6 @@ Progress = Callable[[int, int], None]
 NONE = Network(name="none", changes={"attention": "none"})
 SOFT = Network(name="soft", changes={"attention": "soft"})
 SIGN = Network(name="sign", changes={"attention": "sign"})
-SIGN_ONLY = Network(name="sign-only", changes={"attention": "sign", "bits": None})
 UNIFORM = Network(name="sign-uniform", changes={"attention": "sign", "attention_weights": "uniform"})
 _OWN_METHOD = {"none": (), "soft": ("soft-attention",), "sign": ("sign-attention",)}
 
@@ -50,7 +49,8 @@ class Tashiro:
     encoder_epochs: int = 0
     """Epochs over single frames of one network without attention for each run, whose convolutions all
     networks of that run start with: a short schedule for a CPU. 0 trains every network from scratch."""
-    bits: tuple[int, ...] = tuple(range(2, 25, 2))
+    bits: tuple[int | None, ...] = (*range(2, 25, 2), None)
+    """Of Fig. 7; none does not quantise, which is the paper's predecessor."""
     temperatures: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
     roles: tuple[SignRole, ...] = ("gate", "multiplicative", "ternary", "stochastic", "centred")
     """Forward-acting variants that Fig. 6 is extended by."""
@@ -263,24 +263,26 @@ def _fig6(how: Tashiro, found: Mapping[str, Found]) -> Presented:
     return results, tables.fig6(results), tables.fig6_figures(results)
 
 
-def _bits(how: Tashiro) -> dict[int, Network]:
+def _bits(how: Tashiro) -> dict[str, Network]:
     usual = how.training.model.bits
     return {
-        bits: SIGN
-        if bits == usual
-        else Network(name=f"sign-{bits}-bits", changes={"attention": "sign", "bits": bits})
+        "none" if bits is None else str(bits): SIGN if bits == usual else _with_bits(bits)
         for bits in how.bits
     }
 
 
+def _with_bits(bits: int | None) -> Network:
+    name = "sign-only" if bits is None else f"sign-{bits}-bits"
+    return Network(name=name, changes={"attention": "sign", "bits": bits})
+
+
 def _fig7_wishes(how: Tashiro) -> list[Wish]:
-    networks = {network.name: network for network in (*_bits(how).values(), SIGN, SIGN_ONLY)}
+    networks = {network.name: network for network in (*_bits(how).values(), SIGN)}
     return [Wish(network=network, runs=how.sweep_runs) for network in networks.values()]
 
 
 def _fig7(how: Tashiro, found: Mapping[str, Found]) -> Presented:
-    points = {str(bits): network.name for bits, network in _bits(how).items()}
-    points["none"] = SIGN_ONLY.name
+    points = {bits: network.name for bits, network in _bits(how).items()}
     results = _sweep("bits", points, found, "sign-attention")
     return results, tables.fig7(results), tables.fig7_figures(results)
 
