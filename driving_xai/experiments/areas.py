@@ -92,11 +92,13 @@ def compare(ours: Pool, theirs: Pool, column: str = "value") -> dict[str, Any]:
     differ more by block than by network, which the paired t-test leaves out.
     """
     differences = (ours.frames[column] - theirs.frames[column]).dropna()
+    # The frames of both are as far apart as those of the sparser one.
+    bootstrap = min((ours, theirs), key=lambda pool: len(pool.frames)).bootstrap
     ratio = None
     if column == "value":
         means = (each.frames.loc[differences.index, column].mean() for each in (ours, theirs))
         ratio = float(np.divide(*means))
-    rank = signed_rank(differences.to_numpy(), ours.bootstrap.block)
+    rank = signed_rank(differences.to_numpy(), bootstrap.block)
     by_run = (ours.per_run[column], theirs.per_run[column])
     common = min(len(values) for values in by_run)
     return {
@@ -104,7 +106,7 @@ def compare(ours: Pool, theirs: Pool, column: str = "value") -> dict[str, Any]:
         "theirs": [theirs.network, theirs.method],
         "quantity": column,
         "frames": len(differences),
-        "difference": interval(differences, ours.bootstrap),
+        "difference": interval(differences, bootstrap),
         "ratio": ratio,
         "wilcoxon_p": None if rank is None else rank.p,
         "welch_p": welch_p(*by_run),

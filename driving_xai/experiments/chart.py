@@ -131,9 +131,9 @@ def intervals(rows: Sequence[Row], *, title: str, x_title: str, width: int = 640
         if row.low is not None and row.high is not None:
             ends: tuple[Point, Point] = ((axis(row.low), y), (axis(row.high), y))
             shapes.append(Line(points=ends, colour=COLOURS[0], width=2))
-        shapes.append(Dot(centre=(axis(row.mean), y), colour=COLOURS[0], radius=4))
         if row.theirs is not None:
             shapes.append(Dot(centre=(axis(row.theirs), y), colour=COLOURS[1], radius=6, filled=False))
+        shapes.append(Dot(centre=(axis(row.mean), y), colour=COLOURS[0], radius=4))
     return Drawing(width=width, height=height, shapes=tuple(shapes))
 
 

@@ -116,7 +116,7 @@ def test_intervals_stand_at_their_values_and_rings_are_the_papers() -> None:
         title="t",
         x_title="x",
     )
-    first, ring, second = elements(chart, "circle")
+    ring, first, second = elements(chart, "circle")
     assert float(first.get("cx")) == pytest.approx(text_at(chart, "4")[0], abs=0.01)
     assert float(second.get("cx")) == pytest.approx(text_at(chart, "2")[0], abs=0.01)
     assert ring.get("fill") == "#ffffff"
