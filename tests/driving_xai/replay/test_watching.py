@@ -137,7 +137,7 @@ def test_only_methods_that_fit_are_offered(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--serve", "0", "--show"]])
-def test_the_command_wants_a_video_or_viewers(arguments: list[str]) -> None:
-    done = CliRunner().invoke(app, ["replay", "model", "source", *arguments])
+def test_the_command_wants_a_video_or_viewers(checkpoint: Checkpoint, arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, ["replay", str(checkpoint.path), "source", *arguments])
     assert done.exit_code == 2
     assert "nothing to write; give --out FILE.mp4, or --serve PORT to look only" in done.stderr
