@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
 from driving_xai.cli.train import Device, resolve_device
+
+if TYPE_CHECKING:
+    from driving_xai.faithfulness.threshold import Threshold, Verdict
 
 # Written out, because the tables themselves import torch and --help should not wait for it. A test
 # compares.
@@ -90,6 +94,10 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="Maps computed elsewhere, scored too; see docs/results.md."),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder of PNG masks, or .npz, for the measures of localisation."),
+    ] = None,
     save_maps: Annotated[
         bool, typer.Option("--save-maps", help="Keep every map in OUT, controls excepted.")
     ] = False,
@@ -124,6 +132,13 @@ def score(
     require: Annotated[
         Literal["random", "centre-prior"] | None,
         typer.Option(help="Exit 4 unless every method beats this control, its whole interval included."),
+    ] = None,
+    fail_below: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[METHOD:]MEASURE[/REFERENCE]=VALUE",
+            help="Exit 4 unless the whole interval is at least as faithful as this; repeatable.",
+        ),
     ] = None,
     workers: Annotated[
         int,
@@ -167,8 +182,15 @@ def score(
         "seed": seed,
         "maps": None if maps is None else str(maps),
         "save_maps": save_maps or None,
+        "masks": None if masks is None else str(masks),
     }
+    thresholds = [_threshold(text) for text in fail_below or ()]
     how = settings.resolve(ScoreConfig, config, options=options, assignments=assignments or ())
+    for each in thresholds:
+        if each.measure not in how.measures or each.method not in (None, *METHODS):
+            raise settings.SettingsError(
+                f"--fail-below names {each.method or ''} {each.measure}, which is not scored; add it to --measure"
+            )
     loaded = checkpoints.load(checkpoint, device=local_device(resolve_device(device)))
     if dry_run:
         console.print_json({"config": asdict(how), "checkpoint": loaded.sha256})
@@ -198,6 +220,32 @@ def score(
     if require and (worse := tables.not_better(results.summary, require)):
         console.say(f"driving-xai: not better than {require}: {'; '.join(worse)}")
         raise typer.Exit(console.BELOW_THRESHOLD)
+    missed = [
+        f"{each.method} by {each.measure} against {each.reference}, {each.reason}"
+        for each in _verdicts(results.summary, thresholds)
+        if not each.met
+    ]
+    if missed:
+        console.say(f"driving-xai: below the threshold: {'; '.join(missed)}")
+        raise typer.Exit(console.BELOW_THRESHOLD)
+
+
+def _threshold(text: str) -> Threshold:
+    from driving_xai.faithfulness.threshold import Threshold
+
+    try:
+        return Threshold.parse(text)
+    except ValueError as error:
+        raise settings.SettingsError(f"--fail-below: {error}") from None
+
+
+def _verdicts(summary: Mapping[str, Any], thresholds: Sequence[Threshold]) -> list[Verdict]:
+    from driving_xai.faithfulness.threshold import verdicts
+
+    try:
+        return [each for threshold in thresholds for each in verdicts(summary, threshold)]
+    except ValueError as error:
+        raise settings.SettingsError(f"--fail-below: {error}") from None
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from data_prep.shards.atomic import sha256_of
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.localisation import Causes
 
@@ -35,6 +37,16 @@ class Masks:
             self._files, self._arrays = {}, _load(path)
         if not self._files and not self._arrays:
             raise DataError(f"{path}: holds no mask; expected PNGs named DRIVE/FRAME.png, or an .npz of them")
+
+    @property
+    def sha256(self) -> str:
+        """Of all masks and their names: what a result was measured against."""
+        digest = hashlib.sha256()
+        for name, file in sorted(self._files.items()):
+            digest.update(f"{name}\0{sha256_of(file)}\n".encode())
+        for name, array in sorted((self._arrays or {}).items()):
+            digest.update(f"{name}\0{array.shape}\0".encode() + np.ascontiguousarray(array != 0).tobytes())
+        return digest.hexdigest()
 
     def causes(self, places: pd.DataFrame, height: int, width: int) -> Causes:
         """The masks of some frames; all false, which counts as unknown, for those without one.

@@ -21,6 +21,7 @@ from driving_xai.errors import DataError
 from driving_xai.explain import build
 from driving_xai.faithfulness.batch import Editing
 from driving_xai.faithfulness.maps import MapFile, Part, save_part
+from driving_xai.faithfulness.masks import Masks
 from driving_xai.faithfulness.results import SUMMARY, write_table
 from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
 from driving_xai.faithfulness.scorer import Scorer
@@ -60,11 +61,14 @@ def plan_of(
 ) -> dict[str, Any]:
     """What decides the results, as JSON gives it back."""
     maps = {} if given is None else {"maps": given.path.name}
+    masks = None if config.masks is None else Masks(Path(config.masks))
+    names = {} if masks is None else {"masks": masks.path.name}
     plan = {
-        "config": {**asdict(config), **maps, "methods": methods_of(config, given)},
+        "config": {**asdict(config), **maps, **names, "methods": methods_of(config, given)},
         "checkpoint_sha256": checkpoint.sha256,
         "shards_sha256": manifest.sha256,
         "maps_sha256": None if given is None else given.sha256,
+        "masks_sha256": None if masks is None else masks.sha256,
     }
     return json.loads(json.dumps(plan))
 
@@ -122,11 +126,15 @@ def score_parts(
 ) -> None:
     """Scores this process's batches that have no part yet."""
     done = 0
+    masks = None if config.masks is None else Masks(Path(config.masks))
     saved = [position for position, name in enumerate(scorer.methods) if name not in CONTROLS]
     for number, batch in enumerate(subject.batches(config.batch_size)):
         part = parts / f"part-{number:06d}.parquet"
         if team.takes(number) and not part.is_file():
             places = subject.places(batch.rows).assign(target=batch.targets)
+            if masks is not None:
+                known = masks.causes(places, *batch.frames.shape[2:])
+                batch = batch._replace(causes=known.to(batch.frames.device))
             maps = scorer.explain(batch, _read_maps(given, places))
             if config.save_maps:
                 kept = Part(places, maps.saliency[:, saved].cpu().numpy())

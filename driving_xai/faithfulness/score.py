@@ -35,7 +35,9 @@ from driving_xai.faithfulness.subjects import open_subject
 from driving_xai.faithfulness.summary import (
     describe_machine,
     interval,
+    summarise_comparisons,
     summarise_differences,
+    summarise_ranks,
     summarise_scores,
     summarise_set_differences,
     summarise_sets,
@@ -202,12 +204,13 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
     )
     once = frames.drop_duplicates(FRAME_COLUMNS)
     statistics = statistics_of_sets(config.measures)
+    measures = {name: MEASURES[name].describe(subject.quantity) for name in config.measures}
     of_set = frames["measure"].isin(statistics)
     by_frame, together = frames[~of_set], frames[of_set]
     return {
         "data": {**subject.describe(), "scored": len(once)},
         "protocol": {**_PROTOCOL, **subject.protocol, "value": subject.quantity.name},
-        "measures": {name: MEASURES[name].describe(subject.quantity) for name in config.measures},
+        "measures": measures,
         "methods": [name for name in scorer.methods if name not in CONTROLS],
         "controls": list(CONTROLS),
         "prediction": {"unit": subject.quantity.unit, "error": interval(once["error"].dropna(), bootstrap)},
@@ -219,5 +222,7 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
             *summarise_differences(by_frame, CONTROLS, bootstrap),
             *summarise_set_differences(together, CONTROLS, statistics, bootstrap),
         ],
+        "comparisons": summarise_comparisons(by_frame, CONTROLS, bootstrap),
+        "ranks": summarise_ranks(by_frame, measures, bootstrap),
         "intervals": {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)},
     }

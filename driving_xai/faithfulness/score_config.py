@@ -26,6 +26,9 @@ class ScoreConfig:
     """Names of `explain.METHODS`; may be empty where `maps` are given."""
     maps: str | None = None
     """A file of maps that were computed elsewhere; its methods are scored too. See docs/results.md."""
+    masks: str | None = None
+    """A folder of PNGs or an .npz with the pixels that matter, for the measures of localisation; see
+    `masks.Masks`. None takes what synthetic shards know."""
     save_maps: bool = False
     """Keeps every map, the controls' excepted, beside the results."""
     measures: tuple[str, ...] = ("deletion",)

@@ -26,7 +26,10 @@ def open_subject(checkpoint: Checkpoint, shards: Path, config: ScoreConfig) -> S
         raise CheckpointError(
             f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected one of: {', '.join(SUBJECTS)}"
         )
-    with_causes = any(MEASURES[name].needs == "causes" for name in config.measures)
+    localises = any(MEASURES[name].needs == "causes" for name in config.measures)
+    if config.masks is not None and not localises:
+        raise DataError("masks are given and no measure of localisation is asked for; add pointing-game, say")
+    with_causes = localises and config.masks is None
     subject = SUBJECTS[checkpoint.kind](checkpoint, shards, config, with_causes)
     for name in config.measures:
         if MEASURES[name].needs == "probability" and not subject.quantity.is_probability:

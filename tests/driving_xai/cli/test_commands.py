@@ -435,3 +435,15 @@ def test_explain_writes_a_picture_and_the_numbers(run, made, tmp_path: Path) -> 
     missing = run("explain", made.model, tmp_path / "none.jpg", "--method", "random", "-o", out)
     assert missing.exit_code == 3
     assert "no such image" in one_line(missing.stderr)
+
+
+def test_a_value_below_the_one_asked_for_exits_4(run, made, tmp_path: Path) -> None:
+    options = ["--method", "gradient", "--split", "all", "--set", "block_s=0.1", "-o"]
+    for text, code in (("deletion/clean=-1", 0), ("random:deletion=1e9", 4)):
+        result = run("score", made.model, made.shards, *options, tmp_path / text[:3], "--fail-below", text)
+        assert result.exit_code == code, result.output
+    assert "below the threshold: random by deletion against truth, mean" in result.stderr.splitlines()[-1]
+    for text, said in (("deletion", "expected [METHOD:]MEASURE"), ("insertion=1", "is not scored")):
+        result = run("score", made.model, made.shards, *options, tmp_path / "x", "--fail-below", text)
+        assert result.exit_code == 2
+        assert said in one_line(result.stderr)

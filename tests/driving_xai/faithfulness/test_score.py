@@ -112,6 +112,9 @@ def test_every_score_stands_beside_the_controls(scored):
     compared = {(each["method"], each["control"]) for each in scored.summary["differences"]}
     assert compared == {(method, control) for method in METHODS for control in ("random", "centre-prior")}
     assert all(each["value"]["low"] is not None for each in scored.summary["scores"])
+    pairs = [each for each in scored.summary["comparisons"] if each["measure"] == "auroc"]
+    assert len(pairs) == 4 * 3 / 2
+    assert {each["measure"] for each in scored.summary["ranks"]} == {"deletion", "insertion", "auroc"}
 
 
 def test_curves_share_their_ends(scored):
@@ -312,6 +315,34 @@ def test_maps_that_were_kept_score_as_those_of_the_method(steering, shards, tmp_
         ours = computed.select(method="grad-cam", measure=measure, reference=reference)
         theirs = given.select(method="theirs", measure=measure, reference=reference)
         np.testing.assert_allclose(ours["value"], theirs["value"], rtol=1e-5)
+
+
+def test_masks_that_a_user_drew_are_the_causes(steering, shards, write_route, tmp_path):
+    """The causes of the shards, drawn again for shards that know none."""
+    unknowing, drawn = write_route(causes=False), {}
+    for shard, (drive, segment, count) in enumerate([("a", 0, 10), ("a", 1, 7), ("a", 2, 12)]):
+        for row, mask in enumerate(read_causes(shards / f"shard-{shard}.h5", 0, count)):
+            drawn[f"{drive}/{row + 100 * segment}"] = mask
+    np.savez(tmp_path / "masks.npz", **drawn)
+    options = {
+        "methods": ("grad-cam",),
+        "measures": ("auroc", "pointing-game"),
+        "split": "test",
+        "block_s": 0.1,
+    }
+    checkpoint = steering(shards_sha256="0" * 64)
+    known = score(checkpoint, shards, tmp_path / "known", ScoreConfig(**options))
+    given = ScoreConfig(**options, masks=str(tmp_path / "masks.npz"))
+    found = score(checkpoint, unknowing, tmp_path / "drawn", given)
+    for measure in options["measures"]:
+        which = {"method": "grad-cam", "measure": measure, "reference": "cause"}
+        ours, theirs = (each.select(**which) for each in (found, known))
+        assert len(ours) > 8
+        np.testing.assert_array_equal(ours["value"], theirs["value"])
+    assert found.summary["plan"]["config"]["masks"] == "masks.npz"
+    assert len(found.summary["plan"]["masks_sha256"]) == 64
+    with pytest.raises(DataError, match="no measure of localisation is asked for"):
+        score(checkpoint, shards, tmp_path / "c", ScoreConfig(methods=METHODS, masks=given.masks))
 
 
 def _maps(path: Path, *, schema: str = "driving-xai-maps/1", frames: int = 3, name: str = "theirs") -> Path:
