@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,11 +39,16 @@ STRETCHES = (
 def write_route(tmp_path_factory) -> Callable[..., Path]:
     """Writes shards of STRETCHES; frames show a bright bar, which causes the angle, on noise."""
 
-    def write(*, causes: bool = True, labelled: bool = True) -> Path:
+    def write(
+        *,
+        causes: bool = True,
+        labelled: bool = True,
+        stretches: Sequence[tuple[str, int, str, int]] = STRETCHES,
+    ) -> Path:
         root = tmp_path_factory.mktemp("shards")
         generator = np.random.default_rng(0)
         tables, entries = [], []
-        for number, (drive, segment, split, count) in enumerate(STRETCHES):
+        for number, (drive, segment, split, count) in enumerate(stretches):
             name = f"shard-{number}.h5"
             frames, bars = _frames(generator, count)
             columns = _columns(generator, count, labelled, start=1000 * number)
