@@ -13,7 +13,7 @@ from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.explain.capture import LayerGradient, layer_gradient, pooled_gradient
 from driving_xai.explain.grid import Cells, to_frame_grid
 from driving_xai.explain.seeding import generators
-from driving_xai.explain.variants import Clean
+from driving_xai.explain.variants import Clean, finite
 from driving_xai.models.channel_spatial import Parts, parameter_free_attention
 
 Weights = Float[Tensor, "B C"]
@@ -63,7 +63,7 @@ class ClassActivationMap(ABC):
         """How much each feature map counts."""
 
     def _on_frames(self, combined: Float[Tensor, "B h w"], frames: Frames) -> Saliency:
-        return to_frame_grid(combined.relu(), frames, self.cells)
+        return finite(to_frame_grid(combined.relu(), frames, self.cells))
 
 
 class GradCAM(ClassActivationMap):
@@ -88,8 +88,8 @@ class GradCAM(ClassActivationMap):
 class XGradCAM(ClassActivationMap):
     """XGrad-CAM: w_k = sum_ij A^k_ij dy/dA^k_ij / sum_ij A^k_ij.
 
-    After pooling and a linear layer the gradient is one number a map, and this is Grad-CAM times Z, the
-    number of cells. A map whose values sum to zero counts nothing.
+    After pooling and a linear layer the gradient is one number a map, and this is Grad-CAM. A map whose
+    values sum to zero counts nothing.
 
     Source: Fu et al. 2020, eq. 8.
     Deviation: the equation is for maps that are >= 0. Where values of both signs nearly cancel, as in
@@ -153,8 +153,16 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
         deviation: float = 0.15,
         seed: int = 0,
     ) -> None:
-        """`samples` noisy copies of each frame; `deviation` of the noise, of frames in [0, 1]."""
+        """`samples` noisy copies of each frame; `deviation` of the noise, of frames in [0, 1].
+
+        Raises:
+            ValueError: an option is out of range.
+        """
         super().__init__(layer=layer, cells=cells, head=head)
+        if samples < 1 or deviation < 0:
+            raise ValueError(
+                f"got samples {samples}, deviation {deviation}; expected 1 or more, and 0 or more"
+            )
         self.samples, self.deviation, self.seed = samples, deviation, seed
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:

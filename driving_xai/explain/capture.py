@@ -34,13 +34,13 @@ def layer_gradient(model: FrameModel, frames: Frames, target: Target, *, layer: 
         layer: a part of the model, in eval mode, that runs once in a forward pass.
 
     Raises:
-        UnsupportedModelError: the layer is in training mode, does not run exactly once, puts out no
+        UnsupportedModelError: the layer or the model is in training mode, the layer does not run exactly once, puts out no
             feature maps, or the target does not depend on it.
     """
     name = type(layer).__name__
     if layer.training:
         raise UnsupportedModelError(f"layer {name} is in training mode; call eval() on the model first")
-    with _graph_starting_at(layer) as outputs, _recurrent_layers_without_cudnn():
+    with only_in_eval_mode(), _graph_starting_at(layer) as outputs, _recurrent_layers_without_cudnn():
         values = target(model(frames))
         if len(outputs) != 1:
             raise UnsupportedModelError(

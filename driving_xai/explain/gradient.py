@@ -163,11 +163,11 @@ class IntegratedGradients:
         """
         found = self.attribute(model, frames, target)
         if self.max_gap is not None:
-            gap = ((found.total - found.change).abs() / found.change.abs()).amax().item()
-            if not gap <= self.max_gap:
+            missed = (found.total - found.change).abs()
+            if not (missed <= self.max_gap * found.change.abs()).all():
                 raise ValueError(
-                    f"attributions miss the change of the target by {gap:.3g} of it, expected {self.max_gap} "
-                    "or less; take more steps, or a model whose gradient is its derivative"
+                    f"attributions miss the change of the target by {missed.amax():.3g}, expected {self.max_gap} "
+                    "of it or less; take more steps, or a model whose gradient is its derivative"
                 )
         return found.saliency
 

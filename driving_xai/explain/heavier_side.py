@@ -18,6 +18,8 @@ class HeavierSide:
     against it pull in opposite directions, so removing both moves the output little; a ranking has to
     choose. This one takes the side whose first pixels, a `share` of the frame, sum to more.
 
+    The map does not depend on the target's sign: left and right give the same one.
+
     Deviation: ours, not from a paper. It settles for an output of either sign what Grad-CAM's ReLU
     settles for a class.
 

@@ -14,7 +14,9 @@ from driving_xai.contracts import (
     Target,
 )
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.grid import Cells, to_frame_grid
+from driving_xai.explain.variants import finite
 from driving_xai.models.feature_maps import removed_after
 
 
@@ -39,7 +41,8 @@ def learned_attention(
         raise UnsupportedModelError(
             f"{type(model).__name__} writes no attention map; use a method that needs none, such as grad-cam"
         )
-    return to_frame_grid(model.attention(frames), frames, cells)
+    with only_in_eval_mode():
+        return finite(to_frame_grid(model.attention(frames), frames, cells))
 
 
 @torch.no_grad()
@@ -62,7 +65,8 @@ def learned_selection(
         raise UnsupportedModelError(
             f"{type(model).__name__} selects no cells; use a method that needs none, such as grad-cam"
         )
-    return to_frame_grid(model.selection(frames), frames, cells)
+    with only_in_eval_mode():
+        return finite(to_frame_grid(model.selection(frames), frames, cells))
 
 
 class LayerMean:
@@ -94,11 +98,11 @@ class LayerMean:
         """
         maps: list[Tensor] = []
         handle = self.layer.register_forward_hook(lambda _layer, _taken, given: maps.append(given))
-        with removed_after([handle]):
+        with removed_after([handle]), only_in_eval_mode():
             model(frames)
         if len(maps) != 1 or maps[0].dim() != 4:
             raise UnsupportedModelError(
                 f"layer {type(self.layer).__name__} put out maps {len(maps)} times in one forward pass, expected "
                 "(B, C, h, w) once; choose another"
             )
-        return to_frame_grid(maps[0].mean(1), frames, self.cells)
+        return finite(to_frame_grid(maps[0].mean(1), frames, self.cells))

@@ -127,7 +127,7 @@ class RISE:
 
         Raises:
             UnsupportedModelError: the model is in training mode.
-            ValueError: the target is not finite.
+            ValueError: the target is not finite, or no mask shows some pixel.
         """
         masks = self.draw(frames)
         hiding = blank(frames, self.fill)
@@ -140,7 +140,10 @@ class RISE:
         if self.normalisation == "expected":
             # Exact: a masked pixel is a mean of bits with weights that add up to one.
             return sums / (self.masks * self.shown)
-        means = sums / masks.summed(torch.ones_like(values[:1]))
+        shown = masks.summed(torch.ones_like(values[:1]))
+        if not (shown > 0).all():
+            raise ValueError(f"got {self.masks} masks of which none shows some pixels; expected more masks")
+        means = sums / shown
         return means - values.mean(1)[:, None, None] if self.normalisation == "centred" else means
 
     def draw(self, frames: Frames) -> ShiftedGrids:

@@ -11,10 +11,15 @@ from driving_xai.contracts import Frames
 
 def generators(frames: Frames, *, seed: int) -> list[torch.Generator]:
     """A generator on the CPU for each frame, seeded from the seed and the frame's own pixels."""
-    return [_generator(frame.contiguous().numpy(), seed) for frame in frames.detach().cpu()]
+    return [_generator(_pixels(frame.contiguous()), seed) for frame in frames.detach().cpu()]
 
 
-def _generator(pixels, seed: int) -> torch.Generator:
+def _pixels(frame: torch.Tensor) -> bytes:
+    # NumPy has no bfloat16; its bits do as well.
+    return (frame.view(torch.int16) if frame.dtype == torch.bfloat16 else frame).numpy().tobytes()
+
+
+def _generator(pixels: bytes, seed: int) -> torch.Generator:
     digest = hashlib.blake2b(pixels, digest_size=8, key=seed.to_bytes(16, "little", signed=True))
     # A generator takes seeds below 2**63 on every platform.
     return torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little") >> 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.variants import finite
 
 _RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -83,7 +84,7 @@ class VisualBackProp:
             UnsupportedModelError: a stage does not run exactly once, or puts out no feature maps.
             ValueError: features are not finite.
         """
-        with _averages(self.stages) as averages:
+        with _averages(self.stages) as averages, only_in_eval_mode():
             model(frames)
         for stage, seen in zip(self.stages, averages, strict=True):
             if len(seen) != 1 or len(seen[0]) != len(frames):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.grid import Cells, to_frame_grid
 
 Normalised = Float[Tensor, "B 3 h w"]
@@ -123,6 +124,13 @@ def check_vit(vit: nn.Module) -> None:
         raise UnsupportedModelError(
             f"{name} has no blocks with attn.{', attn.'.join(parts)}; expected timm's VisionTransformer"
         )
+    # Others compute attention otherwise, with rotated positions, say: what is rebuilt here would be wrong.
+    foreign = {type(each).__name__ for each in (*blocks, *attentions)} - {"Block", "Attention"}
+    if foreign:
+        raise UnsupportedModelError(
+            f"{name} is built of {', '.join(sorted(foreign))}; expected timm's Block and Attention, whose attention "
+            "is softmax(q k^T)"
+        )
     if getattr(vit, "cls_token", None) is None:
         raise UnsupportedModelError(f"{name} has no CLS token whose attention could be followed")
     if getattr(vit, "grad_checkpointing", False):
@@ -193,6 +201,7 @@ def run(
         torch.inference_mode(False),
         torch.no_grad(),
         weights_frozen(vit),
+        only_in_eval_mode(),
         _traced(vit, traced, forward, graphs),
     ):
         scores = model(frames)

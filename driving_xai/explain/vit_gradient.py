@@ -58,7 +58,7 @@ def attention_gradients(
     Args:
         targets: C scalars of each frame; all share the forward pass.
         memory: `keep` holds every block's activations until the backward pass has passed it;
-            `recompute` holds one block's, for one more forward pass.
+            `recompute` holds one block's, for about two more plain forward passes.
 
     Raises:
         UnsupportedModelError: see `check_vit`; or a target does not depend on the transformer, or

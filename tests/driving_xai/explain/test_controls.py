@@ -54,3 +54,9 @@ def test_the_width_does_not_order_pixels(frames):
     narrow, wide = (CentrePrior(spread=spread)(None, frames, None)[0].double() for spread in (0.2, 0.5))
     distance = -narrow.log() * 0.08
     torch.testing.assert_close(distance, -wide.log() * 0.5, rtol=1e-4, atol=1e-6)
+
+
+def test_frames_of_half_precision_have_draws_too(frames):
+    for dtype in (torch.bfloat16, torch.float16):
+        drawn = RandomOrder(seed=3)(None, frames.to(dtype), None)
+        assert torch.equal(drawn, RandomOrder(seed=3)(None, frames.to(dtype), None))

@@ -83,7 +83,7 @@ def test_an_incomplete_attribution_is_refused_where_asked(frames):
             bright = frames.mean((1, 2, 3))[:, None]
             return (bright > 0.3).to(frames) + 0.1 * bright
 
-    with pytest.raises(ValueError, match=r"attributions miss the change of the target by 0\.9\d+ of it"):
+    with pytest.raises(ValueError, match=r"attributions miss the change of the target by .* of it or less"):
         IntegratedGradients(max_gap=0.01)(Step(), frames, left)
     assert IntegratedGradients()(Step(), frames, left).isfinite().all()
 

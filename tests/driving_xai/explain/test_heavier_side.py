@@ -52,7 +52,7 @@ def test_each_frame_chooses_its_own_side() -> None:
 
 
 def test_no_order_of_a_linear_model_moves_it_further() -> None:
-    """Removing the heavier side's pixels in order is optimal at every step up to its end."""
+    """No other set of as many pixels as the share moves the output further than the heavier side's."""
     generator = torch.Generator().manual_seed(0)
     model = Linear(torch.randn(3, 4, 8, generator=generator, dtype=torch.float64))
     frames = torch.rand(3, 3, 4, 8, generator=generator, dtype=torch.float64)

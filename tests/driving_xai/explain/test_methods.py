@@ -12,7 +12,7 @@ from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
 from driving_xai.models.steering import SteeringConfig, SteeringModel
-from driving_xai.targets import left, right
+from driving_xai.targets import left, magnitude, right
 
 
 def _model(attention: str) -> SteeringModel:
@@ -125,3 +125,24 @@ def test_cuda_gives_the_maps_of_the_cpu(name):
     model.cuda()
     found = build(name, model)(model.at(None), frames.cuda(), left).cpu()
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["sign-attention", "grad-cam", "visual-backprop"])
+def test_a_model_in_training_mode_is_refused_and_left_as_it_was(name):
+    torch.manual_seed(0)
+    model = SteeringModel(SteeringConfig(hidden_size=8, height=32, width=48)).eval()
+    explain, frames = build(name, model), torch.rand(2, 3, 32, 48)
+    model.encoder.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UnsupportedModelError, match="training mode"):
+        explain(model.at(None), frames, magnitude)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["sign-attention", "grad-cam", "visual-backprop", "gradient"])
+def test_maps_that_are_not_finite_are_refused(name):
+    model = SteeringModel(SteeringConfig(hidden_size=8, height=32, width=48)).eval()
+    with torch.no_grad():
+        model.encoder[0].weight[0] = torch.nan
+    with pytest.raises(ValueError, match="check the weights"):
+        build(name, model)(model.at(None), torch.rand(1, 3, 32, 48), magnitude)
