@@ -66,6 +66,10 @@ class Geometry:
             raise DataError(f"crops {crops} leave nothing of the image; opposite sides must sum below 1")
         if self.height < 1 or self.width < 1:
             raise DataError(f"output size is {self.height}x{self.width}; both sides must be 1 or more")
+        if self.height * self.width > MAX_PIXELS:
+            raise DataError(
+                f"output size is {self.height}x{self.width}; expected at most {MAX_PIXELS:,} pixels"
+            )
 
     def region(self, height: int, width: int) -> tuple[int, int, int, int]:
         """The part of an image that is kept: (top, bottom, left, right) in source pixels."""

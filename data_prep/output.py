@@ -175,7 +175,7 @@ class Output:
             yield from Manifest.load(self.root).shards
         for note in sorted(self.scratch.glob("*.shard.json")):
             # A note that cannot be read is no note: its shard is written again.
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 yield ShardEntry.from_json(json.loads(read_bounded(note, most=MAX_NOTE_BYTES)))
 
     def _is_right(self, entry: ShardEntry | None) -> bool:

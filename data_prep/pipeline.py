@@ -6,8 +6,9 @@ killed and resumed.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,27 @@ from data_prep.readers import READERS, entry
 from data_prep.records import VEHICLES, Drive, ImageSet
 from data_prep.sequence_job import SequenceJob
 from data_prep.shards.manifest import Manifest
-from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule
+from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule, check_gap
 
 Split = Literal["block", "drive", "train", "val", "test"]
+
+DRIVE_ONLY = (
+    "vehicle",
+    "smoothing",
+    "lead_s",
+    "tolerance_s",
+    "hole_periods",
+    "split",
+    "blocks",
+    "gap_s",
+    "val_drives",
+    "test_drives",
+    "seed",
+)
+"""Settings that say nothing of labelled images; the manifest of an image set does not name them."""
+
+_MOST_HOLE_PERIODS = 1e6
+_MOST_TOLERANCE_S = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +88,10 @@ class PrepConfig:
 
     def __post_init__(self) -> None:
         entry(self.reader)
-        for name in ("tolerance_s", "hole_periods"):
-            if not getattr(self, name) > 0:
-                raise DataError(f"{name} is {getattr(self, name)}; expected over 0")
+        for name, most in (("tolerance_s", _MOST_TOLERANCE_S), ("hole_periods", _MOST_HOLE_PERIODS)):
+            if not 0 < getattr(self, name) <= most:
+                raise DataError(f"{name} is {getattr(self, name)}; expected over 0 and at most {most:,.0f}")
+        check_gap(self.gap_s)
         if not 0.0 < self.smoothing <= 1.0:
             raise DataError(f"smoothing is {self.smoothing}; expected over 0 and at most 1, where 1 is off")
         if not 0.0 <= self.lead_s <= 5.0:
@@ -170,9 +190,11 @@ def read_job(config: PrepConfig) -> Job:
     """
     records = _read(config)
     if isinstance(records, ImageSet):
+        _check_for_images(config)
+        told = config.to_json()
         return ImageJob.plan(
             records,
-            config=config.to_json(),
+            config={name: told[name] for name in told if name not in DRIVE_ONLY},
             geometry=config.geometry,
             policy=config.policy,
             images_per_shard=config.frames_per_shard,
@@ -193,6 +215,20 @@ def read_job(config: PrepConfig) -> Job:
         policy=config.policy,
         split=_split_rule(resolved),
         frames_per_shard=config.frames_per_shard,
+    )
+
+
+def _check_for_images(config: PrepConfig) -> None:
+    """Refuses what would be ignored, and recorded as if it had been heeded."""
+    defaults = {each.name: each.default for each in fields(PrepConfig)}
+    given = [name for name in DRIVE_ONLY if getattr(config, name) != defaults[name]]
+    if not given:
+        return
+    options = inspect.signature(READERS[config.reader]).parameters
+    ways = [f"--option {name}={getattr(config, name)}" for name in given if name in options]
+    instead = f"use {' '.join(ways)}" if ways else "leave it out; image sets keep their authors' split"
+    raise DataError(
+        f"{', '.join(given)} is a setting of drives, and reader {config.reader} gives labelled images; {instead}"
     )
 
 

@@ -24,6 +24,10 @@ UNIX_FROM_NS = 10**18
 Lesser ones are of a clock of the drive's own, such as a video's or that of a device since it booted."""
 
 
+MOST_GAP_S = 1e6
+"""Eleven days; a gap must be shorter."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
     """When the kept frames of one drive were taken."""
@@ -39,7 +43,7 @@ class Division(NamedTuple):
     """Of each frame of one drive."""
 
     block: Int32[np.ndarray, " T"]
-    """Time block, or the number of the drive."""
+    """Time block, or the number of the recording."""
     part: np.ndarray
     """`train`, `val`, `test` or `gap`."""
 
@@ -82,7 +86,7 @@ class BlockSplit:
             raise DataError(
                 f"blocks is {self.blocks}; expected 3 or more: train, validate and test need one each"
             )
-        _check_gap(self.gap_s)
+        check_gap(self.gap_s)
 
     def numbers(self, frames: int) -> Int32[np.ndarray, " T"]:
         """The block of each frame of one drive. Sizes differ by one at most.
@@ -137,7 +141,7 @@ class DriveSplit:
     """Frames this near to a frame of another part belong to none: recordings may follow each other."""
 
     def __post_init__(self) -> None:
-        _check_gap(self.gap_s)
+        check_gap(self.gap_s)
 
     def parts(self, drives: Sequence[str]) -> dict[str, Part]:
         """The part of each recording, by name. The order in which they are listed changes nothing.
@@ -254,9 +258,10 @@ def clock_names(timelines: Sequence[Timeline]) -> Mapping[str, str]:
     return {line.drive: "unix" if line.time_ns[0] >= UNIX_FROM_NS else "own" for line in timelines}
 
 
-def _check_gap(gap_s: float) -> None:
-    if not gap_s >= 0.0:
-        raise DataError(f"gap_s is {gap_s}; expected 0 or more seconds")
+def check_gap(gap_s: float) -> None:
+    """Raises DataError where it is no gap: its nanoseconds must fit 64 bits, and damage be told apart."""
+    if not 0.0 <= gap_s < MOST_GAP_S:
+        raise DataError(f"gap_s is {gap_s}; expected 0 or more seconds, under {MOST_GAP_S:,.0f}")
 
 
 def _filled(number: int, line: Timeline) -> Int32[np.ndarray, " T"]:

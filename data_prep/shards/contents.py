@@ -18,7 +18,7 @@ from data_prep.records import Vehicle
 from data_prep.shards import hdf5, parquet
 from data_prep.shards.manifest import SCHEMA, Manifest, ShardEntry
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD, inverse_turning_radius
-from data_prep.split import PARTS, clocks, near_on_clock
+from data_prep.split import MOST_GAP_S, PARTS, clocks, near_on_clock
 
 MOST: Mapping[str, float] = {
     "steering_wheel_rad": MOST_STEERING_RAD,
@@ -28,8 +28,6 @@ MOST: Mapping[str, float] = {
     "inverse_turning_radius": MOST_STEERING_RAD,
 }
 """Beyond these to either side a value is damage; no car has it."""
-
-_MOST_GAP_S = 1e6
 
 
 def shard_faults(
@@ -173,7 +171,7 @@ def _seams(manifest: Manifest, index: pd.DataFrame) -> Iterator[str]:
     gap_s = manifest.config.get("gap_s")
     if manifest.config.get("split") not in ("block", "drive"):
         return
-    if not isinstance(gap_s, int | float) or not 0 <= gap_s <= _MOST_GAP_S:
+    if not isinstance(gap_s, int | float) or not 0 <= gap_s < MOST_GAP_S:
         yield f"cannot be checked for gaps: the manifest's gap_s is {str(gap_s)[:60]}"
         return
     time_ns, part = index["time_ns"].to_numpy(), index["split"].to_numpy(dtype=str)

@@ -48,11 +48,13 @@ def prep(
     split: Annotated[
         Literal["block", "drive", "train", "val", "test"] | None,
         typer.Option(
-            help="By time blocks in each drive, by whole drives, or all into one part. [default: block]"
+            help="Of drives: by time blocks in each, by whole drives, or all into one part. "
+            "[default: block; test where no steering is recorded; images keep their authors' split]"
         ),
     ] = None,
     smoothing: Annotated[
-        float | None, typer.Option(help="alpha of the exponential smoothing, 1 is off. [default: 0.2]")
+        float | None,
+        typer.Option(help="Of drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]"),
     ] = None,
     crop_top: Annotated[float | None, typer.Option(help="Fraction of the image's height to cut off.")] = None,
     crop_bottom: Annotated[
@@ -73,7 +75,12 @@ def prep(
             "undecodable_image; repeatable.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of a random choice of drives. [default: 0]")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a random choice of whole drives; synthetic streets: --option seed=N. [default: 0]"
+        ),
+    ] = None,
     engine: Annotated[
         Literal["serial", "processes", "dask"], typer.Option(help="Where work runs.")
     ] = "serial",
@@ -190,9 +197,9 @@ def verify(
     shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote.")],
     as_json: Json = False,
 ) -> None:
-    """Check every shard against its hash.
+    """Check every file against its hash, and what the shards hold against what can be.
 
-    Exits 3 and names each file that is missing, changed or not in the manifest.
+    Frames, images, labels, times, index and the gaps between the parts are looked at too. Exits 3 and names each file that is missing, changed or not in the manifest.
 
     \b
     Example: driving-xai verify shards

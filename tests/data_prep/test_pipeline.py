@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 from data_prep.errors import DataError, OutputError
 from data_prep.images import Geometry, read_image
-from data_prep.pipeline import PrepConfig, Progress, prepare
+from data_prep.pipeline import PrepConfig, Progress, prepare, read_job
 from data_prep.records import VEHICLES
 from data_prep.shards.hdf5 import read_attributes, read_columns, read_frames
 from data_prep.shards.manifest import Manifest
@@ -223,10 +225,11 @@ def test_resuming_a_finished_run_repairs_what_was_damaged(source, reference, tmp
     assert contents(out) == reference
 
 
-def test_a_damaged_note_of_a_shard_costs_that_shard_only(source, reference, tmp_path):
+@pytest.mark.parametrize("note", ['{"path": ', "[" * 100_000])
+def test_a_damaged_note_of_a_shard_costs_that_shard_only(note, source, reference, tmp_path):
     out = tmp_path / "out"
     killed("between shards", out, source)
-    (out / ".prep" / "drive-00000.h5.shard.json").write_text('{"path": ')
+    (out / ".prep" / "drive-00000.h5.shard.json").write_text(note)
     seen: list[Progress] = []
     prepare(config(source), out, resume=True, on_progress=seen.append)
     assert seen[0].units_done == 1
@@ -500,3 +503,44 @@ def test_the_real_drive_gives_the_known_labels(shared_data, tmp_path):
     angle_deg = np.degrees(job.aligned[0].columns["steering_wheel_rad"])
     fifths = [round(float(np.abs(part).mean()), 1) for part in np.array_split(angle_deg, 5)]
     assert fifths == [6.6, 9.1, 8.0, 11.8, 2.3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gap_s", math.inf),
+        ("gap_s", 1e6),
+        ("tolerance_s", math.inf),
+        ("tolerance_s", math.nan),
+        ("hole_periods", math.inf),
+        ("hole_periods", 1e300),
+    ],
+)
+def test_numbers_without_a_bound_are_refused_by_name(name, value, source):
+    with pytest.raises(DataError, match=f"{name} is .*; expected"):
+        config(source, **{name: value})
+
+
+def test_a_size_that_no_memory_holds_is_refused():
+    with pytest.raises(DataError, match="output size is 10000000x160; expected at most 100,000,000 pixels"):
+        Geometry(height=10_000_000)
+
+
+def test_the_longest_numbers_allowed_are_prepared(source, tmp_path):
+    longest = {"tolerance_s": 1e6, "hole_periods": 1e6, "gap_s": 999_999.0, "split": "test"}
+    prepare(config(source, **longest), tmp_path / "out")
+    assert verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 3), ("split", "test"), ("smoothing", 0.5), ("vehicle", "acura-ilx"), ("gap_s", 1.0)],
+)
+def test_settings_of_drives_are_refused_for_images_and_not_recorded(name, value):
+    recipe = PrepConfig(
+        reader="synthetic-actions", source=Path("-"), reader_options={"images": 4, "height": 48, "width": 80}
+    )
+    assert not set(read_job(recipe).config) & {"seed", "split", "smoothing", "vehicle", "gap_s"}
+    with pytest.raises(DataError, match=f"{name} is a setting of drives") as refused:
+        read_job(replace(recipe, **{name: value}))
+    assert ("--option seed=3" in str(refused.value)) == (name == "seed")

@@ -268,7 +268,8 @@ def run(seed: Seed, source: Path, out: Path, *, whole: bool) -> str:
         one_line(fault)
     try:
         if whole:
-            config = PrepConfig(reader=seed.reader, source=source, reader_options=seed.options, split="test")
+            split = None if seed.reader in ("bdd-oia", "image-folder") else "test"
+            config = PrepConfig(reader=seed.reader, source=source, reader_options=seed.options, split=split)
             agree(out, prepare(config, out))
             return "prepared"
         found = READERS[seed.reader](source, **seed.options)
