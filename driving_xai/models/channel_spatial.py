@@ -71,7 +71,8 @@ def parameter_free_attention(
 
 
 def _standardised(values: Tensor, over: int | tuple[int, ...]) -> Tensor:
-    """Mean 0 and deviation 1; constants become 0."""
+    """Mean 0 and deviation 1; what is constant to rounding becomes 0."""
     centred = values - values.mean(over, keepdim=True)
     deviation = centred.square().mean(over, keepdim=True).sqrt()
-    return centred / torch.where(deviation > 0, deviation, 1.0)
+    rounding = 10 * torch.finfo(values.dtype).eps * values.abs().amax(over, keepdim=True)
+    return torch.where(deviation > rounding, centred / deviation, 0.0)
