@@ -114,6 +114,8 @@ class SpatialAttention(nn.Module):
     """Attention over the L positions of a feature map, given the LSTM's last state.
 
     Source: Tashiro and Awano 2023, eqs. 11, 12 and 15.
+    Deviation: the bias lies inside the tanh for every energy; the paper's scalar energy adds it outside,
+    where the softmax over positions cancels it.
     """
 
     def __init__(self, *, features: int, hidden_size: int, energy: str, temperature: float) -> None:
@@ -288,7 +290,8 @@ class SteeringModel(nn.Module):
         if attention is None:
             positions = self.grid[0] * self.grid[1]
             return self.input_mean.new_full((batch, *self.grid), 1 / positions)
-        return attention.mean(2).unflatten(1, self.grid)
+        # Of per-channel attention, only the channels that modulate anything: the map is what acts.
+        return attention[..., : self.feature_channels].mean(2).unflatten(1, self.grid)
 
     def _modulate(self, frame: Evidence, attention: Tensor | None) -> Float[Tensor, "B features"]:
         """The features that the LSTM and the readout see. Source: eqs. 4 and 9."""

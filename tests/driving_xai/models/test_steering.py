@@ -133,6 +133,22 @@ def test_maps_sum_to_one_and_the_first_is_that_of_the_mean_state() -> None:
     torch.testing.assert_close(first, maps[:, 0])
 
 
+def test_the_map_of_per_channel_attention_is_that_of_the_channels_that_act() -> None:
+    """Of 64 channels, the half that becomes the magnitude is never weighed: it is not in the map either."""
+    model = model_of(attention="sign", channels="split", energy="per-channel", sign_role="gate").eval()
+    windows = drive(batch=2)
+    with torch.no_grad():
+        scores, maps, _ = model(windows)
+        model.attend.from_features.weight[model.feature_channels :] *= -5
+        unused = model(windows)
+        model.attend.from_features.weight[: model.feature_channels] *= -5
+        used = model(windows)
+    assert torch.equal(unused[0], scores)
+    torch.testing.assert_close(unused[1], maps)
+    assert not torch.allclose(used[1], maps, rtol=1e-3)
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 4))
+
+
 def test_a_model_without_attention_says_so() -> None:
     with pytest.raises(UnsupportedModelError, match="attention 'none'"):
         model_of(attention="none").at(None).attention(drive()[:, 0])
