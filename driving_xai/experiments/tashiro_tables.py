@@ -46,7 +46,7 @@ def error_row(name: str, test: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 def compare_runs(
     ours: str, our_errors: Sequence[float], theirs: str, their_errors: Sequence[float]
 ) -> dict[str, Any]:
-    """Two networks' errors, run by run."""
+    """Two networks' errors, run by run; each run weighs alike, as in both tests, whatever its frames."""
     return {
         "ours": ours,
         "theirs": theirs,
@@ -73,7 +73,12 @@ def table2(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str,
         lines.append(
             f"| {label[name]} | - | {rows[0]['constants'][name]:.2f} | - | {' | '.join('-' * runs)} |"
         )
-    lines += ["", "| ours | against | difference, deg | Welch p | paired t p |", "|---|---|---|---|---|"]
+    lines += ["", "Above, runs weigh by their frames; the differences and tests below weigh runs alike."]
+    lines += [
+        "",
+        "| ours | against | difference, deg, runs alike | Welch p | paired t p |",
+        "|---|---|---|---|---|",
+    ]
     for each in comparisons:
         lines.append(
             f"| {each['ours']} | {each['theirs']} | {each['difference_deg']:+.2f} | "

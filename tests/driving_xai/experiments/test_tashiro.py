@@ -76,6 +76,10 @@ def test_table_2_says_ours_beside_theirs(out) -> None:
         assert row["mae_deg"] == pytest.approx(sum(row["by_run"]) / 2)
     table = (out / "tashiro-table2" / "table.md").read_text()
     assert f"| sign | 4.67 | {rows['sign']['mae_deg']:.2f} |" in table
+    assert "| difference, deg, runs alike |" in table
+    for each in results["comparisons"]:
+        ours, theirs = (rows[each[name]]["by_run"] for name in ("ours", "theirs"))
+        assert each["difference_deg"] == pytest.approx(sum(ours) / 2 - sum(theirs) / 2)
     assert (out / "tashiro-table2" / "table2.svg").exists()
 
 
