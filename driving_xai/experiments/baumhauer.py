@@ -85,6 +85,7 @@ DATA_SETS = "A cats vs dogs, B Stanford dogs, C Caltech birds"
 
 _NOTES = (
     "† no significant difference to BL at 0.05, Wilcoxon's signed-rank test over the paired runs.",
+    "? not tested against BL: fewer than 8 runs, or no pair of the tests below. Of one run there is no error.",
     "BL, trained on: the baseline for as many more epochs as an explanation's head had.",
     f"Paper: {DATA_SETS}; its L2X-F multiplies by tau.",
 )
@@ -242,7 +243,7 @@ def _table1_text(results: Mapping[str, Any]) -> str:
     lines = [heading(results, f"{seeds} runs; mean ± 100 x standard error, as the paper; hard explanations.")]
     for quantity in ("accuracy", "loss"):
         lines += ["", *markdown_header(quantity, COLUMNS.values())]
-        cells = (_cell(means[name][quantity]) + _marks(results, name, quantity) for name in COLUMNS)
+        cells = (_cell(means[name][quantity], seeds) + _marks(results, name, quantity) for name in COLUMNS)
         lines.append(markdown_row("ours", cells))
         for which in "ABC":
             paper = results["paper"][f"{which} {quantity}"]
@@ -250,7 +251,7 @@ def _table1_text(results: Mapping[str, Any]) -> str:
             lines.append(markdown_row(f"paper, {which}", cells))
     lines += ["", *_NOTES, "", *markdown_header("besides", COLUMNS.values())]
     for quantity, title in (("accuracy_soft", "accuracy, soft"), ("loss_soft", "loss, soft")):
-        lines.append(markdown_row(title, (_cell(means[name][quantity]) for name in COLUMNS)))
+        lines.append(markdown_row(title, (_cell(means[name][quantity], seeds) for name in COLUMNS)))
     lines.append(markdown_row("cells selected", (f"{means[name]['cells']['mean']:.1f}" for name in COLUMNS)))
     lines += ["", *markdown_header("test", ("difference in accuracy", "p", "difference in loss", "p"))]
     for ours, theirs in _TESTS:
@@ -269,12 +270,16 @@ def heading(results: Mapping[str, Any], said: str) -> str:
     )
 
 
-def _cell(mean: Mapping[str, float]) -> str:
-    return f"{mean['mean']:.4f} ± {100 * mean['standard_error']:.2f}"
+def _cell(mean: Mapping[str, float], runs: int) -> str:
+    error = f"{100 * mean['standard_error']:.2f}" if runs > 1 else "-"
+    return f"{mean['mean']:.4f} ± {error}"
 
 
 def _marks(results: Mapping[str, Any], name: str, quantity: str) -> str:
+    if name == "baseline":
+        return ""
     for test in results["tests"]:
-        if (test["ours"], test["theirs"], test["quantity"]) == (name, "baseline", quantity):
-            return " †" if test["p"] is not None and test["p"] >= LEVEL else ""
-    return ""
+        same = (test["ours"], test["theirs"], test["quantity"]) == (name, "baseline", quantity)
+        if same and test["p"] is not None:
+            return " †" if test["p"] >= LEVEL else ""
+    return " ?"

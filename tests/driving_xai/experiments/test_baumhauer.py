@@ -161,6 +161,18 @@ class TestRuns:
         assert paired(runs[:5], "a", "b", "x")["p"] is None
 
 
+def test_what_was_not_tested_is_not_read_as_significant():
+    tests = [
+        {"ours": name, "theirs": "baseline", "quantity": "loss", "p": p}
+        for name, p in (("bla", 0.3), ("bla-t", 0.01), ("bla-ph", None))
+    ]
+    names = ("baseline", "bla", "bla-t", "bla-ph", "l2x-f-multiplied")
+    marks = [baumhauer._marks({"tests": tests}, name, "loss") for name in names]
+    assert marks == ["", " †", "", " ?", " ?"]
+    mean = {"mean": 0.5, "standard_error": 0.0}
+    assert [baumhauer._cell(mean, runs) for runs in (1, 2)] == ["0.5000 ± -", "0.5000 ± 0.00"]
+
+
 def test_table1_sums_up_its_runs_and_goes_on_where_it_stopped(tmp_path):
     how = Table1(stand_in=STAND_IN, explanations=replace(BRIEF, seeds=1))
     one = table1(None, tmp_path, how)
