@@ -18,8 +18,8 @@ import pandas as pd
 
 from data_prep.shards.atomic import replacing
 from driving_xai import checkpoint
-from driving_xai.errors import CheckpointError
-from driving_xai.images import LabelledImages
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.images import FoldOut, LabelledImages
 from driving_xai.training import runs
 from driving_xai.training.actions import (
     PREDICTIONS,
@@ -79,9 +79,17 @@ def run(
     Returns:
         What `results.json` holds: the scores over all tested images with intervals, those of predictors
         that do not look, and the papers'.
+
+    Raises:
+        DataError: a division has no images to test; nothing is trained.
+        CheckpointError: `out` holds a model that was trained otherwise.
     """
     numbers = range(how.folds) if how.folds else [None]
     images = LabelledImages(shards)
+    for number in numbers:
+        if not (_held_out(how, number).splits(images.index) == "test").any():
+            where = "split `test`" if number is None else f"fold {number}"
+            raise DataError(f"{shards} has no image to test in {where}; prepare more, or set folds")
     tables = []
     for done, number in enumerate(numbers):
         folder = out / ("whole" if number is None else f"fold-{number}")
@@ -105,6 +113,10 @@ def run(
     return results
 
 
+def _held_out(how: ZhuAccuracy, fold: int | None) -> FoldOut:
+    return replace(how.training.held_out, fold=fold, folds=max(how.folds, 2))
+
+
 def _tested(
     shards: Path,
     folder: Path,
@@ -115,7 +127,7 @@ def _tested(
 ) -> pd.DataFrame:
     """A row for each tested image of one model: the row in the index, and for each action what the model,
     the majority in its training and the truth say."""
-    held_out = replace(how.training.held_out, fold=fold, folds=max(how.folds, 2))
+    held_out = _held_out(how, fold)
     training = with_saved_architecture(replace(how.training, held_out=held_out))
     try:
         loaded = checkpoint.load(folder, kind="actions")

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from driving_xai import checkpoint
-from driving_xai.errors import CheckpointError
+from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments.zhu_accuracy import ZhuAccuracy, _interval, run
-from driving_xai.images import LabelledImages
+from driving_xai.images import FoldOut, LabelledImages
 from driving_xai.models.actions import ActionConfig
 from driving_xai.training.actions import ActionTraining
 
@@ -76,6 +76,16 @@ def test_an_interval_draws_whole_groups() -> None:
     assert _interval(np.ones(10), groups, 0) == {"low": 1.0, "high": 1.0}
     apart = _interval(values, np.arange(10), 0)
     assert 0.1 < apart["low"] < 0.5 < apart["high"] < 0.9
+
+
+def test_nothing_to_test_is_said_before_anything_is_trained(shards, tmp_path, monkeypatch) -> None:
+    def without_test(held_out: FoldOut, index: pd.DataFrame) -> np.ndarray:
+        return np.full(len(index), "train")
+
+    monkeypatch.setattr(FoldOut, "splits", without_test)
+    with pytest.raises(DataError, match="no image to test in split `test`"):
+        run(shards, tmp_path / "out", replace(HOW, folds=0), device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_fold_is_none() -> None:
