@@ -304,9 +304,11 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         model = BoundedLogitModel(how.model)
+        if isinstance(model.backbone, FrozenCNN):
+            # Inside, so that weights "random" are those of the seed.
+            model.backbone = frozen_cnn(how.model.backbone, how.weights)
     metrics: dict[str, Any] = {}
     if isinstance(model.backbone, FrozenCNN):
-        model.backbone = frozen_cnn(how.model.backbone, how.weights)
         examples: Examples = cached_features(
             out / "features",
             model.backbone,

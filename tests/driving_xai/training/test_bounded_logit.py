@@ -265,6 +265,16 @@ def test_the_recipe_writes_the_model_that_it_measured(tmp_path, pictures, kind, 
         assert train(pictures, tmp_path, how, resume=True) == metrics
 
 
+def test_random_weights_of_a_frozen_network_are_the_seeds(tmp_path, pictures):
+    found = []
+    for place, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(place)
+        how = BoundedLogitTraining(model=BoundedLogitConfig(backbone="resnet10t"), seed=seed, **BRIEF)
+        train(pictures, tmp_path / str(place), how)
+        found.append(checkpoint.load(tmp_path / str(place)).sha256)
+    assert found[0] == found[1] != found[2]
+
+
 def test_the_command_trains_and_explains(tmp_path, pictures):
     """From the command line to a map of the selection, as a user goes."""
     run = CliRunner().invoke
