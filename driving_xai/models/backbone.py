@@ -42,8 +42,8 @@ class BackboneConfig:
     backbone: str = "vit_small_patch8_224"
     """A timm name, without a tag: vit_small_patch16_224, vit_small_patch14_reg4_dinov2, resnet50, ..."""
     image_size: tuple[int, ...] | None = None
-    """Height and width in px for which positional embeddings are kept, interpolated to any other; None as
-    timm has it (224 x 224 for most)."""
+    """Height and width in px for which positional embeddings are kept, interpolated to any other (timm's
+    antialiased bicubic, where DINO's own is not antialiased); None as timm has it (224 x 224 for most)."""
     patch_px: int | None = None
     embed_dim: int | None = None
     """Width of a transformer's tokens; None of these three as the name says."""
