@@ -56,6 +56,7 @@ MEASURES = (
     "deletion",
     "insertion",
     "insertion-deletion",
+    "pid-1",
     "pid-2",
     "pid-4",
     "pid-8",

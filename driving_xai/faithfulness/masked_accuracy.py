@@ -16,6 +16,7 @@ from driving_xai.faithfulness.aupc import Statistic, accuracies, log_odds
 from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity
 from driving_xai.faithfulness.curve import deletion
 from driving_xai.faithfulness.token_masks import FRACTIONS, TokenMask, token_deletion, token_ranks
+from driving_xai.perturb import Fill
 
 Part = Literal["pixel"] | TokenMask
 _LEAST_PATCHES = 45
@@ -36,6 +37,8 @@ class MaskedAccuracy:
     """What is masked: pixels, patches' embeddings, or the attention to and from patches."""
     of_set: Statistic | None = None
     """`aupc.log_odds`, computed of a set of frames; None is AUPC."""
+    fill: Fill = "mean"
+    """What a masked pixel shows, whatever the other measures' fill: the paper's channel mean."""
     needs: None = None
 
     def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
@@ -62,7 +65,7 @@ class MaskedAccuracy:
                 batch.frames,
                 maps.ranks,
                 FRACTIONS,
-                fill=how.fill,
+                fill=self.fill,
                 batch_size=how.batch_size,
                 clean=batch.clean,
             )
@@ -91,12 +94,13 @@ class MaskedAccuracy:
         drawn = torch.Generator().manual_seed(seed)
         return token_ranks(whole.flatten(0, 1), patches, drawn).unflatten(0, whole.shape[:2])
 
-    def describe(self, quantity: Quantity) -> dict[str, Any]:
+    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `measures.Measure`."""
         return {
             "kind": "accuracy of all outputs",
             "rule": "predicted where the sigmoid is over 1/2",
             "masked": self.part,
+            **({"fill": self.fill} if self.part == "pixel" else {}),
             "unit": "percent, summed over points" if self.of_set is None else "natural logarithm",
             "fractions": list(FRACTIONS),
             "faithful": "low",

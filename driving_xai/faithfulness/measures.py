@@ -29,7 +29,7 @@ from driving_xai.faithfulness.visible import (
     percentage_in,
     scores_of_weighted,
 )
-from driving_xai.perturb import pixel_counts
+from driving_xai.perturb import Fill, pixel_counts
 
 Columns = Mapping[str, Tensor]
 """Of `results.PER_FRAME_SCHEMA`: a `value` for each frame and method, and what goes with it."""
@@ -49,8 +49,13 @@ class Measure(Protocol):
         """The columns for each reference."""
         ...
 
-    def describe(self, quantity: Quantity) -> dict[str, Any]:
-        """What its numbers mean, as JSON."""
+    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
+        """What its numbers mean, as JSON.
+
+        Args:
+            fill: of the run's `Editing`, None where that is stated elsewhere. The `fill` in the description
+                is the one the measure really edits with.
+        """
         ...
 
 
@@ -101,7 +106,7 @@ class CurveMeasure:
                 },
             )
 
-    def describe(self, quantity: Quantity) -> dict[str, Any]:
+    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""
         rises = (quantity.without_evidence == "rises") == (self.salient == "removed")
         return {
@@ -111,6 +116,7 @@ class CurveMeasure:
             "normalised_unit": quantity.unit,
             "fractions": list(self.fractions),
             "endpoints": "both included",
+            **({} if fill is None else {"fill": fill}),
             "faithful": "high" if rises else "low",
         }
 
@@ -132,7 +138,7 @@ class LocalisationMeasure:
         value, chance = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
         yield "cause", {"value": value, "chance": chance}
 
-    def describe(self, quantity: Quantity) -> dict[str, Any]:
+    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""
         return {"kind": "localisation", "reference": "pixels that cause the label", "faithful": "high"}
 
@@ -173,13 +179,15 @@ class InsertionDeletionMeasure:
             clean=batch.clean,
         )
 
-    def describe(self, quantity: Quantity) -> dict[str, Any]:
+    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""
+        inserted_on = "blur" if self.patch_px is None else fill
         return {
             "kind": "difference of curves",
             "quantity": quantity.name,
             "unit": quantity.unit,
             "patch_px": self.patch_px or 1,
+            **({} if fill is None else {"fill": {"insertion": inserted_on, "deletion": fill}}),
             "range": "0 to 1, endpoints included",
             "faithful": "high" if quantity.without_evidence == "falls" else "low",
         }
@@ -204,12 +212,13 @@ class WeightedFrameMeasure:
         for reference, value in batch.references.items():
             yield reference, {"value": self.compare(value(batch.clean[:, None])[:, 0], value(scores))}
 
-    def describe(self, quantity: Quantity) -> dict[str, Any]:
+    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""
         return {
             "kind": "weighted frame",
             "quantity": quantity.name,
             "unit": "percent",
+            "fill": "black",
             "faithful": self.faithful,
         }
 
@@ -234,13 +243,14 @@ class PercentageInMeasure:
             )
             yield reference, {"value": shown.mean(-1), "curve": shown}
 
-    def describe(self, quantity: Quantity) -> dict[str, Any]:
+    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""
         return {
             "kind": "shown pixels",
             "quantity": quantity.name,
             "unit": quantity.unit,
             "fractions": list(self.fractions),
+            "fill": "black",
             "faithful": "high",
         }
 
@@ -260,7 +270,7 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "insertion-deletion": InsertionDeletionMeasure(patch_px=None),
     # Iida et al. 2022, Table 2.
-    **{f"pid-{side}": InsertionDeletionMeasure(patch_px=side) for side in PATCHES_PX[1:]},
+    **{f"pid-{side}": InsertionDeletionMeasure(patch_px=side) for side in PATCHES_PX},
     "average-drop": WeightedFrameMeasure(compare=average_drop, faithful="low"),
     "increase": WeightedFrameMeasure(compare=increase, faithful="high"),
     "percentage-in": PercentageInMeasure(),

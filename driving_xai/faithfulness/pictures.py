@@ -18,7 +18,7 @@ from driving_xai.contracts import Frames, Scores
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.batch import Batch, Quantity
 from driving_xai.faithfulness.localisation import Causes
-from driving_xai.faithfulness.subject import Split, choose_rows
+from driving_xai.faithfulness.subject import Split, choose_rows, require_geometry
 from driving_xai.faithfulness.visible import OfClass
 from driving_xai.images import LabelledImages, fold_out_from
 from driving_xai.targets import by_name, outputs_at, probabilities
@@ -70,6 +70,7 @@ class Pictures:
         self._rule = None if target == EVERY_PREDICTED and self._several else by_name(target, outputs)
         short_side_px = checkpoint.config.get("input", {}).get("short_side_px")
         self._images = LabelledImages(shards, short_side_px=short_side_px)
+        require_geometry(checkpoint, self._images.manifest, shards)
         chosen = choose_rows(self._images.index, split, checkpoint, self._images.manifest, fold_out_from)
         self._rows = np.flatnonzero(chosen)[::every]
         if not len(self._rows):
@@ -92,6 +93,8 @@ class Pictures:
             with torch.no_grad():
                 clean = self._model(frames)
             at, columns = self._explained(clean)
+            if not len(at):
+                continue
             # In parts: a frame that is explained for several outputs stands there several times.
             for part in torch.arange(len(at)).split(batch_size):
                 chosen = at[part]

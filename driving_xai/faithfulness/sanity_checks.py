@@ -87,8 +87,21 @@ class SanityConfig:
             if not given or (unknown := [each for each in given if each not in known]):
                 got = repr(unknown[0]) if given else "none"
                 raise ValueError(f"got {name} {got}, expected some of: {', '.join(known)}")
-        if self.every < 1 or self.batch_size < 1 or self.noise_draws < 1:
-            raise ValueError("got every, batch_size or noise_draws below 1, expected 1 or more")
+            if twice := [each for each in given if given.count(each) > 1]:
+                raise ValueError(f"got {name} {twice[0]!r} twice, expected each once")
+        for name, least in (
+            ("every", 1),
+            ("batch_size", 1),
+            ("noise_draws", 1),
+            ("resamples", 1),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"got {name} {getattr(self, name)}, expected {least} or more")
+        if self.block_s <= 0 or not 0 < self.level < 1:
+            raise ValueError(
+                f"got block_s {self.block_s}, level {self.level}; expected > 0 and within (0, 1)"
+            )
         if not 0 < self.noise_radius <= 1 or not 0 < self.top_share < 1:
             raise ValueError(
                 f"got noise_radius {self.noise_radius}, top_share {self.top_share}; expected over 0 and at most 1"

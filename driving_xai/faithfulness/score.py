@@ -178,6 +178,8 @@ def _join(
     """Turns complete parts into results, in the order of drives and time."""
     parts = out / FOLDER
     tables = [read_table(part) for part in sorted(parts.glob("part-*.parquet"))]
+    if not tables:
+        raise DataError(f"nothing is predicted in any of {subject.total} images; score target predicted")
     # Stable, so that measures and methods keep their order within a frame.
     order = ["drive", "camera", "time_ns", "frame"]
     frames = pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
@@ -204,7 +206,7 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
     )
     once = frames.drop_duplicates(FRAME_COLUMNS)
     statistics = statistics_of_sets(config.measures)
-    measures = {name: MEASURES[name].describe(subject.quantity) for name in config.measures}
+    measures = {name: MEASURES[name].describe(subject.quantity, fill=config.fill) for name in config.measures}
     of_set = frames["measure"].isin(statistics)
     by_frame, together = frames[~of_set], frames[of_set]
     return {

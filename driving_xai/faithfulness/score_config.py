@@ -63,6 +63,10 @@ class ScoreConfig:
             if missing or (unknown := [each for each in given if each not in known]):
                 got = "none" if missing else repr(unknown[0])
                 raise ValueError(f"got {name} {got}, expected some of: {', '.join(known)}")
+            if twice := [each for each in given if given.count(each) > 1]:
+                raise ValueError(f"got {name} {twice[0]!r} twice, expected each once")
+        if self.seed < 0:
+            raise ValueError(f"got seed {self.seed}, expected 0 or more")
         for name in ("every", "batch_size", "resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected 1 or more")

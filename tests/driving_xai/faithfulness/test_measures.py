@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from data_prep.records import VEHICLES
+from driving_xai.cli.drives import MEASURES as listed
 from driving_xai.data import degrees_per_unit
 from driving_xai.faithfulness.measures import MEASURES, CurveMeasure, SteeringError, angle_deg
+from driving_xai.faithfulness.pictures import PROBABILITY
 from driving_xai.perturb import pixel_counts
 
 
@@ -44,3 +46,17 @@ def test_fractions_are_the_papers_and_rises():
     for measure in MEASURES.values():
         if isinstance(measure, CurveMeasure):
             assert len(pixel_counts(measure.fractions, 80 * 160)) == 26
+
+
+def test_the_fill_that_is_stated_is_the_one_that_is_used():
+    said = {name: measure.describe(PROBABILITY, fill="mean") for name, measure in MEASURES.items()}
+    assert said["deletion"]["fill"] == said["insertion"]["fill"] == "mean"
+    assert said["pid-1"]["fill"] == said["pid-8"]["fill"] == {"insertion": "mean", "deletion": "mean"}
+    assert said["insertion-deletion"]["fill"] == {"insertion": "blur", "deletion": "mean"}
+    assert said["percentage-in"]["fill"] == "black"
+    assert MEASURES["aupc"].describe(PROBABILITY, fill="black")["fill"] == "mean"
+    assert "fill" not in said["auroc"]
+
+
+def test_the_command_line_lists_the_measures_there_are():
+    assert listed == tuple(MEASURES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,8 @@ def test_accuracy_while_masked_is_of_all_labels(actions, streets, tmp_path):
         order = rank(saliency, torch.Generator().manual_seed(0)).view(HEIGHT, WIDTH)
         curve = []
         for step in range(10):
-            edited = frame * (order >= round(step * 0.2 / 9 * HEIGHT * WIDTH))
+            gone = order < round(step * 0.2 / 9 * HEIGHT * WIDTH)
+            edited = torch.where(gone, frame.mean((2, 3), keepdim=True), frame)
             with torch.no_grad():
                 right = (loaded.model(edited)[0] > 0) == (labels[place] > 0)
             curve.append(right.float().mean().item())
@@ -112,6 +115,8 @@ def test_accuracy_while_masked_is_of_all_labels(actions, streets, tmp_path):
     names = {(each["measure"], each["control"]) for each in found.summary["differences"]}
     assert names == {(measure, control) for measure in measures for control in ("random", "centre-prior")}
     assert found.per_frame[found.per_frame["measure"] == "log-odds"]["value"].isna().all()
+    assert found.summary["measures"]["aupc"]["fill"] == "mean"
+    assert "fill" not in found.summary["measures"]["aupc-token"], "embeddings are zero, no pixel is filled"
 
 
 def test_every_predicted_output_is_explained_by_itself(actions, streets, tmp_path):
@@ -136,6 +141,34 @@ def test_every_predicted_output_is_explained_by_itself(actions, streets, tmp_pat
     stop = rows[rows["target"] == "stop"].set_index("frame")["value"]
     alone = one.select(method="gradient", measure="deletion", reference="target").set_index("frame")["value"]
     np.testing.assert_allclose(stop, alone[stop.index], rtol=1e-4)
+
+
+def _with_thresholds(loaded, threshold):
+    """The same checkpoint, where an output counts as predicted over another probability."""
+    known = dict.fromkeys(loaded.model.outputs.names, threshold)
+    return replace(loaded, metrics={"thresholds": known})
+
+
+def test_batches_without_a_predicted_output_are_passed_over(actions, streets, tmp_path):
+    loaded = actions()
+    with torch.no_grad():
+        scores = loaded.model(LabelledImages(streets).frames(np.arange(0, 40, 5)))
+    highest = torch.sigmoid(scores).max().item()
+    config = ScoreConfig(
+        methods=("gradient",), split="all", every=5, target="every-predicted", batch_size=2, resamples=10
+    )
+    few = score(_with_thresholds(loaded, highest - 1e-6), streets, tmp_path / "few", config)
+    assert few.summary["data"]["scored"] == 1, "one of four batches says anything"
+    with pytest.raises(DataError, match="nothing is predicted in any of 8 images"):
+        score(_with_thresholds(loaded, 1.0), streets, tmp_path / "none", config)
+
+
+def test_images_of_another_geometry_are_refused(actions, streets, tmp_path):
+    loaded = actions()
+    cut = {"height": 224, "width": 224}
+    other = replace(loaded, config={**loaded.config, "input": {"geometry": cut}})
+    with pytest.raises(DataError, match="is not the checkpoint's"):
+        score(other, streets, tmp_path / "out", ScoreConfig(methods=("gradient",), split="all"))
 
 
 def test_the_predicted_output_is_the_highest(actions, streets, tmp_path):

@@ -98,6 +98,18 @@ def test_results_in_the_way_and_wrong_options_are_refused(checked, shards: Path)
     _, out, loaded = checked
     with pytest.raises(DataError, match="already holds sanity checks"):
         check(loaded, shards, out, SanityConfig(methods=("grad-cam",)))
-    for wrong in ({"methods": ()}, {"methods": ("x",)}, {"checks": ("x",)}, {"every": 0}, {"top_share": 1.0}):
+    for wrong in (
+        {"methods": ()},
+        {"methods": ("x",)},
+        {"methods": ("gradient", "gradient")},
+        {"checks": ("x",)},
+        {"checks": ("noise", "noise")},
+        {"every": 0},
+        {"top_share": 1.0},
+        {"seed": -1},
+        {"level": 1.0},
+        {"resamples": 0},
+        {"block_s": 0.0},
+    ):
         with pytest.raises(ValueError, match="expected"):
             SanityConfig(**{"methods": ("grad-cam",), **wrong})
