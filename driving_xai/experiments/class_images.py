@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from data_prep.images import decode_image
-from data_prep.shards.manifest import Manifest
+from data_prep.shards.manifest import Manifest, canonical_json
 from data_prep.shards.parquet import read_images
 from driving_xai.data import open_index
 from driving_xai.errors import DataError
@@ -31,7 +32,7 @@ class ClassImages:
     test: Int[np.ndarray, " tested"]
     read: ReadImages
     sha256: str
-    """Says which images these are."""
+    """Says which images these are, as they are read: of the shards and the size."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,7 +95,7 @@ def from_shards(root: Path, *, size_px: int) -> ClassImages:
         train=train,
         test=test,
         read=read,
-        sha256=manifest.sha256,
+        sha256=hashlib.sha256(canonical_json({"shards": manifest.sha256, "size_px": size_px})).hexdigest(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from driving_xai.experiments.cluttered_digits import Clutter, cluttered, handwri
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.models.frozen_cnn import frozen_cnn
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit
-from driving_xai.training.feature_cache import FeatureCache, Precision, cached_features, weights_sha256
+from driving_xai.training.feature_cache import FeatureCache, Precision, cached_features, network_sha256
 
 Device = Literal["auto", "cpu", "cuda"]
 OnProgress = Callable[[int, int], None]
@@ -69,6 +69,8 @@ class Frozen:
 
     images: ClassImages
     network: nn.Module
+    architecture: Mapping[str, Any]
+    """What the network was built with."""
     features: FeatureCache
     described: dict[str, Any]
     """For the result: the data and the network."""
@@ -80,7 +82,11 @@ class Frozen:
     @property
     def plan(self) -> dict[str, str]:
         """What decides the features."""
-        return {"images": self.images.sha256, "network": weights_sha256(self.network)}
+        return {
+            "images": self.images.sha256,
+            "network": network_sha256(self.network, self.architecture),
+            "precision": self.features.cells.dtype.name,
+        }
 
 
 def frozen(
@@ -96,10 +102,14 @@ def frozen(
     if data is None:
         images = stand_in_images(stand_in)
         stack = pretrained_stand_in(out / "features", stand_in)
+        architecture: dict[str, Any] = {"channels": stand_in.channels, "pooled": stand_in.pooled}
         name, precision = "small CNN that learnt from other digits", "fp32"
     else:
         images = from_shards(data, size_px=network.image_px)
-        stack = frozen_cnn(network.name, network.weights)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # Of weights "random": another call finds the same network.
+            stack = frozen_cnn(network.name, network.weights)
+        architecture = {"backbone": network.name}
         name, precision = f"{network.name}, weights {network.weights}", network.precision
     features = cached_features(
         out / "features",
@@ -107,12 +117,19 @@ def frozen(
         images.read,
         len(images),
         source=images.sha256,
+        architecture=architecture,
         precision=precision,  # type: ignore[arg-type]
         device=device,
         on_progress=on_progress,
     )
     described = {"data": images.describe(), "stand_in": data is None, "network": name}
-    return Frozen(images=images, network=stack.cpu(), features=features, described=described)
+    return Frozen(
+        images=images,
+        network=stack.cpu(),
+        architecture=architecture,
+        features=features,
+        described=described,
+    )
 
 
 def stand_in_images(how: StandIn) -> ClassImages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from driving_xai.contracts import Frames
 from driving_xai.images import LabelledImages
 from driving_xai.models.actions import ActionModel
+from driving_xai.models.backbone import BackboneConfig
 from driving_xai.training.feature_cache import FeatureCache, Precision, ReadImages, cached_features
 
 OnProgress = Callable[[int, int], None]
@@ -84,6 +85,8 @@ def frozen_features(
         f"{images.manifest.sha256} at {images.short_side_px} px, class tokens of {model.config.blocks} blocks"
     )
 
+    architecture = {each.name: getattr(model.config, each.name) for each in fields(BackboneConfig)}
+
     def cached(name: str, read: ReadImages) -> FeatureCache:
         return cached_features(
             folder,
@@ -91,6 +94,9 @@ def frozen_features(
             read,
             len(images),
             source=f"{source}, {name}",
+            architecture=architecture,
+            # The head has yet to be trained: what is drawn for it decides no feature.
+            unused=("model.head.",),
             precision=precision,
             batch_size=8,
             device=device,

@@ -7,10 +7,10 @@ of every run: one pass for each image replaces hundreds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,10 +45,20 @@ class FeatureCache:
         return torch.from_numpy(self.cells[rows].astype(np.float32))
 
 
-def weights_sha256(network: nn.Module) -> str:
-    """The hash of a network's class, parameters and buffers: what decides its features in eval mode."""
-    digest = hashlib.sha256(type(network).__name__.encode())
+def network_sha256(
+    network: nn.Module, architecture: Mapping[str, Any], *, unused: tuple[str, ...] = ()
+) -> str:
+    """The hash of what decides a network's features in eval mode: settings, parameters and buffers.
+
+    Args:
+        architecture: what it was built with. Some settings have no weights, such as a transformer's heads
+            or a dilation, and two names of timm's can have the same weights.
+        unused: how the names of weights begin that no feature depends on, such as an untrained head's.
+    """
+    digest = hashlib.sha256(type(network).__name__.encode() + canonical_json(dict(architecture)))
     for name, tensor in sorted(network.state_dict().items()):
+        if name.startswith(unused):
+            continue
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
         digest.update(values.numpy().tobytes())
@@ -63,6 +73,8 @@ def cached_features(
     count: int,
     *,
     source: str,
+    architecture: Mapping[str, Any],
+    unused: tuple[str, ...] = (),
     precision: Precision = "fp32",
     batch_size: int = 32,
     device: str | torch.device = "cpu",
@@ -71,12 +83,14 @@ def cached_features(
     """The features of `count` images: from `folder`, or computed and kept there.
 
     The file's name is a hash of the source, the network and the precision, so that features of other
-    images or weights are never taken for these. It is whole or absent.
+    images, weights or architectures are never taken for these. It is whole or absent.
 
     Args:
         network: in eval mode; frames in [0, 1] to feature maps.
         read: the images of some rows, in their order.
         source: says which images `read` gives; equal texts must mean equal images.
+        architecture: what the network was built with; see `network_sha256`.
+        unused: how the names of weights begin that no feature depends on.
 
     Raises:
         ValueError: the network is in training mode.
@@ -84,7 +98,12 @@ def cached_features(
     """
     if network.training:
         raise ValueError(f"{type(network).__name__} is in training mode; call eval() on it first")
-    key = {"source": source, "count": count, "network": weights_sha256(network), "precision": precision}
+    key = {
+        "source": source,
+        "count": count,
+        "network": network_sha256(network, architecture, unused=unused),
+        "precision": precision,
+    }
     path = folder / f"features-{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

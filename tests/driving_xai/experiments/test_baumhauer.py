@@ -121,6 +121,22 @@ class TestShards:
         with pytest.raises(CheckpointError, match="absent"):
             table1(shards, tmp_path / "other", replace(how, network=absent))
 
+    def test_runs_of_another_size_or_precision_are_not_taken(self, shards, tmp_path):
+        """A network of convolutions alone has the same weights for every size."""
+        plans = [
+            frozen(shards, tmp_path, Network(name="resnet10t", weights="random", **given), STAND_IN).plan
+            for given in (
+                {"image_px": 32, "precision": "fp32"},
+                {"image_px": 32, "precision": "fp32"},
+                {"image_px": 40, "precision": "fp32"},
+                {"image_px": 32, "precision": "fp16"},
+            )
+        ]
+        assert plans[0] == plans[1]
+        assert plans[2] not in (plans[0], plans[3])
+        assert plans[3] != plans[0]
+        assert len(list((tmp_path / "features").iterdir())) == 3
+
     def test_mnist_wants_three_and_eight(self, shards, tmp_path):
         results = baumhauer_mnist.run(shards, tmp_path / "a", Mnist(steps=2, seeds=1))
         assert set(results["means"]) == {"baseline", "bla", "bla-t", "l2x", "l2x-multiplied"}

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.images import FoldOut, LabelledImages
-from driving_xai.models.actions import ActionConfig
+from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.training.action_inputs import MirroredFrames, frozen_features
 from driving_xai.training.actions import ActionTraining, _Batches, start_model, train
 from driving_xai.training.augment import Augmentation
@@ -106,6 +106,22 @@ def test_features_kept_on_disk_are_what_the_backbone_gives_of_each_image_and_its
     with torch.no_grad():
         expected = model.features(MirroredFrames(images=images).batch(rows, turned))
     torch.testing.assert_close(found.batch(rows, turned), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_found_again_whatever_the_head_and_not_of_another_number_of_heads(shards, tmp_path):
+    images = LabelledImages(shards, short_side_px=24)
+    model = ActionModel(MODEL)
+
+    def kept(model: ActionModel) -> Path:
+        return frozen_features(model, images, tmp_path, mirrored=False).plain.path
+
+    first = kept(model)
+    torch.nn.init.ones_(model.head.weight)
+    assert kept(model) == first
+    # The number of heads has no weights: the same ones fit.
+    other = ActionModel(replace(MODEL, heads=2))
+    other.load_state_dict(model.state_dict())
+    assert kept(other) != first
 
 
 def test_a_mirrored_image_exchanges_left_and_right_or_literally_does_not(shards) -> None:

@@ -54,7 +54,9 @@ def cache(folder, network, images, **settings) -> FeatureCache:
     def read(rows: np.ndarray) -> torch.Tensor:
         return images[torch.from_numpy(rows)]
 
-    return cached_features(folder, network, read, len(images), **{"source": "a", "batch_size": 16} | settings)
+    return cached_features(
+        folder, network, read, len(images), **{"source": "a", "architecture": {}, "batch_size": 16} | settings
+    )
 
 
 def test_kept_features_are_the_networks_own(tmp_path, network, images):
@@ -75,8 +77,8 @@ def test_features_are_computed_once_and_never_taken_for_others(tmp_path, network
         calls.append(len(rows))
         return images[torch.from_numpy(rows)]
 
-    first = cached_features(tmp_path, network, read, COUNT, source="a", batch_size=16)
-    again = cached_features(tmp_path, network, read, COUNT, source="a", batch_size=5)
+    first = cached_features(tmp_path, network, read, COUNT, source="a", architecture={}, batch_size=16)
+    again = cached_features(tmp_path, network, read, COUNT, source="a", architecture={}, batch_size=5)
     assert calls == [16, 16, 8]
     assert again.path == first.path
     other = copy.deepcopy(network)
@@ -84,6 +86,10 @@ def test_features_are_computed_once_and_never_taken_for_others(tmp_path, network
         other.layers[0].bias[0] += 1
     assert cache(tmp_path, other, images).path != first.path
     assert cache(tmp_path, network, images, source="b").path != first.path
+    assert cache(tmp_path, network, images, architecture={"heads": 2}).path != first.path
+    assert cache(tmp_path, other, images, unused=("layers.0.",)).path == (
+        cache(tmp_path, network, images, unused=("layers.0.",)).path
+    )
 
 
 def test_an_interrupted_pass_leaves_nothing_that_counts(tmp_path, network, images):
@@ -93,7 +99,7 @@ def test_an_interrupted_pass_leaves_nothing_that_counts(tmp_path, network, image
         return images[torch.from_numpy(rows)]
 
     with pytest.raises(KeyboardInterrupt):
-        cached_features(tmp_path, network, read, COUNT, source="a", batch_size=16)
+        cached_features(tmp_path, network, read, COUNT, source="a", architecture={}, batch_size=16)
     assert list(tmp_path.iterdir()) == []
 
 
