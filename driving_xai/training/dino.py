@@ -166,6 +166,8 @@ class DinoRecipe(L.LightningModule):
             student_temp=how.student_temperature,
             center_momentum=how.centre_momentum,
         )
+        self.last_means: dict[str, float] = {}
+        """What a resumed run logged last."""
         self.rows = np.sort(np.concatenate([images.rows(split) for split in how.splits]))
 
     def steps_per_epoch(self) -> int:
@@ -213,6 +215,16 @@ class DinoRecipe(L.LightningModule):
         loss = self.loss(taught, said, teacher_temp=self._teacher_temperature())
         self._log("train_loss", loss, len(views[0]))
         return loss
+
+    def logged_means(self) -> dict[str, float]:
+        """Of the last epoch that this process ran."""
+        return {name: float(v) for name, v in self.trainer.callback_metrics.items() if name in _LOGGED}
+
+    def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
+        saved["last_means"] = self.logged_means()
+
+    def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
+        self.last_means = saved.get("last_means", {})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.how.gradient_clip:
@@ -264,6 +276,9 @@ def entropy(probability: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
     return torch.special.entr(probability).sum(-1)
 
 
+_LOGGED = ("train_loss", "teacher_entropy", "teacher_spread")
+
+
 def train(
     shards: Path,
     out: Path,
@@ -312,9 +327,8 @@ def train(
         strategy=how.strategy,
     )
     runs.fit(trainer, recipe, state)
-    logged = ("train_loss", "teacher_entropy", "teacher_spread")
-    metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name in logged}
-    metrics["epochs"] = trainer.current_epoch
+    # Of a run that was whole already nothing is logged again: its state still has them.
+    metrics = {**recipe.last_means, **recipe.logged_means(), "epochs": how.epochs}
     if runs.rank() == 0:
         checkpoint.save(out, recipe.teacher.backbone, config, metrics)
     return metrics

@@ -168,6 +168,16 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(shards, straight, tmp_pat
         assert (tmp_path / name).read_bytes() == (straight / name).read_bytes(), name
 
 
+def test_resuming_what_is_whole_changes_nothing(shards, tmp_path) -> None:
+    how = replace(HOW, epochs=1)
+    metrics = train(shards, tmp_path, how, device="cpu")
+    assert metrics.keys() == {"train_loss", "teacher_entropy", "teacher_spread", "epochs"}
+    before = {name: (tmp_path / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.METRICS)}
+    assert train(shards, tmp_path, how, device="cpu", resume=True) == metrics
+    for name, content in before.items():
+        assert (tmp_path / name).read_bytes() == content, name
+
+
 def test_the_action_recipe_starts_from_the_teacher(shards, straight, tmp_path) -> None:
     how = ActionTraining(
         model=ActionConfig(blocks=2), start=str(straight), short_side_px=24, epochs=1, batch_size=8
