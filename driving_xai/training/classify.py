@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from lightning.pytorch.callbacks import EarlyStopping
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from driving_xai import checkpoint
@@ -80,7 +80,7 @@ class ClassifierTraining:
     learning_rate: float = 1e-3
     """Of LABN's attention branch and of the last linear layer."""
     features_learning_rate: float | None = None
-    """Of all other layers; None is the same, 0 freezes them. LABN's authors take a tenth."""
+    """Of all other layers; None is the same, 0 freezes them and their statistics. LABN's authors take a tenth."""
     weight_decay: float = 0.01
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_epochs: int = 0
@@ -286,18 +286,29 @@ class _Recipe(L.LightningModule):
             )
         self.register_buffer("class_weights", torch.tensor(weights))
         self.negative = _class_named(how)
+        if how.features_learning_rate == 0:
+            for weight in self._parts()["features"]:
+                weight.requires_grad_(False)
+
+    def _is_head(self, name: str) -> bool:
+        return name.startswith(_LABN_HEADS if self.is_labn else _last_linear(self.model.network))
+
+    def _parts(self) -> dict[str, list[nn.Parameter]]:
+        parts: dict[str, list[nn.Parameter]] = {"heads": [], "features": []}
+        for name, weight in self.model.network.named_parameters():
+            parts["heads" if self._is_head(name) else "features"].append(weight)
+        return parts
 
     def configure_optimizers(self):
-        heads: list[Tensor] = []
-        features: list[Tensor] = []
-        prefixes = _LABN_HEADS if self.is_labn else (_last_linear(self.model.network),)
-        for name, weight in self.model.network.named_parameters():
-            (heads if name.startswith(prefixes) else features).append(weight)
-        groups = [{"params": heads, "part": "heads"}, {"params": features, "part": "features"}]
+        groups = [{"params": weights, "part": part} for part, weights in self._parts().items()]
         return torch.optim.AdamW(groups, lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
 
     def on_train_epoch_start(self) -> None:
         slower = self.how.features_learning_rate
+        if slower == 0:  # Every epoch, because validation brings training mode back.
+            for name, module in self.model.network.named_modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and not self._is_head(name):
+                    module.eval()
         for group in self.trainer.optimizers[0].param_groups:
             own = slower if group["part"] == "features" and slower is not None else self.how.learning_rate
             group["lr"] = own * self._share_of_rate(self.current_epoch)
@@ -388,9 +399,9 @@ def _class_named(how: ClassifierTraining) -> int:
     return names.index(wanted)
 
 
-def _last_linear(network: torch.nn.Module) -> str:
+def _last_linear(network: nn.Module) -> str:
     """The name of the last linear layer; of a network without one nothing is a head."""
-    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     return f"{names[-1]}." if names else "no head"
 
 

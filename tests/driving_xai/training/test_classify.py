@@ -61,6 +61,18 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(pictures, tmp_path, how):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
 
 
+def test_frozen_features_are_the_same_in_training_and_after_it(pictures, tmp_path):
+    """Statistics of batch normalisation are frozen with the weights that they follow."""
+    train(pictures, tmp_path / "start", replace(HOW, epochs=1), data={}, device="cpu")
+    save_file(checkpoint.load(tmp_path / "start").model.network.state_dict(), tmp_path / "start.safetensors")
+    start = checkpoint.load(tmp_path / "start").model.network.state_dict()
+    how = replace(HOW, epochs=2, features_learning_rate=0.0, weights=str(tmp_path / "start.safetensors"))
+    train(pictures, tmp_path / "out", how, data={}, device="cpu")
+    found = checkpoint.load(tmp_path / "out").model.network.state_dict()
+    changed = {name for name, value in found.items() if not torch.equal(value, start[name])}
+    assert changed == {"3.weight", "3.bias"}
+
+
 @pytest.mark.parametrize(
     "network",
     [
