@@ -19,6 +19,7 @@ from driving_xai.models.backbone import (
     is_transformer,
     load_backbone,
 )
+from driving_xai.models.feature_maps import cell_centres
 
 
 class FrozenCNN(nn.Module):
@@ -65,10 +66,9 @@ class FrozenCNN(nn.Module):
     def cells_px(self) -> tuple[float, float] | None:
         """Where the first cell is centred, and the stride, in pixels; None where that is not known.
 
-        ResNets and EfficientNets pad every odd kernel by half of it: cell 0 stays centred on pixel 0.
+        Of timm's tf_ networks it is not: they pad by the size of the frame, more on one side.
         """
-        known = type(self.trunk).__name__ in ("ResNet", "EfficientNet")
-        return (0.0, float(self.trunk.feature_info[-1]["reduction"])) if known else None
+        return cell_centres(self, self.mean.new_zeros(1, 3, 64, 64), self.cam_layer)
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
         return self.cam_layer(self.trunk.forward_features((frames - self.mean) / self.std))

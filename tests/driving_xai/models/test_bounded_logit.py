@@ -293,6 +293,15 @@ def test_a_frozen_network_takes_timms_weights_strictly(frozen, tmp_path):
         FrozenCNN("vit_tiny_patch16_224")
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("efficientnet_b0", (0.0, 32.0)), ("tf_efficientnet_lite0", None), ("resnet10t", (0.0, 32.0))],
+)
+def test_cells_are_placed_by_the_padding(name, cells):
+    """TensorFlow's padding depends on the frame: no place holds for all sizes."""
+    assert FrozenCNN(name).cells_px == cells
+
+
 def test_grad_cam_weighs_the_frozen_features(frozen):
     frames = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     baseline = BoundedLogitModel(replace(frozen.config, attention="none"))
