@@ -6,6 +6,7 @@ This is the only place that builds a model from a file.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -47,12 +48,18 @@ class Checkpoint:
         """The probability over which each of several outputs counts as predicted: calibrated, or 1/2.
 
         Raises:
-            CheckpointError: metrics.json has thresholds of other outputs.
+            CheckpointError: metrics.json has thresholds of other outputs, or what is no number.
         """
         names, known = self.model.outputs.names, self.metrics.get("thresholds", {})
         if not isinstance(known, dict) or set(known) - set(names):
             raise CheckpointError(f"{self.path} has thresholds of other outputs; train it again")
-        return tuple(float(known.get(name, 0.5)) for name in names)
+        found = [known.get(name, 0.5) for name in names]
+        for name, value in zip(names, found, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise CheckpointError(
+                    f"{self.path} has threshold {value!r} of {name}, expected a number; train it again"
+                )
+        return tuple(map(float, found))
 
 
 def save(out: Path, model: nn.Module, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

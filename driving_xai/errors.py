@@ -11,5 +11,9 @@ class UnsupportedModelError(TypeError):
     """A model that lacks what a method needs, for example a layer or an attention map."""
 
 
+class NonFiniteError(ValueError):
+    """NaN or infinity where a model or a method must give numbers: its weights have diverged, say."""
+
+
 class VideoError(OSError):
     """A video that cannot be read or written."""

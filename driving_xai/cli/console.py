@@ -82,6 +82,8 @@ def exit_code(error: Exception) -> int | None:
     ours = sys.modules.get("driving_xai.errors")
     if ours and isinstance(error, ours.CheckpointError | ours.UnsupportedModelError):
         return INVALID_DATA
+    if ours and isinstance(error, ours.NonFiniteError):
+        return FAILED
     engines, torch = sys.modules.get("data_prep.engines"), sys.modules.get("torch")
     lost = engines is not None and isinstance(error, engines.EngineError)
     out_of_memory = isinstance(error, MemoryError) or (

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Scores, Target
+from driving_xai.errors import NonFiniteError
 from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.perturb import batches
 from driving_xai.targets import held_at
@@ -22,7 +23,7 @@ class Clean:
 
     Raises:
         UnsupportedModelError: the model is in training mode.
-        ValueError: the target of a frame is not finite.
+        NonFiniteError: the target of a frame is not finite.
     """
 
     def __init__(self, model: FrameModel, frames: Frames, target: Target) -> None:
@@ -69,10 +70,10 @@ def finite(values: Tensor) -> Tensor:
     """The values, all of them finite.
 
     Raises:
-        ValueError: they are not.
+        NonFiniteError: they are not.
     """
     if not values.isfinite().all():
-        raise ValueError(
+        raise NonFiniteError(
             "got NaN or infinity from the model or its gradient; expected finite; check the weights"
         )
     return values

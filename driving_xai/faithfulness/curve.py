@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Scores
+from driving_xai.errors import NonFiniteError
 from driving_xai.perturb import Fill, Mixture, batches, blank, pixel_counts
 
 
@@ -26,11 +27,13 @@ def rank(saliency: Float[Tensor, "B *grid"], generator: torch.Generator) -> Int6
     generator of the same seed, a map's ranking does not depend on its batch.
 
     Raises:
-        ValueError: a map is not finite everywhere.
+        NonFiniteError: a map is not finite everywhere.
     """
     values = saliency.detach().flatten(1).float() + 0.0  # Turns -0.0 into 0.0: they are equal.
     if not values.isfinite().all():
-        raise ValueError("got a saliency map with NaN or infinity; expected finite values; check the weights")
+        raise NonFiniteError(
+            "got a saliency map with NaN or infinity; expected finite values; check the weights"
+        )
     pixels = values.shape[1]
     drawn = torch.randperm(pixels, generator=generator, device=generator.device).to(values.device)
     # One integer per pixel: the float's bits, made to fall where the value rises, above its place in

@@ -88,7 +88,7 @@ class MapFile:
             self.methods = tuple(self._file["maps"])
             texts = {name: self._file[f"frames/{name}"].asstr()[:] for name in _TEXTS}
             places = pd.DataFrame({**texts, "frame": self._file["frames/frame"][:]})[KEY]
-            lengths = {len(self._file[f"maps/{name}"]) for name in self.methods}
+            shapes = {tuple(self._file[f"maps/{name}"].shape) for name in self.methods}
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; give one that `score --save-maps` wrote") from None
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -97,7 +97,11 @@ class MapFile:
             raise DataError(
                 f"{path}: no file of maps ({error}); see docs/results.md for the layout"
             ) from None
-        if lengths - {len(places)} or places.duplicated().any():
+        if len(shapes) != 1 or len(shape := shapes.pop()) != 3:
+            raise DataError(f"{path}: needs at least one method, and all maps as [N, H, W] of one size")
+        self.size = shape[1:]
+        """Height and width of the maps."""
+        if shape[0] != len(places) or places.duplicated().any():
             raise DataError(f"{path}: needs one map of each method for each frame, each frame once")
         self._row = pd.Series(np.arange(len(places)), index=pd.MultiIndex.from_frame(places))
 
@@ -109,7 +113,7 @@ class MapFile:
         """A method's maps of these frames.
 
         Raises:
-            DataError: the file has none of one of them.
+            DataError: the file has none of one of them, or a map is not finite.
         """
         found = self._row.reindex(pd.MultiIndex.from_frame(places[KEY]))
         if found.isna().any():
@@ -120,6 +124,8 @@ class MapFile:
         order = np.argsort(rows)
         maps = np.empty((len(rows), *self._file[f"maps/{method}"].shape[1:]), dtype=np.float32)
         maps[order] = self._file[f"maps/{method}"][rows[order]]
+        if not np.isfinite(maps).all():
+            raise DataError(f"{self.path}: a map of {method} has NaN or infinity; compute it again")
         return maps
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,11 +67,19 @@ def plan_of(
     plan = {
         "config": {**asdict(config), **maps, **names, "methods": methods_of(config, given)},
         "checkpoint_sha256": checkpoint.sha256,
+        "settings_sha256": _settings_sha256(checkpoint),
         "shards_sha256": manifest.sha256,
         "maps_sha256": None if given is None else given.sha256,
         "masks_sha256": None if masks is None else masks.sha256,
     }
     return json.loads(json.dumps(plan))
+
+
+def _settings_sha256(checkpoint: Checkpoint) -> str:
+    """Of what decides results beside the weights: the model's and the input's settings, the thresholds."""
+    settings = {name: checkpoint.config.get(name, {}) for name in ("model", "input")}
+    content = canonical_json({**settings, "thresholds": checkpoint.thresholds})
+    return hashlib.sha256(content).hexdigest()
 
 
 def require_same(plan: dict[str, Any], found: dict[str, Any], out: Path) -> None:
@@ -135,7 +144,7 @@ def score_parts(
             if masks is not None:
                 known = masks.causes(places, *batch.frames.shape[2:])
                 batch = batch._replace(causes=known.to(batch.frames.device))
-            maps = scorer.explain(batch, _read_maps(given, places))
+            maps = scorer.explain(batch, _read_maps(given, places, tuple(batch.frames.shape[2:])))
             if config.save_maps:
                 kept = Part(places, maps.saliency[:, saved].cpu().numpy())
                 save_part(part.with_suffix(".npz"), kept)
@@ -145,9 +154,11 @@ def score_parts(
             on_progress(done, subject.total)
 
 
-def _read_maps(given: MapFile | None, places: pd.DataFrame) -> dict[str, Saliency]:
+def _read_maps(given: MapFile | None, places: pd.DataFrame, size: tuple[int, ...]) -> dict[str, Saliency]:
     if given is None:
         return {}
+    if given.size != size:
+        raise DataError(f"{given.path}: its maps are of {given.size}, the frames of {size}; resize the maps")
     return {name: torch.from_numpy(given.read(name, places)) for name in given.methods}
 
 

@@ -148,4 +148,10 @@ class Pictures:
 
     def describe(self) -> dict[str, Any]:
         """See `Subject`."""
-        return {"images": self.total, "outputs": list(self._names), "seconds_apart": None}
+        known = dict(zip(self._names, self._thresholds, strict=True)) if self._several else {}
+        return {
+            "images": self.total,
+            "outputs": list(self._names),
+            **({"thresholds": known} if known else {}),
+            "seconds_apart": None,
+        }

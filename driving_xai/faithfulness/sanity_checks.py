@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from driving_xai.faithfulness.sanity import (
 from driving_xai.faithfulness.score_config import ScoreConfig
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.subject import Split, Subject
-from driving_xai.faithfulness.subjects import open_subject
+from driving_xai.faithfulness.subjects import open_subject, rows_together
 from driving_xai.faithfulness.summary import describe_machine, interval
 
 SCHEMA = "driving-xai-sanity/1"
@@ -148,7 +148,7 @@ def check(
     if (out / SUMMARY).exists():
         raise DataError(f"{out}: already holds sanity checks; give another folder")
     subject = open_subject(checkpoint, shards, _as_scored(config))
-    clean = list(_explain(subject, checkpoint.model, config))
+    clean = list(_explain(subject, checkpoint.model, config, subject.batches(config.batch_size)))
     stages = _stages(checkpoint.model, clean[0].batch, config)
     rows = [_of_clean(each, config, masks) for each in clean]
     for done, stage in enumerate(stages, start=1):
@@ -156,12 +156,15 @@ def check(
         model = copy.deepcopy(checkpoint.model)
         randomise_(model, stage.layers, config.seed)
         driven = open_subject(replace(checkpoint, model=model), shards, _as_scored(config))
-        for ours, theirs in zip(clean, _explain(driven, model, config), strict=True):
+        batches = _randomised(clean, driven, model, config)
+        for ours, theirs in zip(clean, _explain(driven, model, config, batches), strict=True):
             rows.append(_of_stage(ours, theirs, stage, config))
         if on_progress is not None:
             on_progress(done, len(stages))
     table = pd.concat(rows, ignore_index=True)
-    return _save(table, out, _about(checkpoint, shards, subject, config, masks), _bootstrap(subject, config))
+    return _save(
+        table, out, _about(checkpoint, shards, subject, config, masks), _bootstrap(subject, clean, config)
+    )
 
 
 def _as_scored(config: SanityConfig) -> ScoreConfig:
@@ -175,11 +178,29 @@ def _as_scored(config: SanityConfig) -> ScoreConfig:
     )
 
 
-def _explain(subject: Subject, model: nn.Module, config: SanityConfig) -> Iterator[_Explained]:
+def _randomised(
+    clean: Sequence[_Explained], driven: Subject, model: Any, config: SanityConfig
+) -> Iterator[Batch]:
+    """The clean batches, their targets included, with the randomised model in place of the trained one.
+
+    Source: Adebayo et al. 2018, who hold the explained class fixed.
+    """
+    if driven.seconds_apart is None:
+        # No memory: nothing is driven, and the model may not choose other images or outputs.
+        yield from (each.batch._replace(model=model) for each in clean)
+        return
+    for ours, theirs in zip(clean, driven.batches(config.batch_size), strict=True):
+        assert np.array_equal(ours.batch.rows, theirs.rows)
+        yield ours.batch._replace(model=theirs.model)
+
+
+def _explain(
+    subject: Subject, model: nn.Module, config: SanityConfig, batches: Iterable[Batch]
+) -> Iterator[_Explained]:
     explainers = {
         name: build(name, model, seed=config.seed, batch_size=config.batch_size) for name in config.methods
     }
-    for batch in subject.batches(config.batch_size):
+    for batch in batches:
         maps = {
             name: explain(batch.model, batch.frames, batch.target).detach().float()
             for name, explain in explainers.items()
@@ -300,9 +321,8 @@ def _rows(explained: _Explained, found: Sequence[_Found]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _bootstrap(subject: Subject, config: SanityConfig) -> BlockBootstrap:
-    apart_s = subject.seconds_apart
-    block = 1 if apart_s is None else max(1, round(config.block_s / apart_s))
+def _bootstrap(subject: Subject, clean: Sequence[_Explained], config: SanityConfig) -> BlockBootstrap:
+    block = rows_together(subject, pd.concat([each.places for each in clean]), config.block_s)
     return BlockBootstrap(block=block, resamples=config.resamples, level=config.level, seed=config.seed)
 
 

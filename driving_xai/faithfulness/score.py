@@ -31,7 +31,7 @@ from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
 from driving_xai.faithfulness.scorer import Scorer
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.subject import Subject
-from driving_xai.faithfulness.subjects import open_subject
+from driving_xai.faithfulness.subjects import open_subject, rows_together
 from driving_xai.faithfulness.summary import (
     describe_machine,
     interval,
@@ -182,7 +182,9 @@ def _join(
         raise DataError(f"nothing is predicted in any of {subject.total} images; score target predicted")
     # Stable, so that measures and methods keep their order within a frame.
     order = ["drive", "camera", "time_ns", "frame"]
-    frames = pd.concat(tables).sort_values(order, kind="stable", ignore_index=True)
+    frames = _labels_once(pd.concat(tables, ignore_index=True)).sort_values(
+        order, kind="stable", ignore_index=True
+    )
     summary = {
         "plan": plan,
         "model": {"kind": checkpoint.kind, "config": dict(checkpoint.config["model"])},
@@ -196,10 +198,16 @@ def _join(
     shutil.rmtree(parts)
 
 
+def _labels_once(frames: pd.DataFrame) -> pd.DataFrame:
+    """Keeps one row an image of what is measured on all its labels: with the map of its likeliest output."""
+    ordered = frames.sort_values("prediction", ascending=False, kind="stable")
+    again = ordered.duplicated(["drive", "camera", "frame", "measure", "reference", "method"])
+    return frames.drop(index=ordered.index[again & (ordered["reference"] == "labels")])
+
+
 def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: ScoreConfig) -> dict[str, Any]:
-    apart_s = subject.seconds_apart
     bootstrap = BlockBootstrap(
-        block=1 if apart_s is None else max(1, round(config.block_s / apart_s)),
+        block=rows_together(subject, frames, config.block_s),
         resamples=config.resamples,
         level=config.level,
         seed=config.seed,

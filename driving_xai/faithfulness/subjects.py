@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError
@@ -37,6 +39,21 @@ def open_subject(checkpoint: Checkpoint, shards: Path, config: ScoreConfig) -> S
                 f"measure {name} needs a probability, and this is scored by its {subject.quantity.name}"
             )
     return subject
+
+
+def rows_together(subject: Subject, places: pd.DataFrame, block_s: float) -> int:
+    """How many rows a bootstrap draws together: a stretch of driving, or of images a whole group.
+
+    Args:
+        places: what was scored, a row for each frame and target, with the columns `drive`, `camera`, `frame`
+            and `target`.
+        block_s: of driving, in seconds.
+    """
+    apart_s = subject.seconds_apart
+    if apart_s is not None:
+        return max(1, round(block_s / apart_s))
+    once = places.drop_duplicates(["drive", "camera", "frame", "target"])
+    return int(once["drive"].value_counts().max())
 
 
 def _route(checkpoint: Checkpoint, shards: Path, config: ScoreConfig, with_causes: bool) -> Subject:

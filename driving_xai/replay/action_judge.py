@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from driving_xai.contracts import Explainer, Frames, Scores, Target
+from driving_xai.errors import NonFiniteError
 from driving_xai.faithfulness.curve import deletion, rank
 from driving_xai.perturb import Fill
 from driving_xai.replay.action_source import Picture
@@ -62,7 +63,7 @@ class ActionJudge:
         """Judges one frame.
 
         Raises:
-            ValueError: a map is not finite.
+            NonFiniteError: a map is not finite.
         """
         device = next(self.model.parameters()).device
         frames = torch.from_numpy(seen.pixels.copy()).to(device).permute(2, 0, 1)[None].float() / 255
@@ -122,7 +123,7 @@ def explain_each(
     """One map for each target; methods that can share the forward pass do.
 
     Raises:
-        ValueError: a map is not finite.
+        NonFiniteError: a map is not finite.
     """
     together = getattr(method, "explain_each", None)
     if together is not None:
@@ -130,5 +131,5 @@ def explain_each(
     else:
         maps = torch.stack([method(model, frames, target) for target in targets], 1)
     if not maps.isfinite().all():
-        raise ValueError("got a map with NaN or infinity; check the weights")
+        raise NonFiniteError("got a map with NaN or infinity; check the weights")
     return maps.detach()

@@ -20,7 +20,7 @@ from data_prep.records import Image
 from data_prep.shards.atomic import replacing
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.contracts import Explainer, FrameModel, Outputs, Scores
-from driving_xai.errors import DataError
+from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.explain import METHODS, build
 from driving_xai.faithfulness.pictures import EVERY_PREDICTED
 from driving_xai.faithfulness.summary import describe_machine
@@ -159,7 +159,7 @@ class _Still:
         """Draws one map and says what is in it."""
         values = saliency[0].cpu().numpy().astype(np.float32)
         if not np.isfinite(values).all():
-            raise ValueError(f"{path.name}: the map of {method} has NaN or infinity; check the weights")
+            raise NonFiniteError(f"{path.name}: the map of {method} has NaN or infinity; check the weights")
         stem = f"{path.stem}.{method}.{_in_file_names(target)}"
         files = {"picture": f"{stem}.png"}
         picture = _drawn(image, values, self._region(image), f"{method}   {target}   {path.name}")

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from driving_xai.cli.console import exit_code
 from driving_xai.contracts import Outputs
+from driving_xai.errors import NonFiniteError
 from driving_xai.faithfulness.curve import area, deletion, insertion, rank
 from driving_xai.perturb import blank
 
@@ -99,8 +101,9 @@ def test_a_constant_map_is_ranked_by_the_draw_alone():
 def test_a_map_that_is_not_finite_is_refused(bad):
     saliency = torch.zeros(1, 2, 2)
     saliency[0, 1, 0] = bad
-    with pytest.raises(ValueError, match="expected finite values"):
+    with pytest.raises(NonFiniteError, match="expected finite values") as caught:
         rank(saliency, _generator())
+    assert exit_code(caught.value) == 1, "one line on the command line, no traceback"
 
 
 # -- curves

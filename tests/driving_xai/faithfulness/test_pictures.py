@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from driving_xai.errors import DataError
+from driving_xai.errors import CheckpointError, DataError
 from driving_xai.explain import build
 from driving_xai.faithfulness.curve import rank
 from driving_xai.faithfulness.localisation import auroc
+from driving_xai.faithfulness.sanity_checks import SanityConfig, check
 from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.images import LabelledImages
 from driving_xai.targets import output
@@ -161,6 +162,56 @@ def test_batches_without_a_predicted_output_are_passed_over(actions, streets, tm
     assert few.summary["data"]["scored"] == 1, "one of four batches says anything"
     with pytest.raises(DataError, match="nothing is predicted in any of 8 images"):
         score(_with_thresholds(loaded, 1.0), streets, tmp_path / "none", config)
+
+
+def test_other_settings_or_thresholds_are_another_run(actions, streets, tmp_path):
+    loaded = actions()
+    config = ScoreConfig(methods=("random",), split="all", every=20, resamples=10)
+    found = score(loaded, streets, tmp_path / "out", config)
+    assert found.summary["data"]["thresholds"] == dict.fromkeys(loaded.model.outputs.names, 0.5)
+    score(loaded, streets, tmp_path / "out", config, resume=True)
+    other = replace(loaded, config={**loaded.config, "input": {"short_side_px": 48}})
+    for changed in (_with_thresholds(loaded, 0.4), other):
+        with pytest.raises(DataError, match="another settings_sha256"):
+            score(changed, streets, tmp_path / "out", config, resume=True)
+
+
+@pytest.mark.parametrize("threshold", ["high", None, True, float("nan")])
+def test_a_threshold_that_is_no_number_is_refused(actions, threshold):
+    with pytest.raises(CheckpointError, match="expected a number"):
+        _ = _with_thresholds(actions(), threshold).thresholds
+
+
+def test_labels_count_once_an_image_and_groups_are_drawn_whole(actions, streets, tmp_path):
+    config = ScoreConfig(
+        methods=("random",),
+        measures=("deletion", "aupc"),
+        split="all",
+        every=3,
+        target="every-predicted",
+        resamples=10,
+    )
+    found = score(actions(), streets, tmp_path / "out", config)
+    each = found.select(method="random", measure="deletion", reference="target")
+    labels = found.select(method="random", measure="aupc", reference="labels")
+    assert not labels.duplicated(["drive", "frame"]).any()
+    assert set(labels["frame"]) == set(each["frame"])
+    assert len(each) > len(labels), "some image has several outputs"
+    likeliest = each.loc[each.groupby("frame")["prediction"].idxmax()].set_index("frame")["target"]
+    assert likeliest[labels["frame"]].tolist() == labels["target"].tolist()
+    assert found.summary["intervals"]["block"] == each["drive"].value_counts().max() > 1
+
+
+def test_random_weights_are_asked_for_the_same_outputs(actions, streets, tmp_path):
+    """Random weights predict other outputs of other images; their maps are of the trained model's choice."""
+    config = SanityConfig(
+        methods=("centre-prior",), checks=("independent",), split="all", every=10, target="every-predicted"
+    )
+    found = check(actions(), streets, tmp_path / "out", config)
+    counts = {each["frames"] for each in found["means"]}
+    assert len(counts) == 1, "each stage has the rows of the trained weights"
+    alike = [each["value"]["mean"] for each in found["means"] if each["quantity"] == "spearman"]
+    assert alike == pytest.approx([1.0] * len(alike))
 
 
 def test_images_of_another_geometry_are_refused(actions, streets, tmp_path):

@@ -24,6 +24,7 @@ from driving_xai.explain import build
 from driving_xai.faithfulness.curve import rank
 from driving_xai.faithfulness.localisation import auroc
 from driving_xai.faithfulness.maps import MapFile
+from driving_xai.faithfulness.parts import _read_maps
 from driving_xai.faithfulness.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, Results
 from driving_xai.faithfulness.score import score, score_in_shares
 from driving_xai.faithfulness.score_config import ScoreConfig
@@ -345,13 +346,17 @@ def test_masks_that_a_user_drew_are_the_causes(steering, shards, write_route, tm
         score(checkpoint, shards, tmp_path / "c", ScoreConfig(methods=METHODS, masks=given.masks))
 
 
-def _maps(path: Path, *, schema: str = "driving-xai-maps/1", frames: int = 3, name: str = "theirs") -> Path:
+def _maps(
+    path: Path, *, schema: str = "driving-xai-maps/1", frames: int = 3, name: str | None = "theirs"
+) -> Path:
     with h5py.File(path, "w") as file:
         file.attrs["schema"] = schema
         for column in ("drive", "camera", "target"):
             file[f"frames/{column}"] = ["a"] * 3
         file["frames/frame"] = np.arange(3)
-        file[f"maps/{name}"] = np.zeros((frames, 32, 48), np.float32)
+        maps = file.create_group("maps")
+        if name is not None:
+            maps[name] = np.zeros((frames, 32, 48), np.float32)
     return path
 
 
@@ -366,11 +371,25 @@ def test_maps_that_do_not_fit_are_refused(steering, shards, tmp_path):
         (text, "no file of maps"),
         (_maps(tmp_path / "schema.h5", schema="other"), "schema 'other', expected 'driving-xai-maps/1'"),
         (_maps(tmp_path / "few.h5", frames=2), "needs one map of each method for each frame"),
+        (_maps(tmp_path / "none-of.h5", name=None), "needs at least one method"),
         (_maps(tmp_path / "twice.h5", name="random"), "its method 'random' is scored already"),
         (_maps(tmp_path / "other.h5"), "has no map of {'drive': 'a', 'camera': 'front', 'frame': 201"),
     ):
         with pytest.raises(DataError, match=message):
             scoring(path)
+
+
+def test_maps_that_are_not_finite_or_of_another_size_are_refused(tmp_path):
+    path = _maps(tmp_path / "maps.h5")
+    places = pd.DataFrame({"drive": "a", "camera": "a", "frame": [2], "target": "a"})
+    with h5py.File(path, "a") as file:
+        file["maps/theirs"][2, 0, 0] = np.nan
+    given = MapFile(path)
+    with pytest.raises(DataError, match="a map of theirs has NaN or infinity"):
+        given.read("theirs", places)
+    with pytest.raises(DataError, match=r"of \(32, 48\), the frames of \(32, 50\)"):
+        _read_maps(given, places, (32, 50))
+    given.close()
 
 
 def test_maps_that_say_nothing_are_counted(steering, shards, tmp_path):
