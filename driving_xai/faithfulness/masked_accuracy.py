@@ -102,6 +102,7 @@ class MaskedAccuracy:
             "masked": self.part,
             **({"fill": self.fill} if self.part == "pixel" else {}),
             "unit": "percent, summed over points" if self.of_set is None else "natural logarithm",
+            "normalised_unit": "share of outputs that are right",
             "fractions": list(FRACTIONS),
             "faithful": "low",
         }

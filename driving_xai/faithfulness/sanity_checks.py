@@ -142,7 +142,8 @@ def check(
         masks: pixels known to matter; the maps are located against them.
 
     Raises:
-        DataError: the shards do not fit the checkpoint, hold no such frames, or `out` holds results.
+        DataError: the shards do not fit the checkpoint, hold no such frames, no mask is of one of them, or
+            `out` holds results.
         UnsupportedModelError: the model lacks what a method needs.
     """
     if (out / SUMMARY).exists():
@@ -151,6 +152,8 @@ def check(
     clean = list(_explain(subject, checkpoint.model, config, subject.batches(config.batch_size)))
     stages = _stages(checkpoint.model, clean[0].batch, config)
     rows = [_of_clean(each, config, masks) for each in clean]
+    if masks is not None:
+        _require_located(rows, masks)
     for done, stage in enumerate(stages, start=1):
         # The copy's weights are drawn on the trained one's device.
         model = copy.deepcopy(checkpoint.model)
@@ -304,6 +307,17 @@ def _located(explained: _Explained, masks: Masks, config: SanityConfig) -> Itera
             value, chance = localise(maps, ranks, causes)
             yield _Found("masks", name, "", quantity, value.cpu().numpy())
             yield _Found("masks", name, "", f"{quantity} by chance", chance.cpu().numpy())
+
+
+def _require_located(rows: Sequence[pd.DataFrame], masks: Masks) -> None:
+    """Raises DataError where no frame has a mask: numbers that are all unknown would look like a result."""
+    if any(table.loc[table["check"] == "masks", "value"].notna().any() for table in rows):
+        return
+    place = rows[0].iloc[0]
+    raise DataError(
+        f"{masks.path}: no mask is of a frame that is checked, whose first is {place['drive']}/{place['frame']}; "
+        "name masks DRIVE/FRAME, or check other frames"
+    )
 
 
 def _rows(explained: _Explained, found: Sequence[_Found]) -> pd.DataFrame:

@@ -85,6 +85,8 @@ class ActionReplayConfig:
             )
         if self.frame_rate is not None and not 0.01 <= self.frame_rate <= 1000:
             raise ValueError(f"got frame_rate {self.frame_rate}, expected 0.01 to 1000")
+        if not 0 <= self.start_s < (math.inf if self.end_s is None else self.end_s):
+            raise ValueError(f"got start_s {self.start_s}, end_s {self.end_s}; expected 0 <= start_s < end_s")
         Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,7 @@ from data_prep.records import VEHICLES, Image
 from data_prep.shards.manifest import FILE_NAME, Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
+from driving_xai.faithfulness.subject import require_geometry
 from driving_xai.images import LabelledImages, fold_out_from, resized
 from driving_xai.replay.input_rule import InputRule, Region
 from driving_xai.replay.source import Selection, open_source
@@ -68,7 +70,11 @@ class PictureSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Excerpt:
-    """Which part of a source is played, and how fast where it does not say."""
+    """Which part of a source is played, and how fast where it does not say.
+
+    Raises:
+        DataError: it ends before it starts.
+    """
 
     reader: str | None = None
     drive: str | None = None
@@ -79,12 +85,17 @@ class Excerpt:
     end_s: float | None = None
     frame_rate: float | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_s < (math.inf if self.end_s is None else self.end_s):
+            raise DataError(f"got start {self.start_s} s, end {self.end_s} s; expected 0 <= start < end")
+
 
 def open_pictures(checkpoint: Checkpoint, path: Path, excerpt: Excerpt) -> PictureSource:
     """Opens whatever lies at a path for a model of single frames.
 
     Raises:
-        DataError: it is missing, not recognised, or nothing of it is in the excerpt.
+        DataError: it is missing, not recognised, cut otherwise than the checkpoint's shards, or nothing of it
+            is in the excerpt.
         CheckpointError: the checkpoint does not say how its frames were cut.
     """
     rule = InputRule.of(checkpoint)
@@ -98,6 +109,7 @@ def _of_shards(
     checkpoint: Checkpoint, path: Path, excerpt: Excerpt, rule: InputRule, names: tuple[str, ...]
 ) -> PictureSource:
     images = LabelledImages(path)
+    require_geometry(checkpoint, images.manifest, path)
     index = images.index
     own = checkpoint.config.get("data", {}).get("shards_sha256") == images.manifest.sha256
     splits = fold_out_from(checkpoint.config).splits(index) if own else index["split"].to_numpy(dtype=str)
@@ -106,7 +118,7 @@ def _of_shards(
         chosen &= (index["group"] == excerpt.drive).to_numpy()
     rate = Fraction(str(excerpt.frame_rate or STILLS_HZ)).limit_denominator(1001)
     at = np.arange(int(chosen.sum())) / float(rate)
-    inside = (at >= excerpt.start_s) & (at < (excerpt.end_s or np.inf))
+    inside = (at >= excerpt.start_s) & (at < (np.inf if excerpt.end_s is None else excerpt.end_s))
     rows = np.flatnonzero(chosen)[inside]
     if not len(rows):
         raise DataError(

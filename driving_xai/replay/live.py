@@ -101,12 +101,18 @@ class Live:
 
     # The replay's side.
 
-    def begin(self, course: Course, *, at_s: float) -> None:
-        """Announces what is played from now on, and from where; wishes so far count as fulfilled."""
+    def begin(self, course: Course, *, at_s: float, fulfilled: Wish | None = None) -> None:
+        """Announces what is played from now on, and from where.
+
+        Args:
+            fulfilled: the wish that this answers; one that came later stays.
+        """
         with self._changed:
             self._state.course, self._state.ended, self._state.waiting = course, False, True
             self._at_s = at_s
-            self._wish, self._due_s = None, 0.0
+            self._due_s = 0.0
+            if self._wish is fulfilled:
+                self._wish = None
             self._tell()
 
     def show(self, picture: Image, reading: Reading) -> None:

@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             _apply(self.live, json.loads(body))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             self._refuse(HTTPStatus.CONFLICT, str(error))
             return
         self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain", {})

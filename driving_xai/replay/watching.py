@@ -38,12 +38,12 @@ def watch(checkpoint: Checkpoint, source: Path, live: Live, config: ReplayConfig
     config = config or ReplayConfig()
     whole = Session.open(checkpoint, source, None, config)
     course = course_of(whole, methods=fitting_methods(checkpoint), free=True)
-    at_s = course.first_s
+    at_s, wish = course.first_s, None
     while True:
         start_s = max(config.start_s, at_s - _MEMORY_S)
         chosen = replace(config, start_s=start_s, method=course.method)
         session = Session.open(checkpoint, source, None, chosen)
-        live.begin(course, at_s=at_s)
+        live.begin(course, at_s=at_s, fulfilled=wish)
         _play(session, live, at_s)
         if not live.interrupted:
             live.end()

@@ -6,8 +6,9 @@ second picture. Text is escaped.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +82,8 @@ def _percent(position: float) -> str:
 
 def curves(
     fractions: Sequence[float],
-    own: Sequence[float] | None,
-    others: Mapping[str, Sequence[float]],
+    own: Sequence[float | None] | None,
+    others: Mapping[str, Sequence[float | None]],
     scale: Scale,
     *,
     ends: tuple[str, str] | None = None,
@@ -91,7 +92,7 @@ def curves(
 
     Args:
         fractions: rising, of pixels.
-        own: the method's.
+        own: the method's; an unknown value leaves a gap.
         others: by class name of the line.
         scale: of the values, common to the pictures beside it.
         ends: what stands below both ends; None for percentages.
@@ -116,8 +117,18 @@ def curves(
         for at, anchor, said in ((fractions[0], "start", first), (fractions[-1], "end", last))
     ]
     for name, values in [*others.items(), *([("own", own)] if own else [])]:
-        points = " ".join(f"{x(at):.1f},{y(each):.1f}" for at, each in zip(fractions, values, strict=True))
-        parts.append(f'<polyline class="curve {name}" points="{points}"/>')
+        for line in _unbroken(zip(fractions, values, strict=True)):
+            points = " ".join(f"{x(at):.1f},{y(each):.1f}" for at, each in line)
+            parts.append(f'<polyline class="curve {name}" points="{points}"/>')
     return Markup(
         f'<svg class="curves" viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(parts)}</svg>'
     )
+
+
+def _unbroken(points: Iterable[tuple[float, float | None]]) -> Iterator[list[tuple[float, float]]]:
+    """The stretches of points whose values are known."""
+    for known, stretch in itertools.groupby(points, key=lambda point: point[1] is not None):
+        if known:
+            line = [(at, value) for at, value in stretch if value is not None]
+            # A line of one point would not be seen.
+            yield line if len(line) > 1 else line * 2

@@ -172,10 +172,15 @@ def _whisker(standing: Standing, board: Board, scale: Scale, controls: Sequence[
 
 
 def _curves(board: Board, controls: Sequence[str]) -> list[tuple[Standing, Markup]]:
-    """A picture for each method that has a mean curve, all on one scale."""
+    """A picture for each method that has a mean curve, all on one scale; none where its places are unknown.
+
+    Those of insertion less deletion depend on the frames' size, and only the curve is saved.
+    """
     fractions: Sequence[float] = board.about.get("fractions") or ()
     known: Mapping[str, Sequence[float]] = {
-        each.method: each.score["curve"] for each in board.standings if each.score.get("curve")
+        each.method: each.score["curve"]
+        for each in board.standings
+        if each.score.get("curve") and len(each.score["curve"]) == len(fractions)
     }
     scale = Scale.around(value for line in known.values() for value in line)
     others = {_line(controls, name): known[name] for name in controls if name in known}

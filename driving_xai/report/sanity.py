@@ -11,6 +11,7 @@ from typing import Any
 from data_prep.shards.atomic import sha256_of
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.sanity_checks import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.report.sources import labels_of
 
 _DETAILS = {"noise": "max-sensitivity", "degenerate": "share"}
 
@@ -31,15 +32,17 @@ class Sanity:
         """From the output to the input."""
         return list(dict.fromkeys(each["beside"] for each in self._of("cascading")))
 
-    def cascade(self, method: str, quantity: str) -> list[float]:
-        """The likeness to the trained model's maps: 1 with all weights kept, then a value for each stage."""
+    def cascade(self, method: str, quantity: str) -> list[float | None]:
+        """The likeness to the trained model's maps: 1 with all weights kept, then a value for each stage.
+
+        None where it is unknown, as of constant maps, which have no rank correlation.
+        """
         found = [
             each["value"]["mean"]
             for each in self._of("cascading")
             if (each["method"], each["quantity"]) == (method, quantity)
         ]
-        # A constant map is like nothing.
-        return [1.0, *(0.0 if value is None else value for value in found)] if found else []
+        return [1.0, *found] if found else []
 
     def value(self, check: str, method: str) -> Mapping[str, Any] | None:
         """The interval of a check that has one number for each method."""
@@ -63,9 +66,11 @@ def load_sanity(paths: Sequence[Path]) -> list[Sanity]:
     """Reads and checks folders that `driving-xai sanity` wrote.
 
     Raises:
-        DataError: a folder's files are damaged, or changed since.
+        DataError: a folder's files are damaged, or changed since, or it is given twice.
     """
-    return [Sanity(label=path.resolve().name, summary=_read(path)) for path in paths]
+    return [
+        Sanity(label=label, summary=_read(path)) for path, label in zip(paths, labels_of(paths), strict=True)
+    ]
 
 
 def holds_sanity(path: Path) -> bool:

@@ -88,11 +88,15 @@ def load_sources(paths: Sequence[Path]) -> list[Source]:
     Raises:
         DataError: a folder holds none, or they are damaged.
     """
-    return [_load(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
+    return [_load(path, label) for path, label in zip(paths, labels_of(paths), strict=True)]
 
 
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that differ."""
+def labels_of(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ.
+
+    Raises:
+        DataError: two are the same folder.
+    """
     absolute = [path.resolve() for path in paths]
     if len(set(absolute)) < len(absolute):
         raise DataError("the same folder of results was given twice; give each once")

@@ -94,6 +94,15 @@ def test_what_is_saved_is_what_is_returned_and_vouches_for_its_table(checked) ->
     assert len(rows) == mean["frames"]
 
 
+def test_masks_of_no_checked_frame_are_refused(checked, shards: Path, tmp_path: Path) -> None:
+    _, _, loaded = checked
+    np.savez(tmp_path / "m.npz", **{"elsewhere/1": np.ones((32, 48))})
+    config = SanityConfig(methods=("centre-prior",), checks=("agreement",), split="test", every=4)
+    with pytest.raises(DataError, match="no mask is of a frame that is checked, whose first is a/"):
+        check(loaded, shards, tmp_path / "out", config, masks=Masks(tmp_path / "m.npz"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_in_the_way_and_wrong_options_are_refused(checked, shards: Path) -> None:
     _, out, loaded = checked
     with pytest.raises(DataError, match="already holds sanity checks"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.images import Geometry
 from data_prep.pipeline import PrepConfig, prepare
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
@@ -22,6 +23,7 @@ from driving_xai.faithfulness.score_config import ScoreConfig
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.replay.action_judge import FRACTIONS
 from driving_xai.replay.action_player import ActionReplayConfig, replay_actions
+from driving_xai.replay.action_source import Excerpt
 from driving_xai.replay.action_view import ActionInstant, ActionView, ActionViewConfig, Shown
 from driving_xai.replay.input_rule import Region
 from driving_xai.replay.overlay import HeatScale
@@ -116,6 +118,14 @@ def test_what_cannot_be_played_is_refused(model, shards, tmp_path):
         ActionReplayConfig(method="cam")
     with pytest.raises(ValueError, match="expected 1 or more twice"):
         ActionReplayConfig(control_every=0)
+    for wrong in ({"end_s": 0.0}, {"start_s": -1.0}, {"start_s": 2.0, "end_s": 2.0}):
+        with pytest.raises(ValueError, match="expected 0 <= start_s < end_s"):
+            ActionReplayConfig(**wrong)
+        with pytest.raises(DataError, match="expected 0 <= start < end"):
+            Excerpt(**wrong)
+    other = {**model.config, "input": {**model.config["input"], "geometry": asdict(Geometry(width=40))}}
+    with pytest.raises(DataError, match="is not the checkpoint's"):
+        replay_actions(replace(model, config=other), shards, out, ActionReplayConfig())
     steering = Checkpoint(path=Path("x"), model=None, config={"kind": "steering"}, metrics={}, sha256="")
     with pytest.raises(CheckpointError, match="holds kind 'steering'; expected actions or classifier"):
         replay_actions(steering, shards, out)

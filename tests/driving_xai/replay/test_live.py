@@ -148,13 +148,27 @@ def test_wishes_are_joined_checked_and_fulfilled_by_beginning_anew(live: Live, s
     live.switch("rise")
     held.result(1.0)
     assert live.interrupted
-    assert live.next_wish() == (4.0, "rise")
+    wish = live.next_wish()
+    assert wish == (4.0, "rise")
     for asked in (lambda: live.seek(11.0), lambda: live.seek(float("nan")), lambda: live.switch("lime")):
         with pytest.raises(ValueError, match="expected"):
             asked()
-    live.begin(course(free=True), at_s=4.0)
+    live.begin(course(free=True), at_s=4.0, fulfilled=wish)
     assert not live.interrupted
     assert live.newest(0, 0.01) is None or live.newest(0, 0.1).state["waiting"]
+
+
+def test_a_wish_that_comes_while_another_is_fulfilled_stays(live: Live) -> None:
+    live.begin(course(free=True), at_s=0.0)
+    live.seek(4.0)
+    first = live.next_wish()
+    live.seek(7.0)
+    live.begin(course(free=True), at_s=4.0, fulfilled=first)
+    assert live.interrupted
+    second = live.next_wish()
+    assert second == (7.0, None)
+    live.begin(course(free=True), at_s=7.0, fulfilled=second)
+    assert not live.interrupted
 
 
 def test_play_after_the_end_begins_again(live: Live) -> None:

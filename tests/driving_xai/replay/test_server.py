@@ -88,6 +88,7 @@ def test_wishes_arrive_and_impossible_ones_are_explained(view: View) -> None:
     assert view.wish(do="seek", at_s=3) == (204, b"")
     assert view.wish(do="method", method="rise") == (204, b"")
     assert view.live.next_wish() == (3.0, "rise")
+    assert view.wish(do="seek", at_s=10**400)[0] == 409, "a number too large for a float"
     for wish in ({"do": "seek", "at_s": 99}, {"do": "seek"}, {"do": "dance"}, {"do": []}, {"do": "method"}):
         assert view.wish(**wish)[0] == 409, wish
     assert b"expected 0.00 to 10.00" in view.wish(do="seek", at_s=99)[1]

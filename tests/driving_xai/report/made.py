@@ -32,13 +32,16 @@ def make_rows(
     angle = 10 * np.sin(np.arange(frames) / 9)
     tables = []
     for measure in measures:
-        fractions = MEASURES[measure].describe(STEERING_ERROR).get("fractions")
-        for reference in ("truth", "clean") if fractions else ("cause",):
+        about = MEASURES[measure].describe(STEERING_ERROR)
+        points = (
+            0
+            if about["kind"] in ("localisation", "weighted frame")
+            else len(about.get("fractions", "?" * 11))
+        )
+        for reference in ("truth", "clean") if points else ("cause",):
             for method, gain in gains.items():
                 value = common + gain + generator.normal(scale=0.1, size=frames)
-                curve = (
-                    None if fractions is None else np.linspace(value / 50, value / 20, len(fractions), axis=1)
-                )
+                curve = np.linspace(value / 50, value / 20, points, axis=1) if points else None
                 tables.append(
                     pd.DataFrame(
                         {

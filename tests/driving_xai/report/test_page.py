@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from driving_xai.faithfulness.measures import MEASURES
 from driving_xai.report.page import PageConfig, write_page
 from driving_xai.report.sources import load_sources
 
@@ -145,6 +146,18 @@ def test_a_long_drive_stays_small_enough_to_mail(write_results, tmp_path):
     folder = write_results(root=tmp_path, frames=3000, gains=gains)
     (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
     assert page.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_every_measure_has_a_page(write_results, tmp_path, measure):
+    folder = write_results(root=tmp_path, frames=20, measures=(measure,))
+    (source,) = load_sources([folder])
+    (page,) = write_page([source], tmp_path / "page.html")
+    assert measure in _read(page).text
+    drawn = page.read_text().count('class="curves"')
+    about = source.boards[0].about
+    assert drawn == (2 * len(source.boards) if "fractions" in about else 0)
+    assert bool(drawn) == (about["kind"] not in ("localisation", "weighted frame", "difference of curves"))
 
 
 def test_the_words_of_too_few_frames(write_results, tmp_path):

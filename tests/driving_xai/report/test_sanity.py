@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -17,8 +19,9 @@ from driving_xai.cli import app
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.maps import Part, join_parts, save_part
 from driving_xai.faithfulness.sanity_checks import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.report.drawing import Scale, curves
 from driving_xai.report.page import write_page
-from driving_xai.report.sanity import holds_sanity, load_sanity
+from driving_xai.report.sanity import Sanity, holds_sanity, load_sanity
 from driving_xai.report.sources import load_sources
 
 
@@ -68,6 +71,22 @@ def test_it_reads_what_was_found(checks: Path) -> None:
     assert found.value("noise", "grad-cam")["mean"] == 0.25
     assert found.value("noise", "centre-prior") is None
     assert found.agreement("centre-prior", "grad-cam") == found.agreement("grad-cam", "centre-prior") == 0.4
+
+
+def test_two_folders_of_one_name_are_told_apart(checks: Path, tmp_path: Path) -> None:
+    twins = [shutil.copytree(checks, tmp_path / name / "sanity") for name in ("a", "b")]
+    assert [each.label for each in load_sanity(twins)] == ["a/sanity", "b/sanity"]
+
+
+def test_an_unknown_likeness_is_a_gap() -> None:
+    """A constant map has no rank correlation, which is not one of zero."""
+    means = [
+        _mean("cascading", "rise", str(at), "spearman", v) for at, v in enumerate((0.5, None, 0.25, 0.0))
+    ]
+    line = Sanity(label="s", summary={"means": means}).cascade("rise", "spearman")
+    assert line == [1.0, 0.5, None, 0.25, 0.0]
+    drawn = curves(range(5), line, {}, Scale(low=0.0, high=1.0), ends=("first", "last"))
+    assert [len(points.split()) for points in re.findall(r'own" points="([^"]*)"', drawn)] == [2, 2]
 
 
 @pytest.mark.parametrize(
