@@ -238,7 +238,7 @@ class _Play:
 
     def _instant(self, judged: JudgedPicture) -> ActionInstant:
         seen, config = judged.seen, self._config
-        self._record.add(judged)
+        self._record.add(judged, picture=self._drawn)
         shown = {column: self._shown(column, found) for column, found in judged.explained.items()}
         columns = list(shown)
         turn = int(self._drawn / float(self._pictures.frame_rate) / config.cycle_s)
@@ -283,6 +283,7 @@ class _Play:
                 "file": out.name,
                 "sha256": sha256_of(out),
                 "frame_rate": str(self._pictures.frame_rate),
+                "pictures": [list(each) for each in self._record.pictures],
             },
             **self._record.summary(BlockBootstrap(block=block, seed=self._config.seed), frames=self._drawn),
             **describe_machine(next(self._checkpoint.model.parameters()).device),

@@ -57,9 +57,13 @@ class ActionRecord:
         self.method, self._names = method, names
         self._means = {name: _Mean() for name in (method, CONTROL)}
         self._rows: list[dict[str, Any]] = []
+        self.pictures: list[tuple[str, int, int]] = []
+        """Drive, frame and the number of its picture in the video, of each frame that has rows."""
 
-    def add(self, judged: JudgedPicture) -> None:
-        """Takes a frame's curves into the means and the rows."""
+    def add(self, judged: JudgedPicture, *, picture: int) -> None:
+        """Takes a frame's curves into the means and the rows; `picture` is its number in the video."""
+        if any(found.curve is not None for found in judged.explained.values()):
+            self.pictures.append((judged.seen.drive, judged.seen.frame, picture))
         for column, found in judged.explained.items():
             for name, curve in ((self.method, found.curve), (CONTROL, found.random)):
                 if curve is not None:

@@ -80,7 +80,7 @@ class Charts:
 
     def _filmed(self, drive: Drive) -> _Filmed:
         """Finds the video that shows most of a drive's frames."""
-        stamps = list(zip(drive.frames["drive"], drive.frames["time_ns"], strict=True))
+        stamps = list(zip(drive.frames["drive"], drive.frames["frame"], strict=True))
         numbers = [[video.pictures.get(stamp) for stamp in stamps] for video in self._shown]
         counts = [sum(number is not None for number in each) for each in numbers]
         if not any(counts):

@@ -31,7 +31,7 @@ class Video:
     method: str
     """Whose maps it shows."""
     pictures: Mapping[tuple[str, int], int]
-    """From drive and camera time to the number of the picture, for every scored frame."""
+    """From drive and frame to the number of the picture, for every scored frame."""
 
     @property
     def megabytes(self) -> float:
@@ -57,15 +57,27 @@ def _video(source: Source) -> Video | None:
         return None
     if sha256_of(path) != told["sha256"]:
         raise DataError(f"{path}: differs from the video that {source.path} was scored with; replay again")
-    rows = _frames(source.results.per_frame)
-    shown = _shown(told.get("run_starts", [0]), len(rows))
-    stamps = zip(rows["drive"].astype(str), rows["time_ns"].astype("int64"), strict=True)
+    pictures = _pictures(told, source.results.per_frame)
+    if pictures is None:
+        return None
     return Video(
         path=path,
         frame_rate=Fraction(told["frame_rate"]),
         method=str(next(iter(source.summary["methods"]), "random")),
-        pictures=dict(zip(stamps, shown.tolist(), strict=True)),
+        pictures=pictures,
     )
+
+
+def _pictures(told: Mapping[str, Any], per_frame: pd.DataFrame) -> dict[tuple[str, int], int] | None:
+    """From drive and frame to the picture; None where the results do not say it."""
+    if "pictures" in told:
+        return {(str(drive), int(frame)): int(picture) for drive, frame, picture in told["pictures"]}
+    if "run_starts" not in told:
+        return None
+    # A row may be one of several of its frame: of another target, method, measure or reference.
+    rows = per_frame.drop_duplicates(["drive", "camera", "frame"])
+    stamps = zip(rows["drive"].astype(str), rows["frame"].astype("int64"), strict=True)
+    return dict(zip(stamps, _shown(told["run_starts"], len(rows)).tolist(), strict=True))
 
 
 def _shown(run_starts: Sequence[int], count: int) -> Int64[np.ndarray, " N"]:

@@ -127,7 +127,11 @@ def settings(source: Source) -> list[tuple[str, str]]:
     summary = source.summary
     found: list[tuple[str, str]] = []
     for section in ("plan", "data", "intervals", "model", "versions", "hardware", "video", "files"):
-        found += _flat(section, summary.get(section))
+        given = summary.get(section)
+        if section == "video" and given is not None:
+            # As long as the drive, and no setting.
+            given = {name: value for name, value in given.items() if name != "pictures"}
+        found += _flat(section, given)
     return found
 
 

@@ -27,6 +27,8 @@ from driving_xai.replay.action_source import Excerpt
 from driving_xai.replay.action_view import ActionInstant, ActionView, ActionViewConfig, Shown
 from driving_xai.replay.input_rule import Region
 from driving_xai.replay.overlay import HeatScale
+from driving_xai.report.sources import load_sources
+from driving_xai.report.timeline import videos
 
 NAMES = ("forward", "stop", "left", "right")
 HEIGHT, WIDTH, IMAGES = 48, 80, 12
@@ -78,6 +80,13 @@ def test_the_numbers_are_those_of_score(model, shards, tmp_path):
         np.testing.assert_allclose(mine[["prediction", "truth"]], theirs[["prediction", "truth"]], rtol=1e-5)
     assert {each["measure"] for each in ours.summary["scores"]} == {"deletion"}
     assert ours.summary["video"]["frame_rate"] == "2"
+    # Images are played in the order of their rows, so that a frame's number is its picture's.
+    frames = ours.per_frame.drop_duplicates(["drive", "frame"])[["drive", "frame"]]
+    assert ours.summary["video"]["pictures"] == [
+        [drive, at, at] for drive, at in frames.itertuples(index=False)
+    ]
+    (video,) = videos(load_sources([tmp_path / "a.scores"]))
+    assert len(video.pictures) == len(frames) < len(ours.per_frame) / 2
 
 
 @pytest.mark.parametrize("layout", ["grid", "cycle"])
