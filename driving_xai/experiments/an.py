@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from driving_xai import checkpoint
 from driving_xai.contracts import Explainer, Frames
 from driving_xai.errors import DataError
+from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.cluttered_digits import Clutter
 from driving_xai.experiments.held_images import NamedImages, digits_in_clutter, given_or
 from driving_xai.experiments.seeded_runs import Found, Mean, each_run, p_text, paired, values_of, write_text
@@ -33,7 +34,7 @@ from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.targets import outputs_at
 from driving_xai.training.attention import AttentionTraining, train_attention
 from driving_xai.training.augment import Augmentation
-from driving_xai.training.classify import ClassifierTraining, classes_of, train
+from driving_xai.training.classify import ClassifierTraining, classes_of
 from driving_xai.training.runs import Device
 
 OURS = "attention-guided-cam"
@@ -73,14 +74,15 @@ class An:
     training: ClassifierTraining = field(default_factory=_recipe)
     """Of the network that is explained; its seed is replaced in turn."""
     checkpoint: str | None = None
-    """A classifier that `train` wrote, explained in place of one trained for each seed."""
+    """A classifier that `train` wrote, explained in place of one trained for each seed. Results name it by
+    the hash of its weights."""
     with_cbam: bool = True
     """Also trains the network with CBAM inside, option D."""
     attention: AttentionTraining = field(default_factory=lambda: AttentionTraining(reduction=8))
     """Of option B."""
     seeds: int = 8
     images: int = 100
-    """Tested in each run."""
+    """Tested in each run; runs of one `checkpoint` share none."""
     batch_size: int = 32
     pictures: tuple[int, ...] = (1200, 100, 400)
     """Of the stand-in, to train, validate and test on."""
@@ -112,6 +114,10 @@ def tables(
 
     Returns:
         What `results.json` holds.
+
+    Raises:
+        DataError: too few images for runs of one checkpoint.
+        CheckpointError: the checkpoint cannot be read, or `out` holds networks that were trained otherwise.
     """
     train_count, val_count, test_count = how.pictures
     stand_in = (
@@ -120,7 +126,13 @@ def tables(
         else None
     )
     source = given_or(data, stand_in, "digits in clutter (stand-in for ImageNet)")
+    # A checkpoint is what it holds, wherever it lies.
+    fixed = (
+        None if how.checkpoint is None else checkpoint.load(Path(how.checkpoint), kind="classifier").sha256
+    )
+    _tested_rows(source.images.rows("test"), how, 0)
     settings = {name: value for name, value in asdict(how).items() if name != "seeds"}
+    settings["checkpoint"] = fixed
     plan = {"experiment": "an-tables", "how": settings, "images": dict(source.described)}
     runs = each_run(
         out / "runs", plan, how.seeds, lambda seed: _run(source, out, how, seed, device), on_progress
@@ -129,7 +141,7 @@ def tables(
     others = [name for name in runs[0] if name not in (OURS, "network")]
     results = {
         "experiment": f"an-{table}",
-        "config": asdict(how),
+        "config": {**asdict(how), "checkpoint": fixed},
         "images": dict(source.described),
         "explained": "the predicted class",
         "accuracy": asdict(Mean.of(values_of(runs, "network", "accuracy"))) if "network" in runs[0] else None,
@@ -150,8 +162,7 @@ def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> 
     images, labels = source.images, classes_of(source.images)
     model = _network(source, out / "models" / f"seed-{seed}", how, how.training.model, seed, device)
     explainers = _explainers(model, source, labels, how, seed)
-    tested = images.rows("test")
-    rows = np.random.default_rng(seed).permutation(tested)[: how.images]
+    rows = _tested_rows(images.rows("test"), how, seed)
     frames = images.frames(rows)
     found = {name: _measured(model, explainer, frames, how, seed) for name, explainer in explainers.items()}
     if how.with_cbam and how.checkpoint is None:
@@ -166,16 +177,29 @@ def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> 
     return found
 
 
+def _tested_rows(tested: np.ndarray, how: An, seed: int) -> np.ndarray:
+    """Runs of networks of their own draw images; runs of one network share them out, as nothing else differs.
+
+    Raises:
+        DataError: there are not enough for every run of one network.
+    """
+    if how.checkpoint is None:
+        return np.random.default_rng(seed).permutation(tested)[: how.images]
+    if (wanted := how.seeds * how.images) > len(tested):
+        raise DataError(
+            f"{how.seeds} runs of {how.images} images are {wanted}, and there are {len(tested)} to test; runs of "
+            "one network share no image: set seeds or images"
+        )
+    return np.random.default_rng(0).permutation(tested)[seed * how.images : (seed + 1) * how.images]
+
+
 def _network(
     source: NamedImages, folder: Path, how: An, config: ClassifierConfig, seed: int, device: Device
 ) -> Classifier:
     if how.checkpoint is not None:
         return checkpoint.load(Path(how.checkpoint), kind="classifier").model
-    if not (folder / checkpoint.CONFIG).exists():
-        recipe = replace(how.training, model=config, seed=seed)
-        begun = (folder / "resume" / "config.json").exists()
-        train(source.images, folder, recipe, data=source.described, device=device, resume=begun)
-    return checkpoint.load(folder, kind="classifier").model
+    recipe = replace(how.training, model=config, seed=seed)
+    return trained_classifier(source, folder, recipe, device=device)
 
 
 def _layer(model: Classifier) -> nn.Module:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driving_xai import checkpoint
 from driving_xai.contracts import Explainer, Frames, Saliency
 from driving_xai.errors import DataError
+from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.held_images import HeldImages, NamedImages, given_or
 from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of, write_text
 from driving_xai.experiments.spots import Spots, spotted_discs
@@ -27,7 +27,7 @@ from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.perturb import Fill
 from driving_xai.targets import outputs_at
 from driving_xai.training.augment import Augmentation
-from driving_xai.training.classify import ClassifierTraining, Images, classes_of, mean_image, train
+from driving_xai.training.classify import ClassifierTraining, Images, classes_of, mean_image
 from driving_xai.training.labn import LabnLoss
 from driving_xai.training.runs import Device
 
@@ -190,11 +190,7 @@ def _network(
 ) -> Classifier:
     """The LABN of a seed and a condition, trained where `out` does not hold it."""
     folder = out / "models" / f"{name}-{seed}"
-    if not (folder / checkpoint.CONFIG).exists():
-        recipe = replace(how.training, labn=loss, seed=seed)
-        begun = (folder / "resume" / "config.json").exists()
-        train(source.images, folder, recipe, data=source.described, device=device, resume=begun)
-    return checkpoint.load(folder, kind="classifier").model
+    return trained_classifier(source, folder, replace(how.training, labn=loss, seed=seed), device=device)
 
 
 def _positives(images: Images, how: Iida, seed: int) -> tuple[np.ndarray, Frames, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from driving_xai import checkpoint
-from driving_xai.experiments.an import OURS, An, _recipe, tables
+from driving_xai.errors import CheckpointError, DataError
+from driving_xai.experiments import an
+from driving_xai.experiments.an import OURS, An, _recipe, _tested_rows, tables
 from driving_xai.experiments.cluttered_digits import Clutter
 from driving_xai.experiments.held_images import digits_in_clutter
 from driving_xai.explain import build
@@ -65,6 +68,34 @@ def test_the_other_table_comes_from_the_same_runs(out):
     text = (out / "table.md").read_text()
     assert "| grad-cam |" in text
     assert "| 8.9952 |" in text
+
+
+def test_networks_that_were_trained_otherwise_are_refused(out, tmp_path):
+    shutil.copytree(out / "models", tmp_path / "models")
+    otherwise = replace(HOW, training=replace(HOW.training, learning_rate=1e-4))
+    with pytest.raises(CheckpointError, match="trained with another training; give another folder"):
+        tables(None, tmp_path, otherwise)
+
+
+def test_runs_of_one_network_share_no_image_and_name_it_by_its_weights(out, tmp_path, monkeypatch):
+    fixed = replace(HOW, checkpoint=str(out / "models" / "seed-0"), seeds=2, images=3)
+    tested = np.arange(100, 107)
+    drawn = [_tested_rows(tested, fixed, seed) for seed in range(2)]
+    assert [len(rows) for rows in drawn] == [3, 3]
+    assert len(np.unique(np.concatenate(drawn))) == 6
+    assert set(np.concatenate(drawn)) <= set(tested)
+    with pytest.raises(DataError, match="2 runs of 4 images are 8, and there are 6 to test"):
+        tables(None, tmp_path, replace(fixed, images=4))
+
+    monkeypatch.setattr(an, "_measured", lambda *_: {"drop": 0.0, "increase": 0.0})
+    monkeypatch.setattr(an, "_text", lambda *_: "")
+    sha256 = checkpoint.load(out / "models" / "seed-0").sha256
+    assert tables(None, tmp_path, fixed)["config"]["checkpoint"] == sha256
+    # The same weights at another place are the same runs; others are not.
+    shutil.copytree(out / "models" / "seed-0", tmp_path / "moved")
+    tables(None, tmp_path, replace(fixed, checkpoint=str(tmp_path / "moved")))
+    with pytest.raises(DataError, match="of another configuration"):
+        tables(None, tmp_path, replace(fixed, checkpoint=str(out / "models" / "seed-0-cbam")))
 
 
 def test_no_digit_serves_two_splits():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from driving_xai import checkpoint
-from driving_xai.errors import DataError
+from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments.iida import Iida, _recipe, table2, table4
 from driving_xai.experiments.spots import Spots, spotted_discs
 
@@ -68,6 +69,13 @@ def test_table4_trains_each_condition_with_its_losses(tmp_path):
         "divergence": (1.0, "mask-only"),
         "both": (1.0, "negative-sample"),
     }
+
+
+def test_networks_that_were_trained_otherwise_are_refused(compared, tmp_path):
+    out, _ = compared
+    shutil.copytree(out / "models", tmp_path / "models")
+    with pytest.raises(CheckpointError, match="trained with another data; give another folder"):
+        table2(None, tmp_path, replace(HOW, spots=replace(HOW.spots, noise=0.0)))
 
 
 def test_a_class_that_is_not_there_is_refused(tmp_path):
