@@ -16,7 +16,9 @@ from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import FILE_NAME, Manifest, ShardEntry
 
 NOTES = ".published"
-"""Folder of an empty object for each hash that is there, while a publication is unfinished."""
+"""Folder of an empty object for each hash that is there, while a publication is unfinished.
+
+The first is the plan's, named after the hash of the manifest, so that it is continued by its own output only."""
 
 
 def publish(root: Path, url: str, *, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -32,22 +34,24 @@ def publish(root: Path, url: str, *, on_progress: Callable[[int, int], None] | N
         on_progress: called with the number of files that are there, and of all.
 
     Raises:
-        DataError: the output is unfinished or damaged, its files are in the way of others, or the
-            URL's protocol is unknown or not installed.
+        DataError: the output is unfinished or damaged, the folder holds anything else, or the URL names
+            no store that is known and installed.
         OutputError: the store refuses to write.
     """
     manifest = Manifest.load(root)
     store, folder = _store(url)
     try:
         if _is_there(store, f"{folder}/{FILE_NAME}", url, manifest):
+            _remove_notes(store, folder)
             return
+        _begin(store, folder, url, manifest)
         entries = [*manifest.shards, manifest.index]
         for number, entry in enumerate(entries):
             _send(store, folder, root, entry)
             if on_progress is not None:
                 on_progress(number + 1, len(entries))
         store.pipe_file(f"{folder}/{FILE_NAME}", manifest.to_bytes())
-        store.rm(f"{folder}/{NOTES}", recursive=True)
+        _remove_notes(store, folder)
     except OSError as error:
         raise OutputError(f"{url}: cannot be written ({error}); check access and run it again") from None
 
@@ -56,7 +60,7 @@ def check_url(url: str) -> None:
     """Refuses a URL of no store that is known here, before hours of work.
 
     Raises:
-        DataError: the URL's protocol is unknown or its package is not installed.
+        DataError: it is no URL, or its protocol is unknown, no store of its own, or not installed.
     """
     _store(url)
 
@@ -66,9 +70,14 @@ def _store(url: str) -> tuple[Any, str]:
         import fsspec
     except ImportError:
         raise DataError("publishing needs fsspec; install driving-xai[cluster]") from None
+    if "://" not in url or "::" in url:
+        raise DataError(f"{url!r} is no URL of a folder; expected one such as s3://bucket/drives")
     try:
         store, folder = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
+        # An archive or a view of another store has no folder of its own to write to.
+        if not isinstance(folder, str) or not folder.strip("/"):
+            raise ValueError("it names no folder")
+    except (ValueError, TypeError, AttributeError, OSError, ImportError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise DataError(f"{url}: no store that is known here ({first}); install its fsspec package") from None
     return store, folder.rstrip("/")
@@ -81,6 +90,25 @@ def _is_there(store: Any, path: str, url: str, manifest: Manifest) -> bool:
     if store.cat_file(path) != manifest.to_bytes():
         raise DataError(f"{url}: holds another output; publish to a new folder, or remove that one")
     return True
+
+
+def _begin(store: Any, folder: str, url: str, manifest: Manifest) -> None:
+    """Notes which output is coming, in a folder that holds nothing or what an earlier try sent of it."""
+    plan = f"{folder}/{NOTES}/plan-{manifest.sha256}"
+    if store.exists(plan):
+        return
+    if store.find(folder):
+        raise DataError(
+            f"{url}: holds other files, or an unfinished publication of another output; "
+            "publish to a new folder, or empty that one"
+        )
+    store.makedirs(f"{folder}/{NOTES}", exist_ok=True)
+    store.pipe_file(plan, b"")
+
+
+def _remove_notes(store: Any, folder: str) -> None:
+    if store.exists(f"{folder}/{NOTES}"):
+        store.rm(f"{folder}/{NOTES}", recursive=True)
 
 
 def _send(store: Any, folder: str, root: Path, entry: ShardEntry) -> None:

@@ -123,12 +123,12 @@ def prep(
     resolved = settings.resolve(
         PrepConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
     )
+    if publish_to is not None:
+        check_url(publish_to)
     if dry_run:
         job = read_job(resolved)
         console.print_json({"config": resolved.to_json(), "shards": list(job.unit_paths)})
         return
-    if publish_to is not None:
-        check_url(publish_to)
     with console.progress("prep", unit="shards") as on_progress:
 
         def shown(progress: Progress) -> None:

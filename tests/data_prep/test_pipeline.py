@@ -17,6 +17,7 @@ from data_prep.errors import DataError, OutputError
 from data_prep.images import Geometry, read_image
 from data_prep.pipeline import PrepConfig, Progress, prepare, read_job
 from data_prep.records import VEHICLES
+from data_prep.sequence_job import MOST_CARRIED
 from data_prep.shards.hdf5 import read_attributes, read_columns, read_frames
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
@@ -30,7 +31,7 @@ GEOMETRY = Geometry(crop_top=0.25, height=12, width=16)
 
 def config(source: Path, **changes) -> PrepConfig:
     """Sixty frames of 20 Hz in six shards, blocks of 0.6 s."""
-    settings = {"geometry": GEOMETRY, "gap_s": 0.1, "frames_per_shard": 10} | changes
+    settings = {"geometry": GEOMETRY, "smoothing": 0.9, "gap_s": 0.1, "frames_per_shard": 10} | changes
     return PrepConfig(reader="udacity-csv", source=source, **settings)
 
 
@@ -55,7 +56,7 @@ def test_shards_and_index_hold_what_the_definitions_say(source: Path, tmp_path: 
     out, stamps = tmp_path / "out", [START_NS + i * PERIOD_NS for i in range(60)]
     index = read_index(out)
     angle = 0.1 * np.sin(np.arange(60) / 7)
-    smoothed = smooth(angle, 0.2)
+    smoothed = smooth(angle, 0.9)
     nothing = np.full(60, np.nan)
     assert index["time_ns"].tolist() == stamps
     np.testing.assert_array_equal(index["steering_wheel_rad"], angle)
@@ -544,3 +545,17 @@ def test_settings_of_drives_are_refused_for_images_and_not_recorded(name, value)
     with pytest.raises(DataError, match=f"{name} is a setting of drives") as refused:
         read_job(replace(recipe, **{name: value}))
     assert ("--option seed=3" in str(refused.value)) == (name == "seed")
+
+
+def test_smoothing_that_reaches_over_the_gap_is_refused_with_the_gap_it_needs(source):
+    with pytest.raises(DataError, match=r"carries 64\.0% of a label .* use gap_s 0\.9 or more"):
+        read_job(config(source, smoothing=0.2))
+    assert 0.8 ** (0.9 * 20) < MOST_CARRIED < 0.8 ** (0.8 * 20)
+    read_job(config(source, smoothing=0.2, split="test"))
+    read_job(config(source, smoothing=1.0, gap_s=0.05))
+
+
+@pytest.mark.parametrize(("rate_hz", "smoothing"), [(20.0, 0.2), (10.0, 0.2), (10.0, 0.36)])
+def test_the_default_gap_is_long_enough_for_the_default_smoothing(rate_hz, smoothing):
+    options = {"seconds": 30.0, "rate_hz": rate_hz}
+    read_job(PrepConfig(reader="synthetic", source=Path("-"), reader_options=options, smoothing=smoothing))

@@ -113,3 +113,42 @@ def test_places_that_cannot_be_written_are_one_line(out, tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match=r"no manifest\.json"):
         publish(tmp_path, "memory://bucket")
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(out, store, tmp_path):
+    store.pipe_file("/bucket/holiday.jpg", b"mine")
+    with pytest.raises(DataError, match="holds other files"):
+        publish(out, "memory://bucket")
+    assert objects(store) == {"holiday.jpg": b"mine"}
+    (tmp_path / "empty").mkdir()
+    publish(out, f"file://{tmp_path}/empty")
+    assert contents(tmp_path / "empty") == contents(out)
+
+
+def test_an_unfinished_publication_is_continued_by_its_own_output_only(out, store, tmp_path, monkeypatch):
+    prepare(config(tmp_path / "drive", smoothing=1.0), tmp_path / "other")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "put_file", lambda *_, **__: (_ for _ in ()).throw(OSError("lost")))
+        with pytest.raises(OutputError):
+            publish(out, "memory://bucket")
+    with pytest.raises(DataError, match="unfinished publication of another output"):
+        publish(tmp_path / "other", "memory://bucket")
+    publish(out, "memory://bucket")
+    assert objects(store) == contents(out)
+
+
+def test_notes_that_a_kill_left_beside_the_manifest_are_removed(out, store):
+    publish(out, "memory://bucket")
+    store.pipe_file(f"/bucket/{NOTES}/plan", b"")
+    publish(out, "memory://bucket")
+    assert objects(store) == contents(out)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "::", "data:x", "drives", "reference://x", "dir://x", "zip://x", "zip://x::file:///y", "s3://"],
+)
+def test_what_is_no_url_of_a_folder_is_one_line(url):
+    with pytest.raises(DataError) as refused:
+        check_url(url)
+    assert "\n" not in str(refused.value)

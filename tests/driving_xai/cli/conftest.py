@@ -69,6 +69,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         shards,
         "--set",
         "gap_s=0.1",
+        "--smoothing",
+        0.99,
         "--set",
         "frames_per_shard=15",
         "--workers",

@@ -50,6 +50,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         geometry=Geometry(height=32, width=64),
         blocks=3,
         gap_s=0.1,
+        smoothing=0.99,
     )
     prepare(config, out)
     return out

@@ -32,9 +32,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve seconds of the synthetic road in three blocks."""
     out = tmp_path_factory.mktemp("shards") / "route"
     options = {"seconds": 12.0, "height": 120, "width": 160}
-    prepare(
-        PrepConfig(reader="synthetic", source=Path("-"), reader_options=options, blocks=3, gap_s=0.2), out
-    )
+    short = {"blocks": 3, "gap_s": 0.2, "smoothing": 0.7}
+    prepare(PrepConfig(reader="synthetic", source=Path("-"), reader_options=options, **short), out)
     return out
 
 
