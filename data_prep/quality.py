@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
+
+from data_prep.errors import DataError, quoted
 
 LABEL_EDGES_DEG = (
     -180.0,
@@ -88,6 +90,78 @@ def of_images(
         },
         "groups_in_several_splits": int((splits > 1).sum()),
     }
+
+
+def check(kind: str, reports: Mapping[str, Any]) -> None:
+    """Refuses reports that cannot be shown, as those of a manifest that was changed by hand.
+
+    Args:
+        kind: `sequences` or `images`.
+        reports: the manifest's, by drive or image set.
+
+    Raises:
+        DataError: a report lacks something, or holds something of another type.
+    """
+    for name, report in reports.items():
+        if not isinstance(report, dict):
+            raise DataError(f"the quality report of {quoted(name)} is {quoted(report)}; prepare again")
+        for key, fits in _FITS["all"].items() | _FITS[kind].items():
+            if key not in report or not fits(report[key]):
+                found = quoted(report[key]) if key in report else "missing"
+                raise DataError(
+                    f"the quality report of {quoted(name)}: {key} is {found}; prepare again with --overwrite"
+                )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
+def _are_lost_rows(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(found, dict) and _is_count(found.get("count")) for found in value.values()
+    )
+
+
+def _is_histogram(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.get("edges_deg") != list(LABEL_EDGES_DEG):
+        return False
+    counts = value.get("counts")
+    return (
+        isinstance(counts, list) and len(counts) == len(LABEL_EDGES_DEG) + 1 and all(map(_is_count, counts))
+    )
+
+
+_FITS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "all": {
+        "read": _is_count,
+        "kept": _is_count,
+        "dropped": _are_counts,
+        "left_out": _are_lost_rows,
+        "by_split": _are_counts,
+    },
+    "sequences": {
+        "segments": _is_count,
+        "rate_hz": _is_number,
+        "jitter_ms": _is_number,
+        "longest_gap_s": _is_number,
+        "label_histogram": _is_histogram,
+    },
+    "images": {
+        "labels": lambda labels: isinstance(labels, dict) and all(map(_are_counts, labels.values())),
+    },
+}
+"""What the table and the figure need of each report."""
 
 
 def _left_out(left_out: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep.errors import DataError
+from data_prep.causes import decode_causes
+from data_prep.errors import DataError, quoted
 from data_prep.images import image_size
 from data_prep.records import Vehicle
 from data_prep.shards import hdf5, parquet
@@ -61,6 +62,9 @@ def _sequence_faults(
     for name, expected in (("schema", SCHEMA), ("drive", entry.drive)):
         if told.get(name) != expected:
             yield f"its {name} is {str(told.get(name))[:60]!r}, the manifest says {expected[:60]!r}"
+    yield from _attribute_faults(told, manifest)
+    if fault := hdf5.cause_fault(file):
+        yield fault
     columns = hdf5.read_columns(file)
     if np.any(np.diff(columns["time_ns"]) <= 0):
         yield f"time does not increase at row {1 + int(np.argmax(np.diff(columns['time_ns']) <= 0))}"
@@ -68,6 +72,18 @@ def _sequence_faults(
     yield from _label_faults(columns, manifest)
     if rows is not None:
         yield from _differences(rows, {**columns, "drive": np.full(len(rows), entry.drive, dtype=object)})
+
+
+def _attribute_faults(told: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """What a shard says of its making must be what the manifest says."""
+    expected = {
+        "smoothing": manifest.config.get("smoothing"),
+        **{f"vehicle_{name}": value for name, value in (manifest.vehicle or {}).items()},
+        **{f"geometry_{name}": value for name, value in (manifest.geometry or {}).items()},
+    }
+    for name, value in expected.items():
+        if not np.array_equal(np.asarray(told.get(name)), np.asarray(value)):
+            yield f"its {name} is {quoted(str(told.get(name)))}, the manifest says {quoted(str(value))}"
 
 
 def _range_faults(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -118,6 +134,9 @@ def _group_faults(
         if geometry is not None and (height, width) != (geometry.get("height"), geometry.get("width")):
             yield f"the image at row {row} has {height}x{width} pixels, unlike the manifest's geometry"
             return
+        if image.causes is not None and (fault := _cause_fault(image.causes, (height, width), names, row)):
+            yield fault
+            return
         if any(label not in (0, 1) for label in image.labels):
             yield f"labels at row {row} are {image.labels}, expected 0 and 1"
             return
@@ -128,6 +147,19 @@ def _group_faults(
         }
         labels = np.array([image.labels for image in images], dtype=np.int64).reshape(len(images), len(names))
         yield from _differences(rows, table | {name: labels[:, k] for k, name in enumerate(names)}, start)
+
+
+def _cause_fault(data: bytes, size: tuple[int, int], names: list[str], row: int) -> str | None:
+    """Why the masks of an image are none of its own; their size is read before anything is allocated."""
+    name = f"row {row}, causes"
+    found = image_size(data, name=name)
+    if found == size:
+        found = decode_causes(data, labels=len(names), name=name).shape[1:]
+    return (
+        None
+        if found == size
+        else f"the causes at row {row} have {found[0]}x{found[1]} pixels, unlike their image"
+    )
 
 
 def _differences(rows: pd.DataFrame, columns: Mapping[str, np.ndarray], start: int = 0) -> Iterator[str]:

@@ -210,6 +210,27 @@ def frame_size(path: Path) -> tuple[int, int]:
         return int(height), int(width)
 
 
+def cause_fault(path: Path) -> str | None:
+    """What is wrong with the masks of the pixels that cause the label; None where nothing is, or there are none.
+
+    Raises:
+        DataError: the shard is missing or damaged.
+    """
+    with open_shard(path) as file:
+        if "cause" not in file:
+            return None
+        causes = _dataset(file, path, "cause", np.uint8, dimensions=3)
+        frames = _dataset(file, path, "frames", np.uint8, dimensions=4)
+        if causes.shape != frames.shape[:3]:
+            return f"causes of {causes.shape[1]}x{causes.shape[2]} pixels, unlike its frames"
+        for start in range(0, len(causes), FRAMES_PER_CHUNK):
+            most = causes[start : start + FRAMES_PER_CHUNK].max(axis=(1, 2), initial=0)
+            if (most > 1).any():
+                row = int(np.argmax(most > 1))
+                return f"a cause at row {start + row} is {most[row]}, expected 0 and 1"
+    return None
+
+
 def read_attributes(path: Path) -> dict[str, Any]:
     """The shard's attributes, text as `str`.
 

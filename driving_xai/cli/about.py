@@ -103,9 +103,11 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _of_shards(path: Path) -> dict[str, Any]:
+    from data_prep import quality
     from data_prep.shards.manifest import Manifest
 
     manifest = Manifest.load(path)
+    quality.check(manifest.kind, manifest.quality)
     return {
         "what": "shards",
         "path": str(path),
@@ -114,7 +116,7 @@ def _of_shards(path: Path) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "sha256": manifest.sha256,
-        "drives": [drive["name"] for drive in manifest.drives],
+        "drives": [drive.get("name") for drive in manifest.drives],
         "vehicle": manifest.vehicle,
         "geometry": manifest.geometry,
         "signals": manifest.signals,
@@ -124,7 +126,7 @@ def _of_shards(path: Path) -> dict[str, Any]:
 
 
 def _draw_quality(path: Path, figure: Path) -> None:
-    from data_prep import quality_figure
+    from data_prep import quality, quality_figure
     from data_prep.shards.atomic import replacing
     from data_prep.shards.manifest import Manifest
     from data_prep.shards.parquet import read_index
@@ -132,6 +134,7 @@ def _draw_quality(path: Path, figure: Path) -> None:
     if figure.suffix != ".png":
         raise typer.BadParameter(f"{figure} is no .png file", param_hint="--figure")
     manifest = Manifest.load(path)
+    quality.check(manifest.kind, manifest.quality)
     picture = quality_figure.draw(manifest.kind, manifest.quality, read_index(path))
     figure.parent.mkdir(parents=True, exist_ok=True)
     with replacing(figure) as temporary:

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from data_prep import quality
+from data_prep.errors import DataError
 
 
 def report(rows: pd.DataFrame) -> dict:
@@ -69,3 +71,38 @@ def test_a_group_in_two_splits_is_counted():
     assert made["groups_in_several_splits"] == 1
     assert made["labels"] == {"stop": {"0": 2, "1": 2}}
     assert made["left_out"] == {"missing_image": {"count": 4, "first": ["1", "2", "3"]}}
+
+
+GOOD = {
+    "sequences": {
+        "read": 2,
+        "kept": 2,
+        "dropped": {},
+        "left_out": {"bad": {"count": 1, "first": ["a"]}},
+        "by_split": {"test": 2},
+        "segments": 1,
+        "rate_hz": 20.0,
+        "jitter_ms": None,
+        "longest_gap_s": None,
+        "label_histogram": None,
+    },
+    "images": {
+        "read": 2,
+        "kept": 2,
+        "dropped": {},
+        "left_out": {},
+        "by_split": {"test": 2},
+        "labels": {"cat": {"1": 2}},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ["sequences", "images"])
+def test_a_report_that_cannot_be_shown_is_refused_by_the_key(kind):
+    quality.check(kind, {"a": GOOD[kind]})
+    for key in GOOD[kind]:
+        for wrong in ({k: v for k, v in GOOD[kind].items() if k != key}, GOOD[kind] | {key: "text"}):
+            with pytest.raises(DataError, match=f"the quality report of 'a': {key} is"):
+                quality.check(kind, {"a": wrong})
+    with pytest.raises(DataError, match="the quality report of 'a' is 3"):
+        quality.check(kind, {"a": 3})

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from data_prep.causes import encode_causes
 from data_prep.errors import DataError
 from data_prep.images import Geometry
 from data_prep.pipeline import PrepConfig
@@ -251,3 +252,43 @@ def test_an_image_that_is_listed_twice_is_found(images):
     write_index(images / "index.parquet", index, image_index(("cat", "dog")))
     rehash(images)
     assert problems(images) == {"index.parquet": "has the image 'cat/1.jpg' twice"}
+
+
+@pytest.mark.parametrize("name", ["smoothing", "vehicle_wheelbase_m", "geometry_crop_top"])
+def test_attributes_that_contradict_the_manifest_are_found(name, out):
+    with h5py.File(out / "shards/drive-00002.h5", "r+") as file:
+        file.attrs[name] = 0.77
+    rehash(out)
+    (problem,) = verify(out).problems
+    assert problem.path == "shards/drive-00002.h5"
+    assert problem.what.startswith(f"its {name} is '0.77', the manifest says")
+
+
+@pytest.mark.parametrize(
+    ("causes", "what"),
+    [
+        (np.zeros((10, 12, 16), np.uint8), None),
+        (np.full((10, 12, 16), 2, np.uint8), "a cause at row 0 is 2, expected 0 and 1"),
+        (np.zeros((10, 12, 8), np.uint8), "causes of 12x8 pixels, unlike its frames"),
+    ],
+)
+def test_causes_of_frames_that_cannot_be_are_found(causes, what, out):
+    with h5py.File(out / "shards/drive-00002.h5", "r+") as file:
+        file["cause"] = causes
+    rehash(out)
+    assert problems(out) == ({} if what is None else {"shards/drive-00002.h5": what})
+
+
+def test_causes_of_images_that_cannot_be_are_found(images):
+    for size, whole in (((8, 8), True), ((8, 4), False)):
+        causes = encode_causes(np.ones(size, np.uint8))
+        (path,) = (images / "shards").iterdir()
+        changed = [image._replace(causes=causes) for image in read_images(path)]
+        write_images(path, changed, ("cat", "dog"), with_causes=True)
+        rehash(images)
+        assert verify(images).ok == whole
+    assert "the causes at row 0 have 8x4 pixels" in verify(images).problems[0].what
+    rewritten = [image._replace(causes=b"no picture") for image in changed]
+    write_images(path, rewritten, ("cat", "dog"), with_causes=True)
+    rehash(images)
+    assert "row 0, causes: 10 bytes without" in verify(images).problems[0].what
