@@ -42,25 +42,25 @@ def steering_cv(
     how = settings.resolve(CrossValidation, config, assignments=assignments or ())
     with console.progress("experiment", unit="models") as on_progress:
         results = run(data, out, how, device=resolve_device(device), on_progress=on_progress)
-    _show(out, results, as_json)
+    show(out, results, as_json)
 
 
-_ImageData = Annotated[
+ImageData = Annotated[
     Path,
     typer.Argument(
         metavar="SHARDS",
         help="A folder of `prep image-folder`; - takes a stand-in that is named in the result.",
     ),
 ]
-_TableOut = Annotated[
+TableOut = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, features and the table.")
 ]
 
 
 @app.command()
 def baumhauer_table1(
-    data: _ImageData,
-    out: _TableOut,
+    data: ImageData,
+    out: TableOut,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -79,14 +79,14 @@ def baumhauer_table1(
 
     how = settings.resolve(Table1, config, assignments=assignments or ())
     with console.progress("experiment", unit="runs") as on_progress:
-        results = table1(_given(data), out, how, device=resolve_device(device), on_progress=on_progress)
-    _show(out, results, as_json)
+        results = table1(given(data), out, how, device=resolve_device(device), on_progress=on_progress)
+    show(out, results, as_json)
 
 
 @app.command()
 def baumhauer_table2(
-    data: _ImageData,
-    out: _TableOut,
+    data: ImageData,
+    out: TableOut,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -101,14 +101,14 @@ def baumhauer_table2(
 
     how = settings.resolve(Table2, config, assignments=assignments or ())
     with console.progress("experiment", unit="images") as on_progress:
-        results = table2(_given(data), out, how, device=resolve_device(device), on_progress=on_progress)
-    _show(out, results, as_json)
+        results = table2(given(data), out, how, device=resolve_device(device), on_progress=on_progress)
+    show(out, results, as_json)
 
 
 @app.command()
 def baumhauer_mnist(
-    data: _ImageData,
-    out: _TableOut,
+    data: ImageData,
+    out: TableOut,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -122,15 +122,17 @@ def baumhauer_mnist(
 
     how = settings.resolve(Mnist, config, assignments=assignments or ())
     with console.progress("experiment", unit="runs") as on_progress:
-        results = run(_given(data), out, how, on_progress=on_progress)
-    _show(out, results, as_json)
+        results = run(given(data), out, how, on_progress=on_progress)
+    show(out, results, as_json)
 
 
-def _given(data: Path) -> Path | None:
+def given(data: Path) -> Path | None:
+    """The user's data; None asks for the stand-in."""
     return None if str(data) == "-" else data
 
 
-def _show(out: Path, results: dict[str, Any], as_json: bool) -> None:
+def show(out: Path, results: dict[str, Any], as_json: bool) -> None:
+    """Prints the results, or the table that lies in `out`."""
     if as_json:
         console.print_json(results)
     else:
@@ -151,10 +153,7 @@ def _tashiro(
     how = settings.resolve(Tashiro, config, assignments=assignments or ())
     with console.progress(name, unit="networks") as on_progress:
         results = run(name, data, out, how, device=resolve_device(device), on_progress=on_progress)
-    if as_json:
-        console.print_json(results)
-    else:
-        typer.echo((out / name / "table.md").read_text().rstrip())
+    show(out / name, results, as_json)
 
 
 @app.command()
@@ -257,7 +256,7 @@ def zhu_table1(
     loaded = checkpoints.load(checkpoint, device=resolve_device(device), kind="actions")
     with console.progress("experiment") as on_progress:
         results = run(loaded, data, out, how, on_progress=on_progress)
-    _show(out, results, as_json)
+    show(out, results, as_json)
 
 
 @app.command()
@@ -285,4 +284,4 @@ def zhu_accuracy(
     how = settings.resolve(ZhuAccuracy, config, options={"folds": folds}, assignments=assignments or ())
     with console.progress("experiment", unit="models") as on_progress:
         results = run(data, out, how, device=resolve_device(device), on_progress=on_progress)
-    _show(out, results, as_json)
+    show(out, results, as_json)

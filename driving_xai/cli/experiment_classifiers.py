@@ -9,23 +9,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from driving_xai.cli import console, settings
+from driving_xai.cli.experiment import ImageData, given, show
 from driving_xai.cli.shards import Assignments, Config, Json
 from driving_xai.cli.train import Device, resolve_device
 
-Images = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SHARDS",
-        help="A folder of `prep image-folder`; - takes a stand-in that is named in the result.",
-    ),
-]
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, models and the table.")
 ]
 
 
 def an_table3(
-    data: Images,
+    data: ImageData,
     out: Out,
     config: Config = None,
     assignments: Assignments = None,
@@ -45,7 +39,7 @@ def an_table3(
 
 
 def an_table4(
-    data: Images,
+    data: ImageData,
     out: Out,
     config: Config = None,
     assignments: Assignments = None,
@@ -61,7 +55,7 @@ def an_table4(
 
 
 def iida_table2(
-    data: Images,
+    data: ImageData,
     out: Out,
     config: Config = None,
     assignments: Assignments = None,
@@ -81,7 +75,7 @@ def iida_table2(
 
 
 def iida_table4(
-    data: Images,
+    data: ImageData,
     out: Out,
     config: Config = None,
     assignments: Assignments = None,
@@ -112,9 +106,9 @@ def _an(
     how = settings.resolve(An, config, assignments=assignments or ())
     with console.progress("experiment", unit="runs") as on_progress:
         results = tables(
-            _given(data), out, how, table=table, device=resolve_device(device), on_progress=on_progress
+            given(data), out, how, table=table, device=resolve_device(device), on_progress=on_progress
         )
-    _show(out, results, as_json)
+    show(out, results, as_json)
 
 
 def _iida(
@@ -130,19 +124,8 @@ def _iida(
 
     how = settings.resolve(Iida, config, assignments=assignments or ())
     with console.progress("experiment", unit="runs") as on_progress:
-        results = table(_given(data), out, how, device=resolve_device(device), on_progress=on_progress)
-    _show(out, results, as_json)
-
-
-def _given(data: Path) -> Path | None:
-    return None if str(data) == "-" else data
-
-
-def _show(out: Path, results: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        console.print_json(results)
-    else:
-        typer.echo((out / "table.md").read_text().rstrip())
+        results = table(given(data), out, how, device=resolve_device(device), on_progress=on_progress)
+    show(out, results, as_json)
 
 
 COMMANDS = (an_table3, an_table4, iida_table2, iida_table4)
