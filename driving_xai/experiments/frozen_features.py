@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitMod
 from driving_xai.models.frozen_cnn import frozen_cnn
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit
 from driving_xai.training.feature_cache import FeatureCache, Precision, cached_features, network_sha256
+from driving_xai.training.runs import Device
 
-Device = Literal["auto", "cpu", "cuda"]
 OnProgress = Callable[[int, int], None]
 
 

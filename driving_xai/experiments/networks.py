@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
@@ -14,9 +14,8 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.training.runs import Device
 from driving_xai.training.steering import SteeringTraining, describe, train
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 def trained(

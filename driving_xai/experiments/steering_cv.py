@@ -6,7 +6,6 @@ is given beside constant predictors and its explanations beside controls.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from driving_xai.experiments.networks import Device, trained
+from driving_xai.experiments.seeded_runs import write_text
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.training.steering import SteeringTraining
@@ -79,12 +78,7 @@ def run(
         "models": models,
         "means": _means(models, how.attentions),
     }
-    for name, text in (
-        ("results.json", json.dumps(results, indent=2, allow_nan=False)),
-        ("table.md", _table(results)),
-    ):
-        with replacing(out / name) as temporary:
-            temporary.write_text(text + "\n")
+    write_text(out, results, _table(results))
     return results
 
 

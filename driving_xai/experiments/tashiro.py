@@ -6,7 +6,6 @@ Fig. 9 the temperature of soft attention. The four share the networks of one fol
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from driving_xai.experiments import tashiro_tables as tables
 from driving_xai.experiments.areas import Pool, compare
 from driving_xai.experiments.drawing import Drawing
 from driving_xai.experiments.networks import Device, Network, Networks
+from driving_xai.experiments.seeded_runs import write_text
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import CONTROLS, ScoreConfig
 from driving_xai.faithfulness.summary import describe_machine
@@ -153,12 +152,7 @@ def _save(folder: Path, results: dict[str, Any], table: str, figures: Mapping[st
     folder.mkdir(parents=True, exist_ok=True)
     for stem, drawing in figures.items():
         drawing.save(folder / stem)
-    for file, text in (
-        ("results.json", json.dumps(results, indent=2, allow_nan=False)),
-        ("table.md", table),
-    ):
-        with replacing(folder / file) as temporary:
-            temporary.write_text(text + "\n")
+    write_text(folder, results, table)
 
 
 def _fulfil(

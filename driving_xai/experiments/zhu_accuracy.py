@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep.shards.atomic import replacing
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.experiments.seeded_runs import write_text
 from driving_xai.images import FoldOut, LabelledImages
 from driving_xai.training import runs
 from driving_xai.training.actions import (
@@ -104,12 +104,7 @@ def run(
         **_summary(pd.concat(tables, ignore_index=True), images, how),
         "papers": {name: dict(values) for name, values in PAPERS.items()},
     }
-    for name, text in (
-        ("results.json", json.dumps(results, indent=2, allow_nan=False)),
-        ("table.md", _table(results)),
-    ):
-        with replacing(out / name) as temporary:
-            temporary.write_text(text + "\n")
+    write_text(out, results, _table(results))
     return results
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
+from driving_xai.experiments.seeded_runs import write_text
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import score
 from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
@@ -121,12 +120,7 @@ def run(
         "error": found.summary["prediction"]["error"],
         "rows": _rows(found, how),
     }
-    for name, text in (
-        ("results.json", json.dumps(results, indent=2, allow_nan=False)),
-        ("table.md", _table(results)),
-    ):
-        with replacing(out / name) as temporary:
-            temporary.write_text(text + "\n")
+    write_text(out, results, _table(results))
     return results
 
 
