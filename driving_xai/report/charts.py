@@ -16,10 +16,10 @@ from driving_xai.faithfulness.maps import FILE_NAME, MapFile
 from driving_xai.report import words
 from driving_xai.report.pictures import heat, stills
 from driving_xai.report.sources import Board, Source
-from driving_xai.report.timeline import Drive, Pick, Video, drives, picks
+from driving_xai.report.timeline import Drive, Pick, Video, drives, picks, shown_of
 
 _STILL_WIDTH_PX, _MAP_WIDTH_PX = 400, 320
-_CURVE_KEY = ["drive", "camera", "frame", "target", "method"]
+_CURVE_KEY = ["drive", "camera", "frame", "key", "target", "method"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Charts:
 
     def _filmed(self, drive: Drive) -> _Filmed:
         """Finds the video that shows most of a drive's frames."""
-        stamps = list(zip(drive.frames["drive"], drive.frames["frame"], strict=True))
+        stamps = shown_of(drive.frames)
         numbers = [[video.pictures.get(stamp) for stamp in stamps] for video in self._shown]
         counts = [sum(number is not None for number in each) for each in numbers]
         if not any(counts):

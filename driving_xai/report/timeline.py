@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,15 @@ MOST_DRIVES = 40
 """Results with more of them are of single images: they are put in a row instead of on clocks."""
 
 
+class Shown(NamedTuple):
+    """What a picture shows. An image is known by its name: in other shards its place is another image's."""
+
+    drive: str
+    camera: str
+    frame: int
+    key: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Video:
     """A replay's video, unchanged since it was scored."""
@@ -30,8 +39,8 @@ class Video:
     frame_rate: Fraction
     method: str
     """Whose maps it shows."""
-    pictures: Mapping[tuple[str, int], int]
-    """From drive and frame to the number of the picture, for every scored frame."""
+    pictures: Mapping[Shown, int]
+    """The number of the picture that shows each scored frame."""
 
     @property
     def megabytes(self) -> float:
@@ -68,19 +77,28 @@ def _video(source: Source) -> Video | None:
     )
 
 
-def _pictures(told: Mapping[str, Any], per_frame: pd.DataFrame) -> dict[tuple[str, int], int] | None:
-    """From drive and frame to the picture; None where the results do not say it."""
+def _pictures(told: Mapping[str, Any], per_frame: pd.DataFrame) -> dict[Shown, int] | None:
+    """The picture of each scored frame; None where the results do not say it."""
+    # A row may be one of several of its frame: of another target, method, measure or reference.
+    scored = shown_of(per_frame.drop_duplicates(list(Shown._fields)))
     if "pictures" in told:
-        return {(str(drive), int(frame)): int(picture) for drive, frame, picture in told["pictures"]}
+        noted = {(str(drive), int(frame)): int(picture) for drive, frame, picture in told["pictures"]}
+        known = {each: noted.get((each.drive, each.frame)) for each in scored}
+        return {each: picture for each, picture in known.items() if picture is not None}
     if "run_starts" not in told:
         return None
-    # A row may be one of several of its frame: of another target, method, measure or reference.
-    rows = per_frame.drop_duplicates(["drive", "camera", "frame"])
-    stamps = zip(rows["drive"].astype(str), rows["frame"].astype("int64"), strict=True)
-    return dict(zip(stamps, _shown(told["run_starts"], len(rows)).tolist(), strict=True))
+    return dict(zip(scored, _with_scores(told["run_starts"], len(scored)).tolist(), strict=True))
 
 
-def _shown(run_starts: Sequence[int], count: int) -> Int64[np.ndarray, " N"]:
+def shown_of(frames: pd.DataFrame) -> list[Shown]:
+    """What shows each row of a table with `FRAME_COLUMNS`."""
+    columns = (frames["drive"].astype(str), frames["camera"].astype(str), frames["frame"], frames["key"])
+    return [
+        Shown(drive, camera, int(frame), str(key)) for drive, camera, frame, key in zip(*columns, strict=True)
+    ]
+
+
+def _with_scores(run_starts: Sequence[int], count: int) -> Int64[np.ndarray, " N"]:
     """The first `count` numbers that are no run's first picture."""
     every = np.arange(count + len(run_starts))
     return np.setdiff1d(every, run_starts)[:count]

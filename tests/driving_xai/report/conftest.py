@@ -19,7 +19,10 @@ Write = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def write_results(tmp_path_factory: pytest.TempPathFactory) -> Write:
-    """Writes a folder of results; by default one method beats both controls and one does not."""
+    """Writes a folder of results; by default one method beats both controls and one does not.
+
+    `keys` names images by their frame, as in `"a-{}.jpg"`.
+    """
 
     def write(
         name: str = "scores",
@@ -29,11 +32,14 @@ def write_results(tmp_path_factory: pytest.TempPathFactory) -> Write:
         frames: int = 160,
         drive: str = "road",
         measures: tuple[str, ...] = ("deletion",),
+        keys: str = "",
         **more: Any,
     ) -> Path:
         folder = (root or tmp_path_factory.mktemp("results")) / name
         given = gains or {"grad-cam": 2.0, "lime": 0.0, "random": 0.0, "centre-prior": -1.0}
         rows = make_rows(given, frames=frames, drive=drive, measures=measures)
+        if keys:
+            rows["key"] = [keys.format(frame) for frame in rows["frame"]]
         Results(summary=make_summary(rows, **more), per_frame=rows).save(folder)
         return folder
 
@@ -44,7 +50,7 @@ def write_results(tmp_path_factory: pytest.TempPathFactory) -> Write:
 def write_replay(write_results: Write, tmp_path_factory: pytest.TempPathFactory) -> Write:
     """Writes a video whose greys count its pictures, and beside it the results of its replay."""
 
-    def write(*, root: Path | None = None, frames: int = 160, drive: str = "road") -> Path:
+    def write(*, root: Path | None = None, frames: int = 160, drive: str = "road", **more: Any) -> Path:
         folder = root or tmp_path_factory.mktemp("replay")
         path = folder / "drive.mp4"
         with open_sink(path, height=96, width=128, frame_rate=RATE, encoding=Encoding(crf=8)) as sink:
@@ -53,7 +59,7 @@ def write_replay(write_results: Write, tmp_path_factory: pytest.TempPathFactory)
         video = {"file": path.name, "sha256": sha256_of(path), "frame_rate": str(RATE), "run_starts": [0]}
         gains = {"sign-attention": 1.0, "random": 0.0}
         return write_results(
-            "drive.scores", root=folder, gains=gains, frames=frames, drive=drive, video=video
+            "drive.scores", root=folder, gains=gains, frames=frames, drive=drive, video=video, **more
         )
 
     return write

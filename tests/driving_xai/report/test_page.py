@@ -9,11 +9,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from driving_xai.faithfulness.measures import MEASURES
+from driving_xai.faithfulness.results import Results
 from driving_xai.report.page import PageConfig, write_page
 from driving_xai.report.sources import load_sources
+from tests.driving_xai.report.made import make_rows, make_summary
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -114,6 +117,38 @@ def test_numbers_of_the_charts_are_those_of_the_table(page, tmp_path):
     pick = data["results"][0]["picks"]["deletion/truth"]["grad-cam"][0]
     assert pick["curves"]["random"][0] is not None
     assert base64.b64decode(data["stills"][pick["still"]])[:2] == b"\xff\xd8"
+
+
+def test_a_video_shows_an_image_to_its_own_scores_only(write_replay, write_results, tmp_path):
+    """Images of two sets of shards share their groups and rows, and are still not the same images."""
+    replay = write_replay(root=tmp_path, frames=30, keys="a-{}.jpg")
+    same = write_results("same", root=tmp_path, frames=30, keys="a-{}.jpg")
+    others = write_results("others", root=tmp_path, frames=30, keys="b-{}.jpg")
+    write_page(load_sources([replay, same, others]), tmp_path / "page.html")
+    results = json.loads(dict(_read(tmp_path / "page.html").scripts)["data"])["results"]
+    assert [each["drives"][0]["video"] for each in results] == [0, 0, None]
+    picks = [pick for of_board in results[2]["picks"].values() for each in of_board.values() for pick in each]
+    assert picks
+    assert {pick["still"] for pick in picks} == {None}
+
+
+def test_images_that_share_a_place_keep_their_own_curves(tmp_path):
+    """One group and row, two files: each card draws the curve of its own image."""
+    gains = {"grad-cam": 0.0, "random": 0.0, "centre-prior": 0.0}
+    images = [
+        make_rows(gains, frames=1, drive="group", measures=("deletion",), seed=seed).assign(
+            key=f"{seed}.jpg", time_ns=0
+        )
+        for seed in range(3)
+    ]
+    rows = pd.concat(images, ignore_index=True)
+    Results(summary=make_summary(rows), per_frame=rows).save(tmp_path / "scores")
+    write_page(load_sources([tmp_path / "scores"]), tmp_path / "page.html", PageConfig(frames=1))
+    (result,) = json.loads(dict(_read(tmp_path / "page.html").scripts)["data"])["results"]
+    for pick in result["picks"]["deletion/truth"]["grad-cam"]:
+        name = result["drives"][0]["names"][pick["row"]]
+        own = rows[(rows["key"] == name) & (rows["method"] == "grad-cam") & (rows["reference"] == "truth")]
+        assert pick["curves"]["grad-cam"] == pytest.approx(own["curve"].item(), rel=1e-3)
 
 
 def test_every_number_of_the_leader_board_is_in_the_text(page, tmp_path):

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from driving_xai.errors import DataError
 from driving_xai.report.pictures import stills
 from driving_xai.report.sources import load_sources
-from driving_xai.report.timeline import _pictures, _shown, drives, picks, videos
+from driving_xai.report.timeline import Shown, _pictures, _with_scores, drives, picks, videos
 from tests.driving_xai.report.made import grey_of, make_rows
 
 
 def test_each_scored_frame_is_shown_by_its_picture(write_replay):
     """The first picture of a run has no score, so the first row is the second picture."""
     (video,) = videos(load_sources([write_replay(frames=30)]))
-    assert [video.pictures["road", frame] for frame in (1, 2, 30)] == [1, 2, 30]
+    assert [video.pictures[Shown("road", "front", frame, "")] for frame in (1, 2, 30)] == [1, 2, 30]
     jpegs = stills(video.path, [7], width=64)
     picture = cv2.imdecode(np.frombuffer(jpegs[7], np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape[:2] == (48, 64)
@@ -28,9 +28,18 @@ def test_each_scored_frame_is_shown_by_its_picture(write_replay):
 
 def test_pictures_are_those_that_the_replay_noted_or_none():
     """Frame 5 is picture 0 and has two outputs, frame 6 none, frame 7 one."""
-    rows = pd.DataFrame({"drive": "a", "camera": "", "frame": [5, 5, 7], "target": ["stop", "left", "stop"]})
-    assert _pictures({"pictures": [["a", 5, 0], ["a", 7, 2]]}, rows) == {("a", 5): 0, ("a", 7): 2}
-    assert _pictures({"run_starts": [0]}, rows) == {("a", 5): 1, ("a", 7): 2}
+    rows = pd.DataFrame(
+        {
+            "drive": "a",
+            "camera": "",
+            "frame": [5, 5, 7],
+            "key": ["x.jpg", "x.jpg", "y.jpg"],
+            "target": ["stop", "left", "stop"],
+        }
+    )
+    first, second = Shown("a", "", 5, "x.jpg"), Shown("a", "", 7, "y.jpg")
+    assert _pictures({"pictures": [["a", 5, 0], ["a", 6, 1], ["a", 7, 2]]}, rows) == {first: 0, second: 2}
+    assert _pictures({"run_starts": [0]}, rows) == {first: 1, second: 2}
     assert _pictures({}, rows) is None
 
 
@@ -39,7 +48,7 @@ def test_pictures_without_scores_are_skipped(begins):
     begins = [True, *begins]
     starts = [number for number, is_start in enumerate(begins) if is_start]
     scored = [number for number, is_start in enumerate(begins) if not is_start]
-    assert _shown(starts, len(scored)).tolist() == scored
+    assert _with_scores(starts, len(scored)).tolist() == scored
 
 
 def test_a_video_that_was_changed_is_refused_and_one_that_is_gone_is_done_without(write_replay):
