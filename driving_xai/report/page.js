@@ -14,6 +14,7 @@
   const result = () => data.results[state.result];
   const drive = () => result().drives[state.drive];
   const board = () => result().boards[state.board];
+  const hasValues = () => result().drives.some((each) => Object.values(each.values[board().key] || {}).some((values) => known(values).length));
   const source = () => (drive() && drive().video !== null ? data.videos[drive().video] : null);
 
   function element(tag, attributes = {}, text = null) {
@@ -88,7 +89,7 @@
     }
     if (now.error) found.push({ title: "Error", unit, fromZero: true, lines: [{ name: "of the model", style: "c-error", values: now.error }] });
     const scored = now.values[board().key];
-    if (scored) {
+    if (scored && hasValues()) {
       const lines = result().controls
         .filter((name) => scored[name] && name !== state.method)
         .map((name, at) => ({ name, style: `c-control-${at} dash`, values: scored[name] }));
@@ -287,7 +288,8 @@
     const found = (result().picks[board().key] || {})[state.method] || [];
     byId("frames-lead").textContent = found.length
       ? `${state.method} by ${board().name}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.${borrowed(found)}`
-      : `No frames are picked for ${state.method}: choose a method that is no control.`;
+      : hasValues() ? `No frames are picked for ${state.method}: choose a method that is no control.`
+      : `${board().name} is a value of all frames together: no frame has one by itself, so none is drawn above or picked here.`;
     byId("gallery").replaceChildren(...["best", "worst"].map((kind) => {
       const cards = found.filter((each) => each.kind === kind);
       const row = element("div", { class: "row-of" });

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from driving_xai.errors import DataError
+from driving_xai.faithfulness.measures import MEASURES, statistics_of_sets
 from driving_xai.faithfulness.results import SUMMARY, Results
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import summarise_comparisons, summarise_ranks
 
-Verdict = Literal["better", "worse", "not shown", "unknown"]
+Verdict = Literal["better", "worse", "better by interval", "worse by interval", "not shown", "unknown"]
 """Of a method beside a control. Better or worse takes both: the whole interval of the difference on one side
 of zero, and a corrected p no larger than the interval's level allows. With few blocks either alone is too
-easily had."""
+easily had. Where a value is of all frames together there is no test, and the verdict is by the interval.
+Unknown is without an interval."""
+
+OF_ALL_FRAMES = "the value is of all frames together, and one frame has none to test or to place"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,8 @@ class Standing:
 
     @property
     def beats_all(self) -> bool:
-        """Whether the method is better than every control."""
-        return bool(self.beside) and all(verdict == "better" for verdict in self.beside.values())
+        """Whether the method is better than every control, by a test where there is one."""
+        return bool(self.beside) and all(verdict.startswith("better") for verdict in self.beside.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,9 @@ class Board:
     """Of the reference."""
     standings: Sequence[Standing]
     pairs: Sequence[Mapping[str, Any]]
-    """Every two methods, as in `comparisons` of results.json."""
+    """Every two methods, as in `comparisons` of results.json; if untested each method with each control."""
+    untested: str
+    """Why no test is made; empty where it is."""
 
     @property
     def key(self) -> str:
@@ -66,6 +73,21 @@ class Board:
     @property
     def higher_is_faithful(self) -> bool:
         return self.about.get("faithful") == "high"
+
+    @property
+    def without_interval(self) -> Mapping[tuple[str, str], list[str]]:
+        """The methods that lack an interval of their mean, or else of a difference, by which and why."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for each in self.standings:
+            mean, differences = each.score["value"], [pair["value"] for pair in each.comparisons.values()]
+            of, values = (
+                ("interval", [mean])
+                if mean["low"] is None
+                else ("interval of the difference from a control", differences)
+            )
+            for reason in dict.fromkeys(value.get("reason", "") for value in values if value["low"] is None):
+                found.setdefault((of, reason), []).append(each.method)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,14 +151,14 @@ def _boards(results: Results) -> Iterator[Board]:
     if ranks is None:
         ranks = summarise_ranks(results.per_frame, summary["measures"], bootstrap)
     meanings = summary["protocol"].get("references", {})
+    of_sets = statistics_of_sets(name for name in summary["measures"] if name in MEASURES)
     for key in dict.fromkeys((score["measure"], score["reference"]) for score in summary["scores"]):
-        about = summary["measures"][key[0]]
-        pairs, places = _of(compared, key), _of(ranks, key)
-        by_name = {place["method"]: place for ranked in places for place in ranked["places"] or ()}
+        about, tested = summary["measures"][key[0]], key[0] not in of_sets
+        pairs = _of(compared, key) if tested else list(map(_untested, _of(summary["differences"], key)))
+        by_name = {place["method"]: place for ranked in _of(ranks, key) for place in ranked["places"] or ()}
+        judge = partial(_verdict, faithful=about["faithful"], level=bootstrap.level, tested=tested)
         standings = [
-            _standing(
-                score, by_name.get(score["method"]), pairs, controls, about["faithful"], bootstrap.level
-            )
+            _standing(score, by_name.get(score["method"]), pairs, controls, judge)
             for score in _of(summary["scores"], key)
         ]
         yield Board(
@@ -146,7 +168,15 @@ def _boards(results: Results) -> Iterator[Board]:
             meaning=str(meanings.get(key[1], "")),
             standings=sorted(standings, key=lambda each: _merit(each, about["faithful"])),
             pairs=pairs,
+            untested="" if tested else OF_ALL_FRAMES,
         )
+
+
+def _untested(difference: Mapping[str, Any]) -> dict[str, Any]:
+    """One of `differences` in results.json in the form of `comparisons`: an interval without a test."""
+    unknown = ("p", "p_holm", "blocks", "rank_biserial", "cohens_dz", "cliffs_delta")
+    names = {"method": difference["method"], "other": difference["control"]}
+    return {**difference, **names, **dict.fromkeys(unknown), "reason": OF_ALL_FRAMES}
 
 
 def _of(entries: Sequence[Mapping[str, Any]], key: tuple[str, str]) -> list[Mapping[str, Any]]:
@@ -163,8 +193,7 @@ def _standing(
     place: Mapping[str, Any] | None,
     pairs: Sequence[Mapping[str, Any]],
     controls: Sequence[str],
-    faithful: str,
-    level: float,
+    judge: Callable[[Mapping[str, Any]], Verdict],
 ) -> Standing:
     method = score["method"]
     is_control = method in controls
@@ -175,7 +204,7 @@ def _standing(
         is_control=is_control,
         score=score,
         place=place,
-        beside={name: _verdict(pair, faithful, level) for name, pair in known.items()},
+        beside={name: judge(pair) for name, pair in known.items()},
         comparisons=known,
     )
 
@@ -206,13 +235,15 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _verdict(pair: Mapping[str, Any], faithful: str, level: float) -> Verdict:
+def _verdict(pair: Mapping[str, Any], *, faithful: str, level: float, tested: bool) -> Verdict:
     low, high, p = pair["value"]["low"], pair["value"]["high"], pair["p_holm"]
-    if low is None or p is None:
+    if low is None or (tested and p is None):
         return "unknown"
-    if low <= 0 <= high or p > 1 - level:
+    if low <= 0 <= high or (tested and p > 1 - level):
         return "not shown"
-    return "better" if (low > 0) == (faithful == "high") else "worse"
+    if (low > 0) == (faithful == "high"):
+        return "better" if tested else "better by interval"
+    return "worse" if tested else "worse by interval"
 
 
 def _merit(standing: Standing, faithful: str) -> tuple[bool, float]:

@@ -11,8 +11,10 @@ from driving_xai.report.sources import Board, Source, Standing, Verdict
 SAID: Mapping[Verdict, str] = {
     "better": "better than",
     "worse": "worse than",
+    "better by interval": "by its interval better than",
+    "worse by interval": "by its interval worse than",
     "not shown": "not shown beside",
-    "unknown": "too few frames beside",
+    "unknown": "no interval beside",
 }
 
 
@@ -50,9 +52,9 @@ def share(value: float | None) -> str:
 
 
 def interval(value: Mapping[str, Any]) -> str:
-    """The ends of an interval, or a dash."""
+    """The ends of an interval, or that there is none."""
     if value["low"] is None:
-        return "–"
+        return "no interval"
     return f"{number(value['low'])} to {number(value['high'])}"
 
 
@@ -106,16 +108,31 @@ def finding(found: Board) -> str:
     """What a board says, in one sentence."""
     methods = [each for each in found.standings if not each.is_control]
     better = [each.method for each in methods if each.beats_all]
-    unknown = [each for each in methods if "unknown" in each.beside.values()]
+    unknown = [each for each in methods if set(each.beside.values()) == {"unknown"}]
     if not methods:
         return "Only controls were scored."
     if len(unknown) == len(methods):
-        return "Too few frames for intervals: nothing is shown either way."
+        return " ".join([*without_interval(found), "Nothing is shown either way."])
     if not better:
         return f"{_listed([each.method for each in methods])}: not shown to beat every control."
     said = f"{_listed(better)} {'beat' if len(better) > 1 else 'beats'} every control"
+    said += " by the interval alone, without a test" if found.untested else ""
     others = [each.method for each in methods if each.method not in better]
     return f"{said}; {_listed(others)} not shown to." if others else f"{said}."
+
+
+def without_interval(found: Board) -> list[str]:
+    """Why intervals are missing, a sentence for each reason, and for whom where others have one."""
+    return [
+        f"No {of}{'' if len(names) == len(found.standings) else f' for {_listed(names)}'}: {_why(reason)}."
+        for (of, reason), names in found.without_interval.items()
+    ]
+
+
+def _why(reason: str) -> str:
+    return (
+        f"too few independent blocks ({reason})" if "fewer than" in reason else reason or "no reason is saved"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR
+from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR, statistics_of_sets
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import (
     interval,
@@ -16,6 +16,8 @@ from driving_xai.faithfulness.summary import (
     summarise_differences,
     summarise_ranks,
     summarise_scores,
+    summarise_set_differences,
+    summarise_sets,
 )
 
 RATE = Fraction(20)
@@ -31,6 +33,7 @@ def make_rows(
     common = 20 + np.cumsum(generator.normal(size=frames))
     angle = 10 * np.sin(np.arange(frames) / 9)
     tables = []
+    of_sets = statistics_of_sets(measures)
     for measure in measures:
         about = MEASURES[measure].describe(STEERING_ERROR)
         points = (
@@ -42,6 +45,10 @@ def make_rows(
             for method, gain in gains.items():
                 value = common + gain + generator.normal(scale=0.1, size=frames)
                 curve = np.linspace(value / 50, value / 20, points, axis=1) if points else None
+                if measure in of_sets:
+                    # Accuracies, which fall the sooner the more is gained; a frame has no value.
+                    curve = 0.9 - np.outer(10 + gain + generator.normal(size=frames), np.arange(points)) / 200
+                    value = np.full(frames, np.nan)
                 tables.append(
                     pd.DataFrame(
                         {
@@ -75,6 +82,9 @@ def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
     measures = {name: MEASURES[name].describe(STEERING_ERROR) for name in rows["measure"].unique()}
     methods = list(rows["method"].unique())
     controls = [name for name in CONTROLS if name in methods]
+    of_sets = statistics_of_sets(measures)
+    chosen = rows["measure"].isin(of_sets)
+    by_frame, together = rows[~chosen], rows[chosen]
     summary = {
         "plan": {"config": {"seed": 0, "every": 1}, "checkpoint_sha256": "c" * 64, "shards_sha256": "d" * 64},
         "model": {"kind": "steering", "config": {"hidden_size": 8}},
@@ -87,10 +97,11 @@ def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
         "methods": [name for name in methods if name not in controls],
         "controls": controls,
         "prediction": {"unit": "deg", "error": interval(rows.drop_duplicates("frame")["error"], BOOTSTRAP)},
-        "scores": summarise_scores(rows, BOOTSTRAP),
-        "differences": summarise_differences(rows, controls, BOOTSTRAP),
-        "comparisons": summarise_comparisons(rows, controls, BOOTSTRAP),
-        "ranks": summarise_ranks(rows, measures, BOOTSTRAP),
+        "scores": summarise_scores(by_frame, BOOTSTRAP) + summarise_sets(together, of_sets, BOOTSTRAP),
+        "differences": summarise_differences(by_frame, controls, BOOTSTRAP)
+        + summarise_set_differences(together, controls, of_sets, BOOTSTRAP),
+        "comparisons": summarise_comparisons(by_frame, controls, BOOTSTRAP),
+        "ranks": summarise_ranks(by_frame, measures, BOOTSTRAP),
         "intervals": {"rule": "blocks", "block": 10, "resamples": 100, "level": 0.95, "seed": 0},
         "versions": {"driving-xai": "0"},
         "hardware": {"device": "none", "threads": 1},

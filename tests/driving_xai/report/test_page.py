@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 from driving_xai.faithfulness.measures import MEASURES
-from driving_xai.faithfulness.results import Results
+from driving_xai.faithfulness.results import SUMMARY, Results
+from driving_xai.report import words
 from driving_xai.report.page import PageConfig, write_page
 from driving_xai.report.sources import load_sources
+from driving_xai.report.tables import write_markdown
 from tests.driving_xai.report.made import make_rows, make_summary
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -196,8 +198,50 @@ def test_every_measure_has_a_page(write_results, tmp_path, measure):
 
 
 def test_the_words_of_too_few_frames(write_results, tmp_path):
+    """One large group makes one block of most rows: nothing is said, and why, in every place."""
     folder = write_results(root=tmp_path, frames=12)
+    sources = load_sources([folder])
+    (page,) = write_page(sources, tmp_path / "page.html")
+    text = re.sub(r"\s+", " ", _read(page).text)
+    why = "No interval: too few independent blocks (12 frames are fewer than 8 blocks of 10)."
+    assert text.count(f"{why} Nothing is shown either way.") == len(sources[0].boards)
+    assert text.count(why) == 2 * len(sources[0].boards), "above, and below each table"
+    assert "no interval beside random" in text
+    assert "Not tested: 12 frames are fewer than 8 blocks of 10." in text
+    cells = re.findall(r'data-label="interval">(.*?)</td>', page.read_text())
+    assert set(cells) == {"no interval"}
+    write_markdown(sources, tmp_path / "scores.md")
+    assert (
+        "| no interval | – | no interval beside random and centre-prior |"
+        in (tmp_path / "scores.md").read_text()
+    )
+
+
+def test_a_control_without_an_interval_is_named(write_results, tmp_path):
+    """A replay scores its control on a part of the frames."""
+    folder = write_results(root=tmp_path)
+    path = folder / SUMMARY
+    summary = json.loads(path.read_text())
+    for each in summary["scores"]:
+        if each["method"] == "random":
+            reason = "60 frames are fewer than 8 blocks of 10"
+            each["value"] = {**each["value"], "low": None, "high": None, "reason": reason}
+    path.write_text(json.dumps(summary))
+    sources = load_sources([folder])
+    said = words.without_interval(sources[0].boards[0])
+    assert said == [
+        "No interval for random: too few independent blocks (60 frames are fewer than 8 blocks of 10)."
+    ]
+    assert "grad-cam beats every control" in words.finding(sources[0].boards[0])
+
+
+def test_no_test_is_claimed_of_log_odds(write_results, tmp_path):
+    gains = {"grad-cam": 4.0, "random": 0.0, "centre-prior": -4.0}
+    folder = write_results(root=tmp_path, gains=gains, measures=("log-odds",))
     (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
     text = re.sub(r"\s+", " ", _read(page).text)
-    assert "Too few frames for intervals: nothing is shown either way." in text
-    assert "Not tested: 12 frames are fewer than 8 blocks of 10." in text
+    assert "grad-cam beats every control by the interval alone, without a test." in text
+    assert "No test is made: the value is of all frames together" in text
+    assert "by its interval better than random" in text
+    assert "too few" not in text
+    assert ", p " not in text

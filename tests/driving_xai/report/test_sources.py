@@ -8,6 +8,7 @@ import pytest
 
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.results import SUMMARY
+from driving_xai.report import words
 from driving_xai.report.sources import load_sources
 
 
@@ -41,6 +42,37 @@ def test_an_interval_alone_does_not_make_a_verdict(write_results):
     _edit(folder, comparisons=[{**pair, "p_holm": None} for pair in doubtful])
     (source,) = load_sources([folder])
     assert {each.beside.get("random") for each in source.boards[0].standings} == {"unknown", None}
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["comparisons saved", "worked out"])
+def test_a_value_of_all_frames_is_judged_by_its_interval(write_results, saved):
+    """Log-odds have differences with intervals and no comparisons: a single frame has no value to test."""
+    gains = {"grad-cam": 4.0, "lime": 0.0, "random": 0.0, "centre-prior": -4.0}
+    folder = write_results(gains=gains, measures=("deletion", "log-odds"))
+    if not saved:
+        summary = json.loads((folder / SUMMARY).read_text())
+        del summary["comparisons"], summary["ranks"]
+        (folder / SUMMARY).write_text(json.dumps(summary))
+    (source,) = load_sources([folder])
+    board = next(board for board in source.boards if board.measure == "log-odds")
+    by_name = {each.method: each for each in board.standings}
+    assert by_name["grad-cam"].beside == {
+        "random": "better by interval",
+        "centre-prior": "better by interval",
+    }
+    assert by_name["lime"].beside == {"random": "not shown", "centre-prior": "better by interval"}
+    expected = [
+        each["value"]
+        for each in source.summary["differences"]
+        if (each["measure"], each["method"]) == ("log-odds", "grad-cam") and each["reference"] == "truth"
+    ]
+    shown = [by_name["grad-cam"].comparisons[control] for control in ("random", "centre-prior")]
+    assert [pair["value"] for pair in shown] == expected
+    assert {pair["p_holm"] for pair in shown} == {None}
+    said = words.finding(board)
+    assert said.startswith("grad-cam beats every control by the interval alone, without a test")
+    tested = next(board for board in source.boards if board.measure == "deletion")
+    assert (bool(board.untested), bool(tested.untested)) == (True, False)
 
 
 def test_comparisons_that_are_absent_are_worked_out_alike(write_results):
