@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.explain.attention_tiles import (
     TILE_ROWS,
+    added_to_cls,
     attention_flow,
     attention_of_cls,
     gradient_flow,
-    output_projection,
+    gradient_of_cls,
     value_norms,
 )
 from driving_xai.explain.variants import finite
@@ -73,7 +74,9 @@ class AttentionExplainer(ABC):
         """One map for each of C targets, which share the forward pass and the attention tiles."""
         with torch.inference_mode(False), torch.no_grad():
             grid, relevance = self.tokens(model, frames, targets)
-            return grid.on_frames(finite(relevance), frames)
+            # Autocast is for the model: stretching would leave two or three digits of the map.
+            with torch.autocast(frames.device.type, enabled=False):
+                return grid.on_frames(finite(relevance), frames)
 
     @abstractmethod
     def tokens(
@@ -138,11 +141,9 @@ class NormAttention(AttentionExplainer):
     ) -> tuple[TokenGrid, Relevance]:
         grid, states = attention_states(self.vit, model, frames, blocks="last")
         last = next(states)
-        attention = attention_of_cls(last)
         if self.form == "heads":
-            return grid, _for_each(targets, (attention * value_norms(last)).mean(1))
-        added = torch.einsum("bhn,bhnd,hdm->bnm", attention, last.value, output_projection(last))
-        return grid, _for_each(targets, added.norm(dim=-1))
+            return grid, _for_each(targets, (attention_of_cls(last) * value_norms(last)).mean(1))
+        return grid, _for_each(targets, added_to_cls(last).norm(dim=-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,9 +233,7 @@ def in_order(states: Iterable[AttentionState], product: Product) -> Iterable[Att
 
 def _of_cls(state: AttentionState) -> Float[Tensor, "C B h N"]:
     """Row 0 of A ∇A, by head."""
-    assert state.gradient is not None
-    gradient = (state.gradient[..., :1, :] @ state.value.mT).squeeze(3)
-    return attention_of_cls(state) * gradient
+    return attention_of_cls(state) * gradient_of_cls(state)
 
 
 def _cls_only(like: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch N"]:

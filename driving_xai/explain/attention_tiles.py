@@ -22,7 +22,15 @@ TILE_ROWS = 128
 
 def attention_of_cls(state: AttentionState) -> Float[Tensor, "B h N"]:
     """Row 0 of each head's attention: what CLS attends to."""
-    return (state.query[:, :, :1] @ state.key.mT).softmax(-1).squeeze(2)
+    with _unlowered(state):
+        return (state.query[:, :, :1] @ state.key.mT).softmax(-1).squeeze(2)
+
+
+def gradient_of_cls(state: AttentionState) -> Float[Tensor, "C B h N"]:
+    """Row 0 of ∇A = D Vᵀ by head: what the targets gain from what CLS attends to."""
+    assert state.gradient is not None
+    with _unlowered(state):
+        return (state.gradient[..., :1, :] @ state.value.mT).squeeze(3)
 
 
 def attention_flow(
@@ -38,8 +46,9 @@ def attention_flow(
         rows: only the first so many rows have a weight; None: all may have one.
     """
     flow = torch.zeros_like(state.key[..., 0])
-    for tile, attention in _tiles(state, rows, tile_rows):
-        flow += (weights[:, None, None, tile] @ attention).squeeze(2)
+    with _unlowered(state):
+        for tile, attention in _tiles(state, rows, tile_rows):
+            flow += (weights[:, None, None, tile] @ attention).squeeze(2)
     return flow
 
 
@@ -62,9 +71,10 @@ def gradient_flow(
     weighted = state.gradient * weights[..., None]
     value = state.value.mT
     flow = torch.zeros_like(weighted[..., 0])
-    for tile, attention in _tiles(state, rows, tile_rows):
-        for into, rows_of_target in zip(flow, weighted, strict=True):
-            into += (rows_of_target[:, :, tile] @ value).mul_(attention).clamp_min_(0).sum(2)
+    with _unlowered(state):
+        for tile, attention in _tiles(state, rows, tile_rows):
+            for into, rows_of_target in zip(flow, weighted, strict=True):
+                into += (rows_of_target[:, :, tile] @ value).mul_(attention).clamp_min_(0).sum(2)
     return flow
 
 
@@ -79,8 +89,20 @@ def value_norms(state: AttentionState) -> Float[Tensor, "B h N"]:
     Source: Kobayashi et al. 2020; Zhu et al. 2024, eq. 5, whose output bias belongs to no head.
     """
     projection = output_projection(state)
-    gram = projection @ projection.mT
-    return ((state.value @ gram) * state.value).sum(-1).clamp_min(0).sqrt()
+    with _unlowered(state):
+        gram = projection @ projection.mT
+        return ((state.value @ gram) * state.value).sum(-1).clamp_min(0).sqrt()
+
+
+def added_to_cls(state: AttentionState) -> Float[Tensor, "B N D"]:
+    """Σ_h A_0j v_j W_O: what each token adds to CLS in the residual stream.
+
+    Raises:
+        UnsupportedModelError: see `output_projection`.
+    """
+    attention, projection = attention_of_cls(state), output_projection(state)
+    with _unlowered(state):
+        return torch.einsum("bhn,bhnd,hdm->bnm", attention, state.value, projection)
 
 
 def output_projection(state: AttentionState) -> Float[Tensor, "h d D"]:
@@ -95,6 +117,11 @@ def output_projection(state: AttentionState) -> Float[Tensor, "h d D"]:
             "residual stream; use generic-attention, which needs no norms"
         )
     return state.projection
+
+
+def _unlowered(state: AttentionState) -> torch.autocast:
+    """Leaves autocast, so that relevance is summed in the state's own precision where the model runs in bf16."""
+    return torch.autocast(state.query.device.type, enabled=False)
 
 
 def _tiles(

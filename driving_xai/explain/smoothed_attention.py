@@ -72,6 +72,9 @@ class SNNA(AttentionExplainer):
     noise: float = 0.15
     """Standard deviation, as a fraction of each normalised frame's largest less its smallest value."""
     seed: int = 0
+    noise_on: Literal["cpu", "frames"] = "cpu"
+    """What draws the noise: the CPU, so that a map is the same on every device, or the frames' own device,
+    which saves a GPU the wait for 3 m H W numbers."""
     norms: ValueNorms = "key"
     product: Product = "flow"
     smoothing: Sign = "positive"
@@ -88,7 +91,7 @@ class SNNA(AttentionExplainer):
         if self.samples == 0:
             return grid, relevance
         held = [held_at(target, scores) for target in targets]
-        drawn = generators(frames, seed=self.seed)
+        drawn = generators(frames, seed=self.seed, device="cpu" if self.noise_on == "cpu" else frames.device)
 
         def add_noise(_chosen: slice, inputs: Normalised) -> Normalised:
             return inputs + self.noise * _extent(inputs) * _normal(inputs, drawn)
@@ -210,7 +213,7 @@ def _extent(inputs: Normalised) -> Float[Tensor, "B 1 1 1"]:
 def _normal(inputs: Normalised, drawn: Sequence[torch.Generator]) -> Normalised:
     """Each frame's variants, a sample at a time from the frame's own generator: batches change nothing."""
     variants, shape = len(inputs) // len(drawn), inputs.shape[1:]
-    noise = [torch.randn(shape, generator=own) for own in drawn for _ in range(variants)]
+    noise = [torch.randn(shape, generator=own, device=own.device) for own in drawn for _ in range(variants)]
     return torch.stack(noise).to(inputs)
 
 

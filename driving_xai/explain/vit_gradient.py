@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.attention_tiles import gradient_of_cls
 from driving_xai.explain.vit_capture import (
     AttentionState,
     BlockTrace,
@@ -155,10 +156,8 @@ def last_attention_gradient(
     taps = [_tap_gradients(value, forward)[-1] for value in values]
     trace = forward.blocks[-1]
     found = _through_block(trace, taps, [trace.mixed])
-    gradient = torch.stack([of_mixed[:, :1] for (of_mixed,) in found])
-    state = trace.state(gradient)
-    assert state.gradient is not None
-    return (state.gradient @ state.value.mT).squeeze(3).unflatten(1, (len(frames), variants))
+    state = trace.state(torch.stack([of_mixed[:, :1] for (of_mixed,) in found]))
+    return gradient_of_cls(state).unflatten(1, (len(frames), variants))
 
 
 def input_gradient(

@@ -419,3 +419,25 @@ def test_weights_that_give_no_finite_relevance_are_named():
     model.vit.blocks[0].attn.qkv.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"got NaN or infinity from the model .* check the weights"):
         GenericAttention(vit=model.vit)(model, _frames(model, 1), output(0))
+
+
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
+def test_under_autocast_relevance_is_still_summed_in_float32(memory):
+    model = _model("plain").float()
+    frames = _frames(model).float()
+    explain = SNNA(vit=model.vit, samples=3, memory=memory)
+    exact = explain(model, frames, output(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(frames).dtype == torch.bfloat16
+        found = explain(model, frames, output(1))
+    assert found.dtype == torch.float32
+    # bfloat16 keeps three digits of what the network computes; that many are left of the map.
+    distance = (found - exact).abs().amax((1, 2)) / exact.amax((1, 2))
+    assert 0 < distance.max() < 0.1
+
+
+def test_the_frames_own_device_draws_what_the_cpu_draws_where_it_is_one():
+    model = _model("plain")
+    frames = _frames(model)
+    maps = [SNNA(vit=model.vit, noise_on=place)(model, frames, output(1)) for place in ("cpu", "frames")]
+    assert torch.equal(*maps)
