@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import nn
 
-from driving_xai.contracts import Explainer
+from driving_xai.contracts import Explainer, Saliency
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.attention_flow import (
     AttentionGradient,
@@ -23,7 +23,7 @@ from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.heavier_side import AttentionWeighted, HeavierSide
-from driving_xai.explain.learned import LayerMean, learned_attention
+from driving_xai.explain.learned import LayerMean, learned_attention, learned_selection
 from driving_xai.explain.lime import LIME
 from driving_xai.explain.perturbation import RISE, Occlusion
 from driving_xai.explain.smoothed_attention import SNNA, AttentionIG
@@ -59,7 +59,9 @@ def build(name: str, model: nn.Module, *, seed: int = 0, batch_size: int = 32) -
     return METHODS[name](model, seed=seed, batch_size=batch_size)
 
 
-def _attention_of(method: str, *kinds: str) -> MethodFactory:
+def _attention_of(
+    method: str, *kinds: str, read: Callable[..., Saliency] = learned_attention
+) -> MethodFactory:
     """The model's own attention, where it is of one of these kinds."""
 
     def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
@@ -69,7 +71,7 @@ def _attention_of(method: str, *kinds: str) -> MethodFactory:
                 f"method {method!r} needs a model with {' or '.join(kinds)} attention, this one has {found!r}; "
                 f"use grad-cam, or train with attention {kinds[-1]!r}"
             )
-        return partial(learned_attention, cells=_cells(model))
+        return partial(read, cells=_cells(model))
 
     return fit
 
@@ -215,6 +217,7 @@ METHODS: Mapping[str, MethodFactory] = {
     "sign-attention": _attention_of("sign-attention", "sign"),
     "soft-attention": _attention_of("soft-attention", "soft"),
     "bla": _attention_of("bla", "bla", "bla-t"),
+    "bla-hard": _attention_of("bla-hard", "bla", "bla-t", read=learned_selection),
     "l2x-f": _attention_of("l2x-f", "l2x-f"),
     "sign-attention-filtered": _filtered("sign-attention"),
     "soft-attention-filtered": _filtered("soft-attention"),

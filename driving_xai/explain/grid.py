@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import Frames
@@ -40,7 +40,36 @@ def to_frame_grid(
     return rows @ maps @ columns.T
 
 
+def repeat_on_frame_grid(
+    maps: Float[Tensor, "N h w"], frames: Frames, cells: Cells | None = None
+) -> Float[Tensor, "N H W"]:
+    """Gives each pixel the value of the cell centred nearest to it, bit for bit: equal cells stay equal.
+
+    Args:
+        cells: as for `to_frame_grid`.
+    """
+    height, width = frames.shape[-2:]
+    rows, columns = (
+        _nearest(pixels, count, cells).to(maps.device)
+        for pixels, count in ((height, maps.shape[1]), (width, maps.shape[2]))
+    )
+    return maps[:, rows[:, None], columns]
+
+
+def _nearest(pixels: int, count: int, cells: Cells | None) -> Int64[Tensor, " pixels"]:
+    stride_px = pixels / count
+    evenly = Cells(first_px=(stride_px - 1) / 2, stride_px=stride_px)
+    return (_positions(pixels, count, cells or evenly) + 0.5).floor().long()
+
+
+def _positions(pixels: int, count: int, cells: Cells) -> Float[Tensor, " pixels"]:
+    """Where each pixel lies along one axis, counted in cells."""
+    return ((torch.arange(pixels, dtype=torch.float64) - cells.first_px) / cells.stride_px).clamp(
+        0, count - 1
+    )
+
+
 def _interpolation(pixels: int, count: int, cells: Cells) -> Float[Tensor, "pixels count"]:
     """Each pixel's weights on the cells along one axis: a hat around each centre."""
-    at = ((torch.arange(pixels, dtype=torch.float64) - cells.first_px) / cells.stride_px).clamp(0, count - 1)
+    at = _positions(pixels, count, cells)
     return (1 - (at[:, None] - torch.arange(count)).abs()).clamp_min(0)

@@ -15,7 +15,7 @@ from driving_xai.contracts import (
 )
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.capture import only_in_eval_mode
-from driving_xai.explain.grid import Cells, to_frame_grid
+from driving_xai.explain.grid import Cells, repeat_on_frame_grid, to_frame_grid
 from driving_xai.explain.variants import finite
 from driving_xai.models.feature_maps import removed_after
 
@@ -51,10 +51,11 @@ def learned_selection(
 ) -> Saliency:
     """The hard explanation of a model that selects cells: what its prediction rests on, and nothing else.
 
-    Upsampled bilinearly, >= 0. All selected cells are equal, so that a ranking orders them by chance.
+    A pixel has the value of its nearest cell, >= 0. All selected cells are equal, and so are all others: inside
+    either a ranking is the seeded draw of ties. The map does not depend on the target.
 
     Args:
-        cells: where the map's cells lie; see `to_frame_grid`.
+        cells: where the map's cells lie; see `repeat_on_frame_grid`.
 
     Raises:
         UnsupportedModelError: the model selects nothing.
@@ -66,7 +67,7 @@ def learned_selection(
             f"{type(model).__name__} selects no cells; use a method that needs none, such as grad-cam"
         )
     with only_in_eval_mode():
-        return finite(to_frame_grid(model.selection(frames), frames, cells))
+        return finite(repeat_on_frame_grid(model.selection(frames), frames, cells))
 
 
 class LayerMean:

@@ -80,4 +80,4 @@ class Editing:
     batch_size: int
     """Most edited frames in one forward pass; changes results by rounding only."""
     seed: int
-    """Of ties."""
+    """Of ties, and of measures that draw."""

@@ -14,6 +14,7 @@ from driving_xai.contracts import Scores
 from driving_xai.faithfulness import curve, localisation
 from driving_xai.faithfulness.aupc import Statistic
 from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity, Value
+from driving_xai.faithfulness.lime_correlation import LimeRankCorrelation
 from driving_xai.faithfulness.localisation import Localisation
 from driving_xai.faithfulness.masked_accuracy import MASKED_ACCURACIES
 from driving_xai.faithfulness.patches import (
@@ -277,6 +278,7 @@ MEASURES: Mapping[str, Measure] = {
     "increase": WeightedFrameMeasure(compare=increase, faithful="high"),
     "percentage-in": PercentageInMeasure(),
     **MASKED_ACCURACIES,
+    "lime-rank-correlation": LimeRankCorrelation(),
     "pointing-game": LocalisationMeasure(localise=localisation.pointing_game),
     "mass-inside": LocalisationMeasure(localise=localisation.mass_inside),
     "top-k-precision": LocalisationMeasure(localise=localisation.top_k_precision),

@@ -47,7 +47,7 @@ class ScoreConfig:
     """Most frames in one forward pass, edited ones included. It bounds memory, and changes results by
     rounding only; sign attention amplifies that where a feature is nearly zero."""
     seed: int = 0
-    """Of ties, of the random control, of methods that draw, and of the intervals."""
+    """Of ties, of the random control, of methods and measures that draw, and of the intervals."""
     block_s: float = 5.0
     """Length of the blocks that intervals are drawn from, in seconds of driving."""
     resamples: int = 2000

@@ -24,19 +24,36 @@ from driving_xai.faithfulness.statistics import LEAST_BLOCKS, BlockBootstrap
 
 def summarise_scores(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:
     """Each method's mean under each measure and reference, with intervals and the mean curve."""
+    valueless = _valueless(per_frame)
     return [
-        {"method": method, "measure": measure, "reference": reference, **_summarise(rows, bootstrap)}
+        {
+            "method": method,
+            "measure": measure,
+            "reference": reference,
+            **_summarise(rows, valueless[rows.index], bootstrap),
+        }
         for (measure, reference, method), rows in _groups(per_frame)
     ]
 
 
-def _summarise(rows: pd.DataFrame, bootstrap: BlockBootstrap) -> dict[str, Any]:
+def _valueless(per_frame: pd.DataFrame) -> pd.Series:
+    """Whether a row has no value although that of another method for its frame has: the map says nothing."""
+    known = per_frame["value"].notna()
+    if known.all():
+        return ~known
+    frames = per_frame.groupby(["measure", "reference", *FRAME_COLUMNS], sort=False, dropna=False).ngroup()
+    return ~known & known.groupby(frames).transform("any")
+
+
+def _summarise(rows: pd.DataFrame, valueless: pd.Series, bootstrap: BlockBootstrap) -> dict[str, Any]:
     known = rows[rows["value"].notna()]
     entry: dict[str, Any] = {
         "frames": len(known),
         "degenerate": int(known["degenerate"].sum()),
         "value": interval(known["value"], bootstrap),
     }
+    if valueless.any():
+        entry["without_value"] = int(valueless.sum())
     for name in ("normalised", "base_corrected"):
         if known[name].notna().any():
             entry[name] = interval(known[name], bootstrap)

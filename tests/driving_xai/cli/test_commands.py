@@ -437,6 +437,25 @@ def test_explain_writes_a_picture_and_the_numbers(run, made, tmp_path: Path) -> 
     assert "no such image" in one_line(missing.stderr)
 
 
+def test_a_rank_correlation_is_scored_and_held_to_a_threshold(run, made, tmp_path: Path) -> None:
+    asked = ["--method", "sign-attention", "--measure", "lime-rank-correlation", "--split", "all"]
+    rest = ["--every", "16", "--fail-below", "lime-rank-correlation=0.99", "-o", tmp_path]
+    result = run("score", made.model, made.shards, *asked, *rest)
+    assert result.exit_code == 4, result.output
+    found = Results.load(tmp_path)
+    values = found.per_frame["value"]
+    assert len(values) == 3 * found.summary["data"]["scored"]
+    assert values.between(-1, 1).all()
+    assert found.summary["measures"]["lime-rank-correlation"]["patterns"] == 1000
+    assert "lime-rank-correlation" in result.stdout
+
+
+def test_a_method_of_another_model_is_one_line_and_exits_3(run, made, tmp_path: Path) -> None:
+    result = run("score", made.model, made.shards, "--method", "bla-hard", "-o", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "needs a model with bla or bla-t attention, this one has 'sign'" in one_line(result.stderr)
+
+
 def test_a_value_below_the_one_asked_for_exits_4(run, made, tmp_path: Path) -> None:
     options = ["--method", "gradient", "--split", "all", "--set", "block_s=0.1", "-o"]
     for text, code in (("deletion/clean=-1", 0), ("random:deletion=1e9", 4)):

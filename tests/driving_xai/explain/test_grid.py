@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from driving_xai.explain.grid import Cells, to_frame_grid
+from driving_xai.explain.grid import Cells, repeat_on_frame_grid, to_frame_grid
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 
 
@@ -36,3 +36,16 @@ def test_even_cells_are_the_peers_interpolation() -> None:
     expected = F.interpolate(maps[:, None], size=(80, 160), mode="bilinear", align_corners=False)[:, 0]
     torch.testing.assert_close(to_frame_grid(maps, frames, Cells(3.5, 8)), expected)
     torch.testing.assert_close(to_frame_grid(maps, frames), expected)
+
+
+def test_repeated_cells_are_the_nearest_ones() -> None:
+    maps = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    frames = torch.zeros(2, 3, 40, 84)
+    expected = F.interpolate(maps[:, None], size=(40, 84), mode="nearest-exact")[:, 0]
+    assert torch.equal(repeat_on_frame_grid(maps, frames), expected)
+    # Centred on every eighth pixel from the first on: the last cell reaches to the end.
+    shifted = repeat_on_frame_grid(maps, frames, Cells(0, 8))
+    for row in range(40):
+        for column in range(84):
+            nearest = min(row + 4, 39) // 8, min((column + 4) // 8, 6)
+            assert torch.equal(shifted[:, row, column], maps[:, nearest[0], nearest[1]])

@@ -142,6 +142,16 @@ def test_scores_are_means_of_the_frames_that_have_one():
     assert ours["curve"] == [2.0, 4.0]
     assert ours["value"]["low"] <= 3.0 <= ours["value"]["high"]
     assert (random["frames"], random["degenerate"], random["curve"]) == (6, 0, [0.5, 2.5])
+    assert random["without_value"] == 3, "the other method has one for these frames"
+    assert "without_value" not in ours
+
+
+def test_a_frame_without_a_value_is_nobodys_lack():
+    """A frame that no method has a value for says nothing of their maps; nor does one that is not there."""
+    rows = _rows({"grad-cam": [1.0, np.nan, 6.0], "random": [3.0, np.nan, 1.0]})
+    found = summarise_scores(rows[:-1], BlockBootstrap(block=1, resamples=50))
+    assert [each["frames"] for each in found] == [2, 1]
+    assert all("without_value" not in each for each in found)
 
 
 def test_differences_pair_the_frames_that_both_have():

@@ -17,6 +17,7 @@ from driving_xai.explain import build
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells, to_frame_grid
 from driving_xai.explain.learned import learned_selection
+from driving_xai.faithfulness.curve import rank
 from driving_xai.models.bounded_logit import (
     AttentiveHead,
     BoundedLogitConfig,
@@ -189,12 +190,23 @@ def test_maps_fit_the_contract_and_the_frame(frames):
         rtol=1e-12,
         atol=0,
     )
-    torch.testing.assert_close(
-        learned_selection(network, frames, output(0), cells=Cells(1.5, 4)),
-        to_frame_grid(hard, frames, Cells(1.5, 4)).detach(),
-        rtol=1e-12,
-        atol=0,
-    )
+    repeated = F.interpolate(hard[:, None].detach(), scale_factor=4, mode="nearest")[:, 0]
+    assert torch.equal(learned_selection(network, frames, output(0), cells=Cells(1.5, 4)), repeated)
+
+
+def test_the_hard_map_is_the_selection_and_orders_nothing_inside(frames):
+    network = model("bla-t")
+    maps = build("bla-hard", network)(network, frames, output(0))
+    chosen = network.selection(frames) > 0
+    one, other = (rank(maps, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert 1 < chosen[0].sum() < 49
+    for saliency, cells, first, again in zip(maps, chosen, one, other, strict=True):
+        assert saliency.unique().tolist() == pytest.approx([0, 1 / int(cells.sum())])
+        pixels = int(cells.sum()) * 16
+        for ranks in (first, again):
+            inside = (ranks < pixels).view(7, 4, 7, 4)
+            assert torch.equal(inside, cells[:, None, :, None].expand(7, 4, 7, 4))
+    assert not torch.equal(one, other), "which of them comes first is the seed's draw"
 
 
 def test_cells_lie_where_their_receptive_fields_are_centred():
@@ -224,7 +236,7 @@ def test_grad_cam_of_the_baseline_is_the_cam_of_its_weights(frames):
 
 
 def test_a_method_of_another_attention_is_refused():
-    for name, attention in (("bla", "l2x-f"), ("l2x-f", "bla"), ("bla", "none")):
+    for name, attention in (("bla", "l2x-f"), ("bla-hard", "l2x-f"), ("l2x-f", "bla"), ("bla", "none")):
         with pytest.raises(
             UnsupportedModelError, match=f"method '{name}' needs a model with .* '{attention}'"
         ):

@@ -38,7 +38,7 @@ def make_rows(
         about = MEASURES[measure].describe(STEERING_ERROR)
         points = (
             0
-            if about["kind"] in ("localisation", "weighted frame")
+            if about["kind"] in ("localisation", "weighted frame", "rank correlation")
             else len(about.get("fractions", "?" * 11))
         )
         for reference in ("truth", "clean") if points else ("cause",):

@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -163,6 +164,17 @@ def test_every_number_of_the_leader_board_is_in_the_text(page, tmp_path):
     assert "c" * 64 in text
 
 
+def test_maps_that_have_no_value_are_counted(tmp_path):
+    rows = make_rows(
+        {"grad-cam": 2.0, "random": 0.0}, frames=40, drive="road", measures=("lime-rank-correlation",)
+    )
+    rows.loc[(rows["method"] == "grad-cam") & (rows["frame"] <= 3), "value"] = np.nan
+    Results(summary=make_summary(rows), per_frame=rows).save(tmp_path / "scores")
+    write_page(load_sources([tmp_path / "scores"]), tmp_path / "page.html")
+    assert _read(tmp_path / "page.html").text.count("more have no value") == 1
+    assert "3 more have no value" in _read(tmp_path / "page.html").text
+
+
 def test_a_large_video_lies_beside_the_page(write_replay, tmp_path):
     folder = write_replay(root=tmp_path / "in", frames=20)
     sources = load_sources([folder])
@@ -194,7 +206,8 @@ def test_every_measure_has_a_page(write_results, tmp_path, measure):
     drawn = page.read_text().count('class="curves"')
     about = source.boards[0].about
     assert drawn == (2 * len(source.boards) if "fractions" in about else 0)
-    assert bool(drawn) == (about["kind"] not in ("localisation", "weighted frame", "difference of curves"))
+    without = ("localisation", "weighted frame", "difference of curves", "rank correlation")
+    assert bool(drawn) == (about["kind"] not in without)
 
 
 def test_the_words_of_too_few_frames(write_results, tmp_path):

@@ -291,8 +291,9 @@ def test_the_command_trains_and_explains(tmp_path, pictures):
     assert "always the commonest class 0.500" in done.output
     picture = next(pictures.root.parent.glob("raw/test/dark/*.png"))
     explained = ["explain", str(model), str(picture), "--out", str(tmp_path / "maps"), "--method"]
-    assert run(app, [*explained, "bla"]).exit_code == 0
-    assert list((tmp_path / "maps").glob("*bla*.png"))
+    for method in ("bla", "bla-hard"):
+        assert run(app, [*explained, method]).exit_code == 0
+        assert list((tmp_path / "maps").glob(f"*{method}*.png"))
     refused = run(app, [*explained, "l2x-f"])
     assert refused.exit_code == 3
     assert "needs a model with l2x-f attention, this one has 'bla'" in refused.output
