@@ -107,6 +107,11 @@ class Layer(NamedTuple):
     """How much of the picture beneath shows through, 0 to 255."""
 
     @classmethod
+    def empty(cls, height: int, width: int) -> Layer:
+        """Memory for a drawing, to be written over."""
+        return cls(*(np.empty((height, width, 3), dtype=np.uint8) for _ in cls._fields))
+
+    @classmethod
     def record(cls, height: int, width: int, draw: Callable[[Image], None]) -> Layer:
         """Records what a function draws, whatever it blends.
 

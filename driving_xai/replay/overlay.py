@@ -128,16 +128,19 @@ def legend(signed: bool) -> UInt8[np.ndarray, "256 3"]:
     return (colour[:, 0] + ground).astype(np.uint8)
 
 
-def blend_heat(picture: Image, saliency: Map, scale: HeatScale) -> None:
-    """Lays a map over a picture of any size, in place."""
-    size = (picture.shape[1], picture.shape[0])
+def blend_heat(picture: Image, saliency: Map, scale: HeatScale, *, scratch: Layer | None = None) -> None:
+    """Lays a map over a picture of any size, in place.
+
+    Args:
+        scratch: a layer of the picture's size, written over, so that no memory is asked for.
+    """
+    layer = Layer.empty(*picture.shape[:2]) if scratch is None else scratch
     level = cv2.cvtColor(scale.level(saliency), cv2.COLOR_GRAY2RGB)
     # Coloured small, then enlarged: colours multiplied by their opacity may be interpolated.
-    colour, passes = (
-        cv2.resize(cv2.LUT(level, each), size, interpolation=cv2.INTER_LINEAR)
-        for each in heat_colours(scale.signed)
-    )
-    Layer(colour, passes).lay(picture, left=0, top=0)
+    for small, large in zip(heat_colours(scale.signed), layer, strict=True):
+        size = (large.shape[1], large.shape[0])
+        cv2.resize(cv2.LUT(level, small), size, dst=large, interpolation=cv2.INTER_LINEAR)
+    layer.lay(picture, left=0, top=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,15 +222,15 @@ class Overlay:
             round(18 * self.unit), self.width, lambda part: self._draw_strip(part, config.provenance)
         )
         top, bottom, left, right = self.region
-        shape = (bottom - top, right - left, 3)
-        self._heat_layer = Layer(np.empty(shape, np.uint8), np.empty(shape, np.uint8))
+        self._heat = Layer.empty(bottom - top, right - left)
 
     def draw(self, instant: Instant, scale: HeatScale, axis_top_deg: float) -> Image:
         """The picture of an instant, as a new array of `height` x `width`."""
         picture = self._enlarged(instant.image)
         degenerate = is_degenerate(instant.saliency)
         if not degenerate:
-            self._heat(picture, instant.saliency, scale)
+            top, bottom, left, right = self.region
+            blend_heat(picture[top:bottom, left:right], instant.saliency, scale, scratch=self._heat)
         self._frame_region(picture)
         if self.view is not None:
             draw_path(picture, self.view, instant.predicted, instant.measured, self.unit)
@@ -247,14 +250,6 @@ class Overlay:
         if self.factor == 1:
             return image.copy()
         return cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
-
-    def _heat(self, picture: Image, saliency: Map, scale: HeatScale) -> None:
-        # Coloured small, then enlarged: colours multiplied by their opacity may be interpolated.
-        level = cv2.cvtColor(scale.level(saliency), cv2.COLOR_GRAY2RGB)
-        for small, large in zip(heat_colours(scale.signed), self._heat_layer, strict=True):
-            size = (large.shape[1], large.shape[0])
-            cv2.resize(cv2.LUT(level, small), size, dst=large, interpolation=cv2.INTER_LINEAR)
-        self._heat_layer.lay(picture, left=self.region[2], top=self.region[0])
 
     def _frame_region(self, picture: Image) -> None:
         """A hairline around what the model sees, where that is not all."""

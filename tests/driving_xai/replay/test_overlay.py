@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from data_prep.images import Geometry
 from driving_xai.replay.instruments import Camera, Steering
+from driving_xai.replay.lettering import Layer
 from driving_xai.replay.overlay import (
     HeatScale,
     Instant,
     Overlay,
     OverlayConfig,
+    blend_heat,
     enlargement,
     heat_colours,
     is_degenerate,
@@ -73,6 +75,21 @@ def test_evidence_is_drawn_where_the_model_looks_and_nowhere_else() -> None:
     rows, columns = np.nonzero((one != other).any(2))
     assert painter.region == (120, 420, 64, 608)
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == painter.region
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_heat_is_the_same_over_memory_that_was_used(signed: bool) -> None:
+    saliency = smooth_map(3) - (0.2 if signed else 0)
+    scale = HeatScale.first(saliency)
+    fresh, used = IMAGE.copy(), IMAGE.copy()
+    scratch = Layer.record(480, 640, lambda part: part.fill(200))
+    # A part of the picture, as the overlay's: its rows do not follow one another in memory.
+    blend_heat(fresh[40:440, 30:600], saliency, scale)
+    blend_heat(
+        used[40:440, 30:600], saliency, scale, scratch=Layer(*(each[40:440, 30:600] for each in scratch))
+    )
+    np.testing.assert_array_equal(used, fresh)
+    assert (used != IMAGE).any()
 
 
 def test_a_hot_spot_lands_on_the_pixels_it_speaks_of() -> None:
