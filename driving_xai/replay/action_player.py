@@ -30,6 +30,7 @@ from driving_xai.replay.background import Behind, StageTimes, ahead
 from driving_xai.replay.overlay import HeatScale
 from driving_xai.replay.rendering import SEEN_AS
 from driving_xai.replay.sink import Encoding, Preset, VideoSink, open_sink, require_encoder
+from driving_xai.replay.source import FASTEST_HZ, SLOWEST_HZ
 
 _DEPTH = 8
 
@@ -83,8 +84,8 @@ class ActionReplayConfig:
                 f"got control_every {self.control_every}, batch_size {self.batch_size}, block_s {self.block_s}, "
                 f"heat_s {self.heat_s}, cycle_s {self.cycle_s}; expected 1 or more twice, then over 0"
             )
-        if self.frame_rate is not None and not 0.01 <= self.frame_rate <= 1000:
-            raise ValueError(f"got frame_rate {self.frame_rate}, expected 0.01 to 1000")
+        if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
+            raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
         if not 0 <= self.start_s < (math.inf if self.end_s is None else self.end_s):
             raise ValueError(f"got start_s {self.start_s}, end_s {self.end_s}; expected 0 <= start_s < end_s")
         Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
