@@ -17,10 +17,8 @@ from driving_xai.faithfulness.curve import deletion, rank
 from driving_xai.perturb import Fill
 from driving_xai.replay.action_source import Picture
 from driving_xai.replay.background import StageTimes
+from driving_xai.replay.scoring import FRACTIONS
 from driving_xai.targets import output, probabilities
-
-FRACTIONS = tuple(percent / 100 for percent in range(26))
-"""Of pixels removed; those of the measure `deletion`."""
 
 
 class Explained(NamedTuple):

@@ -22,13 +22,15 @@ from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import describe_machine
 from driving_xai.perturb import FILLS, Fill
-from driving_xai.replay.action_judge import FRACTIONS, ActionJudge, Explained, JudgedPicture
-from driving_xai.replay.action_record import CONTROL, ActionRecord
+from driving_xai.replay.action_judge import ActionJudge, Explained, JudgedPicture
+from driving_xai.replay.action_record import ActionRecord
 from driving_xai.replay.action_source import Excerpt, Picture, PictureSource, open_pictures
 from driving_xai.replay.action_view import ActionInstant, ActionView, ActionViewConfig, Layout, Shown
 from driving_xai.replay.background import Behind, StageTimes, ahead
 from driving_xai.replay.overlay import HeatScale
+from driving_xai.replay.record import CONTROL
 from driving_xai.replay.rendering import SEEN_AS
+from driving_xai.replay.scoring import FRACTIONS
 from driving_xai.replay.sink import Encoding, Preset, VideoSink, open_sink, require_encoder
 from driving_xai.replay.source import FASTEST_HZ, SLOWEST_HZ
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import interval, summarise_differences, summarise_scores
 from driving_xai.perturb import FILL_SPACE
-from driving_xai.replay.action_judge import FRACTIONS, Explained, JudgedPicture
+from driving_xai.replay.action_judge import Explained, JudgedPicture
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.overlay import is_degenerate
+from driving_xai.replay.record import CONTROL, MEASURE, RunningMean, view_of
+from driving_xai.replay.scoring import curve_area
 
-MEASURE, CONTROL = "deletion", "random"
 PROTOCOL: Mapping[str, Any] = {
     "edited": "the frame",
     "explained": "each output whose probability is over its threshold",
@@ -36,26 +37,13 @@ PROTOCOL: Mapping[str, Any] = {
 Curve = Float64[np.ndarray, " V"]
 
 
-@dataclass
-class _Mean:
-    total: Curve = field(default_factory=lambda: np.zeros(len(FRACTIONS)))
-    count: int = 0
-
-    def add(self, curve: Curve) -> None:
-        self.total, self.count = self.total + curve, self.count + 1
-
-    @property
-    def curve(self) -> Curve:
-        return self.total / self.count if self.count else np.full(len(FRACTIONS), np.nan)
-
-
 class ActionRecord:
     """Rows of `results.PER_FRAME_SCHEMA` for each frame, predicted output and order, in memory."""
 
     def __init__(self, method: str, names: tuple[str, ...]) -> None:
         """`names` are of the model's outputs."""
         self.method, self._names = method, names
-        self._means = {name: _Mean() for name in (method, CONTROL)}
+        self._means = {name: RunningMean(quantity=PROBABILITY) for name in (method, CONTROL)}
         self._rows: list[dict[str, Any]] = []
         self.pictures: list[tuple[str, int, int]] = []
         """Drive, frame and the number of its picture in the video, of each frame that has rows."""
@@ -74,18 +62,7 @@ class ActionRecord:
         """What the inset shows for an output of a frame that was added."""
         if found.curve is None:
             return None
-        mean, random = (self._means[name] for name in (self.method, CONTROL))
-        return CurveView(
-            fractions=np.array(FRACTIONS),
-            current=found.curve,
-            mean=mean.curve,
-            random_mean=random.curve,
-            area=height_of(found.curve),
-            mean_area=height_of(mean.curve),
-            half_width=math.nan,
-            random_area=height_of(random.curve),
-            frames=mean.count,
-        )
+        return view_of(found.curve, self._means[self.method], self._means[CONTROL])
 
     def table(self) -> pd.DataFrame:
         """The rows.
@@ -115,7 +92,8 @@ class ActionRecord:
     def _row(
         self, judged: JudgedPicture, column: int, found: Explained, method: str, curve: Curve
     ) -> dict[str, Any]:
-        seen, chance, height = judged.seen, float(judged.probability[column]), height_of(curve)
+        seen, chance = judged.seen, float(judged.probability[column])
+        height = curve_area(curve, PROBABILITY)
         return {
             "drive": seen.drive,
             "camera": "",
@@ -137,8 +115,3 @@ class ActionRecord:
             "curve": curve.astype(np.float32),
             "degenerate": method == self.method and is_degenerate(found.saliency),
         }
-
-
-def height_of(curve: Curve) -> float:
-    """The mean height of a curve: its area over the range of fractions."""
-    return float(np.trapezoid(curve, FRACTIONS)) / (FRACTIONS[-1] - FRACTIONS[0])

@@ -22,6 +22,7 @@ from jaxtyping import Float64
 from scipy import stats
 
 from data_prep.shards.atomic import replacing
+from driving_xai.faithfulness.batch import Quantity
 from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR
 from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
 from driving_xai.faithfulness.statistics import BlockBootstrap
@@ -54,8 +55,10 @@ class RunningMean:
     (non-overlapping batch means, Student's t). The saved results use a moving-block bootstrap.
     """
 
-    block: int
-    """Frames in a block."""
+    block: int | None = None
+    """Frames in a block; None where no interval is asked for."""
+    quantity: Quantity = STEERING_ERROR
+    """What the curves are of, which says the unit of their areas."""
     frames: int = 0
     curve: Float64[np.ndarray, " V"] = field(default_factory=lambda: np.full(len(FRACTIONS), np.nan))
     area: float = math.nan
@@ -71,14 +74,16 @@ class RunningMean:
         self.frames += 1
         known = self.curve if self.frames > 1 else np.zeros_like(curve)
         self.curve = known + (curve - known) / self.frames
-        self.area = curve_area(self.curve)
-        self._block_sum += curve_area(curve)
+        self.area = curve_area(self.curve, self.quantity)
+        if self.block is None:
+            return
+        self._block_sum += curve_area(curve, self.quantity)
         if self.frames % self.block == 0:
             self._close_block(self._block_sum / self.block)
             self._block_sum = 0.0
 
     def half_width(self) -> float:
-        """Of the mean area's 95 % interval, in degree x percent; NaN before the fifth block."""
+        """Of the mean area's 95 % interval, in its unit; NaN before the fifth block."""
         if self._blocks < 5:
             return math.nan
         variance = self._block_squares / (self._blocks - 1)
@@ -95,6 +100,21 @@ class RunningMean:
 @lru_cache(maxsize=4)
 def _students_t(degrees: int) -> float:
     return float(stats.t.ppf(0.975, degrees))
+
+
+def view_of(curve: Float64[np.ndarray, " V"], mean: RunningMean, random: RunningMean) -> CurveView:
+    """What the inset shows of a curve beside its method's mean and the control's."""
+    return CurveView(
+        fractions=np.array(FRACTIONS),
+        current=curve,
+        mean=mean.curve,
+        random_mean=random.curve,
+        area=curve_area(curve, mean.quantity),
+        mean_area=mean.area,
+        half_width=mean.half_width(),
+        random_area=random.area,
+        frames=mean.frames,
+    )
 
 
 class Tally:
@@ -119,21 +139,10 @@ class Tally:
 
     def view(self, judged: Judged, reference: str) -> CurveView:
         """What the inset shows for a frame that was added."""
-        mean, random = self.means["method", reference], self.means[CONTROL, reference]
         curve = np.full(len(FRACTIONS), np.nan)
         if judged.explained is not None:
             curve = getattr(judged.explained, reference)
-        return CurveView(
-            fractions=np.array(FRACTIONS),
-            current=curve,
-            mean=mean.curve,
-            random_mean=random.curve,
-            area=curve_area(curve),
-            mean_area=mean.area,
-            half_width=mean.half_width(),
-            random_area=random.area,
-            frames=mean.frames,
-        )
+        return view_of(curve, self.means["method", reference], self.means[CONTROL, reference])
 
 
 class ScoreLog:

@@ -28,8 +28,9 @@ from driving_xai.contracts import (
     Scores,
 )
 from driving_xai.data import degrees_per_unit
+from driving_xai.faithfulness.batch import Quantity
 from driving_xai.faithfulness.curve import deletion, rank
-from driving_xai.faithfulness.measures import MEASURES, CurveMeasure, SteeringError
+from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR, CurveMeasure, SteeringError
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
@@ -56,10 +57,10 @@ class Curves(NamedTuple):
         return cast(tuple[float, float], tuple(curve_area(curve) for curve in self))
 
 
-def curve_area(curve: Float64[np.ndarray, " V"]) -> float:
-    """The area under a deletion curve, in degree x percent."""
+def curve_area(curve: Float64[np.ndarray, " V"], quantity: Quantity = STEERING_ERROR) -> float:
+    """The area under a deletion curve in the quantity's unit of area; of steering, degree x percent."""
     # As `faithfulness.curve.area`, without its tensors: the picture asks for several areas a frame.
-    return 100 * float(np.trapezoid(curve, FRACTIONS))
+    return quantity.area_factor(FRACTIONS[-1] - FRACTIONS[0]) * float(np.trapezoid(curve, FRACTIONS))
 
 
 class Judged(NamedTuple):

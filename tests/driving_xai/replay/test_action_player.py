@@ -21,12 +21,12 @@ from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import score
 from driving_xai.faithfulness.score_config import ScoreConfig
 from driving_xai.models.actions import ActionConfig, ActionModel
-from driving_xai.replay.action_judge import FRACTIONS
 from driving_xai.replay.action_player import ActionReplayConfig, replay_actions
 from driving_xai.replay.action_source import Excerpt
 from driving_xai.replay.action_view import ActionInstant, ActionView, ActionViewConfig, Shown
 from driving_xai.replay.input_rule import Region
 from driving_xai.replay.overlay import HeatScale
+from driving_xai.replay.scoring import FRACTIONS
 from driving_xai.report.sources import load_sources
 from driving_xai.report.timeline import videos
 

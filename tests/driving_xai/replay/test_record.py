@@ -12,12 +12,13 @@ import pytest
 from scipy import stats
 
 from data_prep.records import Frame
+from driving_xai.faithfulness.pictures import PROBABILITY
 from driving_xai.faithfulness.results import read_table
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import summarise_differences, summarise_scores
 from driving_xai.replay import record
 from driving_xai.replay.instruments import Steering
-from driving_xai.replay.record import RunningMean, Tally, open_log, summarise
+from driving_xai.replay.record import RunningMean, Tally, open_log, summarise, view_of
 from driving_xai.replay.scoring import FRACTIONS, Curves, Judged
 from driving_xai.replay.source import SourceFrame
 
@@ -79,6 +80,17 @@ class TestRunningMean:
             running.add(curve)
         assert running.frames == 1
         np.testing.assert_allclose(running.curve, curves(1)[0])
+
+    def test_a_probability_has_the_mean_height_for_an_area_and_no_interval_without_blocks(self) -> None:
+        many, running = curves(57), RunningMean(quantity=PROBABILITY)
+        for curve in many:
+            running.add(curve)
+        heights = [np.mean((curve[1:] + curve[:-1]) / 2) for curve in many]
+        assert running.area == pytest.approx(np.mean(heights))
+        assert math.isnan(running.half_width())
+        view = view_of(many[0], running, RunningMean(quantity=PROBABILITY))
+        assert (view.area, view.frames) == (pytest.approx(heights[0]), 57)
+        assert np.isnan([view.random_area, *view.random_mean]).all()
 
 
 def logged(path: Path, frames: list[Judged], method: str = "sign-attention", control_every: int = 1) -> Tally:
