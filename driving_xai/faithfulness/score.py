@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.subject import Subject
 from driving_xai.faithfulness.subjects import open_subject, rows_together
 from driving_xai.faithfulness.summary import (
+    describe_intervals,
     describe_machine,
+    describe_protocol,
     interval,
     summarise_comparisons,
     summarise_differences,
@@ -43,14 +45,6 @@ from driving_xai.faithfulness.summary import (
     summarise_sets,
 )
 from driving_xai.faithfulness.team import ALONE, Team
-from driving_xai.perturb import FILL_SPACE
-
-_PROTOCOL = {
-    "fill_space": FILL_SPACE,
-    "pixels": "exactly round(fraction x pixels), most salient first",
-    "ties": "values equal in float32 follow one order of pixels drawn with the seed",
-    "area": "trapezoid over the fraction of pixels",
-}
 
 
 def score(
@@ -219,7 +213,7 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
     by_frame, together = frames[~of_set], frames[of_set]
     return {
         "data": {**subject.describe(), "scored": len(once)},
-        "protocol": {**_PROTOCOL, **subject.protocol, "value": subject.quantity.name},
+        "protocol": describe_protocol(subject.quantity, subject.protocol),
         "measures": measures,
         "methods": [name for name in scorer.methods if name not in CONTROLS],
         "controls": list(CONTROLS),
@@ -234,5 +228,5 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
         ],
         "comparisons": summarise_comparisons(by_frame, CONTROLS, bootstrap),
         "ranks": summarise_ranks(by_frame, measures, bootstrap),
-        "intervals": {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)},
+        "intervals": describe_intervals(bootstrap),
     }

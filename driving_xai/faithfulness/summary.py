@@ -17,9 +17,11 @@ from jaxtyping import Float
 
 from driving_xai.faithfulness.aupc import Statistic
 from driving_xai.faithfulness.aupc import interval as interval_of_set
+from driving_xai.faithfulness.batch import Quantity
 from driving_xai.faithfulness.comparison import cliffs_delta, cohens_dz, holm, places, signed_rank
 from driving_xai.faithfulness.results import FRAME_COLUMNS
 from driving_xai.faithfulness.statistics import LEAST_BLOCKS, BlockBootstrap
+from driving_xai.perturb import FILL_SPACE
 
 
 def summarise_scores(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:
@@ -240,6 +242,27 @@ def interval(values: pd.Series, bootstrap: BlockBootstrap) -> dict[str, Any]:
         return asdict(found)
     reason = _too_few(len(values), bootstrap)
     return {"mean": math.fsum(values) / len(values), "low": None, "high": None, "reason": reason}
+
+
+def describe_protocol(quantity: Quantity, particular: Mapping[str, Any]) -> dict[str, Any]:
+    """How curves are made of edited frames, as JSON.
+
+    Args:
+        particular: what is edited and what each reference means; see `Subject.protocol`.
+    """
+    return {
+        "fill_space": FILL_SPACE,
+        "pixels": "exactly round(fraction x pixels), most salient first",
+        "ties": "values equal in float32 follow one order of pixels drawn with the seed",
+        "area": "trapezoid over the fraction of pixels",
+        "value": quantity.name,
+        **particular,
+    }
+
+
+def describe_intervals(bootstrap: BlockBootstrap) -> dict[str, Any]:
+    """How intervals are drawn, as JSON."""
+    return {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)}
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,26 @@ from jaxtyping import Float64
 
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.measures import MEASURES
-from driving_xai.faithfulness.pictures import PROBABILITY
+from driving_xai.faithfulness.pictures import PROBABILITY, Pictures
 from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
 from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import interval, summarise_differences, summarise_scores
-from driving_xai.perturb import FILL_SPACE
+from driving_xai.faithfulness.summary import (
+    describe_intervals,
+    describe_protocol,
+    interval,
+    summarise_differences,
+    summarise_scores,
+)
 from driving_xai.replay.action_judge import Explained, JudgedPicture
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.overlay import is_degenerate
 from driving_xai.replay.record import CONTROL, MEASURE, RunningMean, view_of
 from driving_xai.replay.scoring import curve_area
 
-PROTOCOL: Mapping[str, Any] = {
-    "edited": "the frame",
+_PROTOCOL: Mapping[str, Any] = {
+    "edited": Pictures.protocol["edited"],
     "explained": "each output whose probability is over its threshold",
-    "fill_space": FILL_SPACE,
-    "pixels": "exactly round(fraction x pixels), most salient first",
-    "ties": "values equal in float32 follow one order of pixels drawn with the seed",
-    "value": PROBABILITY.name,
-    "area": "trapezoid over the fraction of pixels",
-    "references": {"target": "the probability of the explained output"},
+    "references": {"target": Pictures.protocol["references"]["target"]},
 }
 Curve = Float64[np.ndarray, " V"]
 
@@ -79,14 +78,14 @@ class ActionRecord:
         table = self.table()
         return {
             "data": {"frames": frames, "scored": len(table.drop_duplicates(["drive", "frame"]))},
-            "protocol": dict(PROTOCOL),
+            "protocol": describe_protocol(PROBABILITY, _PROTOCOL),
             "measures": {MEASURE: MEASURES[MEASURE].describe(PROBABILITY)},
             "methods": [name for name in (self.method,) if name != CONTROL],
             "controls": [CONTROL],
             "prediction": {"unit": PROBABILITY.unit, "error": interval(table["error"].dropna(), bootstrap)},
             "scores": summarise_scores(table, bootstrap),
             "differences": summarise_differences(table, [CONTROL], bootstrap),
-            "intervals": {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)},
+            "intervals": describe_intervals(bootstrap),
         }
 
     def _row(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,21 @@ from data_prep.shards.atomic import replacing
 from driving_xai.faithfulness.batch import Quantity
 from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR
 from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
+from driving_xai.faithfulness.route import DrivenRoute
 from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import interval
-from driving_xai.perturb import FILL_SPACE
+from driving_xai.faithfulness.summary import describe_intervals, describe_protocol, interval
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.overlay import is_degenerate
 from driving_xai.replay.scoring import FRACTIONS, REFERENCES, Curves, Judged, curve_area
 
 MEASURE, CONTROL = "deletion", "random"
-PROTOCOL: Mapping[str, Any] = {
-    "edited": "the current frame; its past is the state that the unedited frames left",
+_PROTOCOL: Mapping[str, Any] = {
+    "edited": DrivenRoute.protocol["edited"],
     "left_out": "the first frame of each unbroken run, which has no past",
-    "fill_space": FILL_SPACE,
-    "pixels": "exactly round(fraction x pixels), most salient first",
-    "ties": "values equal in float32 follow one order of pixels drawn with the seed",
-    "value": "absolute error of the steering-wheel angle",
-    "area": "trapezoid over the fraction of pixels",
-    "references": {"truth": "the recorded angle, smoothed", "clean": "the prediction for the unedited frame"},
+    "references": {
+        "truth": "the recorded angle, smoothed",
+        "clean": DrivenRoute.protocol["references"]["clean"],
+    },
 }
 _ROWS_PER_GROUP = 4096
 _NUMBERS = ["time_ns", "error", "value", "normalised", "base_corrected", "degenerate"]
@@ -238,14 +236,14 @@ def summarise(table: Path, tally: Tally, method: str, bootstrap: BlockBootstrap)
             differences.append({"method": method, **names, **difference})
     errors = _rows(table, method, REFERENCES[0])["error"].dropna()
     return {
-        "protocol": dict(PROTOCOL),
+        "protocol": describe_protocol(STEERING_ERROR, _PROTOCOL),
         "measures": {MEASURE: MEASURES[MEASURE].describe(STEERING_ERROR)},
         "methods": [name for name in orderings if name != CONTROL],
         "controls": [CONTROL],
         "prediction": {"unit": "deg", "error": interval(errors, bootstrap)},
         "scores": scores,
         "differences": differences,
-        "intervals": {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)},
+        "intervals": describe_intervals(bootstrap),
     }
 
 
