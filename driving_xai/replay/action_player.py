@@ -288,7 +288,11 @@ class _Play:
                 "frame_rate": str(self._pictures.frame_rate),
                 "pictures": [list(each) for each in self._record.pictures],
             },
-            **self._record.summary(BlockBootstrap(block=block, seed=self._config.seed), frames=self._drawn),
+            **self._record.summary(
+                BlockBootstrap(block=block, seed=self._config.seed),
+                fill=self._config.fill,
+                frames=self._drawn,
+            ),
             **describe_machine(next(self._checkpoint.model.parameters()).device),
         }
         return Results(summary=summary, per_frame=self._record.table()).save(

@@ -22,6 +22,7 @@ from driving_xai.faithfulness.summary import (
     summarise_differences,
     summarise_scores,
 )
+from driving_xai.perturb import Fill
 from driving_xai.replay.action_judge import Explained, JudgedPicture
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.overlay import is_degenerate
@@ -73,13 +74,18 @@ class ActionRecord:
             raise DataError("no frame had a predicted output, so nothing could be scored; see --no-score")
         return pd.DataFrame(self._rows, columns=PER_FRAME_SCHEMA.names)
 
-    def summary(self, bootstrap: BlockBootstrap, *, frames: int) -> dict[str, Any]:
-        """What `results.json` says of the rows; `frames` were played."""
+    def summary(self, bootstrap: BlockBootstrap, *, fill: Fill, frames: int) -> dict[str, Any]:
+        """What `results.json` says of the rows.
+
+        Args:
+            fill: what took a removed pixel's place.
+            frames: that were played.
+        """
         table = self.table()
         return {
             "data": {"frames": frames, "scored": len(table.drop_duplicates(["drive", "frame"]))},
             "protocol": describe_protocol(PROBABILITY, _PROTOCOL),
-            "measures": {MEASURE: MEASURES[MEASURE].describe(PROBABILITY)},
+            "measures": {MEASURE: MEASURES[MEASURE].describe(PROBABILITY, fill=fill)},
             "methods": [name for name in (self.method,) if name != CONTROL],
             "controls": [CONTROL],
             "prediction": {"unit": PROBABILITY.unit, "error": interval(table["error"].dropna(), bootstrap)},

@@ -28,6 +28,7 @@ from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
 from driving_xai.faithfulness.route import DrivenRoute
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import describe_intervals, describe_protocol, interval
+from driving_xai.perturb import Fill
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.overlay import is_degenerate
 from driving_xai.replay.scoring import FRACTIONS, REFERENCES, Curves, Judged, curve_area
@@ -214,13 +215,16 @@ def open_log(path: Path, *, method: str, target: str, drive: str, camera: str) -
             path.parent.rmdir()
 
 
-def summarise(table: Path, tally: Tally, method: str, bootstrap: BlockBootstrap) -> dict[str, Any]:
+def summarise(
+    table: Path, tally: Tally, method: str, bootstrap: BlockBootstrap, *, fill: Fill
+) -> dict[str, Any]:
     """What `results.json` says of the rows: means with intervals, and the method less its control.
 
     Reads the table without its curves, whose means are known already.
 
     Args:
         bootstrap: its block counts the method's frames; the control has fewer of them.
+        fill: what took a removed pixel's place.
     """
     sparse = replace(bootstrap, block=max(1, bootstrap.block // tally.control_every))
     orderings = {method: bootstrap} if method == CONTROL else {method: bootstrap, CONTROL: sparse}
@@ -237,7 +241,7 @@ def summarise(table: Path, tally: Tally, method: str, bootstrap: BlockBootstrap)
     errors = _rows(table, method, REFERENCES[0])["error"].dropna()
     return {
         "protocol": describe_protocol(STEERING_ERROR, _PROTOCOL),
-        "measures": {MEASURE: MEASURES[MEASURE].describe(STEERING_ERROR)},
+        "measures": {MEASURE: MEASURES[MEASURE].describe(STEERING_ERROR, fill=fill)},
         "methods": [name for name in orderings if name != CONTROL],
         "controls": [CONTROL],
         "prediction": {"unit": "deg", "error": interval(errors, bootstrap)},

@@ -330,7 +330,7 @@ class Session:
                 # These pictures have no row of scores; all others have one each, in the same order.
                 "run_starts": np.flatnonzero(frames.begins[:played]).tolist(),
             },
-            **summarise(table, tally, self.method, bootstrap),
+            **summarise(table, tally, self.method, bootstrap, fill=self.config.fill),
             **describe_machine(self.device),
             "files": {PER_FRAME: sha256_of(table)},
         }

@@ -63,10 +63,10 @@ def model(tmp_path_factory, shards) -> Checkpoint:
 
 
 def test_the_numbers_are_those_of_score(model, shards, tmp_path):
-    config = ActionReplayConfig(method="generic-attention", control_every=1)
+    config = ActionReplayConfig(method="generic-attention", control_every=1, fill="mean")
     made = replay_actions(model, shards, tmp_path / "a.mp4", config)
     assert made.frames == IMAGES
-    how = ScoreConfig(methods=("generic-attention",), split="all", target="every-predicted")
+    how = ScoreConfig(methods=("generic-attention",), split="all", target="every-predicted", fill="mean")
     scored = score(model, shards, tmp_path / "scores", how)
     ours = Results.load(tmp_path / "a.scores")
     for method in ("generic-attention", "random"):
@@ -79,6 +79,8 @@ def test_the_numbers_are_those_of_score(model, shards, tmp_path):
         np.testing.assert_allclose(np.stack(mine["curve"]), np.stack(theirs["curve"]), rtol=1e-4)
         np.testing.assert_allclose(mine[["prediction", "truth"]], theirs[["prediction", "truth"]], rtol=1e-5)
     assert {each["measure"] for each in ours.summary["scores"]} == {"deletion"}
+    assert ours.summary["measures"] == scored.summary["measures"]
+    assert ours.summary["measures"]["deletion"]["fill"] == "mean"
     assert ours.summary["video"]["frame_rate"] == "2"
     # Images are played in the order of their rows, so that a frame's number is its picture's.
     frames = ours.per_frame.drop_duplicates(["drive", "frame"])[["drive", "frame"]]

@@ -153,7 +153,8 @@ def test_the_summary_is_that_of_scoring_the_same_rows(tmp_path: Path, control_ev
     path = tmp_path / "per_frame.parquet"
     tally = logged(path, frames, control_every=control_every)
     bootstrap = BlockBootstrap(block=8, resamples=200)
-    found = summarise(path, tally, "sign-attention", bootstrap)
+    found = summarise(path, tally, "sign-attention", bootstrap, fill="blur")
+    assert found["measures"]["deletion"]["fill"] == "blur"
     sparse = BlockBootstrap(block=8 // control_every, resamples=200)
     table = read_table(path)
     expected = {
@@ -176,7 +177,7 @@ def test_the_summary_is_that_of_scoring_the_same_rows(tmp_path: Path, control_ev
 def test_random_maps_are_their_own_control(tmp_path: Path) -> None:
     path = tmp_path / "per_frame.parquet"
     tally = logged(path, [frame(number, random=False) for number in range(5)], method="random")
-    found = summarise(path, tally, "random", BlockBootstrap(block=2))
+    found = summarise(path, tally, "random", BlockBootstrap(block=2), fill="black")
     assert [entry["method"] for entry in found["scores"]] == ["random", "random"]
     assert found["differences"] == []
 
@@ -184,7 +185,7 @@ def test_random_maps_are_their_own_control(tmp_path: Path) -> None:
 def test_a_drive_without_truth_has_scores_against_the_clean_prediction_only(tmp_path: Path) -> None:
     path = tmp_path / "per_frame.parquet"
     tally = logged(path, [frame(number, truth=math.nan) for number in range(12)])
-    found = summarise(path, tally, "sign-attention", BlockBootstrap(block=2))
+    found = summarise(path, tally, "sign-attention", BlockBootstrap(block=2), fill="black")
     known = {(entry["method"], entry["reference"]): entry["frames"] for entry in found["scores"]}
     assert known == {
         ("sign-attention", "truth"): 0,
