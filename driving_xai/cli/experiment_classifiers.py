@@ -64,7 +64,8 @@ def iida_table2(
 ) -> None:
     """ID and PID scores of LABN, lambda attention, RISE and controls (Iida et al. 2022, Table 2).
 
-    On the stand-in, whose spots are known, also of the spots themselves and of a coarse map of them.
+    On the stand-in, whose spots are known, also of the spots themselves and of a coarse map of them. From 8
+    seeds on (--set seeds=8; the paper has 4) differences are tested; runs in OUT are kept.
 
     \b
     Example: driving-xai experiment iida-table2 - -o iida --set seeds=2
@@ -83,6 +84,8 @@ def iida_table4(
     as_json: Json = False,
 ) -> None:
     """LABN without its divergence loss, without the bias image, without both (Iida et al. 2022, Table 4).
+
+    From 8 seeds on (--set seeds=8; the paper has 4) differences are tested; runs in OUT are kept.
 
     \b
     Example: driving-xai experiment iida-table4 - -o ablation --set training.epochs=20

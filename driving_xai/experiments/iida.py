@@ -16,6 +16,14 @@ from driving_xai.contracts import Explainer, Frames, Saliency
 from driving_xai.errors import DataError
 from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.held_images import HeldImages, NamedImages, given_or
+from driving_xai.experiments.iida_claims import (
+    COARSE,
+    EXACT,
+    SCORES,
+    compare_conditions,
+    compare_maps,
+    lines_of_tests,
+)
 from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of, write_text
 from driving_xai.experiments.spots import Spots, spotted_discs
 from driving_xai.explain import build
@@ -130,7 +138,7 @@ def table2(
         ),
         on_progress,
     )
-    results = _results(plan, how, source, runs)
+    results = {**_results(plan, how, source, runs), "tests": compare_maps(runs)}
     write_text(out, results, _text2(results))
     return results
 
@@ -165,7 +173,7 @@ def table4(
         return found
 
     runs = each_run(out / "runs", plan, how.seeds, work, on_progress)
-    results = _results(plan, how, source, runs)
+    results = {**_results(plan, how, source, runs), "tests": compare_conditions(runs)}
     write_text(out, results, _text4(results))
     return results
 
@@ -240,7 +248,7 @@ def _known(causes: Tensor, seed: int) -> dict[str, Saliency]:
     blurred = torch.from_numpy(
         np.stack([cv2.GaussianBlur(each.numpy(), (0, 0), _COARSE_PX) for each in exact])
     )
-    return {"causes, exact": exact + faint, "causes, coarse": blurred + 1e-3 * faint * blurred.amax()}
+    return {EXACT: exact + faint, COARSE: blurred + 1e-3 * faint * blurred.amax()}
 
 
 def _map(
@@ -319,7 +327,7 @@ def _results(
     }
 
 
-_COLUMNS = ("ID", *(f"PID {m}" for m in PATCHES_PX), "ID, RISE")
+_COLUMNS = (*SCORES, "ID, RISE")
 
 
 def _heading(results: Mapping[str, Any]) -> list[str]:
@@ -355,7 +363,7 @@ def _text2(results: Mapping[str, Any]) -> str:
     ]
     for name, (idrid, defn) in _PAPER_2.items():
         lines += [_printed(f"paper, IDRiD: {name}", idrid), _printed(f"paper, DeFN: {name}", defn)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *lines_of_tests(results["tests"])])
 
 
 def _text4(results: Mapping[str, Any]) -> str:
@@ -368,4 +376,4 @@ def _text4(results: Mapping[str, Any]) -> str:
         accuracy = values["accuracy"]
         lines.append(f"{_line(name, values)} {accuracy['mean']:.3f} ± {accuracy['standard_error']:.3f} |")
     lines += [f"{_printed(f'paper, DeFN: {name}', values)} |" for name, values in _PAPER_4.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *lines_of_tests(results["tests"])])

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
@@ -68,6 +69,39 @@ def test_the_other_table_comes_from_the_same_runs(out):
     text = (out / "table.md").read_text()
     assert "| grad-cam |" in text
     assert "| 8.9952 |" in text
+
+
+def test_every_method_is_tested_with_its_effect(out, tmp_path, monkeypatch):
+    """Eight runs of drawn numbers: p and effect of every cell beside SciPy's and one by hand."""
+    names = list(json.loads((out / "results.json").read_text())["means"])
+
+    def drawn(_source, _out, _how, seed: int, _device):
+        draw, kinds = np.random.default_rng(seed), ("logit", "probability", "drop", "increase")
+        shown = [f"{kind} {percent} %" for kind in kinds for percent in (5, 10, 20, 25, 50)]
+        quantities = ("drop", "increase", *shown)
+        return {name: {each: float(draw.normal()) for each in quantities} for name in names}
+
+    monkeypatch.setattr(an, "_run", drawn)
+    how = replace(HOW, seeds=8)
+    results = tables(None, tmp_path, how)
+    texts = [(tmp_path / "table.md").read_text()]
+    tables(None, tmp_path, how, table="table4")
+    texts.append((tmp_path / "table.md").read_text())
+    cams = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "xgrad-cam")
+    for other in (*cams, "random", "centre-prior"):
+        for place, quantity in ((0, "drop"), (0, "increase"), (1, "logit 5 %"), (1, "logit 50 %")):
+            (test,) = (
+                each for each in results["tests"] if (each["theirs"], each["quantity"]) == (other, quantity)
+            )
+            values = [[run[name][quantity] for run in results["runs"]] for name in (OURS, other)]
+            differences = np.subtract(*values)
+            assert test["p"] == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
+            ranks = stats.rankdata(abs(differences))
+            effect = (ranks @ np.sign(differences)) / ranks.sum()
+            assert test["rank_biserial"] == pytest.approx(effect)
+            cell = f"| {test['p']:.3f}, {effect:+.2f} |"
+            rows = [row for row in texts[place].splitlines() if row.startswith(f"| {other} | ")]
+            assert any(cell in row for row in rows)
 
 
 def test_networks_that_were_trained_otherwise_are_refused(out, tmp_path):

@@ -6,12 +6,16 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.experiments.iida import Iida, _recipe, table2, table4
+from driving_xai.experiments.held_images import NamedImages
+from driving_xai.experiments.iida import Iida, _plan, _recipe, table2, table4
+from driving_xai.experiments.seeded_runs import each_run
 from driving_xai.experiments.spots import Spots, spotted_discs
 
 HOW = Iida(
@@ -69,6 +73,82 @@ def test_table4_trains_each_condition_with_its_losses(tmp_path):
         "divergence": (1.0, "mask-only"),
         "both": (1.0, "negative-sample"),
     }
+
+
+SCORES = ("ID", "PID 1", "PID 2", "PID 4", "PID 8", "PID 16")
+
+
+def _kept(out, experiment: str, how: Iida, variants: tuple[str, ...]) -> list:
+    """Runs as an earlier call left them: numbers drawn, nothing trained."""
+    images = spotted_discs(train=16, val=4, test=8, how=how.spots, seed=0)
+    name = "spotted discs (synthetic stand-in for IDRiD and DeFN)"
+    plan = _plan(
+        experiment, how, NamedImages(images=images, described={"name": name, "sha256": images.sha256})
+    )
+
+    def drawn(seed: int):
+        draw = np.random.default_rng(seed)
+        scores = ("ID, RISE", *SCORES, "accuracy")
+        return {each: {score: float(draw.normal()) for score in scores} for each in variants}
+
+    return each_run(out / "runs", plan, how.seeds, drawn)
+
+
+def _values(runs, variant: str, score: str) -> np.ndarray:
+    return np.array([run[variant][score] for run in runs])
+
+
+def _agrees(test, differences: np.ndarray, text: str) -> None:
+    """SciPy's exact test, an effect by hand, and both in the table."""
+    assert test["difference"] == pytest.approx(differences.mean())
+    assert test["p"] == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
+    ranks = stats.rankdata(abs(differences))
+    effect = (ranks[differences > 0].sum() - ranks[differences < 0].sum()) / ranks.sum()
+    assert test["rank_biserial"] == pytest.approx(effect)
+    assert f"{differences.mean():+.3f}, p {test['p']:.3f}, r {effect:+.2f}" in text
+
+
+def test_table2_tests_the_papers_claims_on_runs_that_are_kept(tmp_path):
+    how = replace(HOW, seeds=8)
+    exact, coarse = "causes, exact", "causes, coarse"
+    runs = _kept(
+        tmp_path,
+        "iida-table2",
+        how,
+        ("network", "rise", "lambda-attention", "labn", "grad-cam", "random", "centre-prior", exact, coarse),
+    )
+    results = table2(None, tmp_path, how)
+    assert not (tmp_path / "models").exists()
+    tests = {(each["ours"], each["theirs"], each["quantity"]): each for each in results["tests"]}
+    assert len(results["tests"]) == len(tests) == 4 * 6 + 4
+    text = (tmp_path / "table.md").read_text()
+    separation = {score: _values(runs, exact, score) - _values(runs, coarse, score) for score in SCORES}
+    for score in SCORES:
+        _agrees(tests[exact, coarse, score], separation[score], text)
+        for other in ("rise", "grad-cam", "random"):
+            differences = _values(runs, "labn", score) - _values(runs, other, score)
+            _agrees(tests["labn", other, score], differences, text)
+    for score in SCORES[2:]:
+        grown = separation[score] - separation["PID 1"]
+        _agrees(tests[score, "PID 1", f"{exact} - {coarse}"], grown, text)
+
+
+def test_table4_tests_each_condition_against_neither(tmp_path):
+    how = replace(HOW, seeds=8)
+    runs = _kept(tmp_path, "iida-table4", how, ("neither", "bias image", "divergence", "both"))
+    results = table4(None, tmp_path, how)
+    text = (tmp_path / "table.md").read_text()
+    assert len(results["tests"]) == 3 * 6
+    for each in results["tests"]:
+        assert each["theirs"] == "neither"
+        ours, theirs = (_values(runs, name, each["quantity"]) for name in (each["ours"], "neither"))
+        _agrees(each, ours - theirs, text)
+
+
+def test_fewer_than_eight_runs_are_not_tested(compared):
+    out, results = compared
+    assert {each["p"] for each in results["tests"]} == {None}
+    assert ", p " not in (out / "table.md").read_text().split("r, which is")[1].split("\n", 1)[1]
 
 
 def test_networks_that_were_trained_otherwise_are_refused(compared, tmp_path):
