@@ -107,11 +107,8 @@ def only_in_eval_mode() -> Iterator[None]:
                 f"layer {type(module).__name__} is in training mode; call eval() on the model first"
             )
 
-    handle = nn.modules.module.register_module_forward_pre_hook(refuse_training)
-    try:
+    with removed_after([nn.modules.module.register_module_forward_pre_hook(refuse_training)]):
         yield
-    finally:
-        handle.remove()
 
 
 def pooled_gradient(
@@ -174,12 +171,9 @@ def _graph_starting_at(layer: nn.Module) -> Iterator[list[Tensor]]:
         return leaf.clone()
 
     # Leaving `no_grad` restores the caller's grad mode, whatever the hook has set.
-    with torch.inference_mode(False), torch.no_grad():
-        handle = layer.register_forward_hook(start_graph)
-        try:
-            yield outputs
-        finally:
-            handle.remove()
+    handle = layer.register_forward_hook(start_graph)
+    with torch.inference_mode(False), torch.no_grad(), removed_after([handle]):
+        yield outputs
 
 
 @contextmanager
@@ -196,9 +190,8 @@ def _recurrent_layers_without_cudnn() -> Iterator[None]:
         if isinstance(module, nn.RNNBase):
             torch.backends.cudnn.enabled = False
 
-    handle = nn.modules.module.register_module_forward_pre_hook(leave_cudnn)
     try:
-        yield
+        with removed_after([nn.modules.module.register_module_forward_pre_hook(leave_cudnn)]):
+            yield
     finally:
-        handle.remove()
         torch.backends.cudnn.enabled = enabled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.variants import finite
+from driving_xai.models.feature_maps import removed_after
 
 _RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -102,17 +103,18 @@ class VisualBackProp:
 def _averages(stages: Sequence[Stage]) -> Iterator[list[list[Float[Tensor, "B 1 h w"]]]]:
     """Lists that receive the mean over channels of the positive part of each stage's output."""
     averages: list[list[Tensor]] = [[] for _ in stages]
-    with ExitStack() as hooks:
-        for stage, seen in zip(stages, averages, strict=True):
+    handles = []
+    for stage, seen in zip(stages, averages, strict=True):
 
-            def average(_layer: nn.Module, _inputs: tuple, output: Tensor, seen: list[Tensor] = seen) -> None:
-                if not isinstance(output, Tensor) or output.dim() != 4:
-                    raise UnsupportedModelError(
-                        f"layer {type(_layer).__name__} puts out no feature maps; choose other stages"
-                    )
-                seen.append(output.relu().mean(1, keepdim=True))
+        def average(_layer: nn.Module, _inputs: tuple, output: Tensor, seen: list[Tensor] = seen) -> None:
+            if not isinstance(output, Tensor) or output.dim() != 4:
+                raise UnsupportedModelError(
+                    f"layer {type(_layer).__name__} puts out no feature maps; choose other stages"
+                )
+            seen.append(output.relu().mean(1, keepdim=True))
 
-            hooks.callback(stage.end.register_forward_hook(average).remove)
+        handles.append(stage.end.register_forward_hook(average))
+    with removed_after(handles):
         yield averages
 
 

@@ -21,6 +21,7 @@ from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.grid import Cells, to_frame_grid
+from driving_xai.models.feature_maps import removed_after
 
 Normalised = Float[Tensor, "B 3 h w"]
 """What the transformer itself is given: frames after the model's own resizing and normalisation."""
@@ -174,11 +175,8 @@ def input_changed(vit: Any, change: Callable[[Normalised], Normalised]) -> Itera
     def enter(_module: nn.Module, inputs: tuple) -> tuple | None:
         return (change(inputs[0]),) if threading.get_ident() == owner else None
 
-    handle = vit.patch_embed.register_forward_pre_hook(enter)
-    try:
+    with removed_after([vit.patch_embed.register_forward_pre_hook(enter)]):
         yield
-    finally:
-        handle.remove()
 
 
 def run(
@@ -249,11 +247,11 @@ def _traced(vit: Any, blocks: Sequence[Any], forward: Forward, graphs: Graphs) -
         torch.set_grad_enabled(graphs != "none")
         return trace.left
 
-    with ExitStack() as stack:
-        stack.callback(vit.patch_embed.proj.register_forward_hook(embed).remove)
+    handles = [vit.patch_embed.proj.register_forward_hook(embed)]
+    for block in blocks:
+        handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
+    with removed_after(handles), ExitStack() as stack:
         for block in blocks:
-            stack.callback(block.register_forward_pre_hook(enter).remove)
-            stack.callback(block.register_forward_hook(leave).remove)
             start = graphs == "last"
             stack.enter_context(attention_traced(block, lambda: forward.blocks[-1], start_graph=start))
         yield
@@ -280,11 +278,8 @@ def attention_traced(block: Any, trace: Callable[[], BlockTrace], *, start_graph
 
     after = getattr(block.attn, "norm", block.attn.proj)
     handles = [block.attn.qkv.register_forward_hook(projected), after.register_forward_pre_hook(mixed)]
-    try:
+    with removed_after(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

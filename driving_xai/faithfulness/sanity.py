@@ -6,8 +6,7 @@ Pure functions over models, frames and explainers; `sanity_checks` runs them alo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from driving_xai.contracts import Explainer, FrameModel, Frames, Saliency, Target
+from driving_xai.models.feature_maps import removed_after
 
 
 def layers_in_order(model: nn.Module, run: Callable[[], object]) -> list[str]:
@@ -34,22 +34,13 @@ def layers_in_order(model: nn.Module, run: Callable[[], object]) -> list[str]:
         name: each for name, each in owners.items() if any(p is not None for p in each._parameters.values())
     }
     called: dict[str, None] = {}
-    with _noting(owners, called), torch.no_grad():
-        run()
-    return [*reversed(called), *(name for name in reversed(owners) if name not in called)]
-
-
-@contextmanager
-def _noting(owners: dict[str, nn.Module], called: dict[str, None]) -> Iterator[None]:
     handles = [
         module.register_forward_pre_hook(lambda module, inputs, name=name: called.setdefault(name))
         for name, module in owners.items()
     ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removed_after(handles), torch.no_grad():
+        run()
+    return [*reversed(called), *(name for name in reversed(owners) if name not in called)]
 
 
 def randomise_(model: nn.Module, layers: Sequence[str], seed: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from driving_xai.contracts import FrameModel, Frames, Saliency, Scores
 from driving_xai.explain.vit_capture import check_vit
 from driving_xai.faithfulness.curve import rank
+from driving_xai.models.feature_maps import removed_after
 from driving_xai.perturb import batches, pixel_counts
 
 Masked = Bool[Tensor, "N T"]
@@ -42,11 +43,8 @@ def tokens_masked(vit: Any, masked: Masked) -> Iterator[None]:
         # timm keeps the grid's two dimensions where the input size may vary.
         return embedded.masked_fill(masked.view(*embedded.shape[:-1], 1), 0)
 
-    handle = vit.patch_embed.register_forward_hook(_in_this_thread(zero))
-    try:
+    with removed_after([vit.patch_embed.register_forward_hook(_in_this_thread(zero))]):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -71,12 +69,13 @@ def attention_masked(
     def zero_outputs(_layer: nn.Module, inputs: tuple) -> tuple:
         return (inputs[0].masked_fill(rows, 0), *inputs[1:])
 
-    with ExitStack() as stack:
-        for block in vit.blocks if blocks == "all" else vit.blocks[:1]:
-            attention = block.attn
-            after = getattr(attention, "norm", attention.proj)
-            stack.callback(attention.qkv.register_forward_hook(_in_this_thread(zero_values)).remove)
-            stack.callback(after.register_forward_pre_hook(_in_this_thread(zero_outputs)).remove)
+    handles = []
+    for block in vit.blocks if blocks == "all" else vit.blocks[:1]:
+        attention = block.attn
+        after = getattr(attention, "norm", attention.proj)
+        handles.append(attention.qkv.register_forward_hook(_in_this_thread(zero_values)))
+        handles.append(after.register_forward_pre_hook(_in_this_thread(zero_outputs)))
+    with removed_after(handles):
         yield
 
 
