@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -96,10 +97,21 @@ def steering(
             callbacks=callbacks,
             encoder_from=encoder_from,
         )
+    tell(out, metrics, tables.steering_error, as_json=as_json)
+
+
+def tell(
+    out: Path, metrics: Mapping[str, Any], line: Callable[[Mapping[str, Any]], str], *, as_json: bool
+) -> None:
+    """Prints what a training has reached.
+
+    Args:
+        line: says the metrics in words, for a person.
+    """
     if as_json:
         console.print_json({"out": str(out), "metrics": metrics})
     else:
-        typer.echo(f"{out}: {tables.steering_error(metrics)}")
+        typer.echo(f"{out}: {line(metrics)}")
 
 
 def check_shards(shards: Path) -> None:

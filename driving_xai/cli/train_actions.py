@@ -11,7 +11,7 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device, check_shards, resolve_device
+from driving_xai.cli.train import Device, check_shards, resolve_device, tell
 
 Images = Annotated[
     Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, of labelled images.")
@@ -101,10 +101,7 @@ def actions(
             callbacks=(EpochLines(on_progress),),
             on_features=_FeatureLines(),
         )
-    if as_json:
-        console.print_json({"out": str(out), "metrics": metrics})
-    else:
-        typer.echo(f"{out}: {tables.action_accuracy(metrics)}")
+    tell(out, metrics, tables.action_accuracy, as_json=as_json)
 
 
 def dino(
@@ -167,10 +164,7 @@ def dino(
         metrics = train(shards, out, how, device=resolve_device(device), resume=resume, callbacks=callbacks)
     if rank() > 0:  # Of several devices one tells.
         return
-    if as_json:
-        console.print_json({"out": str(out), "metrics": metrics})
-    else:
-        typer.echo(f"{out}: {tables.self_distillation(metrics)}")
+    tell(out, metrics, tables.self_distillation, as_json=as_json)
 
 
 class _FeatureLines:

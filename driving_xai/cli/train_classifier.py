@@ -11,7 +11,7 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device, check_shards, resolve_device
+from driving_xai.cli.train import Device, check_shards, resolve_device, tell
 from driving_xai.cli.train_actions import Images, Out, Resume, Seed
 
 
@@ -83,10 +83,7 @@ def classifier(
             resume=resume,
             callbacks=(EpochLines(on_progress),),
         )
-    if as_json:
-        console.print_json({"out": str(out), "metrics": metrics})
-    else:
-        typer.echo(f"{out}: {tables.class_accuracy(metrics)}")
+    tell(out, metrics, tables.class_accuracy, as_json=as_json)
 
 
 # The options of each model that selects what it judges by: its attention, and what becomes of the head.
@@ -126,7 +123,4 @@ def _selecting(
         metrics = train(
             images, out, how, device=resolve_device(device), resume=resume, on_progress=on_progress
         )
-    if as_json:
-        console.print_json({"out": str(out), "metrics": metrics})
-    else:
-        typer.echo(f"{out}: {tables.class_accuracy(metrics)}")
+    tell(out, metrics, tables.class_accuracy, as_json=as_json)
