@@ -14,6 +14,9 @@ from driving_xai.cli.shards import Assignments, Config, DryRun, Json
 from driving_xai.cli.train import Device, resolve_device
 
 if TYPE_CHECKING:
+    from data_prep.engines import Engine
+    from driving_xai.checkpoint import Checkpoint as Loaded
+    from driving_xai.faithfulness.score_config import ScoreConfig
     from driving_xai.faithfulness.threshold import Threshold, Verdict
 
 # Written out, because the tables themselves import torch and --help should not wait for it. A test
@@ -169,10 +172,8 @@ def score(
     """
     from data_prep import engines
     from driving_xai import checkpoint as checkpoints
-    from driving_xai.faithfulness.score import score as score_route
-    from driving_xai.faithfulness.score import score_in_shares
     from driving_xai.faithfulness.score_config import ScoreConfig
-    from driving_xai.faithfulness.team import launched_team, local_device
+    from driving_xai.faithfulness.team import local_device
 
     options = {
         "methods": names_of(method),
@@ -189,43 +190,83 @@ def score(
     }
     thresholds = [_threshold(text) for text in fail_below or ()]
     how = settings.resolve(ScoreConfig, config, options=options, assignments=assignments or ())
-    for each in thresholds:
-        if each.measure not in how.measures or each.method not in (None, *METHODS):
-            raise settings.SettingsError(
-                f"--fail-below names {each.method or ''} {each.measure}, which is not scored; add it to --measure"
-            )
+    _require_scored(thresholds, how)
     loaded = checkpoints.load(checkpoint, device=local_device(resolve_device(device)))
     if dry_run:
         console.print_json({"config": asdict(how), "checkpoint": loaded.sha256})
         return
+    found: Mapping[str, Any] | None
     if workers > 1 or engine == "dask":
         runner = engines.build(engine or "processes", workers=workers, scheduler=scheduler)
-        with console.progress("score", unit="shares") as on_progress:
-            results = score_in_shares(
-                loaded,
-                shards,
-                out,
-                how,
-                engine=runner,
-                shares=workers,
-                resume=resume,
-                on_progress=on_progress,
-            )
+        found = _shared(loaded, shards, out, how, runner, workers, resume=resume)
     else:
-        with launched_team() as team, console.progress("score") as on_progress:
-            results = score_route(loaded, shards, out, how, resume=resume, team=team, on_progress=on_progress)
-        if not team.leads:
-            return
+        found = _alone(loaded, shards, out, how, resume=resume)
+    if found is None:
+        return
     if as_json:
-        console.print_json(results.summary)
+        console.print_json(found)
     else:
-        typer.echo("\n".join([f"{out}:", *tables.scores(results.summary["scores"])]))
-    if require and (worse := tables.not_better(results.summary, require)):
-        console.say(f"driving-xai: not better than {require}: {'; '.join(worse)}")
+        typer.echo("\n".join([f"{out}:", *tables.scores(found["scores"])]))
+    _require_kept(found, require, thresholds)
+
+
+def _shared(
+    checkpoint: Loaded,
+    shards: Path,
+    out: Path,
+    config: ScoreConfig,
+    engine: Engine,
+    shares: int,
+    *,
+    resume: bool,
+) -> Mapping[str, Any]:
+    """What an engine's workers found together."""
+    from driving_xai.faithfulness.score import score_in_shares
+
+    with console.progress("score", unit="shares") as on_progress:
+        return score_in_shares(
+            checkpoint,
+            shards,
+            out,
+            config,
+            engine=engine,
+            shares=shares,
+            resume=resume,
+            on_progress=on_progress,
+        ).summary
+
+
+def _alone(
+    checkpoint: Loaded, shards: Path, out: Path, config: ScoreConfig, *, resume: bool
+) -> Mapping[str, Any] | None:
+    """What this process found, or its team of torchrun's; None where another process leads that."""
+    from driving_xai.faithfulness.score import score as score_route
+    from driving_xai.faithfulness.team import launched_team
+
+    with launched_team() as team, console.progress("score") as on_progress:
+        results = score_route(
+            checkpoint, shards, out, config, resume=resume, team=team, on_progress=on_progress
+        )
+    return results.summary if team.leads else None
+
+
+def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> None:
+    """Refuses thresholds of what will not be scored, before any work."""
+    for each in thresholds:
+        if each.measure not in config.measures or each.method not in (None, *METHODS):
+            raise settings.SettingsError(
+                f"--fail-below names {each.method or ''} {each.measure}, which is not scored; add it to --measure"
+            )
+
+
+def _require_kept(summary: Mapping[str, Any], control: str | None, thresholds: Sequence[Threshold]) -> None:
+    """Exits with 4 where a method is not better than the control, or a threshold is missed."""
+    if control and (worse := tables.not_better(summary, control)):
+        console.say(f"driving-xai: not better than {control}: {'; '.join(worse)}")
         raise typer.Exit(console.BELOW_THRESHOLD)
     missed = [
         f"{each.method} by {each.measure} against {each.reference}, {each.reason}"
-        for each in _verdicts(results.summary, thresholds)
+        for each in _verdicts(summary, thresholds)
         if not each.met
     ]
     if missed:
