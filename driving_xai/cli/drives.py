@@ -252,10 +252,20 @@ def _alone(
 
 def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> None:
     """Refuses thresholds of what will not be scored, before any work."""
+    from driving_xai.faithfulness.parts import given_maps, methods_of
+
+    if not thresholds:
+        return
+    with given_maps(config) as given:
+        methods = methods_of(config, given)
     for each in thresholds:
-        if each.measure not in config.measures or each.method not in (None, *METHODS):
+        if each.measure not in config.measures:
             raise settings.SettingsError(
-                f"--fail-below names {each.method or ''} {each.measure}, which is not scored; add it to --measure"
+                f"--fail-below names {each.measure}, which is not scored; add it to --measure"
+            )
+        if each.method not in (None, *methods):
+            raise settings.SettingsError(
+                f"--fail-below names {each.method}, which is not scored; add it to --method, or bring its --maps"
             )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import cv2
+import h5py
 import numpy as np
 import pytest
 
@@ -462,7 +463,38 @@ def test_a_value_below_the_one_asked_for_exits_4(run, made, tmp_path: Path) -> N
         result = run("score", made.model, made.shards, *options, tmp_path / text[:3], "--fail-below", text)
         assert result.exit_code == code, result.output
     assert "below the threshold: random by deletion against truth, mean" in result.stderr.splitlines()[-1]
-    for text, said in (("deletion", "expected [METHOD:]MEASURE"), ("insertion=1", "is not scored")):
+    for text, said in (
+        ("deletion", "expected [METHOD:]MEASURE"),
+        ("insertion=1", "names insertion, which is not scored; add it to --measure"),
+        ("lime:deletion=1", "names lime, which is not scored; add it to --method"),
+    ):
         result = run("score", made.model, made.shards, *options, tmp_path / "x", "--fail-below", text)
         assert result.exit_code == 2
         assert said in one_line(result.stderr)
+    assert not (tmp_path / "x").exists()
+
+
+def test_maps_that_were_brought_along_have_thresholds_too(run, made, tmp_path: Path) -> None:
+    options = ["--split", "all", "--set", "block_s=0.1", "--every", 3]
+    kept = run(
+        "score", made.model, made.shards, "--method", "gradient", "--save-maps", *options, "-o", tmp_path
+    )
+    assert kept.exit_code == 0, kept.output
+    maps = tmp_path / "maps.h5"
+    with h5py.File(maps, "r+") as file:
+        file.move("maps/gradient", "maps/theirs")
+    for text, code in (
+        ("theirs:deletion/clean=-1", 0),
+        ("theirs:deletion/clean=1e9", 4),
+        ("gradient:deletion=1", 2),
+        ("ours:deletion=1", 2),
+    ):
+        out = tmp_path / text.replace("/", "-")
+        found = run(
+            "score", made.model, made.shards, "--maps", maps, *options, "-o", out, "--fail-below", text
+        )
+        assert found.exit_code == code, found.output
+        assert out.exists() == (code != 2)
+    assert "names ours, which is not scored; add it to --method, or bring its --maps" in one_line(
+        found.stderr
+    )
