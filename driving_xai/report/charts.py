@@ -14,6 +14,7 @@ import pandas as pd
 
 from driving_xai.faithfulness.maps import FILE_NAME, MapFile
 from driving_xai.report import words
+from driving_xai.report.edited import what_is_edited
 from driving_xai.report.pictures import heat, stills
 from driving_xai.report.sources import Board, Source
 from driving_xai.report.timeline import Drive, Pick, Video, drives, picks, shown_of
@@ -161,7 +162,11 @@ def _of_board(board: Board) -> dict[str, Any]:
         "name": words.board(board),
         "unit": board.unit,
         "faithful": board.about.get("faithful"),
-        "fractions": board.about.get("fractions"),
+        "curve": {
+            "fractions": list(board.fractions),
+            "height": board.height,
+            "over": what_is_edited(board.about),
+        },
     }
 
 

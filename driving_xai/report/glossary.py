@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from driving_xai.faithfulness.patches import PATCHES_PX
+
+_KINDS = (*PATCHES_PX, "token", "attention")
+
 
 class Term(NamedTuple):
     """One entry of the glossary."""
@@ -12,6 +16,10 @@ class Term(NamedTuple):
     name: str
     means: str
     does_not_mean: str
+
+    def explains(self, measure: str) -> bool:
+        """Whether it is the measure's entry, or that of its family: pid of pid-8, aupc of aupc-token."""
+        return measure in (self.name, *(f"{self.name}-{kind}" for kind in _KINDS))
 
 
 GENERAL: Sequence[Term] = (
@@ -138,9 +146,39 @@ MEASURES: Sequence[Term] = (
         "How much it rises.",
     ),
     Term(
+        "insertion-deletion",
+        "The area under insertion, on a blurred frame, less that under deletion: of a probability it is high where "
+        "the map's pixels both suffice and are needed.",
+        "Which of the two made it high. The curve is the difference at each share of pixels, too.",
+    ),
+    Term(
         "pid",
-        "Insertion less deletion, on patches: high where the map's patches both suffice and are needed.",
-        "Which of the two made it high.",
+        "Patch insertion less deletion, on squares of as many pixels a side as its name says: of a probability it "
+        "is high where the map's patches both suffice and are needed.",
+        "Which of the two made it high. The curve is the difference at each share of patches, too.",
+    ),
+    Term(
+        "percentage-in",
+        "How much of the probability is left where only the most important pixels are shown, on black; the mean "
+        "over several shares.",
+        "That the pixels shown caused the decision: any picture of the object may keep the probability.",
+    ),
+    Term(
+        "lime-rank-correlation",
+        "Whether the map orders patches as a linear model of hiding them does (LIME): 1 for the same order, 0 for none.",
+        "Agreement with the model itself: LIME is an approximation of it, on frames that are half hidden.",
+    ),
+    Term(
+        "aupc",
+        "How many of the labels the model still gets right while the most important parts are masked, summed over "
+        "the points of the curve; low is faithful.",
+        "Faithfulness to one output: it is counted over all of them.",
+    ),
+    Term(
+        "log-odds",
+        "By what factor the accuracy of all frames together falls while the most important parts are masked, as a "
+        "sum of logarithms; low is faithful.",
+        "A mean over frames. A frame has no value of its own, so there is no test, only an interval.",
     ),
 )
 
@@ -167,4 +205,4 @@ SANITY: Sequence[Term] = (
 def terms(measures: Iterable[str]) -> list[Term]:
     """What a report on these measures has to explain; a measure without an entry is left to its unit."""
     wanted = set(measures)
-    return [*(term for term in MEASURES if term.name in wanted), *GENERAL]
+    return [*(term for term in MEASURES if any(map(term.explains, wanted))), *GENERAL]

@@ -334,18 +334,18 @@
     return made;
   }
   function curves(lines) {
-    const width = 280, height = 120, left = 40, fractions = board().fractions;
+    const width = 280, height = 136, left = 40, top = 24, { fractions, height: shows, over } = board().curve;
     const own = lines[state.method], others = Object.keys(lines).filter((name) => name !== state.method).sort();
-    if (!fractions || known(own).length !== fractions.length) return null;
+    if (!fractions.length || known(own).length !== fractions.length) return null;
     const [low, high] = range(Object.values(lines), false), last = fractions[fractions.length - 1];
     const x = (at) => left + ((width - left - 8) * (at - fractions[0])) / (last - fractions[0]);
-    const y = (value) => 8 + (height - 28) * (1 - (value - low) / (high - low));
-    const svg = shape("svg", { class: "curves", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Curve from ${number(own[0], 3)} to ${number(own[own.length - 1], 3)}` });
+    const y = (value) => top + (height - top - 20) * (1 - (value - low) / (high - low));
+    const svg = shape("svg", { class: "curves", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Curve of ${shows}, from ${number(own[0], 3)} to ${number(own[own.length - 1], 3)}` });
     for (const at of ticks(low, high, 3)) {
       svg.append(shape("line", { class: "grid", x1: left, x2: width - 8, y1: y(at), y2: y(at) }));
       svg.append(shape("text", { x: left - 6, y: y(at) + 4, "text-anchor": "end" }, number(at)));
     }
-    svg.append(shape("text", { x: left, y: height - 4 }, `${number(100 * fractions[0])} %`), shape("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, `${number(100 * last)} % of pixels`));
+    svg.append(shape("text", { x: left, y: height - 4 }, `${number(100 * fractions[0])} %`), shape("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, `${number(100 * last)} % of ${over}`), shape("text", { x: 6, y: 12 }, shows));
     const points = (values) => values.map((value, at) => (value === null ? "" : `${x(fractions[at]).toFixed(1)},${y(value).toFixed(1)}`)).join(" ");
     others.forEach((name, at) => svg.append(shape("polyline", { class: `curve control-${at}`, points: points(lines[name]) })));
     svg.append(shape("polyline", { class: "curve own", points: points(own) }));

@@ -172,11 +172,8 @@ def _whisker(standing: Standing, board: Board, scale: Scale, controls: Sequence[
 
 
 def _curves(board: Board, controls: Sequence[str]) -> list[tuple[Standing, Markup]]:
-    """A picture for each method that has a mean curve, all on one scale; none where its places are unknown.
-
-    Those of insertion less deletion depend on the frames' size, and only the curve is saved.
-    """
-    fractions: Sequence[float] = board.about.get("fractions") or ()
+    """A picture for each method that has a mean curve, all on one scale."""
+    fractions = board.fractions
     known: Mapping[str, Sequence[float]] = {
         each.method: each.score["curve"]
         for each in board.standings

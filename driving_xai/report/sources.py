@@ -13,6 +13,7 @@ from driving_xai.faithfulness.measures import MEASURES, statistics_of_sets
 from driving_xai.faithfulness.results import SUMMARY, Results
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import summarise_comparisons, summarise_ranks
+from driving_xai.report.edited import fractions_of
 
 Verdict = Literal["better", "worse", "better by interval", "worse by interval", "not shown", "unknown"]
 """Of a method beside a control. Better or worse takes both: the whole interval of the difference on one side
@@ -59,6 +60,8 @@ class Board:
     """Every two methods, as in `comparisons` of results.json; if untested each method with each control."""
     untested: str
     """Why no test is made; empty where it is."""
+    fractions: Sequence[float]
+    """Of what is edited, at each point of the curves; empty without curves."""
 
     @property
     def key(self) -> str:
@@ -69,6 +72,12 @@ class Board:
     def unit(self) -> str:
         """Of the value; a share where the measure names none."""
         return str(self.about.get("unit") or "0 to 1").replace(" x ", " × ")
+
+    @property
+    def height(self) -> str:
+        """What a curve shows, with its unit."""
+        unit = str(self.about.get("normalised_unit") or "value")
+        return f"insertion minus deletion, {unit}" if self.about["kind"] == "difference of curves" else unit
 
     @property
     def higher_is_faithful(self) -> bool:
@@ -154,12 +163,12 @@ def _boards(results: Results) -> Iterator[Board]:
     of_sets = statistics_of_sets(name for name in summary["measures"] if name in MEASURES)
     for key in dict.fromkeys((score["measure"], score["reference"]) for score in summary["scores"]):
         about, tested = summary["measures"][key[0]], key[0] not in of_sets
+        scores = _of(summary["scores"], key)
         pairs = _of(compared, key) if tested else list(map(_untested, _of(summary["differences"], key)))
         by_name = {place["method"]: place for ranked in _of(ranks, key) for place in ranked["places"] or ()}
         judge = partial(_verdict, faithful=about["faithful"], level=bootstrap.level, tested=tested)
         standings = [
-            _standing(score, by_name.get(score["method"]), pairs, controls, judge)
-            for score in _of(summary["scores"], key)
+            _standing(score, by_name.get(score["method"]), pairs, controls, judge) for score in scores
         ]
         yield Board(
             measure=key[0],
@@ -169,6 +178,7 @@ def _boards(results: Results) -> Iterator[Board]:
             standings=sorted(standings, key=lambda each: _merit(each, about["faithful"])),
             pairs=pairs,
             untested="" if tested else OF_ALL_FRAMES,
+            fractions=fractions_of(about, scores),
         )
 
 

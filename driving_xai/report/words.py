@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from driving_xai.report.edited import what_is_edited
 from driving_xai.report.sources import Board, Source, Standing, Verdict
 
 SAID: Mapping[Verdict, str] = {
@@ -88,6 +89,11 @@ def board(found: Board) -> str:
 
 def direction(found: Board) -> str:
     return f"{'higher' if found.higher_is_faithful else 'lower'} is more faithful"
+
+
+def curves(found: Board) -> str:
+    """What the mean curves show."""
+    return f"Mean curves: {found.height}, over the share of {what_is_edited(found.about)}, with the controls behind."
 
 
 def verdict(standing: Standing) -> str:

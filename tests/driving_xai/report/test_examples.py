@@ -8,10 +8,12 @@ from types import ModuleType
 import pytest
 
 from driving_xai.faithfulness import comparison, threshold
-from driving_xai.report import drawing, words
+from driving_xai.report import drawing, edited, words
 
 
-@pytest.mark.parametrize("module", [comparison, threshold, drawing, words], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "module", [comparison, threshold, drawing, edited, words], ids=lambda each: each.__name__
+)
 def test_examples(module: ModuleType) -> None:
     done = doctest.testmod(module)
     assert done.attempted > 0

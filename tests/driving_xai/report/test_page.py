@@ -16,6 +16,7 @@ import pytest
 from driving_xai.faithfulness.measures import MEASURES
 from driving_xai.faithfulness.results import SUMMARY, Results
 from driving_xai.report import words
+from driving_xai.report.glossary import GENERAL, terms
 from driving_xai.report.page import PageConfig, write_page
 from driving_xai.report.sources import load_sources
 from driving_xai.report.tables import write_markdown
@@ -204,10 +205,28 @@ def test_every_measure_has_a_page(write_results, tmp_path, measure):
     (page,) = write_page([source], tmp_path / "page.html")
     assert measure in _read(page).text
     drawn = page.read_text().count('class="curves"')
-    about = source.boards[0].about
-    assert drawn == (2 * len(source.boards) if "fractions" in about else 0)
-    without = ("localisation", "weighted frame", "difference of curves", "rank correlation")
-    assert bool(drawn) == (about["kind"] not in without)
+    without = ("localisation", "weighted frame", "rank correlation")
+    has_curves = source.boards[0].about["kind"] not in without
+    assert drawn == (2 * len(source.boards) if has_curves else 0)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_every_measure_is_explained_once(measure):
+    (term,) = [term for term in terms([measure]) if term not in GENERAL]
+    assert measure.startswith(term.name)
+
+
+def test_insertion_minus_deletion_is_drawn_as_that_difference(write_results, tmp_path):
+    folder = write_results(root=tmp_path, frames=20, measures=("pid-8",))
+    (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
+    seen = _read(page)
+    assert "insertion minus deletion, deg, over the share of patches of 8 px edited" in seen.text
+    (result,) = json.loads(dict(seen.scripts)["data"])["results"]
+    curve = result["boards"][0]["curve"]
+    assert (curve["height"], curve["over"]) == ("insertion minus deletion, deg", "patches of 8 px edited")
+    assert (curve["fractions"][0], curve["fractions"][-1]) == (0, 1)
+    pick = result["picks"][result["boards"][0]["key"]]["grad-cam"][0]
+    assert len(pick["curves"]["grad-cam"]) == len(curve["fractions"])
 
 
 def test_the_words_of_too_few_frames(write_results, tmp_path):
