@@ -14,6 +14,8 @@
   const result = () => data.results[state.result];
   const drive = () => result().drives[state.drive];
   const board = () => result().boards[state.board];
+  // A control's line looks the same everywhere, whichever others are drawn.
+  const dashes = (name) => `control-${result().controls.indexOf(name)}`;
   const hasValues = () => result().drives.some((each) => Object.values(each.values[board().key] || {}).some((values) => known(values).length));
   const source = () => (drive() && drive().video !== null ? data.videos[drive().video] : null);
 
@@ -92,7 +94,7 @@
     if (scored && hasValues()) {
       const lines = result().controls
         .filter((name) => scored[name] && name !== state.method)
-        .map((name, at) => ({ name, style: `c-control-${at} dash`, values: scored[name] }));
+        .map((name) => ({ name, style: `c-${dashes(name)} dash`, values: scored[name] }));
       if (scored[state.method]) lines.push({ name: state.method, style: "c-own", values: scored[state.method] });
       found.push({ title: `Faithfulness: ${board().name}`, unit: `${board().unit}, ${board().faithful === "high" ? "higher" : "lower"} is more faithful`, lines });
     }
@@ -335,7 +337,7 @@
   }
   function curves(lines) {
     const width = 280, height = 136, left = 40, top = 24, { fractions, height: shows, over } = board().curve;
-    const own = lines[state.method], others = Object.keys(lines).filter((name) => name !== state.method).sort();
+    const own = lines[state.method], others = Object.keys(lines).filter((name) => name !== state.method);
     if (!fractions.length || known(own).length !== fractions.length) return null;
     const [low, high] = range(Object.values(lines), false), last = fractions[fractions.length - 1];
     const x = (at) => left + ((width - left - 8) * (at - fractions[0])) / (last - fractions[0]);
@@ -347,7 +349,7 @@
     }
     svg.append(shape("text", { x: left, y: height - 4 }, `${number(100 * fractions[0])} %`), shape("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, `${number(100 * last)} % of ${over}`), shape("text", { x: 6, y: 12 }, shows));
     const points = (values) => values.map((value, at) => (value === null ? "" : `${x(fractions[at]).toFixed(1)},${y(value).toFixed(1)}`)).join(" ");
-    others.forEach((name, at) => svg.append(shape("polyline", { class: `curve control-${at}`, points: points(lines[name]) })));
+    others.forEach((name) => svg.append(shape("polyline", { class: `curve ${dashes(name)}`, points: points(lines[name]) })));
     svg.append(shape("polyline", { class: "curve own", points: points(own) }));
     return svg;
   }

@@ -10,7 +10,7 @@ import pytest
 
 from driving_xai.report.page import PageConfig, write_page
 from driving_xai.report.sources import load_sources
-from tests.driving_xai.report.made import RATE
+from tests.driving_xai.report.made import CONTROLS, RATE
 
 CHROMIUM = Path("/usr/bin/chromium")
 FRAMES = 120
@@ -207,6 +207,32 @@ def test_frames_that_the_video_does_not_show_are_told(open_page):
     opened.page.keyboard.press("Home")
     assert opened.settled() == (1, 0)
     assert "does not show" not in opened.page.inner_text("#screen-note")
+
+
+LINES = """(selector) => [...document.querySelectorAll(selector)].map(
+    (each) => [each.getAttribute('class'), each.getAttribute('d') || each.getAttribute('points')])"""
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "random"])
+def test_a_control_has_the_same_dashes_everywhere(open_page, method):
+    """In this order the controls' lines are told apart, and the legend of the scores says so."""
+    page = open_page("blind").page
+    page.select_option("#method", method)
+    keys = page.evaluate(
+        "() => [...document.querySelectorAll('#charts .chart:last-child .key')].map(e => [e.textContent, e.className])"
+    )
+    dashes = {text.split()[0]: name for text, name in keys if "control" in name}
+    wanted = {"random": "key c-control-0 dash", "centre-prior": "key c-control-1 dash"}
+    assert dashes == {name: style for name, style in wanted.items() if name != method}
+    if method == "grad-cam":
+        data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
+        curves = data["results"][0]["picks"]["deletion/truth"]["grad-cam"][0]["curves"]
+        lines = dict(page.evaluate(LINES, ".card:first-child .curve"))
+        ends = {name: float(lines[f"curve control-{at}"].split(",")[-1]) for at, name in enumerate(CONTROLS)}
+        # The lower the value, the lower on the screen, where y is larger.
+        order = sorted(CONTROLS, key=lambda name: curves[name][-1])
+        assert sorted(CONTROLS, key=lambda name: -ends[name]) == order
+        assert curves["random"][-1] != curves["centre-prior"][-1]
 
 
 def test_a_card_goes_to_its_frame(open_page):
