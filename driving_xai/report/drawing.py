@@ -14,6 +14,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+_CHARACTER_PX = 6.6
+"""Of a label beside a curve, at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -41,16 +44,24 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int = 4) -> list[float]:
-        """Round numbers within the scale.
+        """Round numbers within the scale: two at least, `most` and one at most.
 
         Example:
             >>> Scale(low=0.0, high=1.1).ticks()
             [0.0, 0.5, 1.0]
+            >>> Scale(low=1.0, high=39.0).ticks(3)
+            [10.0, 20.0, 30.0]
         """
         step = 10 ** math.floor(math.log10((self.high - self.low) / most))
         step = next(
             step * times for times in (1, 2, 5, 10) if (self.high - self.low) / (step * times) <= most
         )
+        # One number alone tells no scale.
+        while len(found := self._multiples(step)) < 2:
+            step /= 2
+        return found
+
+    def _multiples(self, step: float) -> list[float]:
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [round(number * step, 12) + 0.0 for number in range(first, last + 1)]
 
@@ -97,7 +108,9 @@ def curves(
         scale: of the values, common to the pictures beside it.
         ends: what stands below both ends; None for percentages.
     """
-    width, height, left, bottom, top = 240, 128, 34, 18, 6
+    labels = {at: f"{at:g}".replace("-", "−") for at in scale.ticks(3)}
+    left = max(34.0, 9 + _CHARACTER_PX * max(map(len, labels.values())))
+    width, height, bottom, top = 240, 128, 18, 6
     across = Scale(low=fractions[0], high=fractions[-1])
 
     def x(fraction: float) -> float:
@@ -107,9 +120,9 @@ def curves(
         return height - bottom - (height - bottom - top) * scale(value)
 
     parts = [
-        f'<line class="grid" x1="{left}" x2="{width - 6}" y1="{y(at):.1f}" y2="{y(at):.1f}"/>'
-        f'<text x="{left - 5}" y="{y(at) + 3.5:.1f}" text-anchor="end">{at:g}</text>'
-        for at in scale.ticks(3)
+        f'<line class="grid" x1="{left:.1f}" x2="{width - 6}" y1="{y(at):.1f}" y2="{y(at):.1f}"/>'
+        f'<text x="{left - 5:.1f}" y="{y(at) + 3.5:.1f}" text-anchor="end">{label}</text>'
+        for at, label in labels.items()
     ]
     first, last = ends or (f"{100 * fractions[0]:g} %", f"{100 * fractions[-1]:g} %")
     parts += [

@@ -41,9 +41,21 @@
   // ---- scales -------------------------------------------------------------------------------------
   function ticks(low, high, most) {
     const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((times) => times * power).find((each) => each >= rough * 0.999);
-    const found = [];
-    for (let n = Math.ceil(low / step - 1e-9); n <= high / step + 1e-9; n++) found.push(Number((n * step).toPrecision(12)));
+    let step = [1, 2, 5, 10].map((times) => times * power).find((each) => each >= rough * 0.999);
+    const multiples = () => {
+      const found = [];
+      for (let n = Math.ceil(low / step - 1e-9); n <= high / step + 1e-9; n++) found.push(Number((n * step).toPrecision(12)));
+      return found;
+    };
+    while (multiples().length < 2) step /= 2; // One number alone tells no scale.
+    return multiples();
+  }
+  // Below the charts: seconds, or images, which are counted from 1 and have nothing between them.
+  function moments(first, last, most) {
+    if (last - first < 1e-6) return [first];
+    if (drive().across === "s") return ticks(first, last, most);
+    const step = Math.max(1, Math.ceil((last - first) / most)), found = [];
+    for (let at = 0; at <= last; at += step) found.push(at);
     return found;
   }
   function range(series, fromZero) {
@@ -127,8 +139,8 @@
       svg.append(shape("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }));
       svg.append(shape("text", { x: LEFT - 7, y: y(at) + 4, "text-anchor": "end" }, number(at)));
     }
-    if (bottom) for (const at of ticks(first, last, Math.max(2, Math.floor(width / 110)))) {
-      svg.append(shape("text", { x: x(at), y: HEIGHT - 2, "text-anchor": "middle" }, drive().across === "s" ? `${number(at)} s` : number(at)));
+    if (bottom) for (const at of moments(first, last, Math.max(2, Math.floor(width / 110)))) {
+      svg.append(shape("text", { x: x(at), y: HEIGHT - 2, "text-anchor": x(at) > width - 30 ? "end" : "middle" }, drive().across === "s" ? `${number(at)} s` : `image ${at + 1}`));
     }
     const cursor = shape("line", { class: "cursor", y1: TOP - 4, y2: HEIGHT - BOTTOM });
     const readers = about.lines.map((each) => {

@@ -39,7 +39,7 @@ def write_results(tmp_path_factory: pytest.TempPathFactory) -> Write:
         given = gains or {"grad-cam": 2.0, "lime": 0.0, "random": 0.0, "centre-prior": -1.0}
         rows = make_rows(given, frames=frames, drive=drive, measures=measures)
         if keys:
-            rows["key"] = [keys.format(frame) for frame in rows["frame"]]
+            rows = rows.assign(key=[keys.format(frame) for frame in rows["frame"]], time_ns=0)
         Results(summary=make_summary(rows, **more), per_frame=rows).save(folder)
         return folder
 

@@ -51,7 +51,14 @@ def pages(write_replay: Any, write_results: Any, tmp_path_factory: pytest.TempPa
     # Its scores go on for longer than the video.
     long = write_results("long", root=root, frames=2 * FRAMES)
     write_page(load_sources([long, replay]), root / "clip.html")
-    return {name: root / f"{name}.html" for name in ("inside", "beside", "blind", "clip")}
+    keys = "{:06}_barrier_signal-green_left-dashed-barrier_right-solid-near-car.jpg"
+    (root / "images").mkdir()
+    named = [
+        write_replay(root=root / "images", frames=20, keys=keys),
+        write_results("named", root=root / "images", frames=40, keys=keys),
+    ]
+    write_page(load_sources(named[::-1]), root / "images.html")
+    return {name: root / f"{name}.html" for name in ("inside", "beside", "blind", "clip", "images")}
 
 
 class Opened:
@@ -247,6 +254,25 @@ def test_a_card_goes_to_its_frame(open_page):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_of_images_fit_and_cards_are_filled_from_above(open_page, width):
+    """Only some images are in the video, so cards of one row are of different heights."""
+    page = open_page("images", viewport={"width": width, "height": 844}).page
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    tops = page.evaluate(
+        """() => [...document.querySelectorAll('.card')].map(
+            (each) => each.firstElementChild.getBoundingClientRect().top - each.getBoundingClientRect().top)"""
+    )
+    assert len(tops) > 3
+    assert max(tops) <= 2
+    labels = page.evaluate(
+        "() => [...document.querySelectorAll('#charts .chart:last-child text')].map((each) => each.textContent)"
+    )
+    images = [text for text in labels if text.startswith("image ")]
+    assert len(images) > 1
+    assert all(text.split()[1].isdigit() for text in images)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_the_screen_and_can_be_read(open_page, width, scheme):
     opened = open_page("inside", viewport={"width": width, "height": 844}, color_scheme=scheme)
@@ -260,8 +286,8 @@ CONTRAST = """() => {
     const light = (text) => { const [r, g, b] = text.match(/[\\d.]+/g).map(Number); return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b); };
     const paper = light(getComputedStyle(document.body).backgroundColor);
     let least = 99;
-    for (const each of document.querySelectorAll('p, dt, dd, th, td, summary, .unit, .key, nav a, .verdict b')) {
-        const ink = light(getComputedStyle(each).color);
+    for (const each of document.querySelectorAll('p, dt, dd, th, td, summary, .unit, .key, nav a, .verdict b, svg text')) {
+        const style = getComputedStyle(each), ink = light(each.tagName === 'text' ? style.fill : style.color);
         least = Math.min(least, (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05));
     }
     return least;

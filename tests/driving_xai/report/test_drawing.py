@@ -17,7 +17,7 @@ from driving_xai.report.drawing import Scale, curves, whisker
 def test_ticks_are_round_few_and_inside(low, width, most):
     scale = Scale(low=low, high=low + width)
     ticks = scale.ticks(most)
-    assert len(ticks) <= most + 1
+    assert 2 <= len(ticks) <= most + 1
     room = 1e-6 * (width + abs(low))
     assert all(scale.low - room <= tick <= scale.high + room for tick in ticks)
     steps = {round(b - a, 9) for a, b in itertools.pairwise(ticks)}
@@ -51,3 +51,13 @@ def test_a_curve_rises_upwards_and_ends_where_it_should():
     assert points[0][1] > points[1][1] > points[2][1]
     assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)
     assert ">20 %<" in picture
+
+
+def test_labels_of_small_negative_values_have_room():
+    picture = curves([0.0, 1.0], [-0.0091, 0.0002], {}, Scale(low=-0.0091, high=0.0002))
+    ends = {
+        text: float(x) for x, text in re.findall(r'<text x="([^"]+)"[^>]*text-anchor="end">([^<]+)<', picture)
+    }
+    label = min(ends, key=ends.get)
+    assert label.startswith("−0.00")
+    assert ends[label] >= 6.5 * len(label), "eleven pixels high, a digit is at most 6.5 wide"
