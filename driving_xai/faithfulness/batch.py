@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -61,6 +62,13 @@ class Batch(NamedTuple):
     """The pixels that cause the label, where they are known and asked for."""
     labels: Float[Tensor, "B K"] | None = None
     """0 or 1 for each output, of several that may be true at once; None where unknown."""
+
+    def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
+        """The quantity by each of the R references, in their order.
+
+        As a measure's `value` it serves all of them with one run of the model.
+        """
+        return torch.stack([value(scores) for value in self.references.values()], 1)
 
 
 class Maps(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -59,27 +60,14 @@ class MaskedAccuracy:
         yield "labels", values
 
     def _scores(self, batch: Batch, maps: Maps, how: Editing) -> Float[Tensor, "B M V K"]:
-        if self.part == "pixel":
-            return deletion(
-                batch.model,
-                batch.frames,
-                maps.ranks,
-                FRACTIONS,
-                fill=self.fill,
-                batch_size=how.batch_size,
-                clean=batch.clean,
-            )
-        vit: Any = getattr(batch.model, "vit", None)
-        check_vit(vit)
-        return token_deletion(
-            batch.model,
-            batch.frames,
-            self._patch_ranks(maps, vit.patch_embed.patch_size, how.seed),
-            FRACTIONS,
-            vit=vit,
-            mask=self.part,
-            batch_size=how.batch_size,
-            clean=batch.clean,
+        ranks, masked = maps.ranks, partial(deletion, fill=self.fill)
+        if self.part != "pixel":
+            vit: Any = getattr(batch.model, "vit", None)
+            check_vit(vit)
+            ranks = self._patch_ranks(maps, vit.patch_embed.patch_size, how.seed)
+            masked = partial(token_deletion, vit=vit, mask=self.part)
+        return masked(
+            batch.model, batch.frames, ranks, FRACTIONS, batch_size=how.batch_size, clean=batch.clean
         )
 
     def _patch_ranks(self, maps: Maps, patch_px: tuple[int, int], seed: int) -> Int64[Tensor, "B M T"]:

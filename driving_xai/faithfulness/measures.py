@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -13,16 +14,11 @@ from torch import Tensor
 from driving_xai.contracts import Scores
 from driving_xai.faithfulness import curve, localisation
 from driving_xai.faithfulness.aupc import Statistic
-from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity, Value
+from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity
 from driving_xai.faithfulness.lime_correlation import LimeRankCorrelation
 from driving_xai.faithfulness.localisation import Localisation
 from driving_xai.faithfulness.masked_accuracy import MASKED_ACCURACIES
-from driving_xai.faithfulness.patches import (
-    PATCHES_PX,
-    InsertionDeletion,
-    insertion_deletion,
-    patch_insertion_deletion,
-)
+from driving_xai.faithfulness.patches import PATCHES_PX, insertion_deletion, patch_insertion_deletion
 from driving_xai.faithfulness.visible import (
     SHOWN_FRACTIONS,
     average_drop,
@@ -154,31 +150,21 @@ class InsertionDeletionMeasure:
 
     def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
         """The difference for each method; see `Measure`."""
-        for reference, value in batch.references.items():
-            found = self._curves(batch, maps, value, how)
-            yield reference, {"value": found.score, "curve": found.insertion - found.deletion}
-
-    def _curves(self, batch: Batch, maps: Maps, value: Value, how: Editing) -> InsertionDeletion:
         if self.patch_px is None:
-            return insertion_deletion(
-                batch.model,
-                batch.frames,
-                maps.ranks,
-                value,
-                deletion_fill=how.fill,
-                batch_size=how.batch_size,
-                clean=batch.clean,
-            )
-        return patch_insertion_deletion(
+            edited = partial(insertion_deletion, deletion_fill=how.fill)
+        else:
+            edited = partial(patch_insertion_deletion, patch_px=self.patch_px, fill=how.fill)
+        found = edited(
             batch.model,
             batch.frames,
             maps.ranks,
-            value,
-            patch_px=self.patch_px,
-            fill=how.fill,
+            batch.values,
             batch_size=how.batch_size,
             clean=batch.clean,
         )
+        curves = (found.insertion - found.deletion).unbind(1)
+        for reference, value, difference in zip(batch.references, found.score.unbind(1), curves, strict=True):
+            yield reference, {"value": value, "curve": difference}
 
     def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""
@@ -234,16 +220,16 @@ class PercentageInMeasure:
 
     def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Columns]]:
         """A curve over the fractions, and its mean; see `Measure`."""
-        for reference, value in batch.references.items():
-            shown = percentage_in(
-                batch.model,
-                batch.frames,
-                maps.ranks,
-                value,
-                fractions=self.fractions,
-                batch_size=how.batch_size,
-            )
-            yield reference, {"value": shown.mean(-1), "curve": shown}
+        shown = percentage_in(
+            batch.model,
+            batch.frames,
+            maps.ranks,
+            batch.values,
+            fractions=self.fractions,
+            batch_size=how.batch_size,
+        )
+        for reference, left in zip(batch.references, shown.unbind(1), strict=True):
+            yield reference, {"value": left.mean(-1), "curve": left}
 
     def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""

@@ -25,11 +25,12 @@ class InsertionDeletion(NamedTuple):
 
     fractions: Float[Tensor, " V"]
     """Of patches inserted or deleted, 0 and 1 included."""
-    insertion: Float[Tensor, "B *methods V"]
-    deletion: Float[Tensor, "B *methods V"]
+    insertion: Float[Tensor, "B *values V"]
+    """Of each method; of several references at once, these come before the methods."""
+    deletion: Float[Tensor, "B *values V"]
 
     @property
-    def score(self) -> Float[Tensor, "B *methods"]:
+    def score(self) -> Float[Tensor, "B *values"]:
         """Area under insertion minus area under deletion, -1 to 1 for a probability; high is good."""
         fractions = self.fractions.tolist()
         return area(fractions, self.insertion) - area(fractions, self.deletion)
@@ -78,7 +79,8 @@ def patch_insertion_deletion(
 
     Args:
         ranks: of pixels, one ranking a frame or one for each method; see `curve.rank`.
-        value: of scores, as a rule `visible.OfClass`: the probability of the true class in the paper.
+        value: of scores, as a rule `visible.OfClass`: the probability of the true class in the paper; or
+            `Batch.values`, which puts several references' values side by side.
         fill: a named fill, or the bias image b.
         patches_per_step: None makes at most `MOST_STEPS` steps.
         batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.

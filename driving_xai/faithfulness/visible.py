@@ -114,12 +114,13 @@ def percentage_in(
     *,
     fractions: Sequence[float] = SHOWN_FRACTIONS,
     batch_size: int = 32,
-) -> Float[Tensor, "B *methods V"]:
+) -> Float[Tensor, "B *values V"]:
     """The value of frames that show exactly these fractions of their most salient pixels, on black.
 
     Args:
         value: `OfClass(...)` as a logit is the reading that fits the paper's Table 4, as a
-            probability the one that its text suggests.
+            probability the one that its text suggests; `Batch.values` gives several references' values
+            side by side, before the methods.
 
     Source: An and Joe 2022, section 4.2.3.
     Deviation: exactly k pixels by a seeded ranking; the paper gives no unit.

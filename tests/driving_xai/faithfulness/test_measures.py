@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from data_prep.records import VEHICLES
 from driving_xai.cli.drives import MEASURES as listed
+from driving_xai.contracts import Outputs
 from driving_xai.data import degrees_per_unit
-from driving_xai.faithfulness.measures import MEASURES, CurveMeasure, SteeringError, angle_deg
+from driving_xai.faithfulness.batch import Batch, Editing, Maps
+from driving_xai.faithfulness.curve import rank
+from driving_xai.faithfulness.measures import MEASURES, Columns, CurveMeasure, SteeringError, angle_deg
 from driving_xai.faithfulness.pictures import PROBABILITY
+from driving_xai.faithfulness.visible import OfClass
 from driving_xai.perturb import pixel_counts
+from driving_xai.targets import output
 
 
 def test_error_is_in_degrees_of_the_steering_wheel():
@@ -56,6 +62,64 @@ def test_the_fill_that_is_stated_is_the_one_that_is_used():
     assert said["percentage-in"]["fill"] == "black"
     assert MEASURES["aupc"].describe(PROBABILITY, fill="black")["fill"] == "mean"
     assert "fill" not in said["auroc"]
+
+
+class Counting(nn.Module):
+    """A classifier that counts the frames it is given."""
+
+    outputs = Outputs(kind="multiclass", names=("a", "b"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
+        self.seen = 0
+
+    def forward(self, frames):
+        self.seen += len(frames)
+        return self.layers(frames)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["deletion", "insertion", "insertion-deletion", "pid-4", "average-drop", "increase", "percentage-in"],
+)
+def test_several_references_cost_what_one_does_and_change_no_number(name):
+    model, drawn = Counting(), torch.Generator().manual_seed(0)
+    frames = torch.rand(3, 3, 16, 20, dtype=torch.float64, generator=drawn)
+    saliency = torch.rand(3, 2, 16, 20, generator=drawn)
+    ranks = rank(saliency.flatten(0, 1), drawn).unflatten(0, (3, 2))
+    with torch.no_grad():
+        clean = model(frames)
+    batch = Batch(
+        rows=np.arange(3),
+        model=model,
+        frames=frames,
+        clean=clean,
+        target=output(0),
+        targets=["a"] * 3,
+        quantity=PROBABILITY,
+        references={each: OfClass(classes=torch.full((3,), at)) for at, each in enumerate("ab")},
+        known={},
+        causes=None,
+    )
+    maps = Maps(saliency, ranks, torch.zeros(3, 2, dtype=torch.bool))
+
+    def measured(of: Batch) -> tuple[dict[str, Columns], int]:
+        model.seen = 0
+        found = dict(MEASURES[name](of, maps, Editing(fill="black", batch_size=8, seed=0)))
+        return found, model.seen
+
+    together, passes = measured(batch)
+    assert passes > 0
+    assert list(together) == ["a", "b"]
+    for reference, value in batch.references.items():
+        alone, passes_alone = measured(batch._replace(references={reference: value}))
+        assert passes_alone == passes
+        assert together[reference].keys() == alone[reference].keys()
+        for column, numbers in alone[reference].items():
+            assert torch.equal(together[reference][column], numbers)
+    assert not torch.equal(together["a"]["value"], together["b"]["value"])
 
 
 def test_the_command_line_lists_the_measures_there_are():
