@@ -72,6 +72,11 @@ def sanity(
     loaded = checkpoints.load(checkpoint, device=resolve_device(device))
     with console.progress("sanity", unit="stages") as on_progress:
         found = make_checks(loaded, shards, out, how, masks=given, on_progress=on_progress)
+    checked, passed_over = found["data"]["checked"], found["data"]["passed_over"]
+    if passed_over:
+        console.say(
+            f"{passed_over:,} of {checked + passed_over:,} images were passed over: nothing is predicted in them"
+        )
     if as_json:
         console.print_json(found)
     else:

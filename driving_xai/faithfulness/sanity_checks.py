@@ -41,7 +41,7 @@ from driving_xai.faithfulness.sanity import (
 from driving_xai.faithfulness.score_config import ScoreConfig
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.subject import Split, Subject
-from driving_xai.faithfulness.subjects import open_subject, rows_together
+from driving_xai.faithfulness.subjects import open_subject, require_predicted, rows_together
 from driving_xai.faithfulness.summary import describe_machine, interval
 
 SCHEMA = "driving-xai-sanity/1"
@@ -142,14 +142,15 @@ def check(
         masks: pixels known to matter; the maps are located against them.
 
     Raises:
-        DataError: the shards do not fit the checkpoint, hold no such frames, no mask is of one of them, or
-            `out` holds results.
+        DataError: the shards do not fit the checkpoint, hold no such frames, nothing is predicted in any of
+            them, no mask is of one of them, or `out` holds results.
         UnsupportedModelError: the model lacks what a method needs.
     """
     if (out / SUMMARY).exists():
         raise DataError(f"{out}: already holds sanity checks; give another folder")
     subject = open_subject(checkpoint, shards, _as_scored(config))
     clean = list(_explain(subject, checkpoint.model, config, subject.batches(config.batch_size)))
+    require_predicted(clean, subject)
     stages = _stages(checkpoint.model, clean[0].batch, config)
     rows = [_of_clean(each, config, masks) for each in clean]
     if masks is not None:
@@ -166,7 +167,10 @@ def check(
             on_progress(done, len(stages))
     table = pd.concat(rows, ignore_index=True)
     return _save(
-        table, out, _about(checkpoint, shards, subject, config, masks), _bootstrap(subject, clean, config)
+        table,
+        out,
+        _about(checkpoint, shards, subject, config, masks, checked=_count(clean)),
+        _bootstrap(subject, clean, config),
     )
 
 
@@ -340,8 +344,19 @@ def _bootstrap(subject: Subject, clean: Sequence[_Explained], config: SanityConf
     return BlockBootstrap(block=block, resamples=config.resamples, level=config.level, seed=config.seed)
 
 
+def _count(clean: Sequence[_Explained]) -> int:
+    """Of frames; one that is explained for several outputs counts once."""
+    return len(np.unique(np.concatenate([each.batch.rows for each in clean])))
+
+
 def _about(
-    checkpoint: Checkpoint, shards: Path, subject: Subject, config: SanityConfig, masks: Masks | None
+    checkpoint: Checkpoint,
+    shards: Path,
+    subject: Subject,
+    config: SanityConfig,
+    masks: Masks | None,
+    *,
+    checked: int,
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
@@ -351,7 +366,7 @@ def _about(
             "shards_sha256": Manifest.load(shards).sha256,
             "masks": None if masks is None else masks.path.name,
         },
-        "data": subject.describe(),
+        "data": {**subject.describe(), "checked": checked, "passed_over": subject.total - checked},
         "chance": {"spearman": 0.0, "top-overlap": config.top_share},
         **describe_machine(next(checkpoint.model.parameters()).device),
     }

@@ -31,7 +31,7 @@ from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
 from driving_xai.faithfulness.scorer import Scorer
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.subject import Subject
-from driving_xai.faithfulness.subjects import open_subject, rows_together
+from driving_xai.faithfulness.subjects import open_subject, require_predicted, rows_together
 from driving_xai.faithfulness.summary import (
     describe_intervals,
     describe_machine,
@@ -172,8 +172,7 @@ def _join(
     """Turns complete parts into results, in the order of drives and time."""
     parts = out / FOLDER
     tables = [read_table(part) for part in sorted(parts.glob("part-*.parquet"))]
-    if not tables:
-        raise DataError(f"nothing is predicted in any of {subject.total} images; score target predicted")
+    require_predicted(tables, subject)
     # Stable, so that measures and methods keep their order within a frame.
     order = ["drive", "camera", "time_ns", "frame"]
     frames = _labels_once(pd.concat(tables, ignore_index=True)).sort_values(

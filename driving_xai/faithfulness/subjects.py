@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +39,12 @@ def open_subject(checkpoint: Checkpoint, shards: Path, config: ScoreConfig) -> S
                 f"measure {name} needs a probability, and this is scored by its {subject.quantity.name}"
             )
     return subject
+
+
+def require_predicted(found: Sized, subject: Subject) -> None:
+    """Raises DataError where no frame had an output to explain: images in which nothing is predicted."""
+    if not found:
+        raise DataError(f"nothing is predicted in any of {subject.total} images; take target predicted")
 
 
 def rows_together(subject: Subject, places: pd.DataFrame, block_s: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from driving_xai.errors import CheckpointError, DataError
 from driving_xai.explain import build
 from driving_xai.faithfulness.curve import rank
 from driving_xai.faithfulness.localisation import auroc
-from driving_xai.faithfulness.sanity_checks import SanityConfig, check
+from driving_xai.faithfulness.sanity_checks import PER_FRAME, SanityConfig, check
 from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.images import LabelledImages
 from driving_xai.targets import output
@@ -212,6 +213,32 @@ def test_random_weights_are_asked_for_the_same_outputs(actions, streets, tmp_pat
     assert len(counts) == 1, "each stage has the rows of the trained weights"
     alike = [each["value"]["mean"] for each in found["means"] if each["quantity"] == "spearman"]
     assert alike == pytest.approx([1.0] * len(alike))
+
+
+def test_sanity_passes_over_images_in_which_nothing_is_predicted(actions, streets, tmp_path):
+    loaded = actions()
+    with torch.no_grad():
+        scores = loaded.model(LabelledImages(streets).frames(np.arange(0, 40, 5)))
+    highest = torch.sigmoid(scores).amax(1).sort().values
+    config = SanityConfig(
+        methods=("centre-prior", "random"),
+        checks=("agreement",),
+        split="all",
+        every=5,
+        target="every-predicted",
+        batch_size=2,
+    )
+    some = _with_thresholds(loaded, highest[4].item() + 1e-6)
+    found = check(some, streets, tmp_path / "some", config)
+    assert (found["data"]["checked"], found["data"]["passed_over"]) == (3, 5)
+    table = pd.read_parquet(tmp_path / "some" / PER_FRAME)
+    assert len(table.drop_duplicates(["drive", "frame"])) == 3
+    none = _with_thresholds(loaded, 1.0)
+    with pytest.raises(DataError, match="nothing is predicted in any of 8 images; take target predicted"):
+        check(none, streets, tmp_path / "none", config)
+    assert not (tmp_path / "none").exists()
+    likeliest = check(none, streets, tmp_path / "likeliest", replace(config, target="predicted"))
+    assert (likeliest["data"]["checked"], likeliest["data"]["passed_over"]) == (8, 0)
 
 
 def test_images_of_another_geometry_are_refused(actions, streets, tmp_path):
