@@ -68,11 +68,11 @@ def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
 
 def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each method under each measure: the mean, its interval, the frames behind it."""
-    lines = [f"{'measure':<18} {'against':<11} {'method':<23} {'mean':>10}  {'interval':<23} {'frames':>7}"]
+    lines = [f"{'measure':<21} {'against':<11} {'method':<25} {'mean':>10}  {'interval':<23} {'frames':>7}"]
     for each in found:
         value = each["value"]
         lines.append(
-            f"{each['measure']:<18} {each['reference']:<11} {each['method']:<23} {_number(value['mean']):>10}  "
+            f"{each['measure']:<21} {each['reference']:<11} {each['method']:<25} {_number(value['mean']):>10}  "
             f"[{_number(value['low']):>10},{_number(value['high']):>10}] {each['frames']:>7,}"
         )
     return lines

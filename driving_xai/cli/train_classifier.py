@@ -30,7 +30,12 @@ def classifier(
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Start from these weights, a local file.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start from these weights, a local file. Frozen backbones of bla and its kin also take random. "
+            "[default: random, or timm's own for frozen backbones]",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[default: 30]")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images in a step. [default: 32]")] = None,

@@ -60,16 +60,16 @@ def build(name: str, model: nn.Module, *, seed: int = 0, batch_size: int = 32) -
 
 
 def _attention_of(
-    method: str, *kinds: str, read: Callable[..., Saliency] = learned_attention
+    method: str, *kinds: str, trained_by: str, read: Callable[..., Saliency] = learned_attention
 ) -> MethodFactory:
-    """The model's own attention, where it is of one of these kinds."""
+    """The model's own attention, where it is of one of these kinds; `trained_by` is how to come by one."""
 
     def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
         found = getattr(getattr(model, "config", None), "attention", "none")
         if found not in kinds:
             raise UnsupportedModelError(
                 f"method {method!r} needs a model with {' or '.join(kinds)} attention, this one has {found!r}; "
-                f"use grad-cam, or train with attention {kinds[-1]!r}"
+                f"use grad-cam, or {trained_by}"
             )
         return partial(read, cells=_cells(model))
 
@@ -213,12 +213,18 @@ def _centre_prior(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
     return CentrePrior()
 
 
+_STEERING = "train steering with attention {!r}"
+_SELECTING = (
+    "train a classifier with --model {}; for several labels an image also --set model.output_kind=multilabel"
+)
 METHODS: Mapping[str, MethodFactory] = {
-    "sign-attention": _attention_of("sign-attention", "sign"),
-    "soft-attention": _attention_of("soft-attention", "soft"),
-    "bla": _attention_of("bla", "bla", "bla-t"),
-    "bla-hard": _attention_of("bla-hard", "bla", "bla-t", read=learned_selection),
-    "l2x-f": _attention_of("l2x-f", "l2x-f"),
+    "sign-attention": _attention_of("sign-attention", "sign", trained_by=_STEERING.format("sign")),
+    "soft-attention": _attention_of("soft-attention", "soft", trained_by=_STEERING.format("soft")),
+    "bla": _attention_of("bla", "bla", "bla-t", trained_by=_SELECTING.format("bla-t")),
+    "bla-hard": _attention_of(
+        "bla-hard", "bla", "bla-t", trained_by=_SELECTING.format("bla-t"), read=learned_selection
+    ),
+    "l2x-f": _attention_of("l2x-f", "l2x-f", trained_by=_SELECTING.format("l2x-f")),
     "sign-attention-filtered": _filtered("sign-attention"),
     "soft-attention-filtered": _filtered("soft-attention"),
     "lambda-attention": _own_map("lambda-attention"),

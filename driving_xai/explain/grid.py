@@ -24,11 +24,18 @@ def to_frame_grid(
 ) -> Float[Tensor, "N H W"]:
     """Upsamples maps bilinearly to the frames' height and width; values keep their scale.
 
+    A map whose cells are all equal stays so, bit for bit: rounding would give it an order.
+
     Args:
         cells: where the grid's cells are centred; beyond the outermost centres their value is repeated.
             None spreads the cells evenly over the frame, as every peer does. After padded, strided
             convolutions that is up to half a cell off: 3.5 px for a stride of 8.
     """
+    constant = (maps.amax((1, 2)) == maps.amin((1, 2)))[:, None, None]
+    return torch.where(constant, maps[:, :1, :1], _bilinear(maps, frames, cells))
+
+
+def _bilinear(maps: Float[Tensor, "N h w"], frames: Frames, cells: Cells | None) -> Float[Tensor, "N H W"]:
     height, width = frames.shape[-2:]
     if cells is None:
         size = (height, width)

@@ -90,4 +90,5 @@ SUBJECTS: Mapping[str, Callable[[Checkpoint, Path, ScoreConfig, bool], Subject]]
     "steering": _route,
     "actions": _pictures,
     "classifier": _pictures,
+    "bounded-logit": _pictures,
 }

@@ -93,7 +93,8 @@ def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained
         ) from error
     except OSError as error:
         raise CheckpointError(
-            f"timm's weights of {config.backbone} are neither cached nor reachable; give a local file instead"
+            f"timm's weights of {config.backbone} are neither cached nor reachable; give a local file, or "
+            "take random weights"
         ) from error
     _check(config, trunk)
     return trunk

@@ -35,6 +35,8 @@ from driving_xai.replay.sink import Encoding, Preset, VideoSink, open_sink, requ
 from driving_xai.replay.source import FASTEST_HZ, SLOWEST_HZ
 
 _DEPTH = 8
+KINDS = ("actions", "classifier", "bounded-logit")
+"""Checkpoints whose models judge single frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,7 @@ def replay_actions(
     """Renders frames with each predicted action's evidence, and scores it by deletion while it goes.
 
     Args:
-        checkpoint: of kind `actions` or `classifier`, on the device to compute on.
+        checkpoint: of one of `KINDS`, on the device to compute on.
         source: shards of images, a recording, a video, or a folder of images.
         out: ends in .mp4; it appears when it is whole.
 
@@ -127,9 +129,9 @@ def replay_actions(
         UnsupportedModelError: the model lacks what the method needs.
         VideoError: no H.264 can be written.
     """
-    if checkpoint.kind not in ("actions", "classifier"):
+    if checkpoint.kind not in KINDS:
         raise CheckpointError(
-            f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected actions or classifier"
+            f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected {', '.join(KINDS)}"
         )
     require_encoder()
     config, times = config or ActionReplayConfig(), times or StageTimes()

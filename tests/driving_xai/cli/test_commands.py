@@ -32,6 +32,16 @@ def test_the_names_in_help_are_those_of_the_tables() -> None:
     assert tuple(MEASURES) == drives.MEASURES
 
 
+def test_the_longest_names_leave_the_columns_aligned() -> None:
+    about = {"reference": "target", "value": {"mean": 1.0, "low": None, "high": 2.0}, "frames": 3}
+    names = [
+        {"measure": max(MEASURES, key=len), "method": max(METHODS, key=len)},
+        {"measure": "x", "method": "y"},
+    ]
+    head, *lines = tables.scores([{**about, **each} for each in names])
+    assert {len(line) for line in lines} == {len(head)}
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -454,7 +464,9 @@ def test_a_rank_correlation_is_scored_and_held_to_a_threshold(run, made, tmp_pat
 def test_a_method_of_another_model_is_one_line_and_exits_3(run, made, tmp_path: Path) -> None:
     result = run("score", made.model, made.shards, "--method", "bla-hard", "-o", tmp_path / "out")
     assert result.exit_code == 3
-    assert "needs a model with bla or bla-t attention, this one has 'sign'" in one_line(result.stderr)
+    said = one_line(result.stderr)
+    assert "needs a model with bla or bla-t attention, this one has 'sign'" in said
+    assert "train a classifier with --model bla-t" in said
 
 
 def test_a_value_below_the_one_asked_for_exits_4(run, made, tmp_path: Path) -> None:

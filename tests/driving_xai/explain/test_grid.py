@@ -49,3 +49,15 @@ def test_repeated_cells_are_the_nearest_ones() -> None:
         for column in range(84):
             nearest = min(row + 4, 39) // 8, min((column + 4) // 8, 6)
             assert torch.equal(shifted[:, row, column], maps[:, nearest[0], nearest[1]])
+
+
+@pytest.mark.parametrize("cells", [None, Cells(0, 8), Cells(1.5, 5.3)])
+def test_equal_cells_make_a_map_without_an_order(cells: Cells | None) -> None:
+    """The weights of an interpolation add up to one only up to rounding."""
+    maps = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    maps[1] = 1 / 6
+    drawn = to_frame_grid(maps, torch.zeros(3, 3, 61, 47), cells)
+    assert drawn[1].unique().tolist() == [maps[1, 0, 0].item()]
+    alone = to_frame_grid(maps[[0, 2]], torch.zeros(2, 3, 61, 47), cells)
+    assert torch.equal(drawn[[0, 2]], alone)
+    assert all(each.unique().numel() > 1 for each in alone)

@@ -138,7 +138,9 @@ def test_what_cannot_be_played_is_refused(model, shards, tmp_path):
     with pytest.raises(DataError, match="is not the checkpoint's"):
         replay_actions(replace(model, config=other), shards, out, ActionReplayConfig())
     steering = Checkpoint(path=Path("x"), model=None, config={"kind": "steering"}, metrics={}, sha256="")
-    with pytest.raises(CheckpointError, match="holds kind 'steering'; expected actions or classifier"):
+    with pytest.raises(
+        CheckpointError, match="holds kind 'steering'; expected actions, classifier, bounded-logit"
+    ):
         replay_actions(steering, shards, out)
 
 

@@ -17,6 +17,7 @@ from data_prep.pipeline import PrepConfig, prepare
 from driving_xai import checkpoint
 from driving_xai.cli import app
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.faithfulness.results import Results
 from driving_xai.images import LabelledImages
 from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, cells_of
 from driving_xai.models.small_cnn import SmallCNN
@@ -297,6 +298,30 @@ def test_the_command_trains_and_explains(tmp_path, pictures):
     refused = run(app, [*explained, "l2x-f"])
     assert refused.exit_code == 3
     assert "needs a model with l2x-f attention, this one has 'bla'" in refused.output
+
+
+def test_several_labels_are_trained_scored_and_replayed(tmp_path, streets):
+    """Selections of driving actions, on what was held out, from the command line."""
+    run, model = CliRunner().invoke, tmp_path / "model"
+    labels = ["--model", "bla-t", "--set", "model.output_kind=multilabel", "--set", "model.channels=[4,4,4]"]
+    done = run(app, ["train", "classifier", str(streets), str(model), *labels, "--epochs", "1"])
+    assert done.exit_code == 0, done.output
+    asked = [
+        "--method",
+        "bla,bla-hard,attention-guided-cam",
+        "--measure",
+        "deletion,pid-16,percentage-in,aupc",
+    ]
+    rest = ["--target", "every-predicted", "--every", "6", "-o", str(tmp_path / "scores")]
+    done = run(app, ["score", str(model), str(streets), *asked, *rest])
+    assert done.exit_code == 0, done.output
+    found = Results.load(tmp_path / "scores")
+    tested = set(np.flatnonzero(LabelledImages(streets).index["split"] == "test"))
+    assert set(found.per_frame["frame"]) <= tested
+    assert set(found.per_frame["target"]) <= {"forward", "stop", "left", "right"}
+    video = ["-o", str(tmp_path / "drive.mp4"), "--method", "bla-hard", "--no-score", "--end", "0.5"]
+    played = run(app, ["replay", str(model), str(streets), *video])
+    assert played.exit_code == 0, played.output
 
 
 def test_the_recipe_learns_what_is_easy(tmp_path, pictures):
