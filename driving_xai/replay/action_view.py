@@ -14,17 +14,20 @@ from jaxtyping import Float64, UInt8
 from data_prep.records import Image
 from driving_xai.replay.input_rule import Region
 from driving_xai.replay.inset import EVIDENCE, PROBABILITY, CurveView, Inset
-from driving_xai.replay.instruments import MUTED, PANEL, PANEL_OPACITY
-from driving_xai.replay.lettering import Colour, lettering, shade
+from driving_xai.replay.instruments import MUTED, PANEL
+from driving_xai.replay.lettering import Colour, lettering
 from driving_xai.replay.overlay import HeatScale, Map, blend_heat, is_degenerate
 
 Layout = Literal["grid", "cycle"]
 LEAST_WIDTH = 1280
 """Of the picture: smaller frames are enlarged by a whole factor, so that the text can be read."""
 
+_Part = UInt8[np.ndarray, "h w 3"]
+"""Of a picture: drawn on in place."""
+
 _TEXT: Colour = (236, 238, 242)
 _DARK, _SEEN, _TRACK = 0.45, 0.72, (64, 69, 78)
-_HEADER_PX, _STRIP_PX = 30, 20
+_BAR_PX, _STRIP_PX = 30, 20
 
 
 class Shown(NamedTuple):
@@ -73,12 +76,15 @@ class ActionView:
         self.columns = math.ceil(math.sqrt(tiles))
         rows = math.ceil(tiles / self.columns)
         factor = max(1, math.ceil(LEAST_WIDTH / (width * self.columns)))
-        self._tile = (height * factor, width * factor)
+        self._frame = (height * factor, width * factor)
         self._region = Region(*(edge * factor for edge in config.region))
-        self._unit = self._tile[1] / 640
+        self._unit = self._frame[1] / 640
+        self._bar = round(_BAR_PX * self._unit)
+        # Bars stand above the frame, not on it: traffic lights hang near its upper edge.
+        self._head = self._bar * (1 if config.layout == "grid" else len(config.names))
         self._strip = round(_STRIP_PX * max(1.0, self._unit))
-        self.height = rows * self._tile[0] + self._strip
-        self.width = self.columns * self._tile[1]
+        self.height = rows * (self._head + self._frame[0]) + self._strip
+        self.width = self.columns * self._frame[1]
         self._inset = Inset(
             0.9 * self._unit,
             title="Probability as evidence is removed",
@@ -89,7 +95,7 @@ class ActionView:
     def draw(self, instant: ActionInstant) -> Image:
         """The picture of a frame, as a new array of `height` x `width`."""
         picture = np.full((self.height, self.width, 3), PANEL, dtype=np.uint8)
-        base = cv2.resize(instant.image, self._tile[::-1], interpolation=cv2.INTER_CUBIC)
+        base = cv2.resize(instant.image, self._frame[::-1], interpolation=cv2.INTER_CUBIC)
         if self.config.layout == "grid":
             for column in range(len(self.config.names)):
                 self._draw_tile(self._place(picture, column), base, instant, column)
@@ -98,48 +104,47 @@ class ActionView:
         self._draw_strip(picture, instant.caption)
         return picture
 
-    def _place(self, picture: Image, tile: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The part of the picture that is a tile's."""
-        height, width = self._tile
+    def _place(self, picture: Image, tile: int) -> _Part:
+        """The part of the picture that is a tile's: its bars, then the frame."""
+        height, width = self._head + self._frame[0], self._frame[1]
         row, column = divmod(tile, self.columns)
         return picture[row * height : (row + 1) * height, column * width : (column + 1) * width]
 
-    def _draw_tile(self, tile: Image, base: Image, instant: ActionInstant, column: int) -> None:
+    def _draw_tile(self, tile: _Part, base: Image, instant: ActionInstant, column: int) -> None:
         shown = instant.shown.get(column)
         # Darker where the model looks elsewhere for something else: colour must stand out from the road.
-        tile[:] = cv2.convertScaleAbs(base, alpha=_DARK if shown is None else _SEEN)
+        frame = tile[self._head :]
+        frame[:] = cv2.convertScaleAbs(base, alpha=_DARK if shown is None else _SEEN)
         if shown is not None:
-            self._draw_evidence(tile, shown)
-        self._draw_bar(tile, instant, column, top=0)
+            self._draw_evidence(frame, shown)
+        self._draw_bar(tile[: self._bar], instant, column)
         tile[:, -1] = tile[-1] = PANEL
 
-    def _draw_selected(self, tile: Image, base: Image, instant: ActionInstant) -> None:
-        tile[:] = base
+    def _draw_selected(self, tile: _Part, base: Image, instant: ActionInstant) -> None:
+        frame = tile[self._head :]
+        frame[:] = base
         if instant.selected is not None:
-            tile[:] = cv2.convertScaleAbs(base, alpha=_SEEN)
-            self._draw_evidence(tile, instant.shown[instant.selected])
+            frame[:] = cv2.convertScaleAbs(base, alpha=_SEEN)
+            self._draw_evidence(frame, instant.shown[instant.selected])
         for column in range(len(self.config.names)):
-            self._draw_bar(tile, instant, column, top=column * round(_HEADER_PX * self._unit))
+            self._draw_bar(tile[column * self._bar :][: self._bar], instant, column)
 
-    def _draw_evidence(self, tile: Image, shown: Shown) -> None:
+    def _draw_evidence(self, frame: _Part, shown: Shown) -> None:
         top, bottom, left, right = self._region
         if is_degenerate(shown.saliency):
             letters = lettering(round(14 * self._unit))
             at = ((left + right) // 2, (top + bottom) // 2)
-            letters.draw(tile, "no evidence: the map is the same everywhere", at, EVIDENCE, anchor="middle")
+            letters.draw(frame, "no evidence: the map is the same everywhere", at, EVIDENCE, anchor="middle")
         else:
-            blend_heat(tile[top:bottom, left:right], shown.saliency, shown.scale)
+            blend_heat(frame[top:bottom, left:right], shown.saliency, shown.scale)
         if shown.curve is not None:
             margin = round(8 * self._unit)
-            at = (tile.shape[1] - self._inset.width - margin, tile.shape[0] - self._inset.height - margin)
-            self._inset.draw(tile, *at, shown.curve, 1.0)
+            at = (frame.shape[1] - self._inset.width - margin, frame.shape[0] - self._inset.height - margin)
+            self._inset.draw(frame, *at, shown.curve, 1.0)
 
-    def _draw_bar(self, tile: Image, instant: ActionInstant, column: int, *, top: int) -> None:
+    def _draw_bar(self, header: _Part, instant: ActionInstant, column: int) -> None:
         """Name, probability with its threshold, and what the label says."""
         u, config = self._unit, self.config
-        height = round(_HEADER_PX * u)
-        header = tile[top : top + height]
-        shade(header, (0, 0, header.shape[1], height), PANEL, PANEL_OPACITY, 0)
         letters, baseline = lettering(round(14 * u)), round(20 * u)
         predicted = column in instant.shown
         colour = EVIDENCE if predicted else MUTED

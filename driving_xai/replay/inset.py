@@ -113,8 +113,10 @@ class Inset:
             (f"random {self._number(view.random_area)}", MUTED, 187),
         )
         baseline = self.height - round(8 * self.unit)
+        last = self.width - round(8 * self.unit)
         for text, colour, x in texts:
-            self._text.draw(picture, text, (round(x * self.unit), baseline), colour)
+            left = min(round(x * self.unit), last - self._text.width(text))
+            self._text.draw(picture, text, (left, baseline), colour)
 
     @property
     def _box(self) -> tuple[float, float, float, float]:

@@ -91,3 +91,9 @@ def test_the_axis_sinks_after_a_high_peak_has_passed() -> None:
 def test_the_axis_stays_where_nothing_is_known() -> None:
     axis = AxisTop().after(7.0, 0.1)
     assert axis.after(float("nan"), 0.1) == axis
+
+
+def test_the_last_number_is_not_cut_off() -> None:
+    short, long = (drawn(view(NOTHING, random_area=area)) for area in (50.0, 123456.0))
+    changed = np.flatnonzero((short != long).any((0, 2)))
+    assert changed.max() < Inset.WIDTH - 6
