@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -25,7 +25,8 @@ def resolve(
     """A recipe's configuration: defaults, over them the file, over it the command line.
 
     Args:
-        recipe: a dataclass; its fields may be dataclasses, which are tables in the file.
+        recipe: a dataclass; its fields may be dataclasses, which are tables in the file. A table changes
+            what it names in the field's own default, which need not be the nested class's.
         file: TOML. `"none"` stands for None, which TOML cannot say.
         options: by dotted name; None means that the option was not given.
         assignments: `name=value` texts from --set, the value as in TOML or bare text.
@@ -72,20 +73,29 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     values[last] = value
 
 
-def _build(recipe: type[Config], values: Mapping[str, Any], prefix: str) -> Config:
+def _build(recipe: type[Config], values: Mapping[str, Any], prefix: str, start: Any = None) -> Config:
+    """`start` with these values; None starts from the defaults of the recipe's own fields."""
     types = get_type_hints(recipe)
-    known = [field.name for field in fields(recipe)]  # type: ignore[arg-type]
+    known = {field.name: field for field in fields(recipe)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise SettingsError(f"{prefix}{name} is no setting; {_nearest(name, known, prefix)}")
-    for field in fields(recipe):  # type: ignore[arg-type]
-        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise SettingsError(f"{prefix}{field.name} is not set; give its option, or put it into --config")
-    typed = {name: _typed(types[name], value, prefix + name) for name, value in values.items()}
+            raise SettingsError(f"{prefix}{name} is no setting; {_nearest(name, list(known), prefix)}")
+    starts = {
+        name: _default(field) if start is None else getattr(start, name) for name, field in known.items()
+    }
+    for name in known:
+        if name not in values and starts[name] is MISSING:
+            raise SettingsError(f"{prefix}{name} is not set; give its option, or put it into --config")
+    typed = {name: _typed(types[name], value, prefix + name, starts[name]) for name, value in values.items()}
     try:
-        return recipe(**typed)
+        return recipe(**typed) if start is None else replace(start, **typed)
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def _default(field: Field[Any]) -> Any:
+    """What the field is where nothing is given; MISSING where something must be."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _nearest(name: str, known: Sequence[str], prefix: str) -> str:
@@ -93,18 +103,23 @@ def _nearest(name: str, known: Sequence[str], prefix: str) -> str:
     return f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
 
 
-def _typed(kind: Any, value: Any, name: str) -> Any:
-    """The value as the field wants it: TOML knows no tuples, paths or None."""
+def _typed(kind: Any, value: Any, name: str, start: Any = None) -> Any:
+    """The value as the field wants it: TOML knows no tuples, paths or None.
+
+    Args:
+        start: the field's default; a table leaves what it does not name of it as it is.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return _typed_optional(arguments, value, name)
+        return _typed_optional(arguments, value, name, start)
     if origin is Literal:
         return _checked(value in arguments, value, name, f"one of {', '.join(map(str, arguments))}")
     if origin is tuple:
         items = _checked(isinstance(value, list | tuple), value, name, "a list")
         return tuple(_typed(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(items))
     if isinstance(kind, type) and is_dataclass(kind):
-        return _build(kind, _checked(isinstance(value, dict), value, name, "a table"), f"{name}.")
+        table = _checked(isinstance(value, dict), value, name, "a table")
+        return _build(kind, table, f"{name}.", start if isinstance(start, kind) else None)
     if kind is Path:
         return Path(_checked(isinstance(value, str | Path), value, name, "a path"))
     if kind is float:
@@ -118,14 +133,14 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     return _checked(fits, value, name, words)
 
 
-def _typed_optional(kinds: Sequence[Any], value: Any, name: str) -> Any:
+def _typed_optional(kinds: Sequence[Any], value: Any, name: str, start: Any) -> Any:
     if NoneType in kinds and (value is None or value == "none"):
         return None
     problems = []
     for kind in kinds:
         if kind is not NoneType:
             try:
-                return _typed(kind, value, name)
+                return _typed(kind, value, name, start)
             except SettingsError as error:
                 problems.append(error)
     raise problems[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import ast
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from driving_xai import cli
 from driving_xai.cli.console import SettingsError
 from driving_xai.cli.settings import resolve
 
@@ -122,14 +126,71 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
         resolve(Recipe, tmp_path / name)
 
 
-def test_every_recipe_survives_a_round_through_its_own_defaults() -> None:
-    """Each field's annotation is one that settings understand."""
-    from dataclasses import asdict
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    recipe: Recipe = field(
+        default_factory=lambda: Recipe(
+            epochs=4, rate=0.5, model=Inner(attention="soft", bits=3), crop=Inner(bits=5)
+        )
+    )
 
-    from data_prep.pipeline import PrepConfig
-    from driving_xai.faithfulness.score import ScoreConfig
-    from driving_xai.training.steering import SteeringTraining
 
-    prep = PrepConfig(reader="udacity-csv", source=Path("x"))
-    for config in (SteeringTraining(), ScoreConfig(methods=("grad-cam",)), prep):
-        assert resolve(type(config), options=asdict(config)) == config
+def test_a_table_changes_what_it_names_in_the_recipes_own_default(tmp_path: Path) -> None:
+    own = Experiment().recipe
+    assert resolve(Experiment, assignments=["recipe.epochs=9"]).recipe == replace(own, epochs=9)
+    file = written(tmp_path, "[recipe.model]\nbits = 6\n[recipe.crop]\nattention = 'none'\n")
+    assert resolve(Experiment, file).recipe == replace(
+        own, model=Inner(attention="soft", bits=6), crop=Inner(attention="none", bits=5)
+    )
+    assert resolve(Experiment, assignments=["recipe.crop=none"]).recipe == replace(own, crop=None)
+    with pytest.raises(SettingsError, match="epochs is -1"):
+        resolve(Experiment, assignments=["recipe.epochs=-1"])
+
+
+def recipes_of_the_command_line() -> Iterator[type[Any]]:
+    """Every class that a command hands to `settings.resolve`, read from the commands' source."""
+    found = {}
+    for file in sorted(Path(cli.__file__).parent.glob("*.py")):
+        tree = ast.parse(file.read_text())
+        homes = {
+            alias.name: node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "settings.resolve":
+                name = ast.unparse(node.args[0])
+                found[name] = getattr(importlib.import_module(homes[name]), name)
+    yield from found.values()
+
+
+RECIPES = list(recipes_of_the_command_line())
+NEEDED = {"reader": "udacity-csv", "source": Path("x"), "methods": ("grad-cam",)}
+"""Of fields whose default is none, or serves only beside another field, by their names."""
+
+
+def values_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting's dotted name and value; None as it is given."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if is_dataclass(value):
+            yield from values_of(value, f"{prefix}{each.name}.")
+        else:
+            yield prefix + each.name, "none" if value is None else value
+
+
+def test_the_recipes_of_the_command_line_are_found() -> None:
+    assert {"An", "Iida", "Table1", "ActionTraining", "ClassifierTraining", "PrepConfig"} <= {
+        recipe.__name__ for recipe in RECIPES
+    }
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_a_setting_given_its_own_default_changes_nothing(recipe: type[Any]) -> None:
+    """Nothing beside it either; and every annotation is one that settings understand."""
+    needed = {each.name: NEEDED[each.name] for each in fields(recipe) if each.name in NEEDED}
+    whole = recipe(**needed)
+    for name, value in values_of(whole):
+        assert resolve(recipe, options={**needed, name: value}) == whole, name
+    assert resolve(recipe, options={**needed, **dict(values_of(whole))}) == whole

@@ -97,6 +97,12 @@ def test_a_dry_run_writes_nothing(run, scenes, tmp_path) -> None:
         assert not out.exists()
 
 
+def test_one_augmentation_needs_no_word_of_the_others(run, scenes, tmp_path) -> None:
+    line = ["train", "actions", scenes / "shards", tmp_path / "out", "--tune", "all", "--dry-run"]
+    told = json.loads(run(*line, "--set", "augmentation.brightness=0.2").stdout)["config"]["augmentation"]
+    assert (told["brightness"], told["flip"], told["contrast"]) == (0.2, False, 0.0)
+
+
 def test_the_experiment_writes_its_table(run, scenes, tmp_path) -> None:
     file = tmp_path / "e.toml"
     body = RECIPE.replace("[model]", "[training.model]")
