@@ -11,6 +11,10 @@ class UnsupportedModelError(TypeError):
     """A model that lacks what a method needs, for example a layer or an attention map."""
 
 
+class OptionError(ValueError):
+    """An option that a method does not have, or a value that it does not take."""
+
+
 class NonFiniteError(ValueError):
     """NaN or infinity where a model or a method must give numbers: its weights have diverged, say."""
 

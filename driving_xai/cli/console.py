@@ -80,6 +80,8 @@ def exit_code(error: Exception) -> int | None:
         return INVALID_DATA
     # What is not imported cannot have been raised: --help must not wait for torch.
     ours = sys.modules.get("driving_xai.errors")
+    if ours and isinstance(error, ours.OptionError):
+        return USAGE
     if ours and isinstance(error, ours.CheckpointError | ours.UnsupportedModelError):
         return INVALID_DATA
     if ours and isinstance(error, ours.NonFiniteError):

@@ -169,6 +169,7 @@ def score(
 
     \b
     Example: driving-xai score model shards --method sign-attention,grad-cam -o results
+    Example: driving-xai score model shards --method snna --set options.snna.samples=3 -o results
     """
     from data_prep import engines
     from driving_xai import checkpoint as checkpoints

@@ -43,6 +43,7 @@ def explain(
 
     \b
     Example: driving-xai explain model frame.jpg --method grad-cam,lime -o maps
+    Example: driving-xai explain model frame.jpg --method rise --set options.rise.masks=500 -o maps
     """
     from driving_xai import checkpoint as checkpoints
     from driving_xai.replay.still import ExplainConfig, explain_images

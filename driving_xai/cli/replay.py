@@ -92,6 +92,7 @@ def replay(
 
     \b
     Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
+    Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
     """
     from driving_xai import checkpoint as checkpoints
     from driving_xai.replay.action_player import ActionReplayConfig, replay_actions

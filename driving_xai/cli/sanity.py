@@ -52,6 +52,7 @@ def sanity(
 
     \b
     Example: driving-xai sanity model shards --method grad-cam,smoothgrad -o sanity
+    Example: driving-xai sanity model shards --method rise --set options.rise.masks=500 -o sanity
     """
     from driving_xai import checkpoint as checkpoints
     from driving_xai.faithfulness.masks import Masks

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from inspect import signature
+from typing import Any
 
 from torch import nn
 
 from driving_xai.contracts import Explainer, Saliency
-from driving_xai.errors import UnsupportedModelError
+from driving_xai.errors import OptionError, UnsupportedModelError
 from driving_xai.explain.attention_flow import (
     AttentionGradient,
     GenericAttention,
@@ -17,85 +19,174 @@ from driving_xai.explain.attention_flow import (
     RawAttention,
     Rollout,
 )
-from driving_xai.explain.cam import CAMS, SmoothGradCAMPlusPlus
+from driving_xai.explain.attention_tiles import GPU_TILE_ROWS, TILE_ROWS
+from driving_xai.explain.cam import CAMS
 from driving_xai.explain.causal_filter import CausalFilter
 from driving_xai.explain.controls import CentrePrior, RandomOrder
-from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
+from driving_xai.explain.gradient import Channels, Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.heavier_side import AttentionWeighted, HeavierSide
 from driving_xai.explain.learned import LayerMean, learned_attention, learned_selection
 from driving_xai.explain.lime import LIME
+from driving_xai.explain.options import Options, OptionsOf, checked, options_of, require_tables
 from driving_xai.explain.perturbation import RISE, Occlusion
 from driving_xai.explain.smoothed_attention import SNNA, AttentionIG
 from driving_xai.explain.visual_backprop import VisualBackProp, stages
 from driving_xai.explain.vit_capture import check_vit
+from driving_xai.models.feature_maps import cell_centres, named_layer
+from driving_xai.perturb import Fill
 
 
-class MethodFactory(Protocol):
-    """Fits a method to a model: finds the layer it needs, or says why the model cannot serve.
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How an explainer is fitted to a model."""
 
-    Raises:
-        UnsupportedModelError: the model lacks what the method needs.
+    explainer: Callable[..., Explainer]
+    """Takes the model's parts, and the options: other keywords, such as a number of samples."""
+    parts: Callable[..., Mapping[str, Any]] = lambda model: {}
+    """What a model gives its explainer, a layer say; keywords of its own are options too.
+
+    Raises UnsupportedModelError where the model lacks it.
     """
 
-    def __call__(self, model: nn.Module, *, seed: int, batch_size: int) -> Explainer: ...
+    @property
+    def options(self) -> dict[str, Any]:
+        """Each option's type."""
+        return options_of(self.parts, self.explainer)
 
 
-def build(name: str, model: nn.Module, *, seed: int = 0, batch_size: int = 32) -> Explainer:
+def build(
+    name: str, model: nn.Module, *, seed: int = 0, batch_size: int = 32, options: Options | None = None
+) -> Explainer:
     """The explainer of a literature name, for this model.
 
     Args:
-        model: the whole model, not its view of one instant.
+        name: of `METHODS`; behind an `@` may stand a label, which says what its options are for.
+        model: the whole model, not its view of one instant, on the device that it will run on.
         seed: of methods that draw; the others ignore it.
         batch_size: of methods that run many edited frames: the most in one pass, but never fewer than
             one of every frame; see `perturb.batches`.
+        options: the explainer's own, by name, for example `{"samples": 3}` of `snna`.
 
     Raises:
+        OptionError: the method has no such option, or it does not take the value.
         ValueError: no method has that name; the message lists those there are.
         UnsupportedModelError: the model lacks what the method needs.
+
+    Example:
+        >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
+        >>> model = SteeringModel(SteeringConfig(hidden_size=8)).eval()
+        >>> build("rise", model, options={"masks": 500, "normalisation": "observed"}).masks
+        500
     """
-    if name not in METHODS:
+    method = METHODS.get(without_label(name))
+    if method is None:
         raise ValueError(f"method {name!r} is unknown; expected one of: {', '.join(METHODS)}")
-    return METHODS[name](model, seed=seed, batch_size=batch_size)
+    chosen = checked(name, options or {}, method.options)
+    of_parts = {each: chosen.pop(each) for each in options_of(method.parts) if each in chosen}
+    parts = method.parts(model, **of_parts)
+    of_run = {"seed": seed, "batch_size": batch_size, "tile_rows": _tile_rows(model)}
+    takes = signature(method.explainer).parameters
+    fitting = {each: value for each, value in of_run.items() if each in takes}
+    try:
+        return method.explainer(**{**fitting, **parts, **chosen})
+    except ValueError as error:
+        raise OptionError(f"method {name!r}: {error}") from None
+
+
+def require_methods(
+    names: Sequence[str], options: OptionsOf, *, least: int = 1, also: Sequence[str] = ()
+) -> None:
+    """Checks a recipe's methods and their options before there is a model.
+
+    Args:
+        least: how many there must be.
+        also: names that run in any case and have options too.
+
+    Raises:
+        ValueError: a method is unknown, or named twice; the message says what is possible.
+        OptionError: options are of no method named, unknown, or of another type.
+    """
+    unknown = [each for each in names if without_label(each) not in METHODS]
+    if unknown or len(names) < least:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"got method {got}, expected some of: {', '.join(METHODS)}")
+    if twice := [each for each in names if names.count(each) > 1]:
+        raise ValueError(
+            f"got method {twice[0]!r} twice, expected each once; with other options call it {twice[0]}@LABEL"
+        )
+    require_tables(options, dict.fromkeys([*names, *also]))
+    for name, given in options.items():
+        checked(name, given, METHODS[without_label(name)].options)
+
+
+def without_label(name: str) -> str:
+    """`snna` of `snna@literal`: one method may run several times in one run, with other options."""
+    return name.partition("@")[0]
+
+
+def _tile_rows(model: nn.Module) -> int:
+    first = next(model.parameters(), None)
+    return GPU_TILE_ROWS if first is not None and first.is_cuda else TILE_ROWS
+
+
+def _reading(read: Callable[..., Saliency]) -> Callable[..., Explainer]:
+    """A function of the model's own attention as an explainer."""
+
+    def with_cells(*, cells: Cells | None) -> Explainer:
+        return partial(read, cells=cells)
+
+    return with_cells
 
 
 def _attention_of(
     method: str, *kinds: str, trained_by: str, read: Callable[..., Saliency] = learned_attention
-) -> MethodFactory:
+) -> Method:
     """The model's own attention, where it is of one of these kinds; `trained_by` is how to come by one."""
 
-    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    def parts(model: nn.Module) -> Mapping[str, Any]:
         found = getattr(getattr(model, "config", None), "attention", "none")
         if found not in kinds:
             raise UnsupportedModelError(
                 f"method {method!r} needs a model with {' or '.join(kinds)} attention, this one has {found!r}; "
                 f"use grad-cam, or {trained_by}"
             )
-        return partial(read, cells=_cells(model))
+        return {"cells": _cells(model)}
 
-    return fit
-
-
-def _cam(name: str) -> MethodFactory:
-    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-        layer = getattr(model, "cam_layer", None)
-        if layer is None:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} names no cam_layer; build {CAMS[name].__name__}(layer=...) with a "
-                "layer of your choice, for example feature_maps.last_feature_map(model, frames)"
-            )
-        # Smooth Grad-CAM++ in one pass needs a target that is linear in the scores: the caller's to say.
-        if name == "smooth-grad-cam++":
-            return SmoothGradCAMPlusPlus(layer=layer, cells=_cells(model), seed=seed)
-        return CAMS[name](layer=layer, cells=_cells(model), head=getattr(model, "cam_head", None))
-
-    return fit
+    return Method(explainer=_reading(read), parts=parts)
 
 
-def _own_map(name: str) -> MethodFactory:
+def _cam(name: str) -> Method:
+    # Smooth Grad-CAM++ in one pass needs a target that is linear in the scores: the caller's to say.
+    needs_gradients = name == "smooth-grad-cam++"
+
+    def parts(model: nn.Module, *, layer: str | None = None) -> Mapping[str, Any]:
+        own = getattr(model, "cam_layer", None)
+        found = own if layer is None else named_layer(model, layer)
+        if found is None:
+            raise UnsupportedModelError(_no_layer(model, name))
+        if found is not own:
+            return {"layer": found, "cells": _cells_of(model, found)}
+        head = None if needs_gradients else getattr(model, "cam_head", None)
+        return {"layer": found, "cells": _cells(model), "head": head}
+
+    return Method(explainer=CAMS[name], parts=parts)
+
+
+def _no_layer(model: nn.Module, name: str) -> str:
+    if isinstance(getattr(model, "vit", None), nn.Module):
+        return f"{name} weighs feature maps and this is a transformer; use snna or generic-attention"
+    layers = ", ".join(dict(model.named_children())) or "none"
+    return (
+        f"{type(model).__name__} names no cam_layer; choose one by {name}'s option layer (its parts: {layers}), "
+        "or use a gradient"
+    )
+
+
+def _own_map(name: str) -> Method:
     """A map that the network writes itself, where it does."""
 
-    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+    def parts(model: nn.Module) -> Mapping[str, Any]:
         found = getattr(model, "own_maps", {})
         if name not in found:
             has = ", ".join(found) or "none"
@@ -104,9 +195,9 @@ def _own_map(name: str) -> MethodFactory:
                 "use grad-cam, or train a classifier with network labn"
             )
         layer, cells = found[name]
-        return LayerMean(layer=layer, cells=None if cells is None else Cells(*cells))
+        return {"layer": layer, "cells": None if cells is None else Cells(*cells)}
 
-    return fit
+    return Method(explainer=LayerMean, parts=parts)
 
 
 def _cells(model: nn.Module) -> Cells | None:
@@ -115,109 +206,84 @@ def _cells(model: nn.Module) -> Cells | None:
     return None if placed is None else Cells(*placed)
 
 
-def _gradient(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return Gradient()
+def _cells_of(model: nn.Module, layer: nn.Module) -> Cells | None:
+    """Where the cells of any layer lie, by a look at a frame of the model's own size."""
+    config, weight = getattr(model, "config", None), next(model.parameters())
+    sides = getattr(config, "height", 224), getattr(config, "width", 224)
+    frame = weight.new_zeros(1, 3, *(getattr(config, "image_size", None) or sides))
+    placed = cell_centres(model, frame, layer)
+    return None if placed is None else Cells(*placed)
 
 
-def _gradient_x_input(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return Gradient(times="input")
+def _gradient(*, channels: Channels = "sum") -> Explainer:
+    return Gradient(channels=channels)
 
 
-def _smoothgrad(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return SmoothGrad(seed=seed, batch_size=batch_size)
+def _gradient_x_input(*, channels: Channels = "sum") -> Explainer:
+    return Gradient(times="input", channels=channels)
 
 
-def _integrated_gradients(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return IntegratedGradients(batch_size=batch_size)
+def _heavier_side_ig(
+    *, share: float = 0.25, baseline: Fill = "black", steps: int = 50, batch_size: int
+) -> Explainer:
+    return HeavierSide(
+        IntegratedGradients(baseline=baseline, steps=steps, batch_size=batch_size), share=share
+    )
 
 
-def _heavier_side_ig(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return HeavierSide(IntegratedGradients(batch_size=batch_size))
+def _heavier_side_attention_ig(
+    *, cells: Cells | None, share: float = 0.25, baseline: Fill = "black", steps: int = 50, batch_size: int
+) -> Explainer:
+    integrated = IntegratedGradients(baseline=baseline, steps=steps, batch_size=batch_size)
+    return HeavierSide(AttentionWeighted(integrated, cells=cells), share=share)
 
 
-def _heavier_side_attention_ig(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+def _cells_of_steering_attention(model: nn.Module) -> Mapping[str, Any]:
     found = getattr(getattr(model, "config", None), "attention", "none")
     if found not in ("sign", "soft"):
         raise UnsupportedModelError(
             "method 'heavier-side-attention-ig' needs a steering model with sign or soft attention, this one "
             f"has {found!r}; use heavier-side-ig"
         )
-    signed = AttentionWeighted(IntegratedGradients(batch_size=batch_size), cells=_cells(model))
-    return HeavierSide(signed)
+    return {"cells": _cells(model)}
 
 
-def _occlusion(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return Occlusion(batch_size=batch_size)
-
-
-def _rise(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return RISE(seed=seed, batch_size=batch_size)
-
-
-def _lime(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return LIME(seed=seed, batch_size=batch_size)
-
-
-def _visual_backprop(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
+def _stages(model: nn.Module) -> Mapping[str, Any]:
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, nn.Sequential):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no encoder that is a chain of layers; build VisualBackProp(stages=...) "
             "with stages of your choice"
         )
-    return VisualBackProp(stages=stages(encoder))
+    return {"stages": stages(encoder)}
 
 
-def _filtered(name: str) -> MethodFactory:
+def _filtered(name: str) -> Method:
     """Another method's maps, cut down to what changes the prediction."""
-
-    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-        attention = METHODS[name](model, seed=seed, batch_size=batch_size)
-        return CausalFilter(attention=attention, seed=seed, batch_size=batch_size)
-
-    return fit
+    return Method(explainer=CausalFilter, parts=lambda model: {"attention": build(name, model)})
 
 
-def _attention_flow(name: str, explainer: Callable[..., Explainer]) -> MethodFactory:
-    def fit(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-        return explainer(vit=_transformer_of(model, name))
+def _of_transformer(name: str, explainer: Callable[..., Explainer]) -> Method:
+    """A method of the Vision Transformer by which a model judges."""
 
-    return fit
+    def parts(model: nn.Module) -> Mapping[str, Any]:
+        vit = getattr(model, "vit", None)
+        if not isinstance(vit, nn.Module):
+            raise UnsupportedModelError(
+                f"method {name!r} needs a model whose attribute vit is a Vision Transformer, and "
+                f"{type(model).__name__} has none; use a gradient or a perturbation"
+            )
+        check_vit(vit)
+        return {"vit": vit}
 
-
-def _attention_ig(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return AttentionIG(vit=_transformer_of(model, "attention-ig"), batch_size=batch_size)
-
-
-def _snna(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return SNNA(vit=_transformer_of(model, "snna"), seed=seed, batch_size=batch_size)
-
-
-def _transformer_of(model: nn.Module, method: str) -> nn.Module:
-    """The Vision Transformer by which a model judges."""
-    vit = getattr(model, "vit", None)
-    if not isinstance(vit, nn.Module):
-        raise UnsupportedModelError(
-            f"method {method!r} needs a model whose attribute vit is a Vision Transformer, and "
-            f"{type(model).__name__} has none; use a gradient or a perturbation"
-        )
-    check_vit(vit)
-    return vit
-
-
-def _random(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return RandomOrder(seed=seed)
-
-
-def _centre_prior(model: nn.Module, *, seed: int, batch_size: int) -> Explainer:
-    return CentrePrior()
+    return Method(explainer=explainer, parts=parts)
 
 
 _STEERING = "train steering with attention {!r}"
 _SELECTING = (
     "train a classifier with --model {}; for several labels an image also --set model.output_kind=multilabel"
 )
-METHODS: Mapping[str, MethodFactory] = {
+METHODS: Mapping[str, Method] = {
     "sign-attention": _attention_of("sign-attention", "sign", trained_by=_STEERING.format("sign")),
     "soft-attention": _attention_of("soft-attention", "soft", trained_by=_STEERING.format("soft")),
     "bla": _attention_of("bla", "bla", "bla-t", trained_by=_SELECTING.format("bla-t")),
@@ -230,23 +296,25 @@ METHODS: Mapping[str, MethodFactory] = {
     "lambda-attention": _own_map("lambda-attention"),
     "labn": _own_map("labn"),
     **{name: _cam(name) for name in CAMS},
-    "gradient": _gradient,
-    "gradient-x-input": _gradient_x_input,
-    "smoothgrad": _smoothgrad,
-    "integrated-gradients": _integrated_gradients,
-    "heavier-side-ig": _heavier_side_ig,
-    "heavier-side-attention-ig": _heavier_side_attention_ig,
-    "occlusion": _occlusion,
-    "rise": _rise,
-    "lime": _lime,
-    "visual-backprop": _visual_backprop,
-    "raw-attention": _attention_flow("raw-attention", RawAttention),
-    "rollout": _attention_flow("rollout", Rollout),
-    "attention-gradient": _attention_flow("attention-gradient", AttentionGradient),
-    "norm-attention": _attention_flow("norm-attention", NormAttention),
-    "generic-attention": _attention_flow("generic-attention", GenericAttention),
-    "attention-ig": _attention_ig,
-    "snna": _snna,
-    "random": _random,
-    "centre-prior": _centre_prior,
+    "gradient": Method(explainer=_gradient),
+    "gradient-x-input": Method(explainer=_gradient_x_input),
+    "smoothgrad": Method(explainer=SmoothGrad),
+    "integrated-gradients": Method(explainer=IntegratedGradients),
+    "heavier-side-ig": Method(explainer=_heavier_side_ig),
+    "heavier-side-attention-ig": Method(
+        explainer=_heavier_side_attention_ig, parts=_cells_of_steering_attention
+    ),
+    "occlusion": Method(explainer=Occlusion),
+    "rise": Method(explainer=RISE),
+    "lime": Method(explainer=LIME),
+    "visual-backprop": Method(explainer=VisualBackProp, parts=_stages),
+    "raw-attention": _of_transformer("raw-attention", RawAttention),
+    "rollout": _of_transformer("rollout", Rollout),
+    "attention-gradient": _of_transformer("attention-gradient", AttentionGradient),
+    "norm-attention": _of_transformer("norm-attention", NormAttention),
+    "generic-attention": _of_transformer("generic-attention", GenericAttention),
+    "attention-ig": _of_transformer("attention-ig", AttentionIG),
+    "snna": _of_transformer("snna", SNNA),
+    "random": Method(explainer=RandomOrder),
+    "centre-prior": Method(explainer=CentrePrior),
 }

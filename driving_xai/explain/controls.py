@@ -45,6 +45,10 @@ class CentrePrior:
     spread: float = 0.25
     """Standard deviation as a fraction of height and of width."""
 
+    def __post_init__(self) -> None:
+        if not self.spread > 0:
+            raise ValueError(f"got spread {self.spread}, expected over 0")
+
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         """See `contracts.Explainer`; model and target are ignored."""
         count, _, height, width = frames.shape

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Target
+from driving_xai.errors import OptionError
 from driving_xai.explain.capture import input_gradient
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.variants import Clean, finite
@@ -159,13 +160,13 @@ class IntegratedGradients:
         """Explains each frame; see `contracts.Explainer` and `capture.input_gradient`.
 
         Raises:
-            ValueError: a frame's attributions miss their sum by more than `max_gap`.
+            OptionError: a frame's attributions miss their sum by more than `max_gap`.
         """
         found = self.attribute(model, frames, target)
         if self.max_gap is not None:
             missed = (found.total - found.change).abs()
             if not (missed <= self.max_gap * found.change.abs()).all():
-                raise ValueError(
+                raise OptionError(
                     f"attributions miss the change of the target by {missed.amax():.3g}, expected {self.max_gap} "
                     "of it or less; take more steps, or a model whose gradient is its derivative"
                 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Target
+from driving_xai.errors import OptionError
 from driving_xai.explain.variants import Clean, keep
 from driving_xai.perturb import Fill, blank
 
@@ -76,6 +77,15 @@ class Quickshift:
         )
 
 
+Named = Literal["slic", "quickshift", "grid"]
+SEGMENTATIONS: Mapping[Named, Callable[[], Segmentation]] = {
+    "slic": Slic,
+    "quickshift": Quickshift,
+    "grid": Grid,
+}
+"""By name, each with its own defaults."""
+
+
 class LocalModel(NamedTuple):
     """The linear model around one frame."""
 
@@ -108,7 +118,7 @@ class LIME:
     def __init__(
         self,
         *,
-        segmentation: Segmentation = Slic(),
+        segmentation: Segmentation | Named = Slic(),
         samples: int = 1000,
         shown: float = 0.5,
         kernel_width: float | None = 0.25,
@@ -117,7 +127,7 @@ class LIME:
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
-        """`samples` patterns, the first of which shows all; `shown` is the probability of each segment.
+        """`segmentation` is a function or one of `SEGMENTATIONS`; `samples` patterns, the first of which shows all; `shown` is the probability of each segment.
         Ordinary least squares is `kernel_width=None` (all weights one) with `ridge=0`. `batch_size` is
         the most edited frames in one pass, see `perturb.batches`.
 
@@ -130,6 +140,8 @@ class LIME:
                 f"got samples {samples}, batch_size {batch_size}, shown {shown}, ridge {ridge}, kernel_width "
                 f"{kernel_width}; expected 2 or more, 1 or more, between 0 and 1, 0 or more, over 0 or none"
             )
+        if isinstance(segmentation, str):
+            segmentation = SEGMENTATIONS[segmentation]()
         self.segmentation, self.samples, self.shown = segmentation, samples, shown
         self.kernel_width, self.ridge = kernel_width, ridge
         self.fill, self.seed, self.batch_size = fill, seed, batch_size
@@ -173,10 +185,10 @@ class LIME:
         """Which segments each sample shows: all in the first, the others at random from the seed.
 
         Raises:
-            ValueError: too few samples for least squares without a ridge.
+            OptionError: too few samples for least squares without a ridge.
         """
         if self.ridge == 0 and self.samples <= segments:
-            raise ValueError(
+            raise OptionError(
                 f"got {self.samples} samples for {segments} segments without a ridge; expected more samples than segments"
             )
         generator = torch.Generator().manual_seed(self.seed)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Target
+from driving_xai.errors import OptionError
 from driving_xai.explain.variants import Clean, keep
 from driving_xai.perturb import Fill, blank
 
@@ -142,7 +143,7 @@ class RISE:
             return sums / (self.masks * self.shown)
         shown = masks.summed(torch.ones_like(values[:1]))
         if not (shown > 0).all():
-            raise ValueError(f"got {self.masks} masks of which none shows some pixels; expected more masks")
+            raise OptionError(f"got {self.masks} masks of which none shows some pixels; expected more masks")
         means = sums / shown
         return means - values.mean(1)[:, None, None] if self.normalisation == "centred" else means
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.contracts import Saliency
 from driving_xai.errors import DataError
 from driving_xai.explain import build
+from driving_xai.explain.options import planned
 from driving_xai.faithfulness.batch import Editing
 from driving_xai.faithfulness.maps import MapFile, Part, save_part
 from driving_xai.faithfulness.masks import Masks
@@ -65,7 +65,7 @@ def plan_of(
     masks = None if config.masks is None else Masks(Path(config.masks))
     names = {} if masks is None else {"masks": masks.path.name}
     plan = {
-        "config": {**asdict(config), **maps, **names, "methods": methods_of(config, given)},
+        "config": {**planned(config), **maps, **names, "methods": methods_of(config, given)},
         "checkpoint_sha256": checkpoint.sha256,
         "settings_sha256": _settings_sha256(checkpoint),
         "shards_sha256": manifest.sha256,
@@ -84,7 +84,10 @@ def _settings_sha256(checkpoint: Checkpoint) -> str:
 
 def require_same(plan: dict[str, Any], found: dict[str, Any], out: Path) -> None:
     """Raises DataError where a run in `out` was planned otherwise."""
-    differing = [key for key in plan["config"] if plan["config"][key] != found["config"].get(key)]
+    ours, theirs = plan["config"], found["config"]
+    # A plan without options does not name them, see `planned`.
+    keys = [*ours, *({"options"} & set(theirs) - set(ours))]
+    differing = [key for key in keys if ours.get(key) != theirs.get(key)]
     differing += [key for key in plan if key != "config" and plan[key] != found.get(key)]
     if differing:
         raise DataError(f"{out}: was scored with another {', '.join(differing)}; give another folder")
@@ -115,7 +118,9 @@ def scorer_of(model: Any, config: ScoreConfig, given: MapFile | None) -> Scorer:
     return Scorer(
         methods=methods,
         explainers={
-            name: build(name, model, seed=config.seed, batch_size=config.batch_size)
+            name: build(
+                name, model, seed=config.seed, batch_size=config.batch_size, options=config.options.get(name)
+            )
             for name in methods
             if name not in brought
         },

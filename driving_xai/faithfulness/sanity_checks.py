@@ -10,7 +10,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.contracts import Explainer, Saliency
 from driving_xai.errors import DataError
-from driving_xai.explain import METHODS, build
+from driving_xai.explain import build, require_methods
+from driving_xai.explain.options import OptionsOf, planned
 from driving_xai.faithfulness import localisation
 from driving_xai.faithfulness.batch import Batch
 from driving_xai.faithfulness.curve import rank
@@ -66,6 +67,8 @@ class SanityConfig:
     """
 
     methods: tuple[str, ...]
+    options: OptionsOf = field(default_factory=dict)
+    """Of methods, by name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     checks: tuple[str, ...] = CHECKS
     target: str | None = None
     """What is explained; see `ScoreConfig`."""
@@ -83,12 +86,12 @@ class SanityConfig:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        for name, given, known in (("method", self.methods, METHODS), ("check", self.checks, CHECKS)):
-            if not given or (unknown := [each for each in given if each not in known]):
-                got = repr(unknown[0]) if given else "none"
-                raise ValueError(f"got {name} {got}, expected some of: {', '.join(known)}")
-            if twice := [each for each in given if given.count(each) > 1]:
-                raise ValueError(f"got {name} {twice[0]!r} twice, expected each once")
+        require_methods(self.methods, self.options)
+        if not self.checks or (unknown := [each for each in self.checks if each not in CHECKS]):
+            got = repr(unknown[0]) if self.checks else "none"
+            raise ValueError(f"got check {got}, expected some of: {', '.join(CHECKS)}")
+        if twice := [each for each in self.checks if self.checks.count(each) > 1]:
+            raise ValueError(f"got check {twice[0]!r} twice, expected each once")
         for name, least in (
             ("every", 1),
             ("batch_size", 1),
@@ -178,6 +181,7 @@ def _as_scored(config: SanityConfig) -> ScoreConfig:
     """The frames are those that `score` takes."""
     return ScoreConfig(
         methods=config.methods,
+        options=config.options,
         target=config.target,
         split=config.split,
         every=config.every,
@@ -205,7 +209,10 @@ def _explain(
     subject: Subject, model: nn.Module, config: SanityConfig, batches: Iterable[Batch]
 ) -> Iterator[_Explained]:
     explainers = {
-        name: build(name, model, seed=config.seed, batch_size=config.batch_size) for name in config.methods
+        name: build(
+            name, model, seed=config.seed, batch_size=config.batch_size, options=config.options.get(name)
+        )
+        for name in config.methods
     }
     for batch in batches:
         maps = {
@@ -361,7 +368,7 @@ def _about(
     return {
         "schema": SCHEMA,
         "plan": {
-            "config": json.loads(json.dumps(asdict(config))),
+            "config": json.loads(json.dumps(planned(config))),
             "checkpoint_sha256": checkpoint.sha256,
             "shards_sha256": Manifest.load(shards).sha256,
             "masks": None if masks is None else masks.path.name,

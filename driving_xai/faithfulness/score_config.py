@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from driving_xai.explain import METHODS
+from driving_xai.explain import require_methods
+from driving_xai.explain.options import OptionsOf
 from driving_xai.faithfulness.measures import MEASURES
 from driving_xai.faithfulness.subject import Split
 from driving_xai.perturb import FILLS, Fill
@@ -23,7 +24,10 @@ class ScoreConfig:
     """
 
     methods: tuple[str, ...] = ()
-    """Names of `explain.METHODS`; may be empty where `maps` are given."""
+    """Names of `explain.METHODS`, each perhaps with a label, `snna@literal`; may be empty where `maps` are
+    given."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of methods, and of the centre prior, by name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     maps: str | None = None
     """A file of maps that were computed elsewhere; its methods are scored too. See docs/results.md."""
     masks: str | None = None
@@ -54,14 +58,10 @@ class ScoreConfig:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        for name, given, known in (
-            ("method", self.methods, METHODS),
-            ("measure", self.measures, MEASURES),
-            ("fill", (self.fill,), FILLS),
-        ):
-            missing = not given and not (name == "method" and self.maps)
-            if missing or (unknown := [each for each in given if each not in known]):
-                got = "none" if missing else repr(unknown[0])
+        require_methods(self.methods, self.options, least=0 if self.maps else 1, also=CONTROLS)
+        for name, given, known in (("measure", self.measures, MEASURES), ("fill", (self.fill,), FILLS)):
+            if not given or (unknown := [each for each in given if each not in known]):
+                got = repr(unknown[0]) if given else "none"
                 raise ValueError(f"got {name} {got}, expected some of: {', '.join(known)}")
             if twice := [each for each in given if given.count(each) > 1]:
                 raise ValueError(f"got {name} {twice[0]!r} twice, expected each once")

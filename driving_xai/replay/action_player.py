@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,8 @@ import numpy as np
 from data_prep.shards.atomic import sha256_of
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.explain import METHODS, build
+from driving_xai.explain import build, require_methods
+from driving_xai.explain.options import OptionsOf, described, planned
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import describe_machine
@@ -49,6 +50,8 @@ class ActionReplayConfig:
 
     method: str | None = None
     """A name of `explain.METHODS`; None is `snna` for transformers, otherwise `grad-cam`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of `method`, by its name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     layout: Layout = "grid"
     """A tile for each output, or one whose map changes from one predicted output to the next."""
     cycle_s: float = 1.5
@@ -77,8 +80,7 @@ class ActionReplayConfig:
     crf: int = 20
 
     def __post_init__(self) -> None:
-        if self.method is not None and self.method not in METHODS:
-            raise ValueError(f"got method {self.method!r}, expected one of: {', '.join(METHODS)}")
+        require_methods([self.method] if self.method else [], self.options, least=0)
         if self.fill not in FILLS or self.layout not in ("grid", "cycle"):
             raise ValueError(
                 f"got fill {self.fill!r}, layout {self.layout!r}; expected {', '.join(FILLS)}; grid or cycle"
@@ -164,7 +166,13 @@ class _Play:
         self.method = config.method or ("grad-cam" if getattr(model, "vit", None) is None else "snna")
         self._judge = ActionJudge(
             model=model,
-            method=build(self.method, model, seed=config.seed, batch_size=config.batch_size),
+            method=build(
+                self.method,
+                model,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                options=config.options.get(self.method),
+            ),
             control=build(CONTROL, model, seed=config.seed),
             thresholds=np.array(checkpoint.thresholds),
             fill=config.fill,
@@ -209,7 +217,10 @@ class _Play:
 
     def _view(self, first: Picture) -> ActionView:
         height, width = first.image.shape[:2]
-        parts = [self.method, f"{self._config.fill} fill" if self._config.score else "not scored"]
+        parts = [
+            described(self.method, self._config.options),
+            f"{self._config.fill} fill" if self._config.score else "not scored",
+        ]
         config = ActionViewConfig(
             names=self._names,
             thresholds=self._judge.thresholds,
@@ -271,7 +282,7 @@ class _Play:
 
     def _plan(self) -> dict[str, Any]:
         return {
-            "config": {**asdict(self._config), "method": self.method, "methods": [self.method]},
+            "config": {**planned(self._config), "method": self.method, "methods": [self.method]},
             "checkpoint_sha256": self._checkpoint.sha256,
             "shards_sha256": self._pictures.shards_sha256,
             "source": {"name": self._pictures.name, "kind": self._pictures.kind},

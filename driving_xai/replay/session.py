@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,8 @@ from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data import hold_out_from
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.explain import METHODS, build
+from driving_xai.explain import build, require_methods
+from driving_xai.explain.options import OptionsOf, described, planned
 from driving_xai.faithfulness.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.faithfulness.statistics import BlockBootstrap
 from driving_xai.faithfulness.summary import describe_machine
@@ -70,6 +71,8 @@ class ReplayConfig:
 
     method: str | None = None
     """A name of `explain.METHODS`; None is the model's own attention, or grad-cam."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of `method`, by its name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     target: str = "magnitude"
     """What is explained; see `targets.by_name`."""
     score: bool = True
@@ -101,9 +104,8 @@ class ReplayConfig:
     crf: int = 20
 
     def __post_init__(self) -> None:
-        methods = METHODS if self.method is not None else {None: None}
+        require_methods([self.method] if self.method else [], self.options, least=0)
         for name, given, known in (
-            ("method", self.method, methods),
             ("fill", self.fill, FILLS),
             ("reference", self.reference, ("auto", "truth", "clean")),
             ("split", self.split, ("all", "train", "val", "test")),
@@ -192,7 +194,7 @@ class Session:
         model: Any = self.checkpoint.model
         return Judge(
             model,
-            build(self.method, model, seed=self.config.seed),
+            build(self.method, model, seed=self.config.seed, options=self.config.options.get(self.method)),
             rule=by_name(self.config.target, model.outputs),
             vehicle=self.frames.vehicle,
             # Random maps are their own control.
@@ -271,7 +273,10 @@ class Session:
         camera = CAMERAS.get(frames.reader, Camera())
         if config.horizon is not None:
             camera = replace(camera, horizon=config.horizon)
-        parts = [self.method, f"{config.fill} fill" if config.score else "not scored"]
+        parts = [
+            described(self.method, self.config.options),
+            f"{config.fill} fill" if config.score else "not scored",
+        ]
         parts += [f"wheel {frames.lead_s:g} s ahead"] if frames.lead_s and frames.labelled else []
         parts += [f"model {self.checkpoint.sha256[:12]}"]
         what = "error" if self.reference == "truth" else "change"
@@ -300,7 +305,7 @@ class Session:
     def _plan(self) -> dict[str, Any]:
         shards = self.frames.shards
         return {
-            "config": {**asdict(self.config), "method": self.method, "methods": [self.method]},
+            "config": {**planned(self.config), "method": self.method, "methods": [self.method]},
             "checkpoint_sha256": self.checkpoint.sha256,
             "shards_sha256": None if shards is None else shards.sha256,
             "source": {"name": self.frames.name, "kind": self.frames.kind},

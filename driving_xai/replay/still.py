@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from data_prep.shards.atomic import replacing
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.contracts import Explainer, FrameModel, Outputs, Scores
 from driving_xai.errors import DataError, NonFiniteError
-from driving_xai.explain import METHODS, build
+from driving_xai.explain import build, require_methods
+from driving_xai.explain.options import OptionsOf
 from driving_xai.faithfulness.pictures import EVERY_PREDICTED
 from driving_xai.faithfulness.summary import describe_machine
 from driving_xai.replay.input_rule import InputRule, Region
@@ -41,7 +42,9 @@ class ExplainConfig:
     """What is explained, and by what."""
 
     methods: tuple[str, ...]
-    """Names of `explain.METHODS`."""
+    """Names of `explain.METHODS`, each perhaps with a label, `snna@literal`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of methods, by name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     target: str | None = None
     """As for scoring: None is `magnitude` for steering, else `predicted`; `every-predicted` explains each
     output over its threshold."""
@@ -51,10 +54,7 @@ class ExplainConfig:
     """Writes each map, raw and on the model's grid, as .npy."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown or not self.methods:
-            got = repr(unknown[0]) if unknown else "none"
-            raise ValueError(f"got method {got}, expected some of: {', '.join(METHODS)}")
+        require_methods(self.methods, self.options)
         if self.batch_size < 1:
             raise ValueError(f"got batch_size {self.batch_size}, expected 1 or more")
 
@@ -94,7 +94,9 @@ class _Still:
         self._rule = InputRule.of(checkpoint)
         self._view: FrameModel = model.at(None) if hasattr(model, "at") else model
         self._methods: dict[str, Explainer] = {
-            name: build(name, model, seed=config.seed, batch_size=config.batch_size)
+            name: build(
+                name, model, seed=config.seed, batch_size=config.batch_size, options=config.options.get(name)
+            )
             for name in config.methods
         }
         self._outputs: Outputs = model.outputs
@@ -122,6 +124,7 @@ class _Still:
             "scores": self._scores(clean),
             "maps": maps,
             "seed": self._config.seed,
+            **({"options": self._config.options} if self._config.options else {}),
             **describe_machine(device),
         }
         told = out / f"{path.stem}.json"

@@ -41,7 +41,8 @@ def watch(checkpoint: Checkpoint, source: Path, live: Live, config: ReplayConfig
     at_s, wish = course.first_s, None
     while True:
         start_s = max(config.start_s, at_s - _MEMORY_S)
-        chosen = replace(config, start_s=start_s, method=course.method)
+        options = config.options if course.method == config.method else {}
+        chosen = replace(config, start_s=start_s, method=course.method, options=options)
         session = Session.open(checkpoint, source, None, chosen)
         live.begin(course, at_s=at_s, fulfilled=wish)
         _play(session, live, at_s)

@@ -224,7 +224,18 @@ def test_better_means_with_the_whole_interval() -> None:
         ("score {model} {shards} -o {out}", "got method none, expected some of"),
         ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
         ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
-        ("replay {model} {route} -o {out}.mp4 --method cam", "got method 'cam', expected one of"),
+        ("replay {model} {route} -o {out}.mp4 --method cam", "got method 'cam', expected some of"),
+        ("score {model} {shards} -o {out} --method rise --set options.rise.mask=9", "rise has masks, grid"),
+        (
+            "sanity {model} {shards} -o {out} --method rise --set options.rise.grid=x",
+            "expected a whole number",
+        ),
+        (
+            "explain {model} {wrong} -o {out} --method rise --set options.rise=9",
+            "rise is 9; expected a table",
+        ),
+        ("score {model} {shards} -o {out} --method rise --set options.rise.masks=0", "'rise': got masks 0"),
+        ("replay {model} {route} -o {out}.mp4 --set options.rise.masks=9", "of no method of this run (none"),
         ("prep udacity {route} {out}", "reader 'udacity' is unknown; choose one of synthetic"),
         ("prep synthetic {route} {out} --smoothing 2", "smoothing is 2.0; expected over 0 and at most 1"),
     ],
@@ -446,6 +457,33 @@ def test_explain_writes_a_picture_and_the_numbers(run, made, tmp_path: Path) -> 
     missing = run("explain", made.model, tmp_path / "none.jpg", "--method", "random", "-o", out)
     assert missing.exit_code == 3
     assert "no such image" in one_line(missing.stderr)
+
+
+def test_options_of_a_method_come_from_the_shell_and_from_a_file(run, made, tmp_path: Path) -> None:
+    recipe, rise = tmp_path / "recipe.toml", {"masks": 9, "grid": 3}
+    recipe.write_text("[options.rise]\nmasks = 50\ngrid = 3\n[options.centre-prior]\nrow = 0.7\n")
+    chosen = ("--config", recipe, "--set", "options.rise.masks=9", "--device", "cpu")
+    done = run("score", made.model, made.shards, "-o", tmp_path / "scores", "--method", "rise", *chosen)
+    assert done.exit_code == 0, done.output
+    saved = Results.load(tmp_path / "scores").summary["plan"]["config"]
+    assert saved["options"] == {"rise": rise, "centre-prior": {"row": 0.7}}
+    done = run("sanity", made.model, made.shards, "-o", tmp_path / "sanity", "--method", "rise", "--check", "noise",
+               "--every", 2, "--set", "options.rise.masks=9", "--device", "cpu")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    checked = json.loads((tmp_path / "sanity" / "sanity.json").read_text())
+    assert checked["plan"]["config"]["options"] == {"rise": {"masks": 9}}
+
+
+def test_a_replay_says_with_what_options_its_method_ran(run, made, tmp_path: Path) -> None:
+    out = tmp_path / "drive.mp4"
+    done = run("replay", made.model, made.route, "-o", out, "--method", "rise", "--end", 1, "--no-score",
+               "--set", "options.rise.masks=9", "--device", "cpu")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    with av.open(out) as video:
+        told = json.loads(video.metadata["comment"])
+    assert told["config"]["options"] == {"rise": {"masks": 9}}
+    with av.open(made.video) as video:
+        assert "options" not in json.loads(video.metadata["comment"])["config"]
 
 
 def test_a_rank_correlation_is_scored_and_held_to_a_threshold(run, made, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_what_cannot_be_played_is_refused(model, shards, tmp_path):
     out = tmp_path / "e.mp4"
     with pytest.raises(DataError, match="no image of split all in that time"):
         replay_actions(model, shards, out, ActionReplayConfig(start_s=100.0))
-    with pytest.raises(ValueError, match="got method 'cam', expected one of"):
+    with pytest.raises(ValueError, match="got method 'cam', expected some of"):
         ActionReplayConfig(method="cam")
     with pytest.raises(ValueError, match="expected 1 or more twice"):
         ActionReplayConfig(control_every=0)

@@ -1,0 +1,289 @@
+"""Options of methods: what they set, what is refused in which words, and that runs tell them apart."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from driving_xai.errors import DataError, OptionError, UnsupportedModelError
+from driving_xai.explain import METHODS, build
+from driving_xai.explain.attention_flow import AttentionGradient, GenericAttention, NormAttention
+from driving_xai.explain.cam import CAMS, GradCAM
+from driving_xai.explain.gradient import IntegratedGradients, SmoothGrad
+from driving_xai.explain.grid import Cells
+from driving_xai.explain.heavier_side import HeavierSide
+from driving_xai.explain.lime import LIME, Grid
+from driving_xai.explain.options import described
+from driving_xai.explain.perturbation import RISE, Occlusion
+from driving_xai.explain.smoothed_attention import SNNA, AttentionIG
+from driving_xai.faithfulness.results import SUMMARY
+from driving_xai.faithfulness.sanity_checks import SanityConfig
+from driving_xai.faithfulness.score import score
+from driving_xai.faithfulness.score_config import ScoreConfig
+from driving_xai.models.actions import ActionConfig, ActionModel
+from driving_xai.models.classify import Classifier, ClassifierConfig
+from driving_xai.models.steering import SteeringConfig, SteeringModel
+from driving_xai.replay.action_player import ActionReplayConfig
+from driving_xai.replay.session import ReplayConfig
+from driving_xai.replay.still import ExplainConfig
+from driving_xai.targets import magnitude, output
+from tests.driving_xai.explain.transformers import TappedViT
+
+SIZE = (32, 48)
+
+
+def _steering() -> SteeringModel:
+    torch.manual_seed(0)
+    return SteeringModel(
+        SteeringConfig(hidden_size=8, attention="sign", height=SIZE[0], width=SIZE[1])
+    ).eval()
+
+
+def _resnet() -> Classifier:
+    torch.manual_seed(0)
+    config = ClassifierConfig(classes=("a", "b"), network="resnet18", image_size=(64, 96))
+    return Classifier(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "twin"),
+    [
+        (
+            "snna",
+            {"samples": 3, "norms": "query", "product": "literal", "smoothing": "signed"},
+            lambda vit: SNNA(
+                vit=vit, samples=3, norms="query", product="literal", smoothing="signed", seed=3
+            ),
+        ),
+        ("snna", {"samples": 0, "noise": 1}, lambda vit: SNNA(vit=vit, samples=0)),
+        (
+            "attention-gradient",
+            {"form": "last-block", "memory": "recompute"},
+            lambda vit: AttentionGradient(vit=vit, form="last-block"),
+        ),
+        ("norm-attention", {"form": "heads"}, lambda vit: NormAttention(vit=vit, form="heads")),
+        (
+            "generic-attention",
+            {"product": "literal", "tile_rows": 3},
+            lambda vit: GenericAttention(vit=vit, product="literal"),
+        ),
+        (
+            "attention-ig",
+            {"mask": "pixels", "steps": 4},
+            lambda vit: AttentionIG(vit=vit, mask="pixels", steps=4),
+        ),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_transformer_s_forms_are_reached_by_name(name, options, twin) -> None:
+    model, frames = TappedViT(), torch.rand(2, 3, 24, 40, dtype=torch.float64)
+    found = build(name, model, seed=3, options=options)(model, frames, output(1))
+    torch.testing.assert_close(found, twin(model.vit)(model, frames, output(1)), rtol=1e-10, atol=1e-14)
+    if name != "snna":
+        plain = build(name, model, seed=3)(model, frames, output(1))
+        assert not torch.allclose(found, plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "twin"),
+    [
+        (
+            "rise",
+            {"masks": 20, "grid": 3, "normalisation": "centred", "fill": "mean"},
+            RISE(masks=20, grid=3, normalisation="centred", fill="mean", seed=3),
+        ),
+        (
+            "lime",
+            {"samples": 60, "segmentation": "grid", "kernel_width": "none", "ridge": 0},
+            LIME(segmentation=Grid(), samples=60, kernel_width=None, ridge=0, seed=3),
+        ),
+        (
+            "integrated-gradients",
+            {"steps": 3, "baseline": "blur", "rule": "middle"},
+            IntegratedGradients(steps=3, baseline="blur", rule="middle"),
+        ),
+        ("smoothgrad", {"samples": 2, "noisy": "free"}, SmoothGrad(samples=2, noisy="free", seed=3)),
+        (
+            "occlusion",
+            {"window_px": [8, 12], "stride_px": [8, 12]},
+            Occlusion(window_px=(8, 12), stride_px=(8, 12)),
+        ),
+        ("heavier-side-ig", {"steps": 3, "share": 0.1}, HeavierSide(IntegratedGradients(steps=3), share=0.1)),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_options_as_toml_says_them_are_the_explainer_s_own(name, options, twin) -> None:
+    model, frames = _steering(), torch.rand(2, 3, *SIZE)
+    view = model.at(None)
+    found = build(name, model, seed=3, options=options)(view, frames, magnitude)
+    torch.testing.assert_close(found, twin(view, frames, magnitude), rtol=1e-5, atol=1e-9)
+
+
+def test_every_option_says_what_it_takes_and_none_is_of_the_model_or_the_run() -> None:
+    known = {name: set(method.options) for name, method in METHODS.items()}
+    assert known["snna"] == {
+        *("samples", "noise", "noise_on", "norms", "product", "smoothing", "memory", "tile_rows")
+    }
+    assert known["attention-guided-cam"] == {"layer", "parts"}
+    assert known["lime"] == {"segmentation", "samples", "shown", "kernel_width", "ridge", "fill"}
+    assert not set().union(*known.values()) & {"seed", "batch_size", "vit", "cells", "head", "stages"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("snna", {"sample": 3}, "options.snna.sample is no option; snna has samples, noise, noise_on, norms"),
+        ("snna", {"seed": 3}, "options.snna.seed is no option"),
+        ("random", {"row": 1}, "options.random.row is no option; random has no options"),
+        ("snna", {"samples": "3"}, "options.snna.samples is '3'; expected a whole number"),
+        ("snna", {"samples": True}, "is True; expected a whole number"),
+        ("snna", {"noise": float("nan")}, "is nan; expected a number"),
+        ("snna", {"norms": "both"}, "options.snna.norms is 'both'; expected one of none, key, query"),
+        ("occlusion", {"window_px": [4]}, r"expected a list \[a whole number, a whole number\]"),
+        ("lime", {"kernel_width": "wide"}, "is 'wide'; expected a number or none"),
+    ],
+)
+def test_what_a_method_does_not_take_is_refused_before_there_is_a_model(name, options, said) -> None:
+    recipes = [
+        lambda: ScoreConfig(methods=(name,), options={name: options}),
+        lambda: SanityConfig(methods=(name,), options={name: options}),
+        lambda: ExplainConfig(methods=(name,), options={name: options}),
+        lambda: ReplayConfig(method=name, options={name: options}),
+        lambda: ActionReplayConfig(method=name, options={name: options}),
+    ]
+    for recipe in recipes:
+        with pytest.raises(OptionError, match=said):
+            recipe()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"snna": {}}, r"options.snna is of no method of this run \(rise, random, centre-prior\)"),
+        ({"rise": 3}, "options.rise is 3; expected a table"),
+        ({"rise@few": {"masks": 3}}, "options.rise@few is of no method of this run"),
+    ],
+)
+def test_options_of_a_method_that_does_not_run_are_refused(options, said) -> None:
+    with pytest.raises(OptionError, match=said):
+        ScoreConfig(methods=("rise",), options=options)
+
+
+def test_a_value_out_of_range_names_the_method() -> None:
+    for name, options, said in (
+        ("rise", {"masks": 0}, "method 'rise': got masks 0"),
+        ("occlusion", {"window_px": [4, 4]}, "method 'occlusion': got window 4 px, stride 8 px"),
+        ("centre-prior", {"spread": 0.0}, "method 'centre-prior': got spread 0.0, expected over 0"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            build(name, _steering(), options=options)
+    with pytest.raises(OptionError, match="method 'snna': got samples -1; expected 0 or more"):
+        build("snna", TappedViT(), options={"samples": -1})
+
+
+@pytest.mark.parametrize("name", CAMS)
+def test_a_cam_weighs_any_layer_named(name) -> None:
+    model, frames = _resnet(), torch.rand(1, 3, 64, 96)
+    explainer = build(name, model, options={"layer": "network.layer3"})
+    assert explainer.layer is model.network.layer3
+    # A ResNet pads every kernel by half of it: cells are centred on every sixteenth pixel.
+    assert (explainer.head, explainer.cells) == (None, Cells(0.0, 16.0))
+    assert explainer(model, frames, output(1)).isfinite().all()
+    own = build(name, model, options={"layer": "network.layer4"})
+    assert (own.layer, own.cells, own.head) == (
+        model.cam_layer,
+        Cells(0.0, 32.0),
+        build(name, model).head,
+    )
+
+
+def test_a_layer_within_a_model_of_drives_is_placed_too() -> None:
+    model, frames = _steering(), torch.rand(2, 3, *SIZE)
+    explainer = build("grad-cam", model, options={"layer": "encoder.0"})
+    assert explainer.cells.stride_px == 2
+    twin = GradCAM(layer=model.encoder[0], cells=explainer.cells)
+    found = explainer(model.at(None), frames, magnitude)
+    torch.testing.assert_close(found, twin(model.at(None), frames, magnitude))
+    assert not torch.allclose(found, build("grad-cam", model)(model.at(None), frames, magnitude))
+
+
+def test_a_layer_that_does_not_serve_is_refused_in_words_that_help() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"'network\.layer9' is unknown: network has conv1, bn1"):
+        build("grad-cam", _resnet(), options={"layer": "network.layer9"})
+    with pytest.raises(UnsupportedModelError, match="this is a transformer; use snna or generic-attention"):
+        build("xgrad-cam", TappedViT())
+    with pytest.raises(UnsupportedModelError, match=r"grad-cam's option layer \(its parts: 0, 1\)"):
+        build("grad-cam", nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()))
+
+
+def test_tiles_are_large_on_a_gpu_and_change_rounding_only() -> None:
+    model, frames = TappedViT(), torch.rand(1, 3, 24, 40, dtype=torch.float64)
+    expected = build("snna", model)(model, frames, output(0))
+    model.parameters = lambda: iter([SimpleNamespace(is_cuda=True)])
+    for name in ("rollout", "generic-attention", "attention-ig", "snna"):
+        assert build(name, model).tile_rows == 512
+        assert build(name, model, options={"tile_rows": 64}).tile_rows == 64
+    explainer = build("snna", model)
+    assert explainer.noise_on == "cpu", "the same map on every device"
+    torch.testing.assert_close(explainer(model, frames, output(0)), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_one_method_runs_twice_under_labels(actions, streets, tmp_path) -> None:
+    config = ScoreConfig(
+        methods=("snna", "snna@literal"),
+        options={"snna": {"samples": 1}, "snna@literal": {"samples": 1, "product": "literal"}},
+        measures=("deletion",),
+        split="all",
+        every=10,
+    )
+    checkpoint = actions()
+    found = score(checkpoint, streets, tmp_path / "both", config)
+    values = {
+        name: found.select(method=name, measure="deletion", reference="target")["value"].tolist()
+        for name in config.methods
+    }
+    assert values["snna"]
+    assert values["snna"] != values["snna@literal"]
+    assert found.summary["methods"] == ["snna", "snna@literal"]
+    assert found.summary["plan"]["config"]["options"] == config.options
+    alone = ScoreConfig(
+        methods=("snna",), options={"snna": {"samples": 1, "product": "literal"}}, split="all", every=10
+    )
+    single = score(checkpoint, streets, tmp_path / "one", alone)
+    assert (
+        single.select(method="snna", measure="deletion", reference="target")["value"].tolist()
+        == values["snna@literal"]
+    )
+    with pytest.raises(
+        ValueError, match="'snna' twice, expected each once; with other options call it snna@LABEL"
+    ):
+        ScoreConfig(methods=("snna", "snna"))
+
+
+def test_a_run_with_other_options_is_another_run(actions, streets, tmp_path) -> None:
+    checkpoint, out = actions(), tmp_path / "out"
+    plain = {"methods": ("rollout",), "split": "all", "every": 20}
+    score(checkpoint, streets, out, ScoreConfig(**plain))
+    assert "options" not in json.loads((out / SUMMARY).read_text())["plan"]["config"]
+    chosen = ScoreConfig(**plain, options={"rollout": {"tile_rows": 64}})
+    with pytest.raises(DataError, match="scored with another options; give another folder"):
+        score(checkpoint, streets, out, chosen, resume=True)
+    score(checkpoint, streets, tmp_path / "chosen", chosen)
+    with pytest.raises(DataError, match="scored with another options; give another folder"):
+        score(checkpoint, streets, tmp_path / "chosen", ScoreConfig(**plain), resume=True)
+
+
+def test_a_caption_says_what_is_particular() -> None:
+    assert described("snna", {"snna": {"samples": 3, "norms": "query"}}) == "snna samples=3 norms=query"
+    assert described("snna", {}) == "snna"
+
+
+def test_an_action_cnn_has_layers_too() -> None:
+    torch.manual_seed(0)
+    model = ActionModel(ActionConfig(backbone="resnet18")).eval()
+    explainer = build("grad-cam", model, options={"layer": "cnn.layer2"})
+    assert explainer.cells == Cells(0.0, 8.0)
