@@ -17,7 +17,18 @@ from driving_xai.errors import DataError
 from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.cluttered_digits import Clutter
 from driving_xai.experiments.held_images import NamedImages, digits_in_clutter, given_or
-from driving_xai.experiments.seeded_runs import Found, Mean, each_run, p_text, paired, values_of, write_text
+from driving_xai.experiments.seeded_runs import (
+    DIFFERENCES,
+    Found,
+    Mean,
+    each_run,
+    markdown_header,
+    markdown_row,
+    paired,
+    tested_text,
+    values_of,
+    write_text,
+)
 from driving_xai.explain.cam import CAMS, AttentionGuidedCAM, GradCAM, SmoothGradCAMPlusPlus
 from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.grid import Cells
@@ -285,41 +296,38 @@ def _text(results: Mapping[str, Any], table: str) -> str:
     lines = [
         f"Images: {results['images']['name']}. Network: {network}, accuracy "
         f"{'unknown' if accuracy is None else format(accuracy['mean'], '.3f')}. {config['seeds']} runs of {config['images']} images; mean and standard error "
-        "over runs. p: Wilcoxon's signed-rank test of attention-guided CAM (A) less the method, paired over runs, not "
-        "corrected for the number of tests; r: its rank-biserial correlation, 1 where A has more in every run.",
+        "over runs.",
+        "",
+        f"A is attention-guided CAM without parameters. {DIFFERENCES}",
         "",
     ]
     if table == "table3":
         few = [f"{name} {share}" for name in ("drop", "increase") for share in shown[1::2]]
         lines += ["The frame times its stretched map; probability of the predicted class, in percent.", ""]
-        lines += [*_rows(results, ("drop", "increase")), ""]
+        lines += [*_rows(results, ("drop", "increase"), ".2f"), ""]
         lines += ["The same where exactly so many of the most salient pixels are shown, on black.", ""]
-        return "\n".join([*lines, *_rows(results, few)])
+        return "\n".join([*lines, *_rows(results, few, ".2f")])
     lines += ["The mean logit where exactly so many of the most salient pixels are shown, on black.", ""]
-    lines += [*_rows(results, [f"logit {share}" for share in shown]), "", "As a probability.", ""]
-    return "\n".join([*lines, *_rows(results, [f"probability {share}" for share in shown])])
+    lines += [*_rows(results, [f"logit {share}" for share in shown], ".3f"), "", "As a probability.", ""]
+    return "\n".join([*lines, *_rows(results, [f"probability {share}" for share in shown], ".4f")])
 
 
-def _rows(results: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    head = " | ".join(f"{name} | p, r | paper" if name in _PAPER else f"{name} | p, r" for name in columns)
-    count = sum(3 if name in _PAPER else 2 for name in columns)
-    lines = [f"| method | {head} |", f"|---|{'---|' * count}"]
+def _rows(results: Mapping[str, Any], columns: Sequence[str], digits: str) -> list[str]:
+    """A table of means beside the paper's, and one of differences from attention-guided CAM."""
+    heads = [head for name in columns for head in ((name, "paper") if name in _PAPER else (name,))]
+    lines = markdown_header("method", heads)
     for method, means in results["means"].items():
         cells = []
         for name in columns:
-            mean, error = means[name]["mean"], means[name]["standard_error"]
-            found = [
-                _tested(each)
-                for each in results["tests"]
-                if each["theirs"] == method and each["quantity"] == name
-            ]
-            cells += [f"{mean:.3g} ± {error:.2g}", *(found or [""])]
+            cells.append(f"{means[name]['mean']:.3g} ± {means[name]['standard_error']:.2g}")
             if name in _PAPER:
                 printed = results["paper"][name].get(method)
                 cells.append("" if printed is None else f"{printed:g}")
-        lines.append(f"| {_LABELS.get(method, method)} | {' | '.join(cells)} |")
+        lines.append(markdown_row(_LABELS.get(method, method), cells))
+    tests = {(each["theirs"], each["quantity"]): each for each in results["tests"]}
+    lines += ["", *markdown_header("A less", columns)]
+    for method in results["means"]:
+        if method != OURS:
+            cells = [tested_text(tests[method, name], digits) for name in columns]
+            lines.append(markdown_row(_LABELS.get(method, method), cells))
     return lines
-
-
-def _tested(test: Mapping[str, Any]) -> str:
-    return p_text(None) if test["p"] is None else f"{p_text(test['p'])}, {test['rank_biserial']:+.2f}"

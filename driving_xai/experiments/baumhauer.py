@@ -16,13 +16,14 @@ import torch
 
 from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
 from driving_xai.experiments.seeded_runs import (
+    DIFFERENCES,
     Found,
     Mean,
     each_run,
     markdown_header,
     markdown_row,
-    p_text,
     paired,
+    tested_text,
     values_of,
     write_text,
 )
@@ -253,10 +254,10 @@ def _table1_text(results: Mapping[str, Any]) -> str:
     for quantity, title in (("accuracy_soft", "accuracy, soft"), ("loss_soft", "loss, soft")):
         lines.append(markdown_row(title, (_cell(means[name][quantity], seeds) for name in COLUMNS)))
     lines.append(markdown_row("cells selected", (f"{means[name]['cells']['mean']:.1f}" for name in COLUMNS)))
-    lines += ["", *markdown_header("test", ("difference in accuracy", "p", "difference in loss", "p"))]
+    lines += ["", DIFFERENCES, "", *markdown_header("difference", ("accuracy", "loss"))]
     for ours, theirs in _TESTS:
         by = {t["quantity"]: t for t in results["tests"] if (t["ours"], t["theirs"]) == (ours, theirs)}
-        found = (f"{by[each]['difference']:+.4f} | {p_text(by[each]['p'])}" for each in ("accuracy", "loss"))
+        found = (tested_text(by[each], ".4f") for each in ("accuracy", "loss"))
         lines.append(markdown_row(f"{COLUMNS[ours]} - {COLUMNS[theirs]}", found))
     return "\n".join(lines)
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from driving_xai.experiments.baumhauer import DATA_SETS, Explanations, heading, heads_of_seed
 from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
 from driving_xai.experiments.seeded_runs import (
+    DIFFERENCES,
     Found,
     Mean,
     each_run,
     markdown_header,
     markdown_row,
-    p_text,
     paired,
+    tested_text,
     values_of,
     write_text,
 )
@@ -190,10 +191,15 @@ def _table2_text(results: Mapping[str, Any]) -> str:
     lines.append(
         markdown_row("maps that order nothing", (f"{each:.1%}" for each in results["without_order"].values()))
     )
-    lines += ["", f"Paper: {DATA_SETS}.", ""]
-    for test in results["tests"]:
-        lines.append(
-            f"{MAPS[test['ours']]} - CAM: {test['difference']:+.3f}, p = {p_text(test['p'])} "
-            "(Wilcoxon's signed-rank test over the paired runs)."
-        )
+    lines += [
+        "",
+        f"Paper: {DATA_SETS}.",
+        "",
+        DIFFERENCES,
+        "",
+        *markdown_header("difference", ("correlation",)),
+    ]
+    lines += [
+        markdown_row(f"{MAPS[test['ours']]} - CAM", (tested_text(test, ".3f"),)) for test in results["tests"]
+    ]
     return "\n".join(lines)

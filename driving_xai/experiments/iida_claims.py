@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from driving_xai.experiments.seeded_runs import Found, markdown_header, markdown_row, p_text, paired
+from driving_xai.experiments.seeded_runs import (
+    DIFFERENCES,
+    Found,
+    interval_text,
+    markdown_header,
+    markdown_row,
+    p_text,
+    paired,
+)
 from driving_xai.faithfulness.patches import PATCHES_PX
 
 SCORES = ("ID", *(f"PID {m}" for m in PATCHES_PX))
@@ -45,24 +53,20 @@ def _growth(runs: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def lines_of_tests(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table of differences, a row for each pair and a column for each score."""
-    rows: dict[str, dict[str, str]] = {}
-    for test in tests:
-        if test["quantity"] == SEPARATION:
-            title, score = f"the first row, less its {test['theirs']}", test["ours"]
-        else:
-            title, score = f"{test['ours']} - {test['theirs']}", test["quantity"]
-        rows.setdefault(title, {})[score] = _cell(test)
+    """A table of differences, a row for each pair and score."""
     return [
-        "Differences, paired over runs: the mean, p of Wilcoxon's signed-rank test and its rank-biserial "
-        "correlation r, which is 1 where every run has more. None below 8 runs; p is not corrected for the number "
-        "of tests.",
+        DIFFERENCES,
         "",
-        *markdown_header("difference", SCORES),
-        *(markdown_row(title, (cells.get(score, "") for score in SCORES)) for title, cells in rows.items()),
+        *markdown_header("difference", ("score", "mean", "95 % interval", "p", "r")),
+        *(_row(test) for test in tests),
     ]
 
 
-def _cell(test: Mapping[str, Any]) -> str:
-    tested = "" if test["p"] is None else f", p {p_text(test['p'])}, r {test['rank_biserial']:+.2f}"
-    return f"{test['difference']:+.3f}{tested}"
+def _row(test: Mapping[str, Any]) -> str:
+    if test["quantity"] == SEPARATION:
+        title, score = f"{SEPARATION}, less its {test['theirs']}", test["ours"]
+    else:
+        title, score = f"{test['ours']} - {test['theirs']}", test["quantity"]
+    effect = "-" if test["p"] is None else f"{test['rank_biserial']:+.2f}"
+    cells = (score, f"{test['difference']:+.3f}", interval_text(test, ".3f"), p_text(test["p"]), effect)
+    return markdown_row(title, cells)

@@ -107,6 +107,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+def student(values: Float[np.ndarray, " N"], *, level: float = 0.95) -> Interval | None:
+    """Student's t interval of the mean of independent results, or of paired differences; None below two.
+
+    Not for the frames of one drive, which depend on each other.
+
+    Source: Student 1908.
+    """
+    if len(values) < 2:
+        return None
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * error
+    return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
 def welch(
     ours: Float[np.ndarray, " A"], theirs: Float[np.ndarray, " B"], *, level: float = 0.95
 ) -> Welch | None:

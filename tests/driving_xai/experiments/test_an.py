@@ -72,7 +72,7 @@ def test_the_other_table_comes_from_the_same_runs(out):
 
 
 def test_every_method_is_tested_with_its_effect(out, tmp_path, monkeypatch):
-    """Eight runs of drawn numbers: p and effect of every cell beside SciPy's and one by hand."""
+    """Eight runs of drawn numbers: interval, p and effect of every cell beside SciPy's and one by hand."""
     names = list(json.loads((out / "results.json").read_text())["means"])
 
     def drawn(_source, _out, _how, seed: int, _device):
@@ -99,7 +99,12 @@ def test_every_method_is_tested_with_its_effect(out, tmp_path, monkeypatch):
             ranks = stats.rankdata(abs(differences))
             effect = (ranks @ np.sign(differences)) / ranks.sum()
             assert test["rank_biserial"] == pytest.approx(effect)
-            cell = f"| {test['p']:.3f}, {effect:+.2f} |"
+            within = stats.ttest_rel(*values).confidence_interval()
+            assert (test["interval"]["low"], test["interval"]["high"]) == pytest.approx(tuple(within))
+            mean, low, high = (
+                f"{each:+{'.2f' if place == 0 else '.3f'}}" for each in (differences.mean(), *within)
+            )
+            cell = f"| {mean} ({low} to {high}), p {test['p']:.3f}, r {effect:+.2f} |"
             rows = [row for row in texts[place].splitlines() if row.startswith(f"| {other} | ")]
             assert any(cell in row for row in rows)
 

@@ -173,8 +173,31 @@ class TestRuns:
         assert unpaired(runs, "a", "b", "x")["p"] == pytest.approx(stats.mannwhitneyu(first, second).pvalue)
         mean = Mean.of(first)
         assert mean.standard_error == pytest.approx(stats.sem(first))
+        by_scipy = stats.t.interval(0.95, 19, loc=first.mean(), scale=stats.sem(first))
+        assert (mean.interval["low"], mean.interval["high"]) == pytest.approx(by_scipy)
         assert paired(runs, "a", "a", "x")["p"] == 1.0
         assert paired(runs[:5], "a", "b", "x")["p"] is None
+
+    @pytest.mark.parametrize("count", [2, 7, 20])
+    def test_intervals_are_scipys(self, count):
+        """Paired and Welch's, of groups whose means and spreads differ."""
+        rng = np.random.default_rng(count)
+        first, second = rng.normal(2, 1, count), rng.normal(0, 3, count)
+        runs = [{"a": {"x": a}, "b": {"x": b}} for a, b in zip(first, second, strict=True)]
+        for test, found in (
+            (paired, stats.ttest_rel(first, second)),
+            (unpaired, stats.ttest_ind(first, second, equal_var=False)),
+        ):
+            ours = test(runs, "a", "b", "x")["interval"]
+            assert (ours["low"], ours["high"]) == pytest.approx(tuple(found.confidence_interval(0.95)))
+
+    def test_a_single_run_has_no_interval_and_equal_runs_have_one_of_no_width(self):
+        runs = [{"a": {"x": 0.5}, "b": {"x": 0.25}}] * 8
+        none = {"low": None, "high": None, "reason": "a single run says nothing about others"}
+        for test in (paired, unpaired):
+            assert test(runs[:1], "a", "b", "x")["interval"] == none
+            assert test(runs, "a", "b", "x")["interval"] == {"low": 0.25, "high": 0.25}
+        assert Mean.of(np.array([0.5])).interval == none
 
 
 def test_what_was_not_tested_is_not_read_as_significant():
@@ -204,6 +227,16 @@ def test_table1_sums_up_its_runs_and_goes_on_where_it_stopped(tmp_path):
     table = (tmp_path / "table.md").read_text()
     assert "stand-in: scikit-learn's handwritten digits 3, 8 in clutter" in table
     assert "| paper, B | 0.8357 ± 0.03 | - | 0.7730 ± 0.24 | - | 0.8234 ± 0.07 |" in table
+    by_hand = [_of_two_runs(two["runs"], "bla-t", "baseline", each) for each in ("accuracy", "loss")]
+    cells = " | ".join(f"{mean:+.4f} ({low:+.4f} to {high:+.4f})" for mean, low, high in by_hand)
+    assert f"| BLA-T - BL | {cells} |" in table
+
+
+def _of_two_runs(runs, ours: str, theirs: str, quantity: str) -> tuple[float, float, float]:
+    """The mean of two differences and its 95 % interval: Student's t of one degree of freedom is Cauchy's."""
+    first, second = (run[ours][quantity] - run[theirs][quantity] for run in runs)
+    mean, half = (first + second) / 2, np.tan(0.475 * np.pi) * abs(first - second) / 2
+    return mean, mean - half, mean + half
 
 
 def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
@@ -233,7 +266,10 @@ def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
             assert found[name][str(seed)] == pytest.approx(expected, abs=0.02), name
     assert results["explained"] == 2
     assert set(results["means"]) == set(MAPS)
-    assert "| paper, C | 0.08 | 0.37 |" in (tmp_path / "table.md").read_text()
+    table = (tmp_path / "table.md").read_text()
+    assert "| paper, C | 0.08 | 0.37 |" in table
+    mean, low, high = _of_two_runs(results["runs"], "bla-t", "cam", "correlation")
+    assert f"| BLA-T - CAM | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |" in table
 
 
 def test_mnist_trains_as_many_steps_as_asked(tmp_path):
@@ -246,5 +282,8 @@ def test_mnist_trains_as_many_steps_as_asked(tmp_path):
     assert {test["test"] for test in results["tests"]} == {"mann-whitney-u", "wilcoxon-signed-rank"}
     row = results["means"]["bla-t"]["accuracy"]
     assert row["mean"] == pytest.approx(np.mean([run["bla-t"]["accuracy"] for run in results["runs"]]))
+    mean, low, high = _of_two_runs(results["runs"], "l2x", "baseline", "accuracy")
+    row = f"| L2X, k = 4 | {mean:+.4f} | paired | {low:+.4f} to {high:+.4f} | - | - |"
+    assert row in (tmp_path / "table.md").read_text()
     with pytest.raises(ValueError, match="expected baseline among them"):
         Mnist(networks=("bla",))

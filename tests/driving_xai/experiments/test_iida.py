@@ -99,13 +99,17 @@ def _values(runs, variant: str, score: str) -> np.ndarray:
 
 
 def _agrees(test, differences: np.ndarray, text: str) -> None:
-    """SciPy's exact test, an effect by hand, and both in the table."""
+    """SciPy's exact test and interval, an effect by hand, and all in a row of the table."""
     assert test["difference"] == pytest.approx(differences.mean())
     assert test["p"] == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
     ranks = stats.rankdata(abs(differences))
     effect = (ranks[differences > 0].sum() - ranks[differences < 0].sum()) / ranks.sum()
     assert test["rank_biserial"] == pytest.approx(effect)
-    assert f"{differences.mean():+.3f}, p {test['p']:.3f}, r {effect:+.2f}" in text
+    within = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert (test["interval"]["low"], test["interval"]["high"]) == pytest.approx(tuple(within))
+    score = test["ours"] if " - " in test["quantity"] else test["quantity"]
+    cells = f"{differences.mean():+.3f} | {within.low:+.3f} to {within.high:+.3f} | {test['p']:.3f} | {effect:+.2f}"
+    assert f"| {score} | {cells} |" in text
 
 
 def test_table2_tests_the_papers_claims_on_runs_that_are_kept(tmp_path):
@@ -145,10 +149,15 @@ def test_table4_tests_each_condition_against_neither(tmp_path):
         _agrees(each, ours - theirs, text)
 
 
-def test_fewer_than_eight_runs_are_not_tested(compared):
+def test_a_single_run_has_neither_test_nor_interval(compared):
     out, results = compared
     assert {each["p"] for each in results["tests"]} == {None}
-    assert ", p " not in (out / "table.md").read_text().split("r, which is")[1].split("\n", 1)[1]
+    means = [each for row in results["means"].values() for each in row.values()]
+    reasons = [each["interval"]["reason"] for each in (*results["tests"], *means)]
+    assert set(reasons) == {"a single run says nothing about others"}
+    rows = (out / "table.md").read_text().split("| difference |")[1].splitlines()[2:]
+    assert len(rows) == len(results["tests"])
+    assert all(row.endswith(" | - | - | - |") for row in rows)
 
 
 def test_networks_that_were_trained_otherwise_are_refused(compared, tmp_path):

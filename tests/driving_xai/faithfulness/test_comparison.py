@@ -20,6 +20,7 @@ from driving_xai.faithfulness.comparison import (
     holm,
     places,
     signed_rank,
+    student,
     welch,
 )
 from driving_xai.faithfulness.statistics import BlockBootstrap
@@ -100,6 +101,16 @@ def test_holm_rejects_what_stepping_down_rejects(p_values):
             break
         rejected.add(index)
     assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+def test_students_interval_is_scipys_and_that_of_paired_differences():
+    generator = np.random.default_rng(1)
+    ours, theirs = generator.normal(1, 2, size=8), generator.normal(0, 1, size=8)
+    found = student(ours - theirs, level=0.9)
+    bounds = stats.ttest_rel(ours, theirs).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high))
+    assert found.mean == pytest.approx((ours - theirs).mean())
+    assert student(ours[:1]) is None
 
 
 def test_welch_is_scipys_with_its_interval():
