@@ -72,13 +72,13 @@ class FoldOut:
 
 
 def fold_out_from(config: Mapping[str, Any]) -> FoldOut:
-    """The rule a checkpoint was made with: prep's split where its recipe knows no other.
+    """The rule a checkpoint was made with.
 
     Raises:
         DataError: the checkpoint's configuration does not say.
     """
     try:
-        return FoldOut(**config["data"].get("held_out", {}))
+        return FoldOut(**config["data"]["held_out"])
     except (KeyError, TypeError) as error:
         raise DataError(f"the checkpoint does not say what was held out ({error}); train it again") from error
 

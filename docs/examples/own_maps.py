@@ -34,7 +34,8 @@ PARTS = {
 def write(model: Path, shards: Path, named: Path, out: Path) -> None:
     """Explains the frames of `named` in each of the ways above."""
     loaded = checkpoint.load(model, kind="actions")
-    images = LabelledImages(shards, short_side_px=loaded.config["input"]["short_side_px"])
+    images = LabelledImages(shards, short_side_px=loaded.config.get("input", {}).get("short_side_px"))
+    names = loaded.model.outputs.names
     with h5py.File(named) as given, h5py.File(out, "w") as file:
         file.attrs["schema"] = SCHEMA
         given.copy("frames", file)
@@ -42,7 +43,7 @@ def write(model: Path, shards: Path, named: Path, out: Path) -> None:
         for name, options in PARTS.items():
             explain = SNNA(vit=loaded.model.vit, **options)
             maps = [
-                explain(loaded.model, images.frames(row), output(images.label_names.index(action)))
+                explain(loaded.model, images.frames(row), output(names.index(action)))
                 for row, action in zip(rows.reshape(-1, 1), actions, strict=True)
             ]
             file[f"maps/{name}"] = np.concatenate([each.numpy() for each in maps])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -103,17 +104,18 @@ class VisualBackProp:
 def _averages(stages: Sequence[Stage]) -> Iterator[list[list[Float[Tensor, "B 1 h w"]]]]:
     """Lists that receive the mean over channels of the positive part of each stage's output."""
     averages: list[list[Tensor]] = [[] for _ in stages]
-    handles = []
-    for stage, seen in zip(stages, averages, strict=True):
 
-        def average(_layer: nn.Module, _inputs: tuple, output: Tensor, seen: list[Tensor] = seen) -> None:
-            if not isinstance(output, Tensor) or output.dim() != 4:
-                raise UnsupportedModelError(
-                    f"layer {type(_layer).__name__} puts out no feature maps; choose other stages"
-                )
-            seen.append(output.relu().mean(1, keepdim=True))
+    def average(seen: list[Tensor], _layer: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            raise UnsupportedModelError(
+                f"layer {type(_layer).__name__} puts out no feature maps; choose other stages"
+            )
+        seen.append(output.relu().mean(1, keepdim=True))
 
-        handles.append(stage.end.register_forward_hook(average))
+    handles = (
+        stage.end.register_forward_hook(partial(average, seen))
+        for stage, seen in zip(stages, averages, strict=True)
+    )
     with removed_after(handles):
         yield averages
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
@@ -247,10 +248,13 @@ def _traced(vit: Any, blocks: Sequence[Any], forward: Forward, graphs: Graphs) -
         torch.set_grad_enabled(graphs != "none")
         return trace.left
 
-    handles = [vit.patch_embed.proj.register_forward_hook(embed)]
-    for block in blocks:
-        handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
-    with removed_after(handles), ExitStack() as stack:
+    def handles() -> Iterator[RemovableHandle]:
+        yield vit.patch_embed.proj.register_forward_hook(embed)
+        for block in blocks:
+            yield block.register_forward_pre_hook(enter)
+            yield block.register_forward_hook(leave)
+
+    with removed_after(handles()), ExitStack() as stack:
         for block in blocks:
             start = graphs == "last"
             stack.enter_context(attention_traced(block, lambda: forward.blocks[-1], start_graph=start))
@@ -276,9 +280,11 @@ def attention_traced(block: Any, trace: Callable[[], BlockTrace], *, start_graph
         torch.set_grad_enabled(True)
         return (leaf,)
 
-    after = getattr(block.attn, "norm", block.attn.proj)
-    handles = [block.attn.qkv.register_forward_hook(projected), after.register_forward_pre_hook(mixed)]
-    with removed_after(handles):
+    def handles() -> Iterator[RemovableHandle]:
+        yield block.attn.qkv.register_forward_hook(projected)
+        yield getattr(block.attn, "norm", block.attn.proj).register_forward_pre_hook(mixed)
+
+    with removed_after(handles()):
         yield
 
 

@@ -15,8 +15,9 @@ from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.faithfulness.localisation import Causes
 from driving_xai.perturb import Fill
 
-Value = Callable[[Float[Tensor, "B *variants K"]], Float[Tensor, "B *variants"]]
-"""Scores of a frame's variants to the numbers a curve is drawn of."""
+Value = Callable[[Float[Tensor, "B *variants K"]], Float[Tensor, "B *values"]]
+"""Scores of a frame's variants to the numbers a curve is drawn of: `variants` of them, or R times as many with
+the references first, see `Batch.values`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,9 @@ from driving_xai.perturb import Fill
 PATCHES = Grid(rows=7, columns=7)
 """Of 32 x 32 pixels on frames of 224 x 224."""
 
+_ROUNDING = 64
+"""Units in the last place of the largest score by which passes of the same frame may differ."""
+
 
 def patch_lime(
     *,
@@ -163,8 +166,9 @@ class LimeRankCorrelation:
 def _change_of_explained(batch: Batch) -> Target:
     """What is explained of a frame's variant, less what it is of the unedited frame.
 
-    The difference takes nothing from LIME's worths. Where no pattern changes anything it is exactly zero, and
-    so are they: of a constant the fit would leave rounding, which has an order.
+    The difference takes nothing from LIME's worths. A change no larger than what other batch sizes make of
+    the same frame is none: where no pattern changes anything the worths are zero, and no order is made of
+    rounding.
     """
 
     def explained(scores: Scores) -> Float[Tensor, " B"]:
@@ -173,4 +177,10 @@ def _change_of_explained(batch: Batch) -> Target:
         return batch.target(scores.double())
 
     unedited = explained(batch.clean)
-    return lambda scores: explained(scores) - unedited
+    rounding = _ROUNDING * torch.finfo(batch.clean.dtype).eps * batch.clean.abs().amax(1).double()
+
+    def change(scores: Scores) -> Float[Tensor, " B"]:
+        found = explained(scores) - unedited
+        return found.masked_fill(found.abs() <= rounding, 0)
+
+    return change

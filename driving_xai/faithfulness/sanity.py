@@ -34,10 +34,10 @@ def layers_in_order(model: nn.Module, run: Callable[[], object]) -> list[str]:
         name: each for name, each in owners.items() if any(p is not None for p in each._parameters.values())
     }
     called: dict[str, None] = {}
-    handles = [
+    handles = (
         module.register_forward_pre_hook(lambda module, inputs, name=name: called.setdefault(name))
         for name, module in owners.items()
-    ]
+    )
     with removed_after(handles), torch.no_grad():
         run()
     return [*reversed(called), *(name for name in reversed(owners) if name not in called)]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from driving_xai.contracts import FrameModel, Frames, Saliency, Scores
 from driving_xai.explain.vit_capture import check_vit
@@ -69,13 +70,14 @@ def attention_masked(
     def zero_outputs(_layer: nn.Module, inputs: tuple) -> tuple:
         return (inputs[0].masked_fill(rows, 0), *inputs[1:])
 
-    handles = []
-    for block in vit.blocks if blocks == "all" else vit.blocks[:1]:
-        attention = block.attn
-        after = getattr(attention, "norm", attention.proj)
-        handles.append(attention.qkv.register_forward_hook(_in_this_thread(zero_values)))
-        handles.append(after.register_forward_pre_hook(_in_this_thread(zero_outputs)))
-    with removed_after(handles):
+    def handles() -> Iterator[RemovableHandle]:
+        for block in vit.blocks if blocks == "all" else vit.blocks[:1]:
+            attention = block.attn
+            after = getattr(attention, "norm", attention.proj)
+            yield attention.qkv.register_forward_hook(_in_this_thread(zero_values))
+            yield after.register_forward_pre_hook(_in_this_thread(zero_outputs))
+
+    with removed_after(handles()):
         yield
 
 

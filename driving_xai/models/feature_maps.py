@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -82,10 +82,12 @@ def linear_head(network: nn.Module, frames: Frames, layer: nn.Module) -> nn.Line
         if isinstance(module, nn.Linear):
             inputs[module] = taken[0]
 
-    handles = [module.register_forward_pre_hook(remember_input) for module in network.modules()]
-    # Cloned, because a following in-place activation would hide that it changes the maps.
-    handles.append(layer.register_forward_hook(lambda _module, _taken, given: maps.append(given.clone())))
-    with torch.no_grad(), evaluating(network), removed_after(handles):
+    def handles() -> Iterator[RemovableHandle]:
+        yield from (module.register_forward_pre_hook(remember_input) for module in network.modules())
+        # Cloned, because a following in-place activation would hide that it changes the maps.
+        yield layer.register_forward_hook(lambda _module, _taken, given: maps.append(given.clone()))
+
+    with torch.no_grad(), evaluating(network), removed_after(handles()):
         scores = network(frames)
     if not inputs or len(maps) != 1 or maps[0].dim() != 4:
         return None
@@ -153,7 +155,7 @@ def _runs(network: nn.Module, frames: Frames) -> list[_Run]:
         if isinstance(given, Tensor) and taken and isinstance(taken[0], Tensor):
             runs.append(_Run(module, taken[0].shape, given.shape))
 
-    handles = [module.register_forward_hook(remember) for module in network.modules()]
+    handles = (module.register_forward_hook(remember) for module in network.modules())
     # A model of a drive judges them as the first of one.
     model: Any = network
     judge = model.at(None) if hasattr(model, "at") else model
@@ -163,12 +165,19 @@ def _runs(network: nn.Module, frames: Frames) -> list[_Run]:
 
 
 @contextmanager
-def removed_after(handles: Sequence[RemovableHandle]) -> Iterator[None]:
-    """Removes hooks at the end of the scope, also after a failure."""
+def removed_after(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Removes hooks at the end of the scope, also after a failure.
+
+    Args:
+        handles: of hooks that are registered; a generator that registers them may fail on its way, and
+            those it has registered are removed.
+    """
+    registered: list[RemovableHandle] = []
     try:
+        registered.extend(handles)
         yield
     finally:
-        for handle in handles:
+        for handle in registered:
             handle.remove()
 
 

@@ -62,7 +62,8 @@
     let low = fromZero ? 0 : Infinity, high = -Infinity;
     for (const values of series) for (const value of values) if (value !== null) { low = Math.min(low, value); high = Math.max(high, value); }
     if (!(high > -Infinity)) return [0, 1];
-    if (high <= low) { high = low + (Math.abs(low) || 1) * 0.1; }
+    // A difference of rounding is none: between its ends lies no round number.
+    if (high - low <= 1e-9 * Math.abs(high)) { high = low + (Math.abs(low) || 1) * 0.1; }
     return [low, high + (high - low) * 0.04];
   }
 

@@ -339,7 +339,7 @@ def describe(how: BoundedLogitTraining, images: LabelledImages) -> dict[str, Any
         "model": training.pop("model"),
         "training": training,
         "input": {"geometry": images.manifest.geometry, "short_side_px": images.short_side_px},
-        "data": {"shards_sha256": images.manifest.sha256},
+        "data": {"shards_sha256": images.manifest.sha256, "held_out": {}},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
 

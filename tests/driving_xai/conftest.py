@@ -51,8 +51,7 @@ def actions(tmp_path_factory, streets) -> Callable[..., Checkpoint]:
                 parameter.add_(0.2 * torch.randn_like(parameter))
         data = {"shards_sha256": Manifest.load(streets).sha256, "held_out": {}}
         path = tmp_path_factory.mktemp("checkpoint")
-        recipe = {"kind": "actions", "model": asdict(how), "input": {"short_side_px": None}, "data": data}
-        checkpoint.save(path, model, recipe, {})
+        checkpoint.save(path, model, {"kind": "actions", "model": asdict(how), "data": data}, {})
         return checkpoint.load(path)
 
     return save_and_load

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain import attention_tiles as tiles
 from driving_xai.explain import build
 from driving_xai.explain.attention_flow import (
     AttentionExplainer,
@@ -23,6 +24,7 @@ from driving_xai.explain.attention_flow import (
 )
 from driving_xai.explain.grid import Cells, to_frame_grid
 from driving_xai.explain.smoothed_attention import SNNA, AttentionIG, integrated_gradients
+from driving_xai.explain.vit_gradient import attention_gradients
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.targets import output
 from tests.driving_xai.explain.transformers import Dense, TappedViT, dense, product, relevance_factors
@@ -422,7 +424,7 @@ def test_weights_that_give_no_finite_relevance_are_named():
 
 
 @pytest.mark.parametrize("memory", ["keep", "recompute"])
-def test_under_autocast_relevance_is_still_summed_in_float32(memory):
+def test_under_autocast_a_map_stays_near_the_exact_one_in_float32(memory):
     model = _model("plain").float()
     frames = _frames(model).float()
     explain = SNNA(vit=model.vit, samples=3, memory=memory)
@@ -434,6 +436,44 @@ def test_under_autocast_relevance_is_still_summed_in_float32(memory):
     # bfloat16 keeps three digits of what the network computes; that many are left of the map.
     distance = (found - exact).abs().amax((1, 2)) / exact.amax((1, 2))
     assert 0 < distance.max() < 0.1
+
+
+def test_under_autocast_relevance_is_computed_as_without_it():
+    model = _model("plain").float()
+    frames = _frames(model).float()
+    _, _, states = attention_gradients(model.vit, model, frames, [output(1)])
+    state = next(iter(states))
+    weights = torch.rand(1, len(frames), 1, state.key.shape[2])
+
+    def computed() -> list[torch.Tensor]:
+        return [
+            tiles.gradient_flow(state, weights),
+            tiles.attention_flow(state, weights[0, :, 0]),
+            tiles.value_norms(state),
+            tiles.added_to_cls(state),
+            tiles.attention_of_cls(state),
+            tiles.gradient_of_cls(state),
+        ]
+
+    exact = computed()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = computed()
+    for one, other in zip(found, exact, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_under_autocast_a_map_is_stretched_as_without_it():
+    class Fixed(AttentionExplainer):
+        def tokens(self, model, frames, targets):
+            grid, _, _ = attention_gradients(self.vit, model, frames, targets)
+            count = grid.prefix + grid.rows * grid.columns
+            return grid, torch.linspace(0, 1, count).expand(len(targets), len(frames), count)
+
+    model = _model("plain").float()
+    frames = _frames(model).float()
+    exact = Fixed(vit=model.vit)(model, frames, output(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Fixed(vit=model.vit)(model, frames, output(1)), exact)
 
 
 def test_the_frames_own_device_draws_what_the_cpu_draws_where_it_is_one():

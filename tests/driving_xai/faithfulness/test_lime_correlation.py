@@ -247,6 +247,14 @@ def test_what_orders_nothing_has_no_value():
     assert _measured(_batch(Saturating(gain=0.0), frames), saliency).isnan().all()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_rounding_of_a_float32_network_is_no_order(count, actions):
+    """Black frames hidden by black: every pattern is the same frame, in batches of another size."""
+    model, frames = actions().model, torch.zeros(count, 3, 48, 80)
+    found = _measured(_batch(model, frames), torch.rand(count, 2, 48, 80))
+    assert found.isnan().all()
+
+
 def test_frames_smaller_than_the_grid_are_refused():
     model = WeighedPixels(6, 21)
     frames = torch.rand(1, 3, 6, 21, dtype=torch.float64)

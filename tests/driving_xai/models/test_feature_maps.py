@@ -9,7 +9,13 @@ import torchvision
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.feature_maps import cell_centres, last_feature_map, linear_head, named_layer
+from driving_xai.models.feature_maps import (
+    cell_centres,
+    last_feature_map,
+    linear_head,
+    named_layer,
+    removed_after,
+)
 
 FRAMES = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -80,3 +86,15 @@ def test_names_that_do_not_exist_and_networks_without_maps_are_refused():
         named_layer(network, "layer4.7")
     with pytest.raises(UnsupportedModelError, match="no feature map of more than one cell"):
         last_feature_map(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 96, 2)), FRAMES)
+
+
+def test_hooks_of_a_registration_that_fails_on_its_way_are_removed():
+    layers = [nn.Identity(), nn.Identity()]
+
+    def handles():
+        yield layers[0].register_forward_hook(lambda *_: None)
+        raise AttributeError("the second has no such part")
+
+    with pytest.raises(AttributeError, match="no such part"), removed_after(handles()):
+        raise AssertionError("nothing runs without its hooks")
+    assert not layers[0]._forward_hooks

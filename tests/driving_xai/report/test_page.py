@@ -172,8 +172,8 @@ def test_maps_that_have_no_value_are_counted(tmp_path):
     rows.loc[(rows["method"] == "grad-cam") & (rows["frame"] <= 3), "value"] = np.nan
     Results(summary=make_summary(rows), per_frame=rows).save(tmp_path / "scores")
     write_page(load_sources([tmp_path / "scores"]), tmp_path / "page.html")
-    assert _read(tmp_path / "page.html").text.count("more have no value") == 1
-    assert "3 more have no value" in _read(tmp_path / "page.html").text
+    assert _read(tmp_path / "page.html").text.count("more without a value") == 1
+    assert "3 more without a value" in _read(tmp_path / "page.html").text
 
 
 def test_a_large_video_lies_beside_the_page(write_replay, tmp_path):
