@@ -1,11 +1,12 @@
 """What SNNA costs: time in plain forward passes of the same run, operations, and memory beyond the model.
 
     python -m tests.benchmarks.bench_vit [--size 360x640] [--case snna,...] [--repeats 3] [--threads 2]
-        [--device cuda] [--precision fp32|tf32|bf16] [--samples 3]
+        [--device cuda] [--precision fp32|tf32|bf16] [--samples 3] [--peak TERA]
 
 ViT-S/8 with a head on the last four CLS tokens, one frame, initial weights. Each case runs in a process of
 its own: first once for its memory, then in turn with plain forward passes for its time. On a GPU, whose
 first call also compiles and loads, time is the median of the later ones, and the GPU draws its own noise.
+--peak is what the device could do at best at this precision, in tera-operations a second, by its data sheet.
 The dense form keeps whole attention matrices: at 360x640 more than 10 GiB; larger frames are left out.
 """
 
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from driving_xai.explain.attention_flow import GenericAttention, Rollout
-from driving_xai.explain.attention_tiles import TILE_ROWS
+from driving_xai.explain.attention_tiles import GPU_TILE_ROWS, TILE_ROWS
 from driving_xai.explain.smoothed_attention import SNNA
 from driving_xai.targets import output
 from tests.driving_xai.explain.transformers import TappedViT, dense, product, relevance_factors
@@ -91,7 +92,7 @@ def case(name: str, model: TappedViT, frames: Tensor, setting: Setting) -> Calla
         memory="recompute" if name == "snna-recompute" else "keep",
         noise_on="frames" if on_gpu else "cpu",
         batch_size=setting.samples if on_gpu else 1,
-        tile_rows=512 if on_gpu else TILE_ROWS,
+        tile_rows=GPU_TILE_ROWS if on_gpu else TILE_ROWS,
     )
     actions = 4 if name == "snna-4-actions" else 1
     return lambda: snna.explain_each(model, frames, [output(action) for action in range(actions)])
@@ -179,7 +180,15 @@ def in_new_process(name: str, setting: Setting) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(settings: Sequence[Setting], cases: Sequence[str]) -> dict[Any, Any]:
+def rate(found: Mapping[str, float], peak: float | None) -> str:
+    """Operations as a number, by the second, and as a share of the device's peak where that is known."""
+    tera = found["tera_operations"]
+    by_second = tera / found["seconds"]
+    share = "" if peak is None else f" ({100 * by_second / peak:.1f} % of {peak:g})"
+    return f"{tera:.2f} tera-operations, {by_second:.3g} a second{share}"
+
+
+def run(settings: Sequence[Setting], cases: Sequence[str], *, peak: float | None = None) -> dict[Any, Any]:
     """Measures and prints everything."""
     first = settings[0]
     print(
@@ -198,8 +207,8 @@ def run(settings: Sequence[Setting], cases: Sequence[str]) -> dict[Any, Any]:
             print(
                 f"  {name:18} {1e3 * found['seconds']:7.0f} ms, {found['forwards']:6.2f} forwards of "
                 f"{1e3 * found['forward_s']:.0f} ms ({found['processor_forwards']:.2f} in processor time, "
-                f"{found['operations_forwards']:.2f} in operations), {found['tera_operations']:.2f} "
-                f"tera-operations, {found['extra_mib']:6.0f} MiB more",
+                f"{found['operations_forwards']:.2f} in operations), {rate(found, peak)}, "
+                f"{found['extra_mib']:6.0f} MiB more",
                 flush=True,
             )
     return measured
@@ -220,6 +229,12 @@ def test_snna_costs_a_few_forward_passes_and_little_memory() -> None:
     assert measured[(224, 224), "snna-recompute"]["extra_mib"] < 300
 
 
+def _over_zero(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number over 0")
+    return value
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -230,14 +245,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     for name, default in (("samples", 3), ("repeats", 3), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--peak", type=_over_zero, metavar="TERA", help="Tera-operations a second, at best.")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     given = vars(parser.parse_args(arguments))
     sizes, cases, inside = given.pop("size"), given.pop("case").split(","), given.pop("inside")
+    peak = given.pop("peak")
     if inside:
         print(json.dumps(measure(cases[0], Setting(**json.loads(inside)))))
         return
     shapes = [tuple(int(side) for side in size.split("x")) for size in sizes.split(",")]
-    run([Setting(size=(height, width), **given) for height, width in shapes], cases)
+    run([Setting(size=(height, width), **given) for height, width in shapes], cases, peak=peak)
 
 
 if __name__ == "__main__":
