@@ -107,7 +107,7 @@ class Manifest:
             canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
-                f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`"
+                f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`{_preparation(root)}"
             ) from None
         except (ValueError, RecursionError):
             raise DataError(f"{path}: not valid JSON; prepare again with --overwrite") from None
@@ -172,3 +172,14 @@ def _stays_inside(path: str) -> bool:
 
 def _keys(value: Any) -> Any:
     return quoted(sorted(value), most=200) if isinstance(value, dict) else type(value).__name__
+
+
+def _preparation(root: Path) -> str:
+    """How to prepare what lies there, where it is a source that a reader knows."""
+    # Readers know nothing of shards and shards of readers, but for this advice.
+    from data_prep.readers import recognise
+
+    try:
+        return f", here by `driving-xai prep {recognise(Path(root))} {root} SHARDS`"
+    except (DataError, OSError):
+        return ""

@@ -56,6 +56,11 @@ def classifier(
              driving-xai train classifier shards model --model bla-t --set model.backbone=efficientnet_b0
     """
     options: dict[str, Any]
+    if network == "l2x":
+        raise console.SettingsError(
+            "--model l2x: give l2x-f, its form on a frozen network; `driving-xai experiment baumhauer-mnist` has "
+            "the original"
+        )
     if network is not None and network in _SELECTING:
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         options = {f"{stage}.{name}": value for name, value in given.items() for stage in _STAGES}

@@ -1,4 +1,4 @@
-"""Image classifiers of one class an image: any convolutional network of timm's, and this project's own."""
+"""Image classifiers of one class an image: any network of timm's, and this project's own."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from driving_xai.contracts import Frames, Outputs, Scores
 from driving_xai.errors import CheckpointError, UnsupportedModelError
-from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, is_transformer, read_tensors
+from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, read_tensors
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
-from driving_xai.models.feature_maps import cell_centres, last_feature_map, linear_head
+from driving_xai.models.feature_maps import cell_centres, evaluating, last_feature_map, linear_head
 from driving_xai.models.lambda_layer import LambdaLayer
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
 
 _CBAM = "cbam-"
 _LAMBDA_ATTENTION_LAYER = 1
 """The second lambda layer, whose attention Iida et al.'s code takes."""
+_REFUSALS = (AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError)
+"""What networks raise at frames of a size that they are not made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,11 @@ class Classifier(nn.Module):
     std: Tensor
 
     def __init__(self, config: ClassifierConfig) -> None:
+        """Runs the network once, on a frame of noise.
+
+        Raises:
+            UnsupportedModelError: no network has that name, or it takes no frames of that size.
+        """
         super().__init__()
         self.config = config
         self.network = build_network(config, len(config.classes))
@@ -82,6 +89,7 @@ class Classifier(nn.Module):
         given = getattr(self.network, "pretrained_cfg", {})
         self.register_buffer("mean", torch.tensor(given.get("mean", IMAGENET_MEAN)).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(given.get("std", IMAGENET_STD)).view(3, 1, 1))
+        self._one_size = bool(given.get("fixed_input_size"))
         # Names, because a module kept twice would be saved twice.
         self._cam, self._head, self.cells_px = _look(self.network, config)
 
@@ -91,7 +99,7 @@ class Classifier(nn.Module):
 
     @property
     def cam_layer(self) -> nn.Module | None:
-        """The last feature map's layer; None of a transformer."""
+        """The last feature map's layer; None of a network whose features are tokens."""
         return None if self._cam is None else self.network.get_submodule(self._cam)
 
     @property
@@ -114,6 +122,18 @@ class Classifier(nn.Module):
         return found
 
     def forward(self, frames: Frames) -> Scores:
+        """The logit of each class.
+
+        Raises:
+            UnsupportedModelError: the network is built for one size of frames, and these have another.
+        """
+        size = tuple(frames.shape[2:])
+        if self._one_size and size != tuple(self.config.image_size):
+            (height, width), (rows, columns) = size, self.config.image_size
+            raise UnsupportedModelError(
+                f"frames are {height} x {width} px and this {self.config.network} takes {rows} x {columns} px only; "
+                "resize them"
+            )
         return self.network(self.normalised(frames))
 
     def normalised(self, frames: Frames) -> Tensor:
@@ -128,14 +148,14 @@ def build_network(config: ClassifierConfig, classes: int) -> nn.Module:
     """The network alone, with random weights and so many outputs.
 
     Raises:
-        UnsupportedModelError: no network has that name.
+        UnsupportedModelError: no network has that name, or it cannot be built for frames of that size.
     """
     name = config.network
     if name in _NETWORKS:
         return _NETWORKS[name](config, classes)
     if name.startswith(_CBAM):
-        return _with_attention(_timm(name.removeprefix(_CBAM), classes), config)
-    return _timm(name, classes)
+        return _with_attention(_timm(name.removeprefix(_CBAM), config, classes), config)
+    return _timm(name, config, classes)
 
 
 def load_weights(model: Classifier, path: Path) -> None:
@@ -192,7 +212,8 @@ _NETWORKS: Mapping[str, Callable[[ClassifierConfig, int], nn.Module]] = {
 }
 
 
-def _timm(name: str, classes: int) -> nn.Module:
+def _timm(name: str, config: ClassifierConfig, classes: int) -> nn.Module:
+    """timm's network; one that takes a single size of frames is built for the configuration's."""
     import timm
 
     known = timm.list_models()
@@ -202,7 +223,14 @@ def _timm(name: str, classes: int) -> nn.Module:
         raise UnsupportedModelError(
             f"network {name!r} is neither one of {', '.join(_NETWORKS)} nor one of timm's; {hint}"
         )
-    return timm.create_model(name, pretrained=False, num_classes=classes)
+    network: Any = timm.create_model(name, pretrained=False, num_classes=classes)
+    # Networks that take any size know no img_size.
+    if not network.pretrained_cfg.get("fixed_input_size") or _refusal(network, config) is None:
+        return network
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=classes, img_size=config.image_size)
+    except (TypeError, *_REFUSALS) as error:
+        raise _unsupported(config, error) from error
 
 
 def _with_attention(network: nn.Module, config: ClassifierConfig) -> nn.Module:
@@ -233,14 +261,45 @@ def _probe(config: ClassifierConfig) -> Tensor:
     return torch.rand(1, 3, *config.image_size, generator=torch.Generator().manual_seed(0))
 
 
+def _refusal(network: nn.Module, config: ClassifierConfig) -> Exception | None:
+    """What the network raises at a frame of the configuration's size; None where it takes it."""
+    try:
+        with torch.no_grad(), evaluating(network):
+            network(_probe(config))
+    except _REFUSALS as error:
+        return error
+    return None
+
+
+def _unsupported(config: ClassifierConfig, error: Exception) -> UnsupportedModelError:
+    height, width = config.image_size
+    reason = " ".join(str(error).split())[:160]
+    return UnsupportedModelError(
+        f"network {config.network} takes no frames of {height} x {width} px ({reason}); prepare images of "
+        "another size, or choose another network"
+    )
+
+
+def _has_maps(network: nn.Module, frames: Frames) -> bool:
+    """Whether the features that the head reads are maps [B, C, h, w]; timm says where channels come last."""
+    features = getattr(network, "forward_features", None)
+    if features is None:
+        return True
+    with torch.no_grad(), evaluating(network):
+        found = features(frames)
+    return found.dim() == 4 and getattr(network, "output_fmt", "NCHW") == "NCHW"
+
+
 def _look(
     network: nn.Module, config: ClassifierConfig
 ) -> tuple[str | None, str | None, tuple[float, float] | None]:
     """The names of the layer to weight and of a pooled linear head, and where the layer's cells lie."""
-    if is_transformer(network):
+    if (refusal := _refusal(network, config)) is not None:
+        raise _unsupported(config, refusal) from refusal
+    frames = _probe(config)
+    if not _has_maps(network, frames):
         return None, None, None
     names = {id(module): name for name, module in network.named_modules()}
-    frames = _probe(config)
     layer = last_feature_map(network, frames)
     head = linear_head(network, frames, layer)
     return (

@@ -129,6 +129,14 @@ def test_no_manifest_is_one_clear_line(tmp_path):
             Manifest.load(place)
 
 
+def test_of_a_source_it_is_said_how_to_prepare_it(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DataError, match=r"no manifest\.json.*prep image-folder .* SHARDS`"):
+        Manifest.load(tmp_path)
+
+
 def test_a_failed_replacement_leaves_the_old_file_and_no_rest(tmp_path):
     target = tmp_path / "file"
     target.write_text("old")

@@ -454,6 +454,7 @@ def test_explain_writes_a_picture_and_the_numbers(run, made, tmp_path: Path) -> 
     pictures = [each["files"]["picture"] for each in json.loads((out / "frame.json").read_text())["maps"]]
     assert pictures == ["frame.sign-attention.magnitude.png", "frame.random.magnitude.png"]
     assert all((out / name).is_file() for name in pictures)
+    assert result.stderr == ""
     missing = run("explain", made.model, tmp_path / "none.jpg", "--method", "random", "-o", out)
     assert missing.exit_code == 3
     assert "no such image" in one_line(missing.stderr)
@@ -484,6 +485,24 @@ def test_a_replay_says_with_what_options_its_method_ran(run, made, tmp_path: Pat
     assert told["config"]["options"] == {"rise": {"masks": 9}}
     with av.open(made.video) as video:
         assert "options" not in json.loads(video.metadata["comment"])["config"]
+
+
+def test_explain_says_that_it_enlarged_an_image(run, made, tmp_path: Path) -> None:
+    images = [tmp_path / name for name in ("tiny.png", "small.png", "large.png")]
+    for image, side in zip(images, (6, 100, 400), strict=True):
+        cv2.imwrite(str(image), np.full((side, side, 3), 90, np.uint8))
+    result = run("explain", made.model, *images, "--method", "random", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    (said,) = result.stderr.strip().splitlines()
+    assert said.startswith("enlarged for the model")
+    assert said.endswith("tiny.png (6 x 6 px to 80 x 160) and 1 more")
+
+
+def test_the_model_that_only_an_experiment_trains_is_pointed_to(run, made, tmp_path: Path) -> None:
+    result = run("train", "classifier", made.shards, tmp_path / "out", "--model", "l2x")
+    assert result.exit_code == 2
+    assert "give l2x-f" in one_line(result.stderr)
+    assert "baumhauer-mnist" in result.stderr
 
 
 def test_a_rank_correlation_is_scored_and_held_to_a_threshold(run, made, tmp_path: Path) -> None:

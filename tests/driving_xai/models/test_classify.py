@@ -85,6 +85,32 @@ def test_cbam_sits_before_every_sum():
     assert seen == [64, 128, 256, 512]
 
 
+@pytest.mark.parametrize("network", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_transformer_of_one_size_is_built_for_the_images(network):
+    model = _model(network)
+    frames = torch.rand(2, 3, 32, 48)
+    patches = model.network.patch_embed.grid_size
+    assert patches == ((2, 3) if "vit" in network else (8, 12))
+    # Every corner of the frame counts: nothing is cut off or resized to another size.
+    for row, column in ((0, 0), (0, 47), (31, 0), (31, 47)):
+        changed = frames.clone()
+        changed[:, :, row, column] = 1 - changed[:, :, row, column]
+        assert not torch.equal(model(changed), model(frames))
+    with pytest.raises(UnsupportedModelError, match=r"frames are 16 x 48 px .* takes 32 x 48 px only"):
+        model(frames[:, :, :16])
+    # Its tokens, or maps whose channels come last, are not what a class activation map weights.
+    with pytest.raises(UnsupportedModelError, match="names no cam_layer"):
+        build("grad-cam", model)
+
+
+@pytest.mark.parametrize("network", ["vit_tiny_patch16_224", "small-cnn"])
+def test_frames_that_a_network_cannot_take_are_refused_in_one_line(network):
+    config = ClassifierConfig(classes=("a", "b"), network=network, image_size=(3, 48))
+    with pytest.raises(UnsupportedModelError, match=f"{network} takes no frames of 3 x 48 px") as caught:
+        Classifier(config)
+    assert "\n" not in str(caught.value)
+
+
 def test_normalisation_is_inside():
     model = _model("small-cnn", channels=(4, 8))
     frames = torch.rand(2, 3, 32, 48)

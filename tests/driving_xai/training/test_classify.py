@@ -49,6 +49,24 @@ def pictures() -> Pictures:
     return Pictures()
 
 
+def test_a_transformer_trains_on_images_of_another_size_than_its_own(pictures, tmp_path):
+    how = replace(HOW, model=ClassifierConfig(network="vit_tiny_patch16_224"), epochs=1)
+    train(pictures, tmp_path / "vit", how, data={}, device="cpu")
+    loaded = checkpoint.load(tmp_path / "vit", device="cpu")
+    rows = pictures.rows("test")
+    frames = pictures.frames(rows)
+    with torch.no_grad():
+        assert loaded.model(frames).isfinite().all()
+    assert loaded.model.network.patch_embed.img_size == (SIDE, SIDE)
+
+
+def test_images_smaller_than_a_patch_leave_no_folder(pictures, tmp_path):
+    how = replace(HOW, model=ClassifierConfig(network="vit_small_patch32_224"))
+    with pytest.raises(UnsupportedModelError, match=f"takes no frames of {SIDE} x {SIDE} px"):
+        train(pictures, tmp_path / "out", how, data={}, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("how", [HOW, LABN], ids=["small-cnn", "labn"])
 def test_a_resumed_run_ends_where_an_unbroken_one_does(pictures, tmp_path, how):
     train(pictures, tmp_path / "straight", how, data={}, device="cpu")
