@@ -13,7 +13,14 @@ from driving_xai.contracts import Outputs
 from driving_xai.data import degrees_per_unit
 from driving_xai.faithfulness.batch import Batch, Editing, Maps
 from driving_xai.faithfulness.curve import rank
-from driving_xai.faithfulness.measures import MEASURES, Columns, CurveMeasure, SteeringError, angle_deg
+from driving_xai.faithfulness.measures import (
+    MEASURES,
+    STEERING_ERROR,
+    Columns,
+    CurveMeasure,
+    SteeringError,
+    angle_deg,
+)
 from driving_xai.faithfulness.pictures import PROBABILITY
 from driving_xai.faithfulness.visible import OfClass
 from driving_xai.perturb import pixel_counts
@@ -120,6 +127,40 @@ def test_several_references_cost_what_one_does_and_change_no_number(name):
         for column, numbers in alone[reference].items():
             assert torch.equal(together[reference][column], numbers)
     assert not torch.equal(together["a"]["value"], together["b"]["value"])
+
+
+def test_patches_that_steer_have_the_lowest_score_in_degrees():
+    """The wheel follows one white patch of twenty: an error of e degrees, there at once or only at the end."""
+    frames = torch.zeros(1, 3, 16, 20)
+    frames[:, :, 4:8, 8:12] = 1
+
+    def steer(edited):
+        return 0.02 * edited[:, 0, 4:8, 8:12].mean((1, 2))[:, None]
+
+    clean, factor = steer(frames), torch.tensor([50.0], dtype=torch.float64)
+    batch = Batch(
+        rows=np.arange(1),
+        model=steer,
+        frames=frames,
+        clean=clean,
+        target=output(0),
+        targets=["magnitude"],
+        quantity=STEERING_ERROR,
+        references={"clean": SteeringError(degrees_per_unit=factor, reference_deg=angle_deg(clean, factor))},
+        known={},
+        causes=None,
+    )
+    saliency = torch.stack([frames[:, 0], -frames[:, 0]], 1)
+    ranks = rank(saliency.flatten(0, 1), torch.Generator().manual_seed(0)).unflatten(0, (1, 2))
+    maps = Maps(saliency, ranks, torch.zeros(1, 2, dtype=torch.bool))
+    ((reference, found),) = MEASURES["pid-4"](batch, maps, Editing(fill="black", batch_size=8, seed=0))
+    assert reference == "clean"
+    # Trapezoids over twentieths: an insertion's error ends within the first, a deletion's begins there.
+    error_deg = 0.02 * 50
+    expected = [[-0.95 * error_deg, 0.95 * error_deg]]
+    torch.testing.assert_close(found["value"], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
+    said = MEASURES["pid-4"].describe(STEERING_ERROR)
+    assert (said["unit"], said["faithful"]) == ("deg", "low")
 
 
 def test_the_command_line_lists_the_measures_there_are():

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -29,6 +31,7 @@ from driving_xai.faithfulness.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, 
 from driving_xai.faithfulness.score import score, score_in_shares
 from driving_xai.faithfulness.score_config import ScoreConfig
 from driving_xai.faithfulness.team import Team
+from driving_xai.perturb import blank
 from driving_xai.targets import magnitude
 
 # Soft attention: in a sign-attention network, rounding flips the sign of a feature that is nearly zero.
@@ -48,8 +51,21 @@ def _degrees(u: float, speed_mps: float) -> float:
     return float(np.degrees(u * 2.85 * 14.8 * slip))
 
 
-def _slow_errors(checkpoint: Checkpoint, shards: Path, shard: int, t: int, method: str) -> list[float]:
-    """The paper's curve of one frame: one edited frame, one forward pass at a time, from the shard on."""
+class _Instant(NamedTuple):
+    """A frame as the shard has it, judged with the state that the frames before it left."""
+
+    frame: torch.Tensor
+    view: Callable[[torch.Tensor], torch.Tensor]
+    ranks: torch.Tensor
+    truth_deg: float
+    speed_mps: float
+
+    def angle_deg(self, edited: torch.Tensor) -> float:
+        with torch.no_grad():
+            return _degrees(self.view(edited).item(), self.speed_mps)
+
+
+def _instant(checkpoint: Checkpoint, shards: Path, shard: int, t: int, method: str) -> _Instant:
     model, path = checkpoint.model, shards / f"shard-{shard}.h5"
     drive = torch.from_numpy(read_frames(path, 0, t + 1)).permute(0, 3, 1, 2).float() / 255
     columns = read_columns(path)
@@ -57,17 +73,40 @@ def _slow_errors(checkpoint: Checkpoint, shards: Path, shard: int, t: int, metho
     with torch.no_grad():
         for past in drive[:-1]:
             state = model.step(past[None], state)[2]
-    frame = drive[-1:]
-    saliency = build(method, model, seed=0)(model.at(state), frame, magnitude)
+    frame, view = drive[-1:], model.at(state)
+    saliency = build(method, model, seed=0)(view, frame, magnitude)
     ranks = rank(saliency, torch.Generator().manual_seed(0)).view(32, 48)
     truth = np.degrees(columns["steering_wheel_rad_smoothed"][t])
-    errors = []
-    for percent in range(26):
-        edited = frame * (ranks >= round(percent / 100 * 32 * 48))
-        with torch.no_grad():
-            u = model.at(state)(edited).item()
-        errors.append(abs(_degrees(u, columns["speed_mps_smoothed"][t]) - truth))
-    return errors
+    return _Instant(frame, view, ranks, truth, columns["speed_mps_smoothed"][t])
+
+
+def _slow_errors(checkpoint: Checkpoint, shards: Path, shard: int, t: int, method: str) -> list[float]:
+    """The paper's curve of one frame: one edited frame, one forward pass at a time, from the shard on."""
+    at = _instant(checkpoint, shards, shard, t, method)
+    counts = [round(percent / 100 * 32 * 48) for percent in range(26)]
+    return [abs(at.angle_deg(at.frame * (at.ranks >= count)) - at.truth_deg) for count in counts]
+
+
+def _slow_difference(at: _Instant, patch_px: int, start: torch.Tensor, reference_deg: float) -> list[float]:
+    """The error with the first patches on `start` less that with them black, two frames at a time."""
+    corners = [(top, left) for top in range(0, 32, patch_px) for left in range(0, 48, patch_px)]
+    within = {
+        (top, left): (slice(None), slice(None), slice(top, top + patch_px), slice(left, left + patch_px))
+        for top, left in corners
+    }
+    # A patch comes with its first pixel.
+    corners.sort(key=lambda corner: int(at.ranks[within[corner][2:]].min()))
+    step = -(-len(corners) // 64)
+    inserted, deleted = start.clone(), at.frame.clone()
+    found = []
+    for count in range(len(corners) + 1):
+        if count % step == 0 or count == len(corners):
+            errors = [abs(at.angle_deg(edited) - reference_deg) for edited in (inserted, deleted)]
+            found.append(errors[0] - errors[1])
+        if count < len(corners):
+            patch = within[corners[count]]
+            inserted[patch], deleted[patch] = at.frame[patch], 0
+    return found
 
 
 def _tolerance(method: str) -> dict[str, float]:
@@ -88,6 +127,34 @@ def test_deletion_equals_its_slow_twin(scored, steering, shards, shard, segment,
     assert row["normalised"] == pytest.approx(trapezoid / fractions[-1], rel=1e-3)
     assert row["base_corrected"] == pytest.approx(100 * (trapezoid - fractions[-1] * expected[0]), abs=0.1)
     assert row["error"] == pytest.approx(expected[0], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def by_patches(steering, shards, tmp_path_factory) -> Results:
+    config = ScoreConfig(
+        methods=("soft-attention",), measures=("pid-4", "insertion-deletion"), every=5, resamples=10
+    )
+    return score(steering(), shards, tmp_path_factory.mktemp("patches") / "out", config)
+
+
+@pytest.mark.parametrize("method", ["soft-attention", "random"])
+@pytest.mark.parametrize(("measure", "patch_px"), [("pid-4", 4), ("insertion-deletion", 1)])
+def test_insertion_less_deletion_equals_its_slow_twin(
+    by_patches, steering, shards, method, measure, patch_px
+):
+    """Degrees, with the state that the unedited frames left; a low score is a faithful map's."""
+    at = _instant(steering(), shards, 1, 5, method)
+    start = blank(at.frame, "blur") if measure == "insertion-deletion" else torch.zeros_like(at.frame)
+    for reference, angle_deg in (("truth", at.truth_deg), ("clean", at.angle_deg(at.frame))):
+        rows = by_patches.select(method=method, measure=measure, reference=reference)
+        row = rows[(rows["segment"] == 1) & (rows["frame"] == 105)].iloc[0]
+        expected = np.array(_slow_difference(at, patch_px, start, angle_deg))
+        np.testing.assert_allclose(row["curve"], expected, **_tolerance(method))
+        # All points but the last stand equally far apart, and so does that one here.
+        assert row["value"] == pytest.approx(np.mean((expected[1:] + expected[:-1]) / 2), abs=0.01)
+        assert abs(row["value"]) > 0.05
+    said = by_patches.summary["measures"][measure]
+    assert (said["unit"], said["faithful"], said["patch_px"]) == ("deg", "low", patch_px)
 
 
 def test_the_held_out_frames_are_scored_but_each_runs_first(scored):
