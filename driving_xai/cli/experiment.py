@@ -10,6 +10,7 @@ import typer
 from driving_xai.cli import console, settings
 from driving_xai.cli.shards import Assignments, Config, Json
 from driving_xai.cli.train import Device, resolve_device
+from driving_xai.cli.train_actions import tell_fetched
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run an experiment, ours beside theirs.")
 
@@ -282,6 +283,8 @@ def zhu_accuracy(
     from driving_xai.experiments.zhu_accuracy import ZhuAccuracy, run
 
     how = settings.resolve(ZhuAccuracy, config, options={"folds": folds}, assignments=assignments or ())
+    if how.training.start == "timm":
+        tell_fetched(how.training.model.backbone)
     with console.progress("experiment", unit="models") as on_progress:
         results = run(data, out, how, device=resolve_device(device), on_progress=on_progress)
     show(out, results, as_json)

@@ -18,7 +18,13 @@ Images = Annotated[
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the checkpoint and its logs.")]
 Architecture = Annotated[
-    str | None, typer.Option("--model", help="timm's name of the backbone. [default: vit_small_patch8_224]")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="timm's name of the backbone; of weights that timm fetches with their tag, such as "
+        "vit_small_patch16_224.dino or vit_small_patch14_reg4_dinov2.lvd142m. [default: vit_small_patch8_224]",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")]
@@ -34,7 +40,8 @@ def actions(
         str | None,
         typer.Option(
             metavar="FILE|DIR|timm",
-            help="Weights to start from: DINO's own file, a folder of train dino, or timm's. [default: random]",
+            help="Weights to start from: DINO's own file, a folder of train dino, or timm's of the name and tag. "
+            "[default: random]",
         ),
     ] = None,
     tune: Annotated[
@@ -69,6 +76,7 @@ def actions(
 
     \b
     Example: driving-xai train actions shards model --backbone dino_deitsmall8_pretrain.pth
+             driving-xai train actions shards model --model vit_small_patch8_224.dino --backbone timm
     """
     from driving_xai.training.actions import ActionTraining, train, with_saved_architecture
 
@@ -85,6 +93,8 @@ def actions(
         "workers": workers,
     }
     how = settings.resolve(ActionTraining, config, options=options, assignments=assignments or ())
+    if how.start == "timm":
+        tell_fetched(how.model.backbone)
     if dry_run:
         check_shards(shards)
         console.print_json({"recipe": "actions", "config": asdict(with_saved_architecture(how))})
@@ -112,7 +122,10 @@ def dino(
     model: Architecture = None,
     backbone: Annotated[
         str | None,
-        typer.Option(metavar="FILE|DIR|timm", help="Weights to start from. [default: random]"),
+        typer.Option(
+            metavar="FILE|DIR|timm",
+            help="Weights to start from; timm's are of the name and tag. [default: random]",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[default: 200]")] = None,
     batch_size: Annotated[
@@ -152,6 +165,8 @@ def dino(
         "devices": devices,
     }
     how = settings.resolve(DinoTraining, config, options=options, assignments=assignments or ())
+    if how.start == "timm":
+        tell_fetched(how.model.backbone)
     if dry_run:
         check_shards(shards)
         console.print_json({"recipe": "dino", "config": asdict(how)})
@@ -165,6 +180,15 @@ def dino(
     if rank() > 0:  # Of several devices one tells.
         return
     tell(out, metrics, tables.self_distillation, as_json=as_json)
+
+
+def tell_fetched(backbone: str) -> None:
+    """Says which weights timm fetches for a name: where it has no tag, they need not be those one thinks of."""
+    from driving_xai.models.backbone import fetched_name, other_weights
+
+    name = fetched_name(backbone)
+    others = ", ".join(other_weights(name))
+    console.say(f"weights: timm's {name}" + (f"; there are also {others}" if others else ""))
 
 
 class _FeatureLines:

@@ -12,7 +12,7 @@ import typer
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
 from driving_xai.cli.train import Device, check_shards, resolve_device, tell
-from driving_xai.cli.train_actions import Images, Out, Resume, Seed
+from driving_xai.cli.train_actions import Images, Out, Resume, Seed, tell_fetched
 
 
 def classifier(
@@ -126,6 +126,8 @@ def _selecting(
         BoundedLogitTraining, config, options={**_SELECTING[name], **options}, assignments=assignments
     )
     images = LabelledImages(shards, keep_mib=how.keep_mib)
+    if how.fetches:
+        tell_fetched(how.model.backbone)
     if dry_run:
         console.print_json({"recipe": name, "config": asdict(how)})
         return

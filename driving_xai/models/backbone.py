@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,8 @@ class BackboneConfig:
     """An architecture: a timm name, and what to change about it."""
 
     backbone: str = "vit_small_patch8_224"
-    """A timm name, without a tag: vit_small_patch16_224, vit_small_patch14_reg4_dinov2, resnet50, ..."""
+    """A timm name: vit_small_patch16_224, resnet50, ... Where timm fetches the weights, its tag says which:
+    DINO's are vit_small_patch8_224.dino and vit_small_patch16_224.dino; see `fetched_name`."""
     image_size: tuple[int, ...] | None = None
     """Height and width in px for which positional embeddings are kept, interpolated to any other (timm's
     antialiased bicubic, where DINO's own is not antialiased); None as timm has it (224 x 224 for most)."""
@@ -73,19 +76,18 @@ def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained
         pretrained: fetch timm's own weights of the name, from its cache or the network.
 
     Raises:
-        UnsupportedModelError: no such name, or one that ends in neither a class token nor feature maps.
+        UnsupportedModelError: no such name, or one that ends in neither a class token nor feature maps;
+            or `pretrained`, and timm has no such weights.
         CheckpointError: `pretrained`, and the weights are neither cached nor reachable.
     """
     import timm
 
-    known = timm.list_models()
-    if config.backbone.partition(".")[0] not in known:
-        near = difflib.get_close_matches(config.backbone, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "timm.list_models() has the names"
-        raise UnsupportedModelError(f"backbone {config.backbone!r} is unknown to timm; {hint}")
+    _check_name(config.backbone)
+    fetched = fetched_name(config.backbone) if pretrained else None
     keywords = _keywords(config, drop_path)
     try:
-        trunk = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **keywords)
+        with _attempts_unsaid():
+            trunk = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **keywords)
     except (TypeError, AssertionError, RuntimeError, NotImplementedError) as error:
         given = ", ".join(keywords)
         raise UnsupportedModelError(
@@ -93,11 +95,64 @@ def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained
         ) from error
     except OSError as error:
         raise CheckpointError(
-            f"timm's weights of {config.backbone} are neither cached nor reachable; give a local file, or "
+            f"timm's weights {fetched} are neither cached nor reachable; give a local file, or "
             "take random weights"
         ) from error
     _check(config, trunk)
     return trunk
+
+
+def fetched_name(backbone: str) -> str:
+    """timm's full name of the weights that it fetches for a name, which need not have a tag.
+
+    Example:
+        >>> fetched_name("vit_small_patch8_224"), fetched_name("vit_small_patch16_224")
+        ('vit_small_patch8_224.dino', 'vit_small_patch16_224.augreg_in21k_ft_in1k')
+
+    Raises:
+        UnsupportedModelError: timm knows no such name, or has no such weights.
+    """
+    import timm
+
+    _check_name(backbone)
+    try:
+        found = timm.get_pretrained_cfg(backbone)
+    except RuntimeError:  # An unknown tag.
+        found = None
+    if found is None or not found.has_weights:
+        others = ", ".join(other_weights(backbone)) or "none of this network"
+        raise UnsupportedModelError(f"timm has no weights {backbone}; it has {others}")
+    return f"{found.architecture}.{found.tag}" if found.tag else str(found.architecture)
+
+
+def other_weights(backbone: str) -> list[str]:
+    """timm's full names of the weights of an architecture, less the name itself."""
+    import timm
+
+    architecture = backbone.partition(".")[0]
+    return [name for name in timm.list_pretrained(f"{architecture}.*") if name != backbone]
+
+
+def _check_name(backbone: str) -> None:
+    import timm
+
+    known = timm.list_models()
+    if backbone.partition(".")[0] not in known:
+        near = difflib.get_close_matches(backbone, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "timm.list_models() has the names"
+        raise UnsupportedModelError(f"backbone {backbone!r} is unknown to timm; {hint}")
+
+
+@contextmanager
+def _attempts_unsaid() -> Iterator[None]:
+    """Keeps huggingface_hub from logging each of its attempts; what came of them is an error or weights."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_transformer(trunk: nn.Module) -> bool:

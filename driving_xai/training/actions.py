@@ -27,7 +27,13 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.images import FoldOut, LabelledImages
 from driving_xai.models.actions import ActionConfig, ActionModel, load_head
-from driving_xai.models.backbone import BackboneConfig, architecture_of, load_backbone, saved_backbone
+from driving_xai.models.backbone import (
+    BackboneConfig,
+    architecture_of,
+    fetched_name,
+    load_backbone,
+    saved_backbone,
+)
 from driving_xai.training import runs
 from driving_xai.training.action_inputs import (
     FrozenFeatures,
@@ -56,7 +62,7 @@ class ActionTraining:
 
     model: ActionConfig = field(default_factory=ActionConfig)
     start: str = "random"
-    """The backbone's weights: random, timm (its own of that name, fetched), or a file or folder."""
+    """The backbone's weights: random, timm (its own of that name and tag, fetched), or a file or folder."""
     head: str | None = None
     """A file with the head's weights to start from."""
     tune: Literal["head", "all"] = "head"
@@ -342,6 +348,8 @@ def describe(how: ActionTraining, manifest: Manifest) -> dict[str, Any]:
             if not file.is_file():
                 raise CheckpointError(f"{file}: no such file; check the path of the weights")
             training[name] = {"file": path.name, "sha256": sha256_of(file)}
+    if how.start == "timm":
+        training["start"] = {"timm": fetched_name(how.model.backbone)}
     return {
         "kind": "actions",
         "model": training.pop("model"),

@@ -22,6 +22,7 @@ from driving_xai import checkpoint
 from driving_xai.contracts import Frames, Scores
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.images import LabelledImages, Split
+from driving_xai.models.backbone import fetched_name
 from driving_xai.models.bounded_logit import (
     AttentiveHead,
     BoundedLogitConfig,
@@ -266,6 +267,11 @@ class BoundedLogitTraining:
     keep_mib: int = 2048
     """Of decoded images that may stay in memory."""
 
+    @property
+    def fetches(self) -> bool:
+        """Whether timm fetches a frozen network's weights."""
+        return self.weights == "pretrained" and self.model.backbone != "small-cnn"
+
 
 def train(
     images: LabelledImages,
@@ -334,6 +340,8 @@ def train(
 def describe(how: BoundedLogitTraining, images: LabelledImages) -> dict[str, Any]:
     """The config.json of a model trained so on these images, less its schema."""
     training = asdict(how)
+    if how.fetches:
+        training["weights"] = {"timm": fetched_name(how.model.backbone)}
     return {
         "kind": "bounded-logit",
         "model": training.pop("model"),

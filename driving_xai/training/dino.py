@@ -31,7 +31,13 @@ from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.images import LabelledImages
-from driving_xai.models.backbone import BackboneConfig, build_backbone, is_transformer, load_backbone
+from driving_xai.models.backbone import (
+    BackboneConfig,
+    build_backbone,
+    fetched_name,
+    is_transformer,
+    load_backbone,
+)
 from driving_xai.training import runs
 from driving_xai.training.dino_views import Crops, ViewBatches, Views
 
@@ -42,7 +48,7 @@ class DinoTraining:
 
     model: BackboneConfig = field(default_factory=BackboneConfig)
     start: str = "random"
-    """The first weights: random, timm (its own of that name, fetched), or a file or folder. The paper
+    """The first weights: random, timm (its own of that name and tag, fetched), or a file or folder. The paper
     starts from ImageNet's."""
     splits: tuple[Literal["train", "val", "test"], ...] = ("train",)
     """Which images to learn from. The authors' script would take every image of a folder, tested ones too."""
@@ -351,7 +357,9 @@ def _first_backbone(how: DinoTraining) -> Any:
 def describe(how: DinoTraining, manifest: Manifest) -> dict[str, Any]:
     """The config.json of a backbone trained so on these shards, less its schema."""
     training = asdict(how)
-    if how.start not in ("random", "timm"):
+    if how.start == "timm":
+        training["start"] = {"timm": fetched_name(how.model.backbone)}
+    elif how.start != "random":
         path = Path(how.start)
         file = path / checkpoint.WEIGHTS if path.is_dir() else path
         if not file.is_file():

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import load_file
 
 RECIPE = """
 epochs = 1
@@ -101,6 +104,23 @@ def test_one_augmentation_needs_no_word_of_the_others(run, scenes, tmp_path) -> 
     line = ["train", "actions", scenes / "shards", tmp_path / "out", "--tune", "all", "--dry-run"]
     told = json.loads(run(*line, "--set", "augmentation.brightness=0.2").stdout)["config"]["augmentation"]
     assert (told["brightness"], told["flip"], told["contrast"]) == (0.2, False, 0.0)
+
+
+def test_fetched_weights_are_named_and_recorded(run, scenes, tmp_path, monkeypatch) -> None:
+    tiny = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": (24, 40)}
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, **tiny).state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(theirs))
+    line = ["--backbone", "timm", "--device", "cpu"]
+    for recipe, file, out in (("actions", "recipe", "model"), ("dino", "dino", "teacher")):
+        config = ["--config", scenes / f"{file}.toml"]
+        result = run("train", recipe, scenes / "shards", tmp_path / out, *config, *line)
+        assert result.exit_code == 0, result.output
+        named = result.stderr.splitlines()[0]
+        assert named.startswith("weights: timm's vit_tiny_patch16_224.augreg_in21k_ft_in1k; there are also ")
+        told = json.loads((tmp_path / out / "config.json").read_text())["training"]["start"]
+        assert told == {"timm": "vit_tiny_patch16_224.augreg_in21k_ft_in1k"}
+    kept = load_file(tmp_path / "model" / "model.safetensors")
+    torch.testing.assert_close(kept["vit.blocks.1.mlp.fc1.weight"], theirs["blocks.1.mlp.fc1.weight"])
 
 
 def test_the_experiment_writes_its_table(run, scenes, tmp_path) -> None:

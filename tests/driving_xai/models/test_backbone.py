@@ -1,6 +1,7 @@
 """Where a backbone's weights come from: DINO's files, ours, and files that must not be trusted."""
 
 import json
+import logging
 import pickle
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from driving_xai.errors import CheckpointError
+from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models.backbone import (
     BackboneConfig,
     architecture_of,
     build_backbone,
+    fetched_name,
     load_backbone,
     saved_backbone,
 )
@@ -187,3 +189,29 @@ def test_a_directory_says_its_architecture(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"kind": "steering", "model": {"hidden_size": 8}}))
     with pytest.raises(CheckpointError, match="no checkpoint of a backbone"):
         saved_backbone(tmp_path)
+
+
+def test_the_name_of_fetched_weights_has_their_tag() -> None:
+    assert fetched_name("vit_small_patch16_224") == "vit_small_patch16_224.augreg_in21k_ft_in1k"
+    for name in ("vit_small_patch8_224.dino", "vit_small_patch14_reg4_dinov2.lvd142m"):
+        assert fetched_name(name) == name
+        assert fetched_name(name.partition(".")[0]) == name, "docs/models.md says that it is the default"
+    with pytest.raises(
+        UnsupportedModelError, match=r"no weights vit_small_patch16_224\.dine; it has .*\.dino"
+    ):
+        fetched_name("vit_small_patch16_224.dine")
+    with pytest.raises(UnsupportedModelError, match="did you mean vit_small"):
+        fetched_name("vit_smal_patch16_224.dino")
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch, caplog) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("name or service not known")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    level = logging.getLogger("huggingface_hub").level
+    with pytest.raises(CheckpointError, match=r"weights resnet18\.a1_in1k are neither cached nor reachable"):
+        build_backbone(BackboneConfig(backbone="resnet18"), pretrained=True)
+    assert not caplog.records
+    assert logging.getLogger("huggingface_hub").level == level
