@@ -54,7 +54,8 @@ ImageData = Annotated[
     ),
 ]
 TableOut = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, features and the table.")
+    Path,
+    typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, what they need again, and the table."),
 ]
 
 

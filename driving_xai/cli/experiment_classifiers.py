@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.experiment import ImageData, given, show
+from driving_xai.cli.experiment import ImageData, TableOut, given, show
 from driving_xai.cli.shards import Assignments, Config, Json
 from driving_xai.cli.train import Device, resolve_device
-
-Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, models and the table.")
-]
 
 
 def an_table3(
     data: ImageData,
-    out: Out,
+    out: TableOut,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -40,7 +34,7 @@ def an_table3(
 
 def an_table4(
     data: ImageData,
-    out: Out,
+    out: TableOut,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -56,7 +50,7 @@ def an_table4(
 
 def iida_table2(
     data: ImageData,
-    out: Out,
+    out: TableOut,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -77,7 +71,7 @@ def iida_table2(
 
 def iida_table4(
     data: ImageData,
-    out: Out,
+    out: TableOut,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",

@@ -22,13 +22,11 @@ from driving_xai.experiments.seeded_runs import (
     Found,
     Mean,
     each_run,
-    markdown_header,
-    markdown_row,
     paired,
     tested_text,
     values_of,
-    write_text,
 )
+from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
 from driving_xai.explain.cam import CAMS, AttentionGuidedCAM, GradCAM, SmoothGradCAMPlusPlus
 from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.grid import Cells
@@ -164,7 +162,7 @@ def tables(
         "paper": {each: dict(zip(_PAPER_METHODS, row, strict=True)) for each, row in _PAPER.items()},
         "runs": runs,
     }
-    write_text(out, results, _text(results, table))
+    write_results(out, results, _text(results, table))
     return results
 
 

@@ -20,13 +20,11 @@ from driving_xai.experiments.seeded_runs import (
     Found,
     Mean,
     each_run,
-    markdown_header,
-    markdown_row,
     paired,
     tested_text,
     values_of,
-    write_text,
 )
+from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
 from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, HardRule, Thresholding
 from driving_xai.training.bounded_logit import (
     PairedTraining,
@@ -185,7 +183,7 @@ def table1(
         },
         "runs": runs,
     }
-    write_text(out, results, _table1_text(results))
+    write_results(out, results, _table1_text(results))
     return results
 
 

@@ -22,13 +22,11 @@ from driving_xai.experiments.seeded_runs import (
     Found,
     Mean,
     each_run,
-    markdown_header,
-    markdown_row,
     paired,
     tested_text,
     values_of,
-    write_text,
 )
+from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
 from driving_xai.explain.lime import Grid
 from driving_xai.explain.variants import keep
 from driving_xai.faithfulness.lime_correlation import lime_rank_correlation, patch_lime
@@ -88,7 +86,7 @@ def table2(
         on_progress,
     )
     results = _table2_results(source, how, found)
-    write_text(out, results, _table2_text(results))
+    write_results(out, results, _table2_text(results))
     return results
 
 

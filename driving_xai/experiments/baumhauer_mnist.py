@@ -25,14 +25,12 @@ from driving_xai.experiments.seeded_runs import (
     Mean,
     each_run,
     interval_text,
-    markdown_header,
-    markdown_row,
     p_text,
     paired,
     unpaired,
     values_of,
-    write_text,
 )
+from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel, Thresholding
 from driving_xai.models.subset_sampling import L2XConfig, L2XModel
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit, judge
@@ -134,7 +132,7 @@ def run(
         "paper": _PAPER,
         "runs": runs,
     }
-    write_text(out, results, _text(results))
+    write_results(out, results, _text(results))
     return results
 
 

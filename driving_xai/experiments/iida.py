@@ -24,8 +24,9 @@ from driving_xai.experiments.iida_claims import (
     compare_maps,
     lines_of_tests,
 )
-from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of, write_text
+from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of
 from driving_xai.experiments.spots import Spots, spotted_discs
+from driving_xai.experiments.tables import write_results
 from driving_xai.explain import build
 from driving_xai.explain.perturbation import RISE
 from driving_xai.faithfulness.curve import rank
@@ -139,7 +140,7 @@ def table2(
         on_progress,
     )
     results = {**_results(plan, how, source, runs), "tests": compare_maps(runs)}
-    write_text(out, results, _text2(results))
+    write_results(out, results, _text2(results))
     return results
 
 
@@ -174,7 +175,7 @@ def table4(
 
     runs = each_run(out / "runs", plan, how.seeds, work, on_progress)
     results = {**_results(plan, how, source, runs), "tests": compare_conditions(runs)}
-    write_text(out, results, _text4(results))
+    write_results(out, results, _text4(results))
     return results
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
+from driving_xai.experiments.tables import write_json
 from driving_xai.faithfulness.comparison import cliffs_delta, signed_rank, student, welch
 from driving_xai.faithfulness.statistics import Interval
 
@@ -68,12 +68,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(kept, dict) or not {"plan_sha256", "found"} <= kept.keys():
         raise DataError(f"{path}: is no run of an experiment; delete it, or give another --out")
     return kept
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def values_of(runs: Sequence[Found], variant: str, quantity: str) -> np.ndarray:
@@ -166,21 +160,3 @@ def tested_text(test: Mapping[str, Any], digits: str) -> str:
     if test["p"] is not None:
         parts += [f"p {p_text(test['p'])}", f"r {test['rank_biserial']:+.2f}"]
     return ", ".join(parts)
-
-
-def write_text(out: Path, results: Mapping[str, Any], table: str) -> None:
-    """`results.json` and `table.md`, each whole or not at all."""
-    with replacing(out / "table.md") as temporary:
-        temporary.write_text(table + "\n")
-    write_json(out / "results.json", results)
-
-
-def markdown_row(title: str, cells: Iterable[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {title} | {' | '.join(cells)} |"
-
-
-def markdown_header(title: str, names: Iterable[str]) -> list[str]:
-    """A Markdown table's first two lines."""
-    head = markdown_row(title, names)
-    return [head, "|" + "---|" * (head.count("|") - 1)]

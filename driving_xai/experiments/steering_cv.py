@@ -16,7 +16,7 @@ import numpy as np
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from driving_xai.experiments.networks import Device, trained
-from driving_xai.experiments.seeded_runs import write_text
+from driving_xai.experiments.tables import write_results
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.training.steering import SteeringTraining
@@ -78,7 +78,7 @@ def run(
         "models": models,
         "means": _means(models, how.attentions),
     }
-    write_text(out, results, _table(results))
+    write_results(out, results, _table(results))
     return results
 
 

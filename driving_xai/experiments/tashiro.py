@@ -18,7 +18,7 @@ from driving_xai.experiments import tashiro_tables as tables
 from driving_xai.experiments.areas import Pool, compare
 from driving_xai.experiments.drawing import Drawing
 from driving_xai.experiments.networks import Device, Network, Networks
-from driving_xai.experiments.seeded_runs import write_text
+from driving_xai.experiments.tables import write_results
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import CONTROLS, ScoreConfig
 from driving_xai.faithfulness.summary import describe_machine
@@ -152,7 +152,7 @@ def _save(folder: Path, results: dict[str, Any], table: str, figures: Mapping[st
     folder.mkdir(parents=True, exist_ok=True)
     for stem, drawing in figures.items():
         drawing.save(folder / stem)
-    write_text(folder, results, table)
+    write_results(folder, results, table)
 
 
 def _fulfil(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.experiments.seeded_runs import write_text
+from driving_xai.experiments.tables import write_results
 from driving_xai.images import FoldOut, LabelledImages
 from driving_xai.training import runs
 from driving_xai.training.actions import (
@@ -104,7 +104,7 @@ def run(
         **_summary(pd.concat(tables, ignore_index=True), images, how),
         "papers": {name: dict(values) for name, values in PAPERS.items()},
     }
-    write_text(out, results, _table(results))
+    write_results(out, results, _table(results))
     return results
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
-from driving_xai.experiments.seeded_runs import write_text
+from driving_xai.experiments.tables import write_results
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import score
 from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
@@ -120,7 +120,7 @@ def run(
         "error": found.summary["prediction"]["error"],
         "rows": _rows(found, how),
     }
-    write_text(out, results, _table(results))
+    write_results(out, results, _table(results))
     return results
 
 
