@@ -118,7 +118,10 @@ def score(
     ] = None,
     fill: Annotated[
         Literal["black", "mean", "blur"] | None,
-        typer.Option(help="What takes a removed pixel's place. [default: black]"),
+        typer.Option(
+            help="What takes a removed pixel's place; of aupc and log-odds see --set masking.fill. "
+            "[default: black]"
+        ),
     ] = None,
     split: Annotated[
         Literal["held-out", "test", "val", "train", "all"] | None,
@@ -170,6 +173,7 @@ def score(
     \b
     Example: driving-xai score model shards --method sign-attention,grad-cam -o results
     Example: driving-xai score model shards --method snna --set options.snna.samples=3 -o results
+    Example: driving-xai score model shards --method snna --measure aupc --set masking.rule=logit -o results
     """
     from data_prep import engines
     from driving_xai import checkpoint as checkpoints

@@ -246,10 +246,14 @@ def zhu_table1(
 ) -> None:
     """AUPC and log-odds of six attention explainers under pixel, token and attention masks.
 
-    OUT then holds the scores, results.json and table.md, the paper's Table 1 beside ours.
+    OUT then holds the scores, results.json and table.md, the paper's Table 1 beside ours. The paper leaves
+    open when an output counts as predicted: setting `rule` is sigmoid, logit or softmax over 1/2. `order`
+    is most-first or least-first, `attention_blocks` first or all, `fill` (of masked pixels) mean, black or
+    blur; the first of each is the default. Also: `methods`, `masks`, `target`, `split`, `every`.
 
     \b
     Example: driving-xai experiment zhu-table1 shards --checkpoint model -o table1
+             driving-xai experiment zhu-table1 shards --checkpoint model -o softmax --set rule=softmax
     """
     from driving_xai import checkpoint as checkpoints
     from driving_xai.experiments.zhu_table1 import ZhuTable1, run

@@ -11,6 +11,7 @@ from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.experiments.tables import write_results
+from driving_xai.faithfulness.aupc import AttentionBlocks, Masking, Order, Rule
 from driving_xai.faithfulness.results import Results
 from driving_xai.faithfulness.score import score
 from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
@@ -66,8 +67,11 @@ class ZhuTable1:
     masks: tuple[str, ...] = tuple(MASKS)
     target: str = "predicted"
     """The paper explains the highest logit."""
+    rule: Rule = "sigmoid"
+    order: Order = "most-first"
+    attention_blocks: AttentionBlocks = "first"
     fill: Fill = "mean"
-    """Of masked pixels; the paper says the image's mean colour."""
+    """Of masked pixels; the paper says the image's mean colour. See `aupc.Masking`."""
     split: Split = "held-out"
     every: int = 1
     """Scores every n-th image."""
@@ -77,6 +81,27 @@ class ZhuTable1:
     def __post_init__(self) -> None:
         if not self.masks or set(self.masks) - set(MASKS):
             raise ValueError(f"masks is {list(self.masks)}; expected some of: {', '.join(MASKS)}")
+        self.scoring()
+
+    def scoring(self) -> ScoreConfig:
+        """The run of `score` behind the table.
+
+        Raises:
+            ValueError: a setting is unknown, or changes nothing under these masks.
+        """
+        return ScoreConfig(
+            methods=self.methods,
+            measures=tuple(f"{name}{MASKS[mask]}" for mask in self.masks for name in ("aupc", "log-odds")),
+            target=self.target,
+            fill=self.fill,
+            masking=Masking(
+                rule=self.rule, order=self.order, attention_blocks=self.attention_blocks, fill=self.fill
+            ),
+            split=self.split,
+            every=self.every,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
 
 
 def run(
@@ -99,23 +124,14 @@ def run(
     """
     if checkpoint.kind != "actions":
         raise CheckpointError(f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected 'actions'")
-    config = ScoreConfig(
-        methods=how.methods,
-        measures=tuple(f"{name}{MASKS[mask]}" for mask in how.masks for name in ("aupc", "log-odds")),
-        target=how.target,
-        fill=how.fill,
-        split=how.split,
-        every=how.every,
-        batch_size=how.batch_size,
-        seed=how.seed,
-    )
     folder = out / "scores"
-    found = score(checkpoint, shards, folder, config, resume=folder.exists(), on_progress=on_progress)
+    found = score(checkpoint, shards, folder, how.scoring(), resume=folder.exists(), on_progress=on_progress)
     results = {
         "experiment": NAME,
         "config": asdict(how),
         "checkpoint_sha256": checkpoint.sha256,
         "shards_sha256": Manifest.load(shards).sha256,
+        "measures": found.summary["measures"],
         "images": found.summary["data"]["scored"],
         "error": found.summary["prediction"]["error"],
         "rows": _rows(found, how),
@@ -125,11 +141,14 @@ def run(
 
 
 def _rows(found: Results, how: ZhuTable1) -> list[dict[str, Any]]:
-    """A row for each mask and method: ours with intervals, the paper's where it has one."""
+    """A row for each mask and method: ours with intervals, the paper's where it has one.
+
+    The paper masks the most salient parts first.
+    """
     values = {(each["measure"], each["method"]): each["value"] for each in found.summary["scores"]}
     rows = []
     for mask in how.masks:
-        theirs = dict(zip(METHODS, PAPER[mask], strict=True))
+        theirs = dict(zip(METHODS, PAPER[mask], strict=True)) if how.order == "most-first" else {}
         for method in (*how.methods, *CONTROLS):
             ours = {name: values[f"{name}{MASKS[mask]}", method] for name in ("aupc", "log-odds")}
             paper = dict(zip(("aupc", "log-odds"), theirs[method], strict=True)) if method in theirs else None
@@ -139,8 +158,8 @@ def _rows(found: Results, how: ZhuTable1) -> list[dict[str, Any]]:
 
 def _table(results: Mapping[str, Any]) -> str:
     lines = [
-        f"AUPC (sum of ten accuracies in percent) and log-odds on {results['images']} images; lower is more "
-        "faithful. In brackets the 95 % interval of the block bootstrap. The paper's are of its own network "
+        f"AUPC (sum of ten accuracies in percent) and log-odds on {results['images']} images. {_done(results['config'])} "
+        "In brackets the 95 % interval of the block bootstrap. The paper's are of its own network "
         "on 1,000 images of BDD-OIA.",
         "",
         "| mask | method | AUPC | paper | log-odds | paper |",
@@ -158,6 +177,17 @@ def _table(results: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _done(how: Mapping[str, Any]) -> str:
+    """How parts were masked, and when an output counted as predicted."""
+    most_first = how["order"] == "most-first"
+    order = "most salient parts first: lower" if most_first else "least salient parts first: higher"
+    pixels = [f"masked pixels are {how['fill']}"] if "pixel" in how["masks"] else []
+    blocks = {"first": "in the first block", "all": "in all blocks"}[how["attention_blocks"]]
+    attention = [f"attention is masked {blocks}"] if "attention" in how["masks"] else []
+    parts = [f"The {order} is more faithful", *pixels, *attention]
+    return f"{'; '.join(parts)}; an output is predicted where the {how['rule']} is over 1/2."
 
 
 def _interval(value: Mapping[str, Any], decimals: int) -> str:

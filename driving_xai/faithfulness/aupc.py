@@ -6,13 +6,15 @@ Both are of the mean over all frames, so that a frame has an accuracy but no log
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from driving_xai.faithfulness.statistics import LEAST_BLOCKS, BlockBootstrap, Interval
+from driving_xai.perturb import Fill
 
 Rule = Literal["sigmoid", "logit", "softmax"]
 """When an action counts as predicted: the sigmoid is over 1/2, the logit itself is, or the softmax."""
@@ -22,6 +24,38 @@ PREDICTED: Mapping[Rule, Callable[[Tensor], Tensor]] = {
     "logit": lambda scores: scores > 0.5,
     "softmax": lambda scores: scores.softmax(-1) > 0.5,
 }
+
+Order = Literal["most-first", "least-first"]
+"""Whether the most salient parts are masked first or, in negative perturbation, the least salient."""
+AttentionBlocks = Literal["first", "all"]
+"""In which of a transformer's blocks attention is masked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """How parts are masked, and when an output then counts as predicted.
+
+    Raises:
+        ValueError: a setting has another value than it may; the message says what is possible.
+
+    Example:
+        >>> Masking(order="least-first").rule
+        'sigmoid'
+    """
+
+    rule: Rule = "sigmoid"
+    order: Order = "most-first"
+    attention_blocks: AttentionBlocks = "first"
+    """See `token_masks.attention_masked`."""
+    fill: Fill = "mean"
+    """What a masked pixel shows, whatever other measures' pixels do: the paper's mean colour."""
+
+    def __post_init__(self) -> None:
+        choices = {"rule": Rule, "order": Order, "attention_blocks": AttentionBlocks, "fill": Fill}
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                got = f"got {name} {getattr(self, name)!r} for masks"
+                raise ValueError(f"{got}, expected one of: {', '.join(get_args(kind))}")
 
 
 def accuracies(

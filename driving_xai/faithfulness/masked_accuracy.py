@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -13,13 +13,19 @@ from torch import Tensor
 
 from driving_xai.errors import DataError
 from driving_xai.explain.vit_capture import check_vit
-from driving_xai.faithfulness.aupc import Statistic, accuracies, log_odds
+from driving_xai.faithfulness.aupc import Masking, Statistic, accuracies, log_odds
 from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity
 from driving_xai.faithfulness.curve import deletion
-from driving_xai.faithfulness.token_masks import FRACTIONS, TokenMask, token_deletion, token_ranks
+from driving_xai.faithfulness.token_masks import (
+    FRACTIONS,
+    TokenMask,
+    least_first,
+    token_deletion,
+    token_ranks,
+)
 from driving_xai.perturb import Fill
 
-Part = Literal["pixel"] | TokenMask
+Part = Literal["pixel", "token", "attention"]
 _LEAST_PATCHES = 45
 """So that each point masks one patch more than the last."""
 
@@ -38,8 +44,7 @@ class MaskedAccuracy:
     """What is masked: pixels, patches' embeddings, or the attention to and from patches."""
     of_set: Statistic | None = None
     """`aupc.log_odds`, computed of a set of frames; None is AUPC."""
-    fill: Fill = "mean"
-    """What a masked pixel shows, whatever the other measures' fill: the paper's channel mean."""
+    masking: Masking = field(default_factory=Masking)
     needs: None = None
 
     def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
@@ -53,22 +58,29 @@ class MaskedAccuracy:
             raise DataError(
                 "AUPC and log-odds need a label for each output; score labelled images of actions"
             )
-        curves = accuracies(self._scores(batch, maps, how), batch.labels)
+        curves = accuracies(self._scores(batch, maps, how), batch.labels, rule=self.masking.rule)
         values = {"curve": curves}
         if self.of_set is None:
             values["value"] = 100 * curves.sum(-1)
         yield "labels", values
 
     def _scores(self, batch: Batch, maps: Maps, how: Editing) -> Float[Tensor, "B M V K"]:
-        ranks, masked = maps.ranks, partial(deletion, fill=self.fill)
+        ranks, masked = maps.ranks, partial(deletion, fill=self.masking.fill)
         if self.part != "pixel":
             vit: Any = getattr(batch.model, "vit", None)
             check_vit(vit)
             ranks = self._patch_ranks(maps, vit.patch_embed.patch_size, how.seed)
-            masked = partial(token_deletion, vit=vit, mask=self.part)
+            masked = partial(token_deletion, vit=vit, mask=self._token_mask())
+        if self.masking.order == "least-first":
+            ranks = least_first(ranks)
         return masked(
             batch.model, batch.frames, ranks, FRACTIONS, batch_size=how.batch_size, clean=batch.clean
         )
+
+    def _token_mask(self) -> TokenMask:
+        if self.part != "attention":
+            return "token"
+        return "attention" if self.masking.attention_blocks == "first" else "attention-all-blocks"
 
     def _patch_ranks(self, maps: Maps, patch_px: tuple[int, int], seed: int) -> Int64[Tensor, "B M T"]:
         height, width = maps.saliency.shape[-2:]
@@ -84,22 +96,47 @@ class MaskedAccuracy:
 
     def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `measures.Measure`."""
+        most_first = self.masking.order == "most-first"
         return {
             "kind": "accuracy of all outputs",
-            "rule": "predicted where the sigmoid is over 1/2",
+            "rule": f"predicted where the {self.masking.rule} is over 1/2",
             "masked": self.part,
-            **({"fill": self.fill} if self.part == "pixel" else {}),
+            "order": f"{'most' if most_first else 'least'} salient first",
+            **({"fill": self.masking.fill} if self.part == "pixel" else {}),
+            **({"attention_blocks": self.masking.attention_blocks} if self.part == "attention" else {}),
             "unit": "percent, summed over points" if self.of_set is None else "natural logarithm",
             "normalised_unit": "share of outputs that are right",
             "fractions": list(FRACTIONS),
-            "faithful": "low",
+            "faithful": "low" if most_first else "high",
         }
 
 
 _PARTS: Mapping[str, Part] = {"": "pixel", "-token": "token", "-attention": "attention"}
-MASKED_ACCURACIES = {
-    f"{name}{suffix}": MaskedAccuracy(part=part, of_set=of_set)
-    for name, of_set in (("aupc", None), ("log-odds", log_odds))
-    for suffix, part in _PARTS.items()
+_FOLLOWED_BY: Mapping[str, tuple[Part, ...]] = {
+    "rule": tuple(_PARTS.values()),
+    "order": tuple(_PARTS.values()),
+    "attention_blocks": ("attention",),
+    "fill": ("pixel",),
 }
-"""By their names as measures."""
+"""Settings of `Masking` to the parts whose masks they change."""
+
+
+def masked_accuracies(masking: Masking) -> dict[str, MaskedAccuracy]:
+    """AUPC and log-odds of each part, by their names as measures."""
+    return {
+        f"{name}{suffix}": MaskedAccuracy(part=part, of_set=of_set, masking=masking)
+        for name, of_set in (("aupc", None), ("log-odds", log_odds))
+        for suffix, part in _PARTS.items()
+    }
+
+
+def require_followed(masking: Masking, measures: Collection[str]) -> None:
+    """Raises ValueError where a setting is not the default and none of these measures follows it."""
+    known = masked_accuracies(masking)
+    for setting, parts in _FOLLOWED_BY.items():
+        given, following = getattr(masking, setting), [name for name in known if known[name].part in parts]
+        if given != getattr(Masking(), setting) and not set(measures) & set(following):
+            raise ValueError(
+                f"got {setting} {given!r} for masks, which no measure of this run follows; "
+                f"leave it out, or add any of: {', '.join(following)}"
+            )

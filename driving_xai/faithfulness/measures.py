@@ -13,11 +13,11 @@ from torch import Tensor
 
 from driving_xai.contracts import Scores
 from driving_xai.faithfulness import curve, localisation
-from driving_xai.faithfulness.aupc import Statistic
+from driving_xai.faithfulness.aupc import Masking, Statistic
 from driving_xai.faithfulness.batch import Batch, Editing, Maps, Quantity
 from driving_xai.faithfulness.lime_correlation import LimeRankCorrelation
 from driving_xai.faithfulness.localisation import Localisation
-from driving_xai.faithfulness.masked_accuracy import MASKED_ACCURACIES
+from driving_xai.faithfulness.masked_accuracy import masked_accuracies
 from driving_xai.faithfulness.patches import PATCHES_PX, insertion_deletion, patch_insertion_deletion
 from driving_xai.faithfulness.visible import (
     SHOWN_FRACTIONS,
@@ -60,6 +60,12 @@ def statistics_of_sets(names: Iterable[str]) -> dict[str, Statistic]:
     """Of these measures, those whose value is of all frames together and not a mean over frames."""
     found = {name: getattr(MEASURES[name], "of_set", None) for name in names}
     return {name: statistic for name, statistic in found.items() if statistic is not None}
+
+
+def chosen(names: Iterable[str], masking: Masking) -> dict[str, Measure]:
+    """These measures by name, those of accuracy under masks with this masking."""
+    known = {**MEASURES, **masked_accuracies(masking)}
+    return {name: known[name] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +269,7 @@ MEASURES: Mapping[str, Measure] = {
     "average-drop": WeightedFrameMeasure(compare=average_drop, faithful="low"),
     "increase": WeightedFrameMeasure(compare=increase, faithful="high"),
     "percentage-in": PercentageInMeasure(),
-    **MASKED_ACCURACIES,
+    **masked_accuracies(Masking()),
     "lime-rank-correlation": LimeRankCorrelation(),
     "pointing-game": LocalisationMeasure(localise=localisation.pointing_game),
     "mass-inside": LocalisationMeasure(localise=localisation.mass_inside),

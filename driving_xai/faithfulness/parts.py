@@ -20,9 +20,11 @@ from driving_xai.contracts import Saliency
 from driving_xai.errors import DataError
 from driving_xai.explain import build
 from driving_xai.explain.options import planned
+from driving_xai.faithfulness.aupc import Masking
 from driving_xai.faithfulness.batch import Editing
 from driving_xai.faithfulness.maps import MapFile, Part, save_part
 from driving_xai.faithfulness.masks import Masks
+from driving_xai.faithfulness.measures import chosen
 from driving_xai.faithfulness.results import SUMMARY, write_table
 from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
 from driving_xai.faithfulness.scorer import Scorer
@@ -64,8 +66,11 @@ def plan_of(
     maps = {} if given is None else {"maps": given.path.name}
     masks = None if config.masks is None else Masks(Path(config.masks))
     names = {} if masks is None else {"masks": masks.path.name}
+    settings = planned(config)
+    if config.masking == Masking():
+        del settings["masking"]  # So that plans are as they were before there was any.
     plan = {
-        "config": {**planned(config), **maps, **names, "methods": methods_of(config, given)},
+        "config": {**settings, **maps, **names, "methods": methods_of(config, given)},
         "checkpoint_sha256": checkpoint.sha256,
         "settings_sha256": _settings_sha256(checkpoint),
         "shards_sha256": manifest.sha256,
@@ -85,8 +90,8 @@ def _settings_sha256(checkpoint: Checkpoint) -> str:
 def require_same(plan: dict[str, Any], found: dict[str, Any], out: Path) -> None:
     """Raises DataError where a run in `out` was planned otherwise."""
     ours, theirs = plan["config"], found["config"]
-    # A plan without options does not name them, see `planned`.
-    keys = [*ours, *({"options"} & set(theirs) - set(ours))]
+    # A plan without options does not name them, see `planned`, nor the default masking.
+    keys = [*ours, *(each for each in ("options", "masking") if each in theirs and each not in ours)]
     differing = [key for key in keys if ours.get(key) != theirs.get(key)]
     differing += [key for key in plan if key != "config" and plan[key] != found.get(key)]
     if differing:
@@ -124,7 +129,7 @@ def scorer_of(model: Any, config: ScoreConfig, given: MapFile | None) -> Scorer:
             for name in methods
             if name not in brought
         },
-        measures=config.measures,
+        measures=chosen(config.measures, config.masking),
         editing=Editing(fill=config.fill, batch_size=config.batch_size, seed=config.seed),
     )
 

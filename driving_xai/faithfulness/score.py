@@ -15,7 +15,7 @@ from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint, load
 from driving_xai.errors import DataError
 from driving_xai.faithfulness.maps import FILE_NAME, join_parts
-from driving_xai.faithfulness.measures import MEASURES, statistics_of_sets
+from driving_xai.faithfulness.measures import statistics_of_sets
 from driving_xai.faithfulness.parts import (
     FOLDER,
     Progress,
@@ -207,7 +207,10 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
     )
     once = frames.drop_duplicates(FRAME_COLUMNS)
     statistics = statistics_of_sets(config.measures)
-    measures = {name: MEASURES[name].describe(subject.quantity, fill=config.fill) for name in config.measures}
+    measures = {
+        name: measure.describe(subject.quantity, fill=config.fill)
+        for name, measure in scorer.measures.items()
+    }
     of_set = frames["measure"].isin(statistics)
     by_frame, together = frames[~of_set], frames[of_set]
     return {

@@ -7,6 +7,8 @@ from typing import Literal
 
 from driving_xai.explain import require_methods
 from driving_xai.explain.options import OptionsOf
+from driving_xai.faithfulness.aupc import Masking
+from driving_xai.faithfulness.masked_accuracy import require_followed
 from driving_xai.faithfulness.measures import MEASURES
 from driving_xai.faithfulness.subject import Split
 from driving_xai.perturb import FILLS, Fill
@@ -41,6 +43,9 @@ class ScoreConfig:
     """What is explained; see `targets.by_name`. None is `magnitude` for steering, else `predicted`. For
     several labels `every-predicted` scores a frame once for each output over its threshold."""
     fill: Fill = "black"
+    """What a removed pixel shows, but for measures with a fill of their own; see docs/results.md."""
+    masking: Masking = field(default_factory=Masking)
+    """Of `aupc`, `log-odds` and their like alone, the fill included."""
     truth: Literal["smoothed", "raw"] = "smoothed"
     """Which recorded angle the error is against; of steering only."""
     split: Split = "held-out"
@@ -65,6 +70,7 @@ class ScoreConfig:
                 raise ValueError(f"got {name} {got}, expected some of: {', '.join(known)}")
             if twice := [each for each in given if given.count(each) > 1]:
                 raise ValueError(f"got {name} {twice[0]!r} twice, expected each once")
+        require_followed(self.masking, self.measures)
         if self.seed < 0:
             raise ValueError(f"got seed {self.seed}, expected 0 or more")
         for name in ("every", "batch_size", "resamples"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from driving_xai.contracts import Explainer, Saliency
 from driving_xai.faithfulness.batch import Batch, Editing, Maps
 from driving_xai.faithfulness.curve import rank
-from driving_xai.faithfulness.measures import MEASURES, Columns
+from driving_xai.faithfulness.measures import Columns, Measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class Scorer:
     """In the order of the rows."""
     explainers: Mapping[str, Explainer]
     """Of the methods whose maps are not given."""
-    measures: Sequence[str]
+    measures: Mapping[str, Measure]
+    """By name."""
     editing: Editing
 
     def explain(self, batch: Batch, given: Mapping[str, Saliency]) -> Maps:
@@ -47,8 +48,8 @@ class Scorer:
         """A row for each frame, measure, reference and method; `position` is the frame's in the batch."""
         tables = [
             self._rows(name, reference, columns, batch, maps.degenerate)
-            for name in self.measures
-            for reference, columns in MEASURES[name](batch, maps, self.editing)
+            for name, measure in self.measures.items()
+            for reference, columns in measure(batch, maps, self.editing)
         ]
         return pd.concat(tables, ignore_index=True)
 

@@ -171,13 +171,13 @@ MEASURES: Sequence[Term] = (
     Term(
         "aupc",
         "How many of the labels the model still gets right while the most important parts are masked, summed over "
-        "the points of the curve; low is faithful.",
+        "the points of the curve; low is faithful, or high where the least important parts were masked first.",
         "Faithfulness to one output: it is counted over all of them.",
     ),
     Term(
         "log-odds",
         "By what factor the accuracy of all frames together falls while the most important parts are masked, as a "
-        "sum of logarithms; low is faithful.",
+        "sum of logarithms; low is faithful, or high where the least important parts were masked first.",
         "A mean over frames. A frame has no value of its own, so there is no test, only an interval.",
     ),
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from driving_xai.errors import CheckpointError
+from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments.zhu_table1 import MASKS, METHODS, PAPER, ZhuTable1, run
 from driving_xai.faithfulness.results import Results
 
@@ -38,9 +39,46 @@ def test_the_table_holds_what_score_found(actions, streets, tmp_path: Path):
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(results))
 
 
+def test_what_is_masked_and_how_is_what_was_asked_for(actions, streets, tmp_path: Path):
+    checkpoint = actions()
+
+    def curves(name: str, **settings: str) -> dict[str, np.ndarray]:
+        how = ZhuTable1(methods=("raw-attention",), split="all", every=4, **settings)
+        results = run(checkpoint, streets, tmp_path / name, how)
+        found = Results.load(tmp_path / name / "scores")
+        assert results["measures"] == found.summary["measures"]
+        assert results["measures"]["aupc"]["fill"] == results["config"]["fill"]
+        assert "fill" not in results["measures"]["aupc-token"]
+        return {
+            measure: np.stack(found.per_frame.query(f"measure == '{measure}'")["curve"])
+            for measure in ("aupc", "aupc-token", "aupc-attention")
+        }
+
+    plain, black = curves("plain"), curves("black", fill="black")
+    assert not np.array_equal(black["aupc"], plain["aupc"])
+    assert np.array_equal(black["aupc-token"], plain["aupc-token"]), "zero is no pixel's fill"
+    assert "masked pixels are black" in (tmp_path / "black" / "table.md").read_text()
+    assert "masked pixels are mean" in (tmp_path / "plain" / "table.md").read_text()
+
+    least = curves("least", order="least-first", rule="logit", attention_blocks="all")
+    assert all(not np.array_equal(least[measure], plain[measure]) for measure in plain)
+    table = (tmp_path / "least" / "table.md").read_text()
+    assert "least salient parts first: higher is more faithful" in table
+    assert "attention is masked in all blocks; an output is predicted where the logit is over 1/2" in table
+    assert all(
+        row["paper"] is None for row in json.loads((tmp_path / "least" / "results.json").read_text())["rows"]
+    )
+    with pytest.raises(DataError, match="scored with another masking"):
+        curves("plain", rule="softmax")
+
+
 def test_what_cannot_be_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="expected some of: pixel, token, attention"):
         ZhuTable1(masks=("pixels",))
+    with pytest.raises(ValueError, match="got fill 'black' for masks, which no measure of this run follows"):
+        ZhuTable1(masks=("token",), fill="black")
+    with pytest.raises(ValueError, match="got method 'nope'"):
+        ZhuTable1(methods=("nope",))
 
     class Other:
         path, kind = tmp_path, "steering"

@@ -92,3 +92,28 @@ def relevance_factors(found: Dense, norms: str) -> list[Tensor]:
         weight = {"none": torch.ones_like(a), "key": nu[:, None, :], "query": nu[:, :, None]}[norms]
         factors.append(torch.eye(a.shape[-1], dtype=a.dtype) + (a * weight * gradient).clamp(min=0).mean(0))
     return factors
+
+
+def masked_scores(model: TappedViT, frame: Tensor, masked: Tensor, mask: str) -> Tensor:
+    """One frame's scores, with explicit attention whose rows and columns are zeroed."""
+    vit = model.vit
+    embedded = vit.patch_embed(model.normalised(frame)[None])
+    if mask == "token":
+        embedded = embedded * (~masked).view(1, *embedded.shape[1:-1], 1)
+    z = vit.norm_pre(vit._pos_embed(embedded))[0]
+    kept = torch.cat([torch.ones(vit.num_prefix_tokens), (~masked).double()])
+    taps = []
+    for index, block in enumerate(vit.blocks):
+        attention = block.attn
+        heads, (tokens, width) = attention.num_heads, z.shape
+        q, k, v = attention.qkv(block.norm1(z)).view(tokens, 3, heads, width // heads).permute(1, 2, 0, 3)
+        a = (attention.q_norm(q) @ attention.k_norm(k).mT * attention.scale).softmax(-1)
+        if mask == "attention-all-blocks" or (mask == "attention" and index == 0):
+            a = a * kept[:, None] * kept
+        mixed = (a @ v).transpose(0, 1).reshape(tokens, width)
+        # A row of zeros stays one: what follows the attention is not asked about it.
+        mixed = attention.norm(mixed)
+        z = z + block.ls1(attention.proj(mixed))
+        z = z + block.ls2(block.mlp(block.norm2(z)))
+        taps.append(vit.norm(z)[0])
+    return model.head(torch.cat(taps[-model.taps :]))

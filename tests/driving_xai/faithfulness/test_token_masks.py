@@ -17,7 +17,7 @@ from driving_xai.faithfulness.token_masks import (
     token_ranks,
     tokens_masked,
 )
-from tests.driving_xai.explain.transformers import TappedViT
+from tests.driving_xai.explain.transformers import TappedViT, masked_scores
 
 MODELS = {
     "plain": {"taps": 4},
@@ -25,31 +25,6 @@ MODELS = {
     "grid kept in two dimensions": {"dynamic_img_size": True, "qk_norm": True},
     "normalised heads": {"scale_attn_norm": True},
 }
-
-
-def _twin(model: TappedViT, frame, masked, mask: str):
-    """One frame's scores, with explicit attention whose rows and columns are zeroed."""
-    vit = model.vit
-    embedded = vit.patch_embed(model.normalised(frame)[None])
-    if mask == "token":
-        embedded = embedded * (~masked).view(1, *embedded.shape[1:-1], 1)
-    z = vit.norm_pre(vit._pos_embed(embedded))[0]
-    kept = torch.cat([torch.ones(vit.num_prefix_tokens), (~masked).double()])
-    taps = []
-    for index, block in enumerate(vit.blocks):
-        attention = block.attn
-        heads, (tokens, width) = attention.num_heads, z.shape
-        q, k, v = attention.qkv(block.norm1(z)).view(tokens, 3, heads, width // heads).permute(1, 2, 0, 3)
-        a = (attention.q_norm(q) @ attention.k_norm(k).mT * attention.scale).softmax(-1)
-        if mask == "attention-all-blocks" or (mask == "attention" and index == 0):
-            a = a * kept[:, None] * kept
-        mixed = (a @ v).transpose(0, 1).reshape(tokens, width)
-        # A row of zeros stays one: what follows the attention is not asked about it.
-        mixed = attention.norm(mixed)
-        z = z + block.ls1(attention.proj(mixed))
-        z = z + block.ls2(block.mlp(block.norm2(z)))
-        taps.append(vit.norm(z)[0])
-    return model.head(torch.cat(taps[-model.taps :]))
 
 
 def _case(name: str):
@@ -71,7 +46,7 @@ def test_masks_are_those_of_whole_matrices(name, mask):
     for row, frame in enumerate(frames):
         for method in range(3):
             for point, count in enumerate((0, 3, 8, 15)):
-                twin = _twin(model, frame, ranks[row, method] < count, mask)
+                twin = masked_scores(model, frame, ranks[row, method] < count, mask)
                 torch.testing.assert_close(found[row, method, point], twin, rtol=1e-9, atol=1e-11)
 
 
