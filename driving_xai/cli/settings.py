@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
@@ -123,7 +124,9 @@ def _typed(kind: Any, value: Any, name: str, start: Any = None) -> Any:
     if kind is Path:
         return Path(_checked(isinstance(value, str | Path), value, name, "a path"))
     if kind is float:
-        return float(_checked(type(value) in (int, float), value, name, "a number"))
+        # Neither NaN nor infinity, nor a whole number beyond every float.
+        fits = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        return float(_checked(fits, value, name, "a number"))
     plain = origin or kind
     if plain is Any:
         return value

@@ -165,14 +165,15 @@ def dino(
         "devices": devices,
     }
     how = settings.resolve(DinoTraining, config, options=options, assignments=assignments or ())
-    if how.start == "timm":
+    from driving_xai.training.runs import rank
+
+    if how.start == "timm" and rank() == 0:
         tell_fetched(how.model.backbone)
     if dry_run:
         check_shards(shards)
         console.print_json({"recipe": "dino", "config": asdict(how)})
         return
     from driving_xai.cli.epochs import EpochLines
-    from driving_xai.training.runs import rank
 
     with console.progress("train", unit="epochs") as on_progress:
         callbacks = (EpochLines(on_progress),)

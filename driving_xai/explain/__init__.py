@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -94,6 +95,10 @@ def build(
         raise OptionError(f"method {name!r}: {error}") from None
 
 
+_LABELLED = re.compile(r"[^@]+@[A-Za-z0-9_-]{1,40}")
+"""A label is part of files' names."""
+
+
 def require_methods(
     names: Sequence[str], options: OptionsOf, *, least: int = 1, also: Sequence[str] = ()
 ) -> None:
@@ -108,6 +113,10 @@ def require_methods(
         OptionError: options are of no method named, unknown, or of another type.
     """
     unknown = [each for each in names if without_label(each) not in METHODS]
+    if wrong := [each for each in names if "@" in each and not _LABELLED.fullmatch(each)]:
+        raise ValueError(
+            f"got method {wrong[0]!r}; expected a label of up to 40 letters, digits, - and _ after one @"
+        )
     if unknown or len(names) < least:
         got = repr(unknown[0]) if unknown else "none"
         raise ValueError(f"got method {got}, expected some of: {', '.join(METHODS)}")

@@ -46,8 +46,8 @@ class CentrePrior:
     """Standard deviation as a fraction of height and of width."""
 
     def __post_init__(self) -> None:
-        if not self.spread > 0:
-            raise ValueError(f"got spread {self.spread}, expected over 0")
+        if not 0 < self.spread <= 100:
+            raise ValueError(f"got spread {self.spread}, expected over 0 and at most 100")
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         """See `contracts.Explainer`; model and target are ignored."""

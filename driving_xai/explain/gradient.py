@@ -153,6 +153,8 @@ class IntegratedGradients:
             raise ValueError(
                 f"got steps {steps}, batch_size {batch_size}; expected 1 or more (trapezoid: 2 steps or more)"
             )
+        if max_gap is not None and max_gap < 0:
+            raise ValueError(f"got max_gap {max_gap}; expected 0 or more")
         self.baseline, self.rule, self.steps = baseline, rule, steps
         self.channels, self.max_gap, self.batch_size = channels, max_gap, batch_size
 

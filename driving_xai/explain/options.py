@@ -72,9 +72,8 @@ def require_tables(options: OptionsOf, methods: Collection[str]) -> None:
 def planned(config: Any) -> dict[str, Any]:
     """A recipe as a plan keeps it: without options, as plans were before there were any."""
     plan = asdict(config)
-    if not plan["options"]:
-        del plan["options"]
-    return plan
+    options = {method: given for method, given in plan.pop("options").items() if given}
+    return {**plan, "options": options} if options else plan
 
 
 def described(method: str, options: OptionsOf) -> str:
@@ -102,7 +101,8 @@ def _is_plain_tuple(kind: Any) -> bool:
 
 def _value(kind: Any, value: Any, name: str) -> Any:
     choices = _choices(kind)
-    for each in choices:
+    # None comes first: where text is possible too, "none" would be one.
+    for each in sorted(choices, key=lambda choice: choice is not NoneType):
         if _fits(each, value):
             return _as(each, value)
     raise OptionError(f"{name} is {value!r}; expected {' or '.join(map(_words, choices))}")
@@ -120,7 +120,10 @@ def _fits(kind: Any, value: Any) -> bool:
         kinds = get_args(kind)
         same = isinstance(value, list | tuple) and len(value) == len(kinds)
         return same and all(map(_fits, kinds, value))
-    return type(value) is kind  # A bool is an int, and `samples = true` a mistake.
+    if kind is int:
+        # A bool is an int, and `samples = true` a mistake; nothing has so many samples or pixels.
+        return type(value) is int and abs(value) < 2**31
+    return type(value) is kind
 
 
 def _as(kind: Any, value: Any) -> Any:

@@ -177,10 +177,11 @@ def _change_of_explained(batch: Batch) -> Target:
         return batch.target(scores.double())
 
     unedited = explained(batch.clean)
-    rounding = _ROUNDING * torch.finfo(batch.clean.dtype).eps * batch.clean.abs().amax(1).double()
+    rounding = _ROUNDING * torch.finfo(batch.clean.dtype).eps * batch.clean.abs().amax(1)
 
     def change(scores: Scores) -> Float[Tensor, " B"]:
-        found = explained(scores) - unedited
-        return found.masked_fill(found.abs() <= rounding, 0)
+        # Of the scores themselves: a probability near one changes by less than its logits' rounding.
+        same = (scores - batch.clean).abs().amax(1) <= rounding
+        return (explained(scores) - unedited).masked_fill(same, 0)
 
     return change

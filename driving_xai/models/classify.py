@@ -287,7 +287,8 @@ def _has_maps(network: nn.Module, frames: Frames) -> bool:
         return True
     with torch.no_grad(), evaluating(network):
         found = features(frames)
-    return found.dim() == 4 and getattr(network, "output_fmt", "NCHW") == "NCHW"
+    # Some transformers give a list, one for each of their branches.
+    return isinstance(found, Tensor) and found.dim() == 4 and getattr(network, "output_fmt", "NCHW") == "NCHW"
 
 
 def _look(

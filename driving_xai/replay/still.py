@@ -22,7 +22,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.contracts import Explainer, FrameModel, Outputs, Scores
 from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.explain import build, require_methods
-from driving_xai.explain.options import OptionsOf
+from driving_xai.explain.options import OptionsOf, described
 from driving_xai.faithfulness.pictures import EVERY_PREDICTED
 from driving_xai.faithfulness.summary import describe_machine
 from driving_xai.replay.input_rule import InputRule, Region
@@ -165,7 +165,8 @@ class _Still:
             raise NonFiniteError(f"{path.name}: the map of {method} has NaN or infinity; check the weights")
         stem = f"{path.stem}.{method}.{_in_file_names(target)}"
         files = {"picture": f"{stem}.png"}
-        picture = _drawn(image, values, self._region(image), f"{method}   {target}   {path.name}")
+        called = described(method, self._config.options)
+        picture = _drawn(image, values, self._region(image), f"{called}   {target}   {path.name}")
         _write_png(out / files["picture"], picture)
         if self._config.save_maps:
             files["map"] = f"{stem}.npy"

@@ -37,7 +37,9 @@ def watch(checkpoint: Checkpoint, source: Path, live: Live, config: ReplayConfig
     """
     config = config or ReplayConfig()
     whole = Session.open(checkpoint, source, None, config)
-    course = course_of(whole, methods=fitting_methods(checkpoint), free=True)
+    # What it was started with may bear a label, which no table has.
+    offered = dict.fromkeys([*fitting_methods(checkpoint), whole.method])
+    course = course_of(whole, methods=tuple(offered), free=True)
     at_s, wish = course.first_s, None
     while True:
         start_s = max(config.start_s, at_s - _MEMORY_S)

@@ -17,7 +17,7 @@ from driving_xai.explain.gradient import IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.heavier_side import HeavierSide
 from driving_xai.explain.lime import LIME, Grid
-from driving_xai.explain.options import described
+from driving_xai.explain.options import described, planned
 from driving_xai.explain.perturbation import RISE, Occlusion
 from driving_xai.explain.smoothed_attention import SNNA, AttentionIG
 from driving_xai.faithfulness.results import SUMMARY
@@ -287,3 +287,34 @@ def test_an_action_cnn_has_layers_too() -> None:
     model = ActionModel(ActionConfig(backbone="resnet18")).eval()
     explainer = build("grad-cam", model, options={"layer": "cnn.layer2"})
     assert explainer.cells == Cells(0.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["snna@", "snna@a/b", "snna@../x", "snna@x.y", "snna@a@b", "snna@" + 41 * "a"]
+)
+def test_a_label_is_part_of_a_file_s_name(name) -> None:
+    with pytest.raises(ValueError, match="expected a label of up to 40 letters, digits, - and _ after one @"):
+        ExplainConfig(methods=(name,))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rise", {"masks": 10**20}),
+        ("centre-prior", {"spread": 1e300}),
+        ("integrated-gradients", {"max_gap": -1.0}),
+    ],
+)
+def test_an_absurd_value_is_refused_before_anything_runs(name, options) -> None:
+    with pytest.raises(OptionError, match=f"{name}"):
+        build(name, _steering(), options=options)
+
+
+def test_none_is_no_layer_s_name() -> None:
+    model = _resnet()
+    assert build("grad-cam", model, options={"layer": "none"}).layer is model.cam_layer
+
+
+def test_an_empty_table_of_options_is_none() -> None:
+    plain = planned(ScoreConfig(methods=("rollout",)))
+    assert planned(ScoreConfig(methods=("rollout",), options={"rollout": {}})) == plain

@@ -255,6 +255,25 @@ def test_rounding_of_a_float32_network_is_no_order(count, actions):
     assert found.isnan().all()
 
 
+class Confident(nn.Module):
+    """Two classes of logits around 10 and -8; what each patch adds grows in reading order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("worth", torch.linspace(0, 0.05, 49))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        patches = nn.functional.adaptive_avg_pool2d(frames.mean(1, keepdim=True), 7).flatten(1)
+        gain = patches @ self.worth - self.worth.sum()
+        return torch.stack([10 + gain, -8 - gain], 1)
+
+
+def test_the_order_of_a_confident_model_is_not_taken_for_rounding():
+    frames = torch.ones(1, 3, 14, 21)
+    saliency = torch.linspace(0, 1, 49).view(1, 1, 7, 7).repeat_interleave(2, 2).repeat_interleave(3, 3)
+    assert _measured(_batch(Confident(), frames), saliency) > 0.9
+
+
 def test_frames_smaller_than_the_grid_are_refused():
     model = WeighedPixels(6, 21)
     frames = torch.rand(1, 3, 6, 21, dtype=torch.float64)

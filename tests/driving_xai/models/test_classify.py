@@ -131,3 +131,8 @@ def test_unknown_networks_are_refused(name, hint):
 def test_impossible_configurations_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         ClassifierConfig(**wrong)
+
+
+def test_a_transformer_of_several_branches_has_no_maps_to_weigh():
+    config = ClassifierConfig(classes=("a", "b"), network="crossvit_tiny_240", image_size=(240, 240))
+    assert Classifier(config).cam_layer is None
