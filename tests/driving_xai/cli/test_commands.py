@@ -238,6 +238,18 @@ def test_better_means_with_the_whole_interval() -> None:
         ("replay {model} {route} -o {out}.mp4 --set options.rise.masks=9", "of no method of this run (none"),
         ("prep udacity {route} {out}", "reader 'udacity' is unknown; choose one of synthetic"),
         ("prep synthetic {route} {out} --smoothing 2", "smoothing is 2.0; expected over 0 and at most 1"),
+        (
+            "experiment zhu-table1 {shards} --checkpoint {model} -o {out} --set rule=argmax",
+            "rule is 'argmax'; expected one of sigmoid, logit, softmax",
+        ),
+        (
+            "experiment zhu-table1 {shards} --checkpoint {model} -o {out} --set masks=['token'] --set fill=black",
+            "got fill 'black' for masks, which no measure of this run follows; leave it out, or add any of: aupc, ",
+        ),
+        (
+            "score {model} {shards} --method snna -o {out} --set masking.order=random",
+            "masking.order is 'random'; expected one of most-first, least-first",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exits_2(run, made, tmp_path: Path, line: str, said: str) -> None:
