@@ -33,10 +33,10 @@ class Playing:
         self.begun: list[tuple[float, str]] = []
 
     def __call__(self) -> None:
-        at_s, plan = 0.0, course(free=True, frame_rate=RATE)
+        at_s, wish, plan = 0.0, None, course(free=True, frame_rate=RATE)
         while True:
             self.begun.append((at_s, plan.method))
-            self.live.begin(plan, at_s=at_s)
+            self.live.begin(plan, at_s=at_s, fulfilled=wish)
             number = round(at_s * 20)
             while not self.live.interrupted:
                 self.live.show(np.roll(self.picture, number, 1), reading(number))
