@@ -132,3 +132,12 @@ def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda
             "--device cuda, but torch finds no CUDA device; use cpu, or see `driving-xai doctor`"
         )
     return name
+
+
+def tell_fetched(backbone: str) -> None:
+    """Says which weights timm fetches for a name: where it has no tag, they need not be those one thinks of."""
+    from driving_xai.models.backbone import fetched_name, other_weights
+
+    name = fetched_name(backbone)
+    others = ", ".join(other_weights(name))
+    console.say(f"weights: timm's {name}" + (f"; there are also {others}" if others else ""))

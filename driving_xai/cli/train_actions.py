@@ -11,7 +11,7 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device, check_shards, resolve_device, tell
+from driving_xai.cli.train import Device, check_shards, resolve_device, tell, tell_fetched
 
 Images = Annotated[
     Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, of labelled images.")
@@ -181,15 +181,6 @@ def dino(
     if rank() > 0:  # Of several devices one tells.
         return
     tell(out, metrics, tables.self_distillation, as_json=as_json)
-
-
-def tell_fetched(backbone: str) -> None:
-    """Says which weights timm fetches for a name: where it has no tag, they need not be those one thinks of."""
-    from driving_xai.models.backbone import fetched_name, other_weights
-
-    name = fetched_name(backbone)
-    others = ", ".join(other_weights(name))
-    console.say(f"weights: timm's {name}" + (f"; there are also {others}" if others else ""))
 
 
 class _FeatureLines:

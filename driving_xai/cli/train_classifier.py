@@ -11,8 +11,8 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device, check_shards, resolve_device, tell
-from driving_xai.cli.train_actions import Images, Out, Resume, Seed, tell_fetched
+from driving_xai.cli.train import Device, check_shards, resolve_device, tell, tell_fetched
+from driving_xai.cli.train_actions import Images, Out, Resume, Seed
 
 
 def classifier(

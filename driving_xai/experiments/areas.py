@@ -134,8 +134,3 @@ def text_of(value: Mapping[str, Any]) -> str:
         return "-"
     bounds = "" if value["low"] is None else f" ({value['low']:.0f} to {value['high']:.0f})"
     return f"{value['mean']:.1f}{bounds}"
-
-
-def p_text(p: float | None) -> str:
-    """A p-value for a table."""
-    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"

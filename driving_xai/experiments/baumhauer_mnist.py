@@ -25,12 +25,11 @@ from driving_xai.experiments.seeded_runs import (
     Mean,
     each_run,
     interval_text,
-    p_text,
     paired,
     unpaired,
     values_of,
 )
-from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
+from driving_xai.experiments.tables import markdown_header, markdown_row, p_text, write_results
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel, Thresholding
 from driving_xai.models.subset_sampling import L2XConfig, L2XModel
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit, judge

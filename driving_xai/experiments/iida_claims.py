@@ -9,10 +9,9 @@ from driving_xai.experiments.seeded_runs import (
     DIFFERENCES,
     Found,
     interval_text,
-    p_text,
     paired,
 )
-from driving_xai.experiments.tables import markdown_header, markdown_row
+from driving_xai.experiments.tables import markdown_header, markdown_row, p_text
 from driving_xai.faithfulness.patches import PATCHES_PX
 
 SCORES = ("ID", *(f"PID {m}" for m in PATCHES_PX))

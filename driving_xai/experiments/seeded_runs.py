@@ -14,7 +14,7 @@ from scipy import stats
 
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
-from driving_xai.experiments.tables import write_json
+from driving_xai.experiments.tables import p_text, write_json
 from driving_xai.faithfulness.comparison import cliffs_delta, signed_rank, student, welch
 from driving_xai.faithfulness.statistics import Interval
 
@@ -139,11 +139,6 @@ def unpaired(runs: Sequence[Found], ours: str, theirs: str, quantity: str) -> di
         "p": float(stats.mannwhitneyu(first, second, alternative="two-sided").pvalue),
         "cliffs_delta": cliffs_delta(first, second),
     }
-
-
-def p_text(p: float | None) -> str:
-    """A p-value for a table."""
-    return "-" if p is None else f"{p:.1e}" if p < 1e-3 else f"{p:.3f}"
 
 
 def interval_text(test: Mapping[str, Any], digits: str) -> str:

@@ -32,3 +32,8 @@ def markdown_header(title: str, names: Iterable[str]) -> list[str]:
     """A Markdown table's first two lines."""
     head = markdown_row(title, names)
     return [head, "|" + "---|" * (head.count("|") - 1)]
+
+
+def p_text(p: float | None) -> str:
+    """A p-value for a table."""
+    return "-" if p is None else f"{p:.1e}" if p < 1e-3 else f"{p:.3f}"

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from driving_xai.experiments.areas import p_text, paired_p, text_of, welch_p
+from driving_xai.experiments.areas import paired_p, text_of, welch_p
 from driving_xai.experiments.chart import Curve, Row, curves, intervals
 from driving_xai.experiments.drawing import Drawing
+from driving_xai.experiments.tables import p_text
 from driving_xai.faithfulness.measures import MEASURES, CurveMeasure
 
 PAPER_MAE_DEG = {"soft": 4.94, "sign": 4.67, "none": 4.77}

@@ -22,6 +22,7 @@ from driving_xai.faithfulness.visible import OfClass
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.models.classify import Classifier, ClassifierConfig
+from driving_xai.models.feature_maps import removed_after
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import output
 
@@ -113,12 +114,8 @@ def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
 
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
-    handles = [first.register_forward_hook(entered), last.register_forward_hook(judged)]
-    try:
+    with removed_after([first.register_forward_hook(entered), last.register_forward_hook(judged)]):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def test_every_method_and_measure_has_one_row_and_a_section():

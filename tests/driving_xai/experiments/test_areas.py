@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from driving_xai.experiments.areas import Pool, compare, p_text, text_of
+from driving_xai.experiments.areas import Pool, compare, text_of
+from driving_xai.experiments.tables import p_text
 from driving_xai.faithfulness.results import Results
 
 
