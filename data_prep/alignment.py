@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 
 from data_prep.errors import DataError
 from data_prep.policy import NO_LATER_CONTROL
-from data_prep.records import Drive, Signal
+from data_prep.schema import Drive, Signal
 from data_prep.signals import clean, clock_faults, inverse_turning_radius, segments, smooth, synchronise
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, UInt8
 
-from data_prep.records import Image
+from data_prep.schema import Image
 from data_prep.split import PARTS
 
 MOST_PANELS = 12

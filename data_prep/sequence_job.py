@@ -17,10 +17,10 @@ import pyarrow as pa
 from data_prep import quality, sequences
 from data_prep.alignment import AlignedDrive, align
 from data_prep.errors import DataError
-from data_prep.images import Geometry
+from data_prep.geometry import Geometry
 from data_prep.jobs import SourceState, provenance, versions
 from data_prep.policy import Policy
-from data_prep.records import Drive
+from data_prep.schema import Drive
 from data_prep.sequences import SequenceUnit, SequenceWork, Unusable
 from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import SEQUENCE_INDEX

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Int64, UInt8
 
 from data_prep.alignment import AlignedDrive
 from data_prep.errors import DataError
-from data_prep.images import Geometry, MissingImageError
+from data_prep.geometry import Geometry, MissingImageError
 from data_prep.jobs import check_visible
 from data_prep.policy import Policy
-from data_prep.records import Drive
+from data_prep.schema import Drive
 from data_prep.shards.atomic import replacing
 from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, SequenceWriter
 from data_prep.shards.manifest import ShardEntry

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from data_prep.errors import DataError
-from data_prep.records import Signal, Vehicle
+from data_prep.schema import Signal, Vehicle
 
 CLOCK_JUMP_NS = 1_000_000_000
 """A stamp this far or farther from its neighbours is a clock that jumped, not packets that swapped."""

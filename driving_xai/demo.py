@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import lightning as L
 
-from data_prep.images import Geometry
-from data_prep.pipeline import PrepConfig, Progress, prepare
+from data_prep.geometry import Geometry
+from data_prep.prepare import PrepConfig, Progress, prepare
 from driving_xai import checkpoint
-from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.models.steering import SteeringConfig
 from driving_xai.replay.player import ReplayConfig, replay
 from driving_xai.training.runs import RESUME

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Int64
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from driving_xai.contracts import Frames
+from driving_xai.types import Frames
 
 Fill = Literal["black", "mean", "blur"]
 FILL_SPACE = "RGB in [0, 1], before the model's colour conversion and normalisation"
@@ -122,7 +122,7 @@ class Mixture:
         The B * V variants stand frame by frame, as `RecurrentModel.at` takes them.
 
         Args:
-            ranks: the position of each pixel in its frame's order, 0 first; see `curve.rank`. Int32
+            ranks: the position of each pixel in its frame's order, 0 first; see `curves.rank`. Int32
                 saves a conversion.
         """
         count, _, channels, height, width = self._start.shape

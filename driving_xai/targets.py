@@ -12,8 +12,8 @@ from typing import Literal
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.contracts import Outputs, Scores, Target
 from driving_xai.errors import DataError
+from driving_xai.types import Outputs, Scores, Target
 
 Direction = Literal["left", "right", "magnitude"]
 TargetRule = Callable[[Scores], Target]

@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "data_prep").rglob("*.py"), *(ROOT / "driving_xai").rglob("*.py")])
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"contracts", "errors"}),
+    frozenset({"types", "errors"}),
     frozenset({"models", "targets", "checkpoint", "perturb"}),
-    frozenset({"data", "images"}),
+    frozenset({"data"}),
     frozenset({"explain"}),
-    frozenset({"faithfulness"}),
+    frozenset({"metrics", "viz"}),
+    frozenset({"evaluation"}),
     frozenset({"training", "replay", "report", "experiments"}),
     frozenset({"demo", "doctor"}),
     frozenset({"cli", "__main__"}),
@@ -28,8 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 READS_SHARDS = {
     "data",
-    "images",
-    "faithfulness",
+    "evaluation",
     "training",
     "replay",
     "report",
@@ -87,7 +87,7 @@ def test_arrows_point_down(path: Path) -> None:
     else:
         wrong = [name for name in found if name.startswith("driving_xai.") and is_upward(module, name)]
         if part(module) not in READS_SHARDS:
-            allowed = ("data_prep.errors", "data_prep.records", "data_prep.shards.atomic")
+            allowed = ("data_prep.errors", "data_prep.schema", "data_prep.shards.atomic")
             wrong += [
                 name for name in found if name.startswith("data_prep.") and not name.startswith(allowed)
             ]
@@ -97,12 +97,12 @@ def test_arrows_point_down(path: Path) -> None:
 @pytest.mark.parametrize(
     ("importer", "imported", "upward"),
     [
-        ("driving_xai.models.steering", "driving_xai.contracts.Frames", False),
-        ("driving_xai.contracts", "driving_xai.models.steering", True),
+        ("driving_xai.models.steering", "driving_xai.types.Frames", False),
+        ("driving_xai.types", "driving_xai.models.steering", True),
         ("driving_xai.explain.cam", "driving_xai.training.steering", True),
         ("driving_xai.training.steering", "driving_xai.cli.main", True),
-        ("driving_xai.explain.cam", "driving_xai.faithfulness.curve", True),
-        ("driving_xai.faithfulness.score", "driving_xai.explain", False),
+        ("driving_xai.explain.cam", "driving_xai.metrics.curves", True),
+        ("driving_xai.evaluation.run", "driving_xai.explain", False),
     ],
 )
 def test_the_rule_itself_tells_up_from_down(importer: str, imported: str, upward: bool) -> None:

@@ -29,33 +29,39 @@ class ReaderEntry:
     """One line for a help text."""
 
     def load(self) -> ModuleType:
-        return import_module(f"data_prep.readers.{self.module}")
+        return import_module(f"data_prep.{self.module}")
 
 
 # The order is that of recognition: a folder is the first reader's that knows it.
 ENTRIES: Mapping[str, ReaderEntry] = {
     "synthetic": ReaderEntry(
-        module="synthetic", kind="sequences", reads="rendered drives whose label-causing pixels are known"
+        module="synthetic.drives",
+        kind="sequences",
+        reads="rendered drives whose label-causing pixels are known",
     ),
     "synthetic-actions": ReaderEntry(
-        module="synthetic_actions",
+        module="synthetic.action_scenes",
         kind="images",
         reads="rendered streets with driving actions whose causing pixels are known",
     ),
-    "udacity-bag": ReaderEntry(module="udacity_bag", kind="sequences", reads="Udacity ROS bags"),
+    "udacity-bag": ReaderEntry(module="readers.udacity_bag", kind="sequences", reads="Udacity ROS bags"),
     "udacity-csv": ReaderEntry(
-        module="udacity_csv",
+        module="readers.udacity_csv",
         kind="sequences",
         reads="Udacity interpolated.csv, or challenge-2 center/ and CSV",
     ),
     "udacity-sim": ReaderEntry(
-        module="udacity_sim", kind="sequences", reads="Udacity simulator driving_log.csv and IMG/"
+        module="readers.udacity_sim", kind="sequences", reads="Udacity simulator driving_log.csv and IMG/"
     ),
-    "comma2k19": ReaderEntry(module="comma2k19", kind="sequences", reads="comma2k19 segments"),
-    "bdd-oia": ReaderEntry(module="bdd_oia", kind="images", reads="BDD-OIA frames with driving actions"),
-    "bdd100k": ReaderEntry(module="bdd100k", kind="images", reads="BDD100K images without labels"),
-    "video": ReaderEntry(module="video", kind="sequences", reads="a video file without labels"),
-    "image-folder": ReaderEntry(module="image_folder", kind="images", reads="one folder of images per class"),
+    "comma2k19": ReaderEntry(module="readers.comma2k19", kind="sequences", reads="comma2k19 segments"),
+    "bdd-oia": ReaderEntry(
+        module="readers.bdd_oia", kind="images", reads="BDD-OIA frames with driving actions"
+    ),
+    "bdd100k": ReaderEntry(module="readers.bdd100k", kind="images", reads="BDD100K images without labels"),
+    "video": ReaderEntry(module="readers.video", kind="sequences", reads="a video file without labels"),
+    "image-folder": ReaderEntry(
+        module="readers.image_folder", kind="images", reads="one folder of images per class"
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from data_prep.errors import DataError
 from data_prep.readers.paths import drive_name, existing_folder, inside
-from data_prep.records import ImageItem, ImageSet
+from data_prep.schema import ImageItem, ImageSet
 
 NAME = "bdd-oia"
 Layout = Literal["auto", "official", "snna"]

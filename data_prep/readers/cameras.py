@@ -11,7 +11,7 @@ import math
 from typing import Literal
 
 from data_prep.errors import DataError
-from data_prep.records import Signal
+from data_prep.schema import Signal
 
 Camera = Literal["center", "left", "right"]
 Cameras = Literal["center", "left", "right", "all"]

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError
-from data_prep.images import MAX_PIXELS
+from data_prep.geometry import MAX_PIXELS
 from data_prep.readers.paths import drive_name
-from data_prep.records import VEHICLES, Drive, Image, Signal
+from data_prep.schema import VEHICLES, Drive, Image, Signal
 from data_prep.signals import MOST_SPEED_MPS, credible
 
 NAME = "comma2k19"

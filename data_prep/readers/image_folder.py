@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.errors import DataError
 from data_prep.readers.image_files import ImageFile, find_images, has_images, merged
 from data_prep.readers.paths import drive_name, existing_folder
-from data_prep.records import ImageItem, ImageSet
+from data_prep.schema import ImageItem, ImageSet
 
 NAME = "image-folder"
 

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from data_prep.errors import DataError
-from data_prep.images import MAX_PIXELS, Reduction, decode_image
+from data_prep.geometry import MAX_PIXELS, Reduction, decode_image
 from data_prep.readers.ros1_bag import MessageReader, Messages, OpenChunk
 from data_prep.readers.ros1_messages import Layout
-from data_prep.records import Image
+from data_prep.schema import Image
 
 COMPRESSED, RAW = "sensor_msgs/CompressedImage", "sensor_msgs/Image"
 FIELDS: Mapping[str, tuple[str, ...]] = {

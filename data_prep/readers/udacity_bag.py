@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError, quoted
-from data_prep.images import Reduction
+from data_prep.geometry import Reduction
 from data_prep.readers.cameras import Cameras, check_correction, chosen, correction_of, name_of, shifted
 from data_prep.readers.paths import drive_name
 from data_prep.readers.ros1_bag import MessageReader, Messages, Topic, is_bag, open_index
 from data_prep.readers.ros1_images import FIELDS, BagImages, BagPart
 from data_prep.readers.ros1_messages import Layout
-from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD, credible
 
 NAME = "udacity-bag"

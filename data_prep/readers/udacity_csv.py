@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError, quoted
-from data_prep.images import ImageFiles, Reduction
+from data_prep.geometry import ImageFiles, Reduction
 from data_prep.readers.cameras import (
     Camera,
     Cameras,
@@ -32,7 +32,7 @@ from data_prep.readers.tables import (
     read_csv,
     table_provenance,
 )
-from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
 
 NAME = "udacity-csv"

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from data_prep.errors import DataError, quoted
-from data_prep.images import ImageFiles, Reduction
+from data_prep.geometry import ImageFiles, Reduction
 from data_prep.readers.cameras import (
     Cameras,
     check_correction,
@@ -27,7 +27,7 @@ from data_prep.readers.cameras import (
 )
 from data_prep.readers.paths import drive_name, existing_folder, file_name
 from data_prep.readers.tables import MAX_HEADER_CHARACTERS, listed_images, numbers, read_csv, table_provenance
-from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS
 
 NAME = "udacity-sim"

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 
 from data_prep.errors import DataError
 from data_prep.readers.paths import drive_name
-from data_prep.records import VEHICLES, Drive, Image
+from data_prep.schema import VEHICLES, Drive, Image
 
 NAME = "video"
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".hevc"})

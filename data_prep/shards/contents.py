@@ -14,8 +14,8 @@ import pandas as pd
 
 from data_prep.causes import decode_causes
 from data_prep.errors import DataError, quoted
-from data_prep.images import image_size
-from data_prep.records import Vehicle
+from data_prep.geometry import image_size
+from data_prep.schema import Vehicle
 from data_prep.shards import hdf5, parquet
 from data_prep.shards.manifest import SCHEMA, Manifest, ShardEntry
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD, inverse_turning_radius

@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 
 from driving_xai import checkpoint
-from driving_xai.explain.smoothed_attention import SNNA
-from driving_xai.faithfulness.maps import SCHEMA
-from driving_xai.images import LabelledImages
+from driving_xai.data.images import LabelledImages
+from driving_xai.evaluation.maps import SCHEMA
+from driving_xai.explain.vit.smoothing import SNNA
 from driving_xai.targets import output
 
 PARTS = {

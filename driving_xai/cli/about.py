@@ -180,7 +180,7 @@ def _show_checkpoint(found: dict[str, Any]) -> list[str]:
 
 
 def _of_results(path: Path) -> dict[str, Any]:
-    from driving_xai.faithfulness.results import Results
+    from driving_xai.evaluation.results import Results
 
     return {"what": "results", "path": str(path), **Results.load(path).summary}
 

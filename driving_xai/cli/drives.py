@@ -16,8 +16,8 @@ from driving_xai.cli.train import Device, resolve_device
 if TYPE_CHECKING:
     from data_prep.engines import Engine
     from driving_xai.checkpoint import Checkpoint as Loaded
-    from driving_xai.faithfulness.score_config import ScoreConfig
-    from driving_xai.faithfulness.threshold import Threshold, Verdict
+    from driving_xai.evaluation.config import ScoreConfig
+    from driving_xai.evaluation.gates import Threshold, Verdict
 
 # Written out, because the tables themselves import torch and --help should not wait for it. A test
 # compares.
@@ -177,8 +177,8 @@ def score(
     """
     from data_prep import engines
     from driving_xai import checkpoint as checkpoints
-    from driving_xai.faithfulness.score_config import ScoreConfig
-    from driving_xai.faithfulness.team import local_device
+    from driving_xai.evaluation.config import ScoreConfig
+    from driving_xai.evaluation.distributed import local_device
 
     options = {
         "methods": names_of(method),
@@ -226,7 +226,7 @@ def _shared(
     resume: bool,
 ) -> Mapping[str, Any]:
     """What an engine's workers found together."""
-    from driving_xai.faithfulness.score import score_in_shares
+    from driving_xai.evaluation.run import score_in_shares
 
     with console.progress("score", unit="shares") as on_progress:
         return score_in_shares(
@@ -245,8 +245,8 @@ def _alone(
     checkpoint: Loaded, shards: Path, out: Path, config: ScoreConfig, *, resume: bool
 ) -> Mapping[str, Any] | None:
     """What this process found, or its team of torchrun's; None where another process leads that."""
-    from driving_xai.faithfulness.score import score as score_route
-    from driving_xai.faithfulness.team import launched_team
+    from driving_xai.evaluation.distributed import launched_team
+    from driving_xai.evaluation.run import score as score_route
 
     with launched_team() as team, console.progress("score") as on_progress:
         results = score_route(
@@ -257,7 +257,7 @@ def _alone(
 
 def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> None:
     """Refuses thresholds of what will not be scored, before any work."""
-    from driving_xai.faithfulness.parts import given_maps, methods_of
+    from driving_xai.evaluation.parts import given_maps, methods_of
 
     if not thresholds:
         return
@@ -290,7 +290,7 @@ def _require_kept(summary: Mapping[str, Any], control: str | None, thresholds: S
 
 
 def _threshold(text: str) -> Threshold:
-    from driving_xai.faithfulness.threshold import Threshold
+    from driving_xai.evaluation.gates import Threshold
 
     try:
         return Threshold.parse(text)
@@ -299,7 +299,7 @@ def _threshold(text: str) -> Threshold:
 
 
 def _verdicts(summary: Mapping[str, Any], thresholds: Sequence[Threshold]) -> list[Verdict]:
-    from driving_xai.faithfulness.threshold import verdicts
+    from driving_xai.evaluation.gates import verdicts
 
     try:
         return [each for threshold in thresholds for each in verdicts(summary, threshold)]

@@ -48,7 +48,7 @@ def explain(
     Example: driving-xai explain model frame.jpg --method rise --set options.rise.masks=500 -o maps
     """
     from driving_xai import checkpoint as checkpoints
-    from driving_xai.replay.still import ExplainConfig, explain_images
+    from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
 
     options = {
         "methods": names_of(method),

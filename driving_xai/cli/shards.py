@@ -104,7 +104,7 @@ def prep(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    from data_prep.pipeline import PrepConfig, Progress, prepare, read_job
+    from data_prep.prepare import PrepConfig, Progress, prepare, read_job
     from data_prep.publish import check_url, publish
 
     options = {

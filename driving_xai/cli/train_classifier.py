@@ -119,7 +119,7 @@ def _selecting(
     as_json: bool,
 ) -> None:
     """Trains bounded logit attention or L2X-F; --resume takes the features that an earlier run kept."""
-    from driving_xai.images import LabelledImages
+    from driving_xai.data.images import LabelledImages
     from driving_xai.training.bounded_logit import BoundedLogitTraining, train
 
     how = settings.resolve(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from driving_xai import checkpoint
-from driving_xai.contracts import Explainer, Frames
 from driving_xai.errors import DataError
 from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.cluttered_digits import Clutter
@@ -30,14 +29,14 @@ from driving_xai.experiments.tables import markdown_header, markdown_row, write_
 from driving_xai.explain.cam import CAMS, AttentionGuidedCAM, GradCAM, SmoothGradCAMPlusPlus
 from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.explain.grid import Cells
-from driving_xai.faithfulness.curve import insertion, rank
-from driving_xai.faithfulness.visible import (
+from driving_xai.metrics.confidence import (
     SHOWN_FRACTIONS,
     OfClass,
     average_drop,
     increase,
     scores_of_weighted,
 )
+from driving_xai.metrics.curves import insertion, rank
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.targets import outputs_at
@@ -45,6 +44,7 @@ from driving_xai.training.attention import AttentionTraining, train_attention
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining, classes_of
 from driving_xai.training.runs import Device
+from driving_xai.types import Explainer, Frames
 
 OURS = "attention-guided-cam"
 _PAPER_METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "xgrad-cam", OURS)

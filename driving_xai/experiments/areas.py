@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from driving_xai.faithfulness.comparison import signed_rank, welch
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import interval
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.summary import interval
+from driving_xai.metrics.comparison import signed_rank, welch
+from driving_xai.metrics.statistics import BlockBootstrap
 
 _FRAME = ["drive", "camera", "segment", "frame", "time_ns"]
 _NUMBERS = ("value", "base_corrected", "error", "clean")

@@ -29,7 +29,7 @@ from driving_xai.experiments.seeded_runs import (
 from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
 from driving_xai.explain.lime import Grid
 from driving_xai.explain.variants import keep
-from driving_xai.faithfulness.lime_correlation import lime_rank_correlation, patch_lime
+from driving_xai.metrics.rank_correlation import lime_rank_correlation, patch_lime
 from driving_xai.models.bounded_logit import AttentiveHead
 from driving_xai.perturb import blank
 

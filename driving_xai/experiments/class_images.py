@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from data_prep.images import decode_image
+from data_prep.geometry import decode_image
 from data_prep.shards.manifest import Manifest, canonical_json
 from data_prep.shards.parquet import read_images
-from driving_xai.data import open_index
+from driving_xai.data.drives import open_index
 from driving_xai.errors import DataError
 from driving_xai.training.feature_cache import ReadImages
 

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from driving_xai.contracts import Frames
+from driving_xai.data.images import LabelledImages
 from driving_xai.experiments.cluttered_digits import Clutter, cluttered, handwritten_digits
-from driving_xai.images import LabelledImages
 from driving_xai.training.classify import Images
+from driving_xai.types import Frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driving_xai.contracts import Explainer, Frames, Saliency
 from driving_xai.errors import DataError
 from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.held_images import HeldImages, NamedImages, given_or
@@ -27,11 +26,11 @@ from driving_xai.experiments.iida_claims import (
 from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of
 from driving_xai.experiments.spots import Spots, spotted_discs
 from driving_xai.experiments.tables import write_results
-from driving_xai.explain import build
 from driving_xai.explain.perturbation import RISE
-from driving_xai.faithfulness.curve import rank
-from driving_xai.faithfulness.patches import PATCHES_PX, insertion_deletion, patch_insertion_deletion
-from driving_xai.faithfulness.visible import OfClass
+from driving_xai.explain.registry import build
+from driving_xai.metrics.confidence import OfClass
+from driving_xai.metrics.curves import rank
+from driving_xai.metrics.patches import PATCHES_PX, insertion_deletion, patch_insertion_deletion
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.perturb import Fill
 from driving_xai.targets import outputs_at
@@ -39,6 +38,7 @@ from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining, Images, classes_of, mean_image
 from driving_xai.training.labn import LabnLoss
 from driving_xai.training.runs import Device
+from driving_xai.types import Explainer, Frames, Saliency
 
 LABN = "labn"
 _ABLATIONS: Mapping[str, tuple[bool, bool]] = {

@@ -12,8 +12,8 @@ from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.training.runs import Device
 from driving_xai.training.steering import SteeringTraining, describe, train
 

@@ -15,8 +15,8 @@ from scipy import stats
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
 from driving_xai.experiments.tables import p_text, write_json
-from driving_xai.faithfulness.comparison import cliffs_delta, signed_rank, student, welch
-from driving_xai.faithfulness.statistics import Interval
+from driving_xai.metrics.comparison import cliffs_delta, signed_rank, student, welch
+from driving_xai.metrics.statistics import Interval
 
 CONFIDENCE = 0.95
 """Of the intervals over runs."""

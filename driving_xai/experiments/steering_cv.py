@@ -15,10 +15,10 @@ import numpy as np
 
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.experiments.networks import Device, trained
 from driving_xai.experiments.tables import write_results
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.training.steering import SteeringTraining
 
 NAME = "steering-cv"

@@ -14,14 +14,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from data_prep.shards.manifest import Manifest
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.run import CONTROLS, ScoreConfig
+from driving_xai.evaluation.summary import describe_machine
 from driving_xai.experiments import tashiro_tables as tables
 from driving_xai.experiments.areas import Pool, compare
 from driving_xai.experiments.drawing import Drawing
 from driving_xai.experiments.networks import Device, Network, Networks
 from driving_xai.experiments.tables import write_results
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.score import CONTROLS, ScoreConfig
-from driving_xai.faithfulness.summary import describe_machine
 from driving_xai.models.steering_config import SignRole
 from driving_xai.training.steering import SteeringTraining
 

@@ -15,7 +15,7 @@ from driving_xai.experiments.areas import paired_p, text_of, welch_p
 from driving_xai.experiments.chart import Curve, Row, curves, intervals
 from driving_xai.experiments.drawing import Drawing
 from driving_xai.experiments.tables import p_text
-from driving_xai.faithfulness.measures import MEASURES, CurveMeasure
+from driving_xai.metrics.registry import MEASURES, CurveMeasure
 
 PAPER_MAE_DEG = {"soft": 4.94, "sign": 4.67, "none": 4.77}
 """Table 2. It prints 4.67 and 4.07 in the lines of one row; the curve of Fig. 6 starts at 4.67."""

@@ -10,12 +10,12 @@ from typing import Any
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
+from driving_xai.evaluation.config import CONTROLS, ScoreConfig
+from driving_xai.evaluation.data import Split
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.run import score
 from driving_xai.experiments.tables import write_results
-from driving_xai.faithfulness.aupc import AttentionBlocks, Masking, Order, Rule
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.score import score
-from driving_xai.faithfulness.score_config import CONTROLS, ScoreConfig
-from driving_xai.faithfulness.subject import Split
+from driving_xai.metrics.aupc import AttentionBlocks, Masking, Order, Rule
 from driving_xai.perturb import Fill
 
 NAME = "zhu-table1"

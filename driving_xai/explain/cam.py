@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.explain.capture import LayerGradient, layer_gradient, pooled_gradient
 from driving_xai.explain.grid import Cells, to_frame_grid
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.variants import Clean, finite
 from driving_xai.models.channel_spatial import Parts, parameter_free_attention
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Weights = Float[Tensor, "B C"]
 
@@ -41,7 +41,7 @@ class ClassActivationMap(ABC):
         self.layer, self.cells, self.head = layer, cells, head
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer`.
+        """Explains each frame; see `types.Explainer`.
 
         Raises:
             UnsupportedModelError: layer or head do not serve; see `capture`.

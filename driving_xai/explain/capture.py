@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.feature_maps import is_linear_head, removed_after
+from driving_xai.types import FrameModel, Frames, Scores, Target
 
 
 class LayerGradient(NamedTuple):

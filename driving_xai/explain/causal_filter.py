@@ -13,10 +13,10 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, KDTree
 from torch import Tensor
 
-from driving_xai.contracts import Explainer, FrameModel, Frames, Saliency, Target
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.variants import Clean, finite, keep
 from driving_xai.perturb import Fill, blank
+from driving_xai.types import Explainer, FrameModel, Frames, Saliency, Target
 
 Points = Float[np.ndarray, "n 2"]
 """Row and column, in pixels."""
@@ -86,7 +86,7 @@ class CausalFilter:
         self.fill, self.seed, self.batch_size = fill, seed, batch_size
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer` and `regions`."""
+        """Explains each frame; see `types.Explainer` and `regions`."""
         found = self.regions(model, frames, target)
         causal = (found.masks & found.kept[:, :, None, None]).any(1)
         return found.attention * causal

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.explain.seeding import generators
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class RandomOrder:
     seed: int
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """See `contracts.Explainer`; model and target are ignored."""
+        """See `types.Explainer`; model and target are ignored."""
         size = frames.shape[-2:]
         maps = [torch.rand(*size, generator=drawn) for drawn in generators(frames, seed=self.seed)]
         return torch.stack(maps).to(frames.device)
@@ -50,7 +50,7 @@ class CentrePrior:
             raise ValueError(f"got spread {self.spread}, expected over 0 and at most 100")
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """See `contracts.Explainer`; model and target are ignored."""
+        """See `types.Explainer`; model and target are ignored."""
         count, _, height, width = frames.shape
         rows = (torch.arange(height, device=frames.device) + 0.5) / height - self.row
         columns = (torch.arange(width, device=frames.device) + 0.5) / width - self.column

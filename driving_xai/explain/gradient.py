@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.errors import OptionError
 from driving_xai.explain.capture import input_gradient
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.variants import Clean, finite
 from driving_xai.perturb import Fill, batches, blank
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Channels = Literal["sum", "abs"]
 """How the three values of a pixel become one: added with their signs, or their sizes added."""
@@ -43,7 +43,7 @@ class Gradient:
         self.times, self.channels = times, channels
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer` and `capture.input_gradient`."""
+        """Explains each frame; see `types.Explainer` and `capture.input_gradient`."""
         gradient = input_gradient(model, frames, target)
         return _one_a_pixel(gradient * frames if self.times == "input" else gradient, self.channels)
 
@@ -91,7 +91,7 @@ class SmoothGrad:
         self.seed, self.batch_size = seed, batch_size
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer` and `capture.input_gradient`."""
+        """Explains each frame; see `types.Explainer` and `capture.input_gradient`."""
         clean = Clean(model, frames, target)
         drawn = generators(frames, seed=self.seed)
         spread = self.sigma * (frames.amax((1, 2, 3)) - frames.amin((1, 2, 3)))
@@ -159,7 +159,7 @@ class IntegratedGradients:
         self.channels, self.max_gap, self.batch_size = channels, max_gap, batch_size
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer` and `capture.input_gradient`.
+        """Explains each frame; see `types.Explainer` and `capture.input_gradient`.
 
         Raises:
             OptionError: a frame's attributions miss their sum by more than `max_gap`.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.contracts import Frames
+from driving_xai.types import Frames
 
 
 class Cells(NamedTuple):

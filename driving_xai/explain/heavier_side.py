@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from driving_xai.contracts import Explainer, FrameModel, Frames, Saliency, Target
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
+from driving_xai.types import Explainer, FrameModel, Frames, Saliency, Target
 
 
 class HeavierSide:
@@ -44,7 +44,7 @@ class HeavierSide:
         self.signed, self.share = signed, share
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer`. Positive is the side that was chosen."""
+        """Explains each frame; see `types.Explainer`. Positive is the side that was chosen."""
         maps = self.signed(model, frames, target)
         for_it, against_it = self._weight(maps), self._weight(-maps)
         return torch.where((for_it >= against_it)[:, None, None], maps, -maps)
@@ -65,7 +65,7 @@ class AttentionWeighted:
         self.explainer, self.cells = explainer, cells
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer`.
+        """Explains each frame; see `types.Explainer`.
 
         Raises:
             UnsupportedModelError: the model writes no attention.

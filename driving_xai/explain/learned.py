@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from driving_xai.contracts import (
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.capture import only_in_eval_mode
+from driving_xai.explain.grid import Cells, repeat_on_frame_grid, to_frame_grid
+from driving_xai.explain.variants import finite
+from driving_xai.models.feature_maps import removed_after
+from driving_xai.types import (
     AttentiveFrameModel,
     FrameModel,
     Frames,
@@ -13,11 +18,6 @@ from driving_xai.contracts import (
     SelectiveFrameModel,
     Target,
 )
-from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.capture import only_in_eval_mode
-from driving_xai.explain.grid import Cells, repeat_on_frame_grid, to_frame_grid
-from driving_xai.explain.variants import finite
-from driving_xai.models.feature_maps import removed_after
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ class LayerMean:
 
     @torch.no_grad()
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer`.
+        """Explains each frame; see `types.Explainer`.
 
         Raises:
             UnsupportedModelError: the layer puts out no maps, or not exactly once.

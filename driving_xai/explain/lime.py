@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.errors import OptionError
 from driving_xai.explain.variants import Clean, keep
 from driving_xai.perturb import Fill, blank
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Segmentation = Callable[[Float[np.ndarray, "H W 3"]], Int64[np.ndarray, "H W"]]
 """An RGB frame in [0, 1] to the number of the segment that each pixel belongs to."""
@@ -147,7 +147,7 @@ class LIME:
         self.fill, self.seed, self.batch_size = fill, seed, batch_size
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer` and `fit`."""
+        """Explains each frame; see `types.Explainer` and `fit`."""
         return torch.stack([found.coefficients[found.segments] for found in self.fit(model, frames, target)])
 
     def fit(self, model: FrameModel, frames: Frames, target: Target) -> list[LocalModel]:

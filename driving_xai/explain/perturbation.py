@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.errors import OptionError
 from driving_xai.explain.variants import Clean, keep
 from driving_xai.perturb import Fill, blank
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 
 class Occlusion:
@@ -52,7 +52,7 @@ class Occlusion:
         self.window_px, self.stride_px, self.fill, self.batch_size = window_px, stride_px, fill, batch_size
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer`.
+        """Explains each frame; see `types.Explainer`.
 
         Raises:
             UnsupportedModelError: the model is in training mode.
@@ -124,7 +124,7 @@ class RISE:
         self.fill, self.seed, self.batch_size = fill, seed, batch_size
 
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer`.
+        """Explains each frame; see `types.Explainer`.
 
         Raises:
             UnsupportedModelError: the model is in training mode.

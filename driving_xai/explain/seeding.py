@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from driving_xai.contracts import Frames
+from driving_xai.types import Frames
 
 
 def generators(frames: Frames, *, seed: int, device: str | torch.device = "cpu") -> list[torch.Generator]:

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from driving_xai.contracts import FrameModel, Frames, Scores, Target
 from driving_xai.errors import NonFiniteError
 from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.perturb import batches
 from driving_xai.targets import held_at
+from driving_xai.types import FrameModel, Frames, Scores, Target
 
 Edit = Callable[[slice], Frames]
 """The asked variants of every frame, frame by frame, as `RecurrentModel.at` takes them."""

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import FrameModel, Frames, Saliency, Target
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.variants import finite
 from driving_xai.models.feature_maps import removed_after
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 _RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -80,7 +80,7 @@ class VisualBackProp:
 
     @torch.no_grad()
     def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `contracts.Explainer`. The target is ignored.
+        """Explains each frame; see `types.Explainer`. The target is ignored.
 
         Raises:
             UnsupportedModelError: a stage does not run exactly once, or puts out no feature maps.

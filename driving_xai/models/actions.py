@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import Frames, Outputs, Scores
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models.backbone import (
     IMAGENET_MEAN,
@@ -23,6 +22,7 @@ from driving_xai.models.backbone import (
     is_transformer,
     read_tensors,
 )
+from driving_xai.types import Frames, Outputs, Scores
 
 ACTIONS = ("forward", "stop", "left", "right")
 """The order of BDD-OIA; `stop` is its "stop/slow down", `left` and `right` are turns and lane changes."""
@@ -47,7 +47,7 @@ class ActionConfig(BackboneConfig):
 
 
 class ActionModel(nn.Module):
-    """A backbone and one linear layer: a `contracts.FrameModel` of several labels.
+    """A backbone and one linear layer: a `types.FrameModel` of several labels.
 
     A transformer's head reads the class tokens of the last blocks, each after the final normalisation; a
     convolutional network's reads the mean of the last feature maps. Frames may have any size of at least

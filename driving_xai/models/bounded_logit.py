@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import Attention, Frames, Outputs, Scores
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.frozen_cnn import FrozenCNN
 from driving_xai.models.small_cnn import SmallCNN, glorot
 from driving_xai.models.subset_sampling import TemperatureRule, top_k, union_of_samples
+from driving_xai.types import Attention, Frames, Outputs, Scores
 
 Weights = Float[Tensor, "B n"]
 """Of the n cells of a feature map, in reading order."""

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from driving_xai.contracts import Frames, Outputs, Scores
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, read_tensors
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.feature_maps import cell_centres, evaluating, last_feature_map, linear_head
 from driving_xai.models.lambda_layer import LambdaLayer
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
+from driving_xai.types import Frames, Outputs, Scores
 
 _CBAM = "cbam-"
 _LAMBDA_ATTENTION_LAYER = 1
@@ -62,7 +62,7 @@ class OwnMap(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """A network with its normalisation inside: a `contracts.FrameModel` of one class.
+    """A network with its normalisation inside: a `types.FrameModel` of one class.
 
     Scores are logits; frames are RGB in [0, 1].
 

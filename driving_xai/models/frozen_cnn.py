@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import Frames
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import (
     IMAGENET_MEAN,
@@ -20,6 +19,7 @@ from driving_xai.models.backbone import (
     load_backbone,
 )
 from driving_xai.models.feature_maps import cell_centres
+from driving_xai.types import Frames
 
 
 class FrozenCNN(nn.Module):

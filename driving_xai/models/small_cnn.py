@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import Frames
+from driving_xai.types import Frames
 
 
 class SmallCNN(nn.Module):

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from driving_xai.contracts import Attention, Frames, Outputs, Scores
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.quantize import Quantizer
 from driving_xai.models.sign_path import SignPath
 from driving_xai.models.steering_config import SteeringConfig as SteeringConfig
+from driving_xai.types import Attention, Frames, Outputs, Scores
 
 OUTPUTS = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
 
@@ -270,7 +270,7 @@ class SteeringModel(nn.Module):
         return torch.stack(scores, 1) * self.target_scale, torch.stack(maps, 1), state
 
     def step(self, frames: Frames, state: SteeringState | None) -> tuple[Scores, Attention, SteeringState]:
-        """Advances B drives by one frame; see contracts.RecurrentModel."""
+        """Advances B drives by one frame; see `types.RecurrentModel`."""
         scores, attention, state = self(frames.unsqueeze(1), state)
         return scores, attention[:, 0], state
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import Attention, Frames, Outputs, Scores
 from driving_xai.models.small_cnn import SmallCNN, glorot
+from driving_xai.types import Attention, Frames, Outputs, Scores
 
 TemperatureRule = Literal["divide", "multiply"]
 

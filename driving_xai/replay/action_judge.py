@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from driving_xai.contracts import Explainer, Frames, Scores, Target
 from driving_xai.errors import NonFiniteError
-from driving_xai.faithfulness.curve import deletion, rank
+from driving_xai.metrics.curves import deletion, rank
 from driving_xai.perturb import Fill
 from driving_xai.replay.action_source import Picture
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.scoring import FRACTIONS
 from driving_xai.targets import output, probabilities
+from driving_xai.types import Explainer, Frames, Scores, Target
 
 
 class Explained(NamedTuple):
@@ -45,7 +45,7 @@ class ActionJudge:
     """Predicts, explains and scores single frames."""
 
     model: Any
-    """A `contracts.FrameModel`, on its device."""
+    """A `types.FrameModel`, on its device."""
     method: Explainer
     control: Explainer
     thresholds: Float64[np.ndarray, " K"]

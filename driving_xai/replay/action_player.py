@@ -17,23 +17,23 @@ import numpy as np
 from data_prep.shards.atomic import sha256_of
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.explain import build, require_methods
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import OptionsOf, described, planned
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import describe_machine
+from driving_xai.explain.registry import build, require_methods
+from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import FILLS, Fill
 from driving_xai.replay.action_judge import ActionJudge, Explained, JudgedPicture
 from driving_xai.replay.action_record import ActionRecord
 from driving_xai.replay.action_source import Excerpt, Picture, PictureSource, open_pictures
 from driving_xai.replay.action_view import ActionInstant, ActionView, ActionViewConfig, Layout, Shown
 from driving_xai.replay.background import Behind, StageTimes, ahead
-from driving_xai.replay.overlay import HeatScale
 from driving_xai.replay.record import CONTROL
 from driving_xai.replay.rendering import SEEN_AS
 from driving_xai.replay.scoring import FRACTIONS
 from driving_xai.replay.sink import Encoding, Preset, VideoSink, open_sink, require_encoder
 from driving_xai.replay.source import FASTEST_HZ, SLOWEST_HZ
+from driving_xai.viz.heat import HeatScale
 
 _DEPTH = 8
 KINDS = ("actions", "classifier", "bounded-logit")

@@ -11,23 +11,23 @@ import pandas as pd
 from jaxtyping import Float64
 
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.measures import MEASURES
-from driving_xai.faithfulness.pictures import PROBABILITY, Pictures
-from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import (
+from driving_xai.evaluation.images import PROBABILITY, Pictures
+from driving_xai.evaluation.results import PER_FRAME_SCHEMA
+from driving_xai.evaluation.summary import (
     describe_intervals,
     describe_protocol,
     interval,
     summarise_differences,
     summarise_scores,
 )
+from driving_xai.metrics.registry import MEASURES
+from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.action_judge import Explained, JudgedPicture
 from driving_xai.replay.inset import CurveView
-from driving_xai.replay.overlay import is_degenerate
 from driving_xai.replay.record import CONTROL, MEASURE, RunningMean, view_of
 from driving_xai.replay.scoring import curve_area
+from driving_xai.viz.heat import is_degenerate
 
 _PROTOCOL: Mapping[str, Any] = {
     "edited": Pictures.protocol["edited"],

@@ -12,13 +12,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from data_prep.records import VEHICLES, Image
+from data_prep.schema import VEHICLES, Image
 from data_prep.shards.manifest import FILE_NAME, Manifest
 from driving_xai.checkpoint import Checkpoint
+from driving_xai.data.images import LabelledImages, fold_out_from, resized
+from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.subject import require_geometry
-from driving_xai.images import LabelledImages, fold_out_from, resized
-from driving_xai.replay.input_rule import InputRule, Region
+from driving_xai.evaluation.data import require_geometry
 from driving_xai.replay.source import Selection, open_source
 
 STILLS_HZ = 2.0

@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from data_prep.records import Image
-from driving_xai.replay.input_rule import Region
+from data_prep.schema import Image
+from driving_xai.data.input_rule import Region
 from driving_xai.replay.inset import EVIDENCE, PROBABILITY, CurveView, Inset
-from driving_xai.replay.instruments import MUTED, PANEL
-from driving_xai.replay.lettering import Colour, lettering
-from driving_xai.replay.overlay import HeatScale, Map, blend_heat, is_degenerate
+from driving_xai.viz.heat import HeatScale, Map, blend_heat, is_degenerate
+from driving_xai.viz.lettering import MUTED, PANEL, Colour, lettering
 
 Layout = Literal["grid", "cycle"]
 LEAST_WIDTH = 1280

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from data_prep.records import Image
-from driving_xai.replay.instruments import MUTED, PANEL, PANEL_OPACITY, line
-from driving_xai.replay.lettering import Colour, Layer, lettering, shade
+from data_prep.schema import Image
+from driving_xai.replay.instruments import line
+from driving_xai.viz.lettering import MUTED, PANEL, PANEL_OPACITY, Colour, Layer, lettering, shade
 
 EVIDENCE: Colour = (255, 168, 46)
 _DIMMED: Colour = (200, 138, 62)

@@ -14,15 +14,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from data_prep.images import Geometry
-from data_prep.records import Image
-from driving_xai.replay.lettering import Colour, Layer, lettering, shade
+from data_prep.geometry import Geometry
+from data_prep.schema import Image
+from driving_xai.viz.lettering import MUTED, PANEL, PANEL_OPACITY, Colour, Layer, lettering, shade
 
 MODEL: Colour = (77, 208, 255)
 DRIVER: Colour = (255, 255, 255)
-MUTED: Colour = (170, 176, 184)
-PANEL: Colour = (12, 14, 18)
-PANEL_OPACITY = 0.66
 
 _SHIFT = 4
 """OpenCV takes fractions of a pixel as integers with this many binary places."""
@@ -55,7 +52,7 @@ class Camera:
 _UDACITY = Camera(horizon=0.39, focal=0.95)
 
 CAMERAS: Mapping[str, Camera] = {
-    # Exactly: data_prep.readers.synthetic_scene.view.Camera.
+    # Exactly: data_prep.synthetic.view.Camera.
     "synthetic": Camera(horizon=0.42, focal=0.866, height_m=1.35),
     # By eye: straight road runs into this row, and lanes are 3.5 m wide.
     "udacity-csv": _UDACITY,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from data_prep.records import Image
+from data_prep.schema import Image
 
 _JPEG_QUALITY = 85
 _POLL_S = 0.2

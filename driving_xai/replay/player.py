@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.records import Image
+from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.results import SUMMARY
+from driving_xai.evaluation.results import SUMMARY
 from driving_xai.replay.background import Behind, StageTimes, ahead
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.live import Live

@@ -22,16 +22,16 @@ from jaxtyping import Float64
 from scipy import stats
 
 from data_prep.shards.atomic import replacing
-from driving_xai.faithfulness.batch import Quantity
-from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR
-from driving_xai.faithfulness.results import PER_FRAME_SCHEMA
-from driving_xai.faithfulness.route import DrivenRoute
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import describe_intervals, describe_protocol, interval
+from driving_xai.evaluation.drives import DrivenRoute
+from driving_xai.evaluation.results import PER_FRAME_SCHEMA
+from driving_xai.evaluation.summary import describe_intervals, describe_protocol, interval
+from driving_xai.metrics.batch import Quantity
+from driving_xai.metrics.registry import MEASURES, STEERING_ERROR
+from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.inset import CurveView
-from driving_xai.replay.overlay import is_degenerate
 from driving_xai.replay.scoring import FRACTIONS, REFERENCES, Curves, Judged, curve_area
+from driving_xai.viz.heat import is_degenerate
 
 MEASURE, CONTROL = "deletion", "random"
 _PROTOCOL: Mapping[str, Any] = {

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.records import Image
+from data_prep.schema import Image
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.inset import AxisTop, CurveView
-from driving_xai.replay.overlay import HeatScale, Instant, Overlay
+from driving_xai.replay.overlay import Instant, Overlay
 from driving_xai.replay.record import ScoreLog, Tally
 from driving_xai.replay.scoring import Judged
 from driving_xai.replay.sink import VideoSink
+from driving_xai.viz.heat import HeatScale
 
 Show = Callable[[Image, Judged, CurveView | None], None]
 """Takes each picture with what it shows; its curve is None where nothing is scored."""

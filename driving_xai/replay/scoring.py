@@ -16,8 +16,18 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 from torch import nn
 
-from data_prep.records import Vehicle
-from driving_xai.contracts import (
+from data_prep.schema import Vehicle
+from driving_xai.data.drives import degrees_per_unit
+from driving_xai.metrics.batch import Quantity
+from driving_xai.metrics.curves import deletion, rank
+from driving_xai.metrics.registry import MEASURES, STEERING_ERROR, CurveMeasure, SteeringError
+from driving_xai.perturb import Fill
+from driving_xai.replay.allocator import keep_freed_memory, release_fragments
+from driving_xai.replay.background import StageTimes
+from driving_xai.replay.instruments import Steering
+from driving_xai.replay.source import SourceFrame
+from driving_xai.targets import TargetRule
+from driving_xai.types import (
     Attention,
     AttentiveFrameModel,
     Explainer,
@@ -27,16 +37,6 @@ from driving_xai.contracts import (
     Saliency,
     Scores,
 )
-from driving_xai.data import degrees_per_unit
-from driving_xai.faithfulness.batch import Quantity
-from driving_xai.faithfulness.curve import deletion, rank
-from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR, CurveMeasure, SteeringError
-from driving_xai.perturb import Fill
-from driving_xai.replay.allocator import keep_freed_memory, release_fragments
-from driving_xai.replay.background import StageTimes
-from driving_xai.replay.instruments import Steering
-from driving_xai.replay.source import SourceFrame
-from driving_xai.targets import TargetRule
 
 FRACTIONS = cast(CurveMeasure, MEASURES["deletion"]).fractions
 """Of pixels removed: 0 to 25 % in steps of 1 %."""

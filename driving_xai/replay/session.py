@@ -16,22 +16,22 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from data_prep.images import Geometry
-from data_prep.records import Vehicle
+from data_prep.geometry import Geometry
+from data_prep.schema import Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data import hold_out_from
+from driving_xai.data.drives import hold_out_from
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.explain import build, require_methods
+from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import OptionsOf, described, planned
-from driving_xai.faithfulness.results import PER_FRAME, SCHEMA, SUMMARY
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import describe_machine
+from driving_xai.explain.registry import build, require_methods
+from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import FILLS, Fill
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.instruments import CAMERAS, Camera
-from driving_xai.replay.overlay import HeatScale, Overlay, OverlayConfig
+from driving_xai.replay.overlay import Overlay, OverlayConfig
 from driving_xai.replay.record import CONTROL, ScoreLog, Tally, open_log, summarise
 from driving_xai.replay.rendering import Captions, Renderer, Show
 from driving_xai.replay.scoring import (
@@ -55,6 +55,7 @@ from driving_xai.replay.source import (
     open_source,
 )
 from driving_xai.targets import by_name
+from driving_xai.viz.heat import HeatScale
 
 USUAL_HZ = 20
 OWN_METHOD: Mapping[str, str] = {"sign": "sign-attention", "soft": "soft-attention"}

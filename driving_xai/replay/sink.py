@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from data_prep.records import Image
+from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
 from driving_xai.errors import VideoError
 

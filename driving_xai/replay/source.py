@@ -19,10 +19,10 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from data_prep.alignment import align
-from data_prep.images import ImageFiles
+from data_prep.geometry import ImageFiles
 from data_prep.readers import READERS, entry, recognise
 from data_prep.readers.paths import drive_name
-from data_prep.records import Drive, Frame, Image, ImageSource, Vehicle
+from data_prep.schema import Drive, Frame, Image, ImageSource, Vehicle
 from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, read_frames
 from data_prep.shards.manifest import FILE_NAME, Manifest
 from data_prep.shards.parquet import read_index

@@ -8,10 +8,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.records import Image
+from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain import METHODS, build
+from driving_xai.explain.registry import METHODS, build
 from driving_xai.replay.background import Behind, StageTimes, ahead
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.live import Course, Live, Reading

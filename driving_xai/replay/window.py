@@ -9,7 +9,7 @@ from types import TracebackType
 
 import cv2
 
-from data_prep.records import Image
+from data_prep.schema import Image
 from driving_xai.errors import VideoError
 
 _TITLE = "driving-xai replay (q closes)"

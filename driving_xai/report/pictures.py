@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from driving_xai.errors import VideoError
-from driving_xai.replay.overlay import HeatScale, blend_heat
+from driving_xai.viz.heat import HeatScale, blend_heat
 
 _QUALITY = 78
 _GROUND = 17

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.shards.atomic import sha256_of
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.sanity_checks import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.evaluation.sanity import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.report.sources import labels_of
 
 _DETAILS = {"noise": "max-sensitivity", "degenerate": "share"}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.measures import MEASURES, statistics_of_sets
-from driving_xai.faithfulness.results import SUMMARY, Results
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import summarise_comparisons, summarise_ranks
+from driving_xai.evaluation.results import SUMMARY, Results
+from driving_xai.evaluation.summary import summarise_comparisons, summarise_ranks
+from driving_xai.metrics.registry import MEASURES, statistics_of_sets
+from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.report.edited import fractions_of
 
 Verdict = Literal["better", "worse", "better by interval", "worse by interval", "not shown", "unknown"]

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 
 from data_prep.shards.atomic import sha256_of
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.results import FRAME_COLUMNS
+from driving_xai.evaluation.results import FRAME_COLUMNS
 from driving_xai.report.sources import Source
 
 MOST_DRIVES = 40

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.contracts import Frames
-from driving_xai.images import LabelledImages
+from driving_xai.data.images import LabelledImages
 from driving_xai.models.actions import ActionModel
 from driving_xai.models.backbone import BackboneConfig
 from driving_xai.training.feature_cache import FeatureCache, Precision, ReadImages, cached_features
+from driving_xai.types import Frames
 
 OnProgress = Callable[[int, int], None]
 

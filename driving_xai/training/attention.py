@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.contracts import Frames
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.channel_spatial import ChannelSpatialAttention, Parts
 from driving_xai.models.classify import Classifier
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.training.classify import Images
+from driving_xai.types import Frames
 
 
 @dataclass(frozen=True, kw_only=True)

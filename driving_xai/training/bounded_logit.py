@@ -19,9 +19,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from driving_xai import checkpoint
-from driving_xai.contracts import Frames, Scores
+from driving_xai.data.images import LabelledImages, Split
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.images import LabelledImages, Split
 from driving_xai.models.backbone import fetched_name
 from driving_xai.models.bounded_logit import (
     AttentiveHead,
@@ -31,6 +30,7 @@ from driving_xai.models.bounded_logit import (
 )
 from driving_xai.models.frozen_cnn import FrozenCNN, frozen_cnn
 from driving_xai.training.feature_cache import Precision, as_frames, cached_features
+from driving_xai.types import Frames, Scores
 
 Labels = Int[Tensor, " N"] | Float[Tensor, "N K"]
 """The class of each example, or 0 and 1 for each of its labels."""

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from driving_xai import checkpoint
-from driving_xai.contracts import Frames, Scores
+from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError
-from driving_xai.images import LabelledImages
 from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
 from driving_xai.training.augment import Augmentation, augment
@@ -37,6 +36,7 @@ from driving_xai.training.runs import (
     resume_state,
     versions,
 )
+from driving_xai.types import Frames, Scores
 
 _BIAS_ROW = -1
 """Stands for the bias image among the rows of training images."""
@@ -44,7 +44,7 @@ _LABN_HEADS = ("branch.", "attend.", "classify.", "head.")
 
 
 class Images(Protocol):
-    """Labelled images by rows; `driving_xai.images.LabelledImages` is one."""
+    """Labelled images by rows; `driving_xai.data.images.LabelledImages` is one."""
 
     @property
     def label_names(self) -> tuple[str, ...]: ...

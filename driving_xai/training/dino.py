@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
+from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
-from driving_xai.images import LabelledImages
 from driving_xai.models.backbone import (
     BackboneConfig,
     build_backbone,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from driving_xai.images import LabelledImages
+from driving_xai.data.images import LabelledImages
 from driving_xai.training import runs
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from driving_xai.data import Route, Run
+from driving_xai.data.drives import Route, Run
 from driving_xai.models.steering import SteeringModel
 
 

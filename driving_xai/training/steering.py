@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from data_prep.records import Vehicle
+from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
-from driving_xai.data import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
+from driving_xai.data.drives import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training.augment import Augmentation, augment

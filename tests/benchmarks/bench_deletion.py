@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torchcam.methods import GradCAM as TorchCamGradCAM
 from torchcam.metrics import DeletionInsertionMetric
 
-from driving_xai.contracts import Outputs
 from driving_xai.explain.cam import GradCAM
-from driving_xai.faithfulness.curve import area, deletion, insertion, rank
+from driving_xai.metrics.curves import area, deletion, insertion, rank
 from driving_xai.targets import outputs_at
+from driving_xai.types import Outputs
 
 Areas = tuple[float, float]
 

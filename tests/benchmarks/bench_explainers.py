@@ -23,13 +23,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from driving_xai.contracts import FrameModel, Frames
-from driving_xai.explain import build
 from driving_xai.explain.lime import LIME, Grid
 from driving_xai.explain.perturbation import RISE
-from driving_xai.faithfulness.curve import deletion, rank
+from driving_xai.explain.registry import build
+from driving_xai.metrics.curves import deletion, rank
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import magnitude, output
+from driving_xai.types import FrameModel, Frames
 
 FIVE = ("sign-attention", "grad-cam", "gradient", "gradient-x-input", "visual-backprop")
 SLOWER = ("sign-attention-filtered", "smoothgrad", "integrated-gradients", "occlusion", "lime", "rise")

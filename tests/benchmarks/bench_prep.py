@@ -34,8 +34,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data_prep.images import Geometry, decode_jpeg  # noqa: E402
-from data_prep.pipeline import PrepConfig, prepare  # noqa: E402
+from data_prep.geometry import Geometry, decode_jpeg  # noqa: E402
+from data_prep.prepare import PrepConfig, prepare  # noqa: E402
 from data_prep.shards.hdf5 import read_frames  # noqa: E402
 from data_prep.shards.manifest import Manifest  # noqa: E402
 from tests.data_prep.readers.bag_writer import START_NS, camera, steering, write_bag  # noqa: E402

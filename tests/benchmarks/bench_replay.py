@@ -23,11 +23,11 @@ import cv2
 import pytest
 import torch
 
-from data_prep.images import Geometry
-from data_prep.records import VEHICLES
+from data_prep.geometry import Geometry
+from data_prep.schema import VEHICLES
 from driving_xai import checkpoint as checkpoints
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.explain import build
+from driving_xai.explain.registry import build
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.player import ReplayConfig, replay

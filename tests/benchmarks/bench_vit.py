@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from driving_xai.explain.attention_flow import GenericAttention, Rollout
-from driving_xai.explain.attention_tiles import GPU_TILE_ROWS, TILE_ROWS
-from driving_xai.explain.smoothed_attention import SNNA
+from driving_xai.explain.vit.flow import GenericAttention, Rollout
+from driving_xai.explain.vit.smoothing import SNNA
+from driving_xai.explain.vit.tiles import GPU_TILE_ROWS, TILE_ROWS
 from driving_xai.targets import output
 from tests.driving_xai.explain.transformers import TappedViT, dense, product, relevance_factors
 

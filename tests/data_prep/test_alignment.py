@@ -10,9 +10,9 @@ import pytest
 
 from data_prep.alignment import align
 from data_prep.errors import DataError
-from data_prep.images import ImageFiles
-from data_prep.pipeline import PrepConfig
-from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.geometry import ImageFiles
+from data_prep.prepare import PrepConfig
+from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.signals import smooth
 from tests.data_prep.recordings import START_NS
 

@@ -13,11 +13,11 @@ import pytest
 
 from data_prep.engines import EngineError
 from data_prep.errors import DataError
-from data_prep.pipeline import Progress, prepare
+from data_prep.prepare import Progress, prepare
 from data_prep.shards.verify import verify
 from tests.data_prep.recordings import challenge
 from tests.data_prep.test_engines import ROOT, wait_until
-from tests.data_prep.test_pipeline import config, contents
+from tests.data_prep.test_prepare import config, contents
 
 distributed = pytest.importorskip("distributed")
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.errors import DataError, quoted
 from data_prep.options import check_options
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import ENTRIES, READERS
 from tests.data_prep.recordings import challenge
 

@@ -8,12 +8,12 @@ import fsspec
 import pytest
 
 from data_prep.errors import DataError, OutputError
-from data_prep.pipeline import prepare
+from data_prep.prepare import prepare
 from data_prep.publish import NOTES, check_url, publish
 from data_prep.shards.manifest import FILE_NAME
 from data_prep.shards.verify import verify
 from tests.data_prep.recordings import challenge
-from tests.data_prep.test_pipeline import config, contents
+from tests.data_prep.test_prepare import config, contents
 
 
 @pytest.fixture

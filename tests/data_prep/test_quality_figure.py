@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep import quality, quality_figure
-from data_prep.images import decode_image
+from data_prep.geometry import decode_image
 
 BLUE, ORANGE, GREEN, GREY, INK = (0, 114, 178), (230, 159, 0), (0, 158, 115), (150, 150, 150), (40, 40, 40)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from data_prep.errors import DataError
-from data_prep.records import VEHICLES, Signal
+from data_prep.schema import VEHICLES, Signal
 from data_prep.signals import (
     clean,
     clock_faults,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint

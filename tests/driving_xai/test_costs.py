@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from driving_xai.contracts import Outputs
-from driving_xai.explain import METHODS, build
-from driving_xai.faithfulness.batch import Batch, Editing, Maps
-from driving_xai.faithfulness.curve import rank
-from driving_xai.faithfulness.measures import MEASURES
-from driving_xai.faithfulness.pictures import PROBABILITY
-from driving_xai.faithfulness.visible import OfClass
+from driving_xai.evaluation.images import PROBABILITY
+from driving_xai.explain.registry import METHODS, build
+from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.confidence import OfClass
+from driving_xai.metrics.curves import rank
+from driving_xai.metrics.registry import MEASURES
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import output
+from driving_xai.types import Outputs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
 HEIGHT, WIDTH = 80, 160

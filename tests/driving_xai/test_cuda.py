@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from driving_xai import checkpoint
-from driving_xai.explain import build
-from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.evaluation.run import ScoreConfig, score
+from driving_xai.explain.registry import build
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.perturb import FILLS

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from driving_xai.faithfulness.score import ScoreConfig, score
+from driving_xai.evaluation.run import ScoreConfig, score
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own_maps.py"
 

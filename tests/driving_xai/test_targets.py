@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from driving_xai.contracts import Outputs
 from driving_xai.errors import DataError
 from driving_xai.targets import by_name, closeness, held_at, left, magnitude
+from driving_xai.types import Outputs
 
 STEERING = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
 ACTIONS = Outputs(kind="multilabel", names=("forward", "stop"))

@@ -35,10 +35,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_prep.errors import DataError
-from data_prep.images import read_image
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.geometry import read_image
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import READERS, recognise
-from data_prep.records import Drive, ImageSet
+from data_prep.schema import Drive, ImageSet
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.shards.verify import verify

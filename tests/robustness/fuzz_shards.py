@@ -35,8 +35,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_prep.errors import DataError
-from data_prep.images import Geometry
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.geometry import Geometry
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.hdf5 import COLUMNS, read_attributes, read_causes, read_columns, read_frames
 from data_prep.shards.manifest import FILE_NAME, Manifest, ShardEntry
 from data_prep.shards.parquet import INDEX_NAME, SEQUENCE_INDEX, read_images, read_index

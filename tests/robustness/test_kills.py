@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.pipeline import prepare
+from data_prep.prepare import prepare
 from data_prep.shards.manifest import FILE_NAME
 from data_prep.shards.verify import verify
 from tests.data_prep.recordings import challenge
-from tests.data_prep.test_pipeline import config, contents
+from tests.data_prep.test_prepare import config, contents
 
 KILLS = 100
 SHARDS = 9

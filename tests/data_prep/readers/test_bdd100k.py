@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import recognise
 from data_prep.readers.bdd100k import image_set, recognises
 from data_prep.shards.parquet import read_index

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import recognise
 from data_prep.readers.bdd_oia import ACTIONS, REASONS, image_set, recognises
 from data_prep.shards.parquet import read_images, read_index

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import recognise
 from data_prep.readers.image_folder import image_set, recognises
 from data_prep.shards.parquet import read_images, read_index

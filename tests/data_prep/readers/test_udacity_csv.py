@@ -10,8 +10,8 @@ import pytest
 
 from data_prep.alignment import align
 from data_prep.errors import DataError
-from data_prep.images import read_image
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.geometry import read_image
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import READERS, recognise
 from data_prep.readers.udacity_csv import drives, recognises
 from tests.data_prep.recordings import PERIOD_NS, START_NS, challenge, interpolated

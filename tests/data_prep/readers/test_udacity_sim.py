@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.images import read_image
-from data_prep.pipeline import PrepConfig, read_job
+from data_prep.geometry import read_image
+from data_prep.prepare import PrepConfig, read_job
 from data_prep.readers import recognise
 from data_prep.readers.udacity_sim import drives
 from tests.data_prep.recordings import simulator

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.images import Geometry
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.geometry import Geometry
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import recognise
 from data_prep.readers.video import drives
 from data_prep.shards.hdf5 import read_frames

@@ -15,8 +15,8 @@ import pytest
 
 from data_prep.causes import encode_causes
 from data_prep.errors import DataError
-from data_prep.images import Geometry
-from data_prep.pipeline import PrepConfig
+from data_prep.geometry import Geometry
+from data_prep.prepare import PrepConfig
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import (
@@ -29,7 +29,7 @@ from data_prep.shards.parquet import (
 )
 from data_prep.shards.verify import verify
 from tests.data_prep.recordings import challenge, jpeg
-from tests.data_prep.test_pipeline import config, prepare
+from tests.data_prep.test_prepare import config, prepare
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 
 from driving_xai import checkpoint
 from driving_xai.cli import drives, tables
-from driving_xai.explain import METHODS
-from driving_xai.faithfulness.measures import MEASURES
-from driving_xai.faithfulness.results import Results
+from driving_xai.evaluation.results import Results
+from driving_xai.explain.registry import METHODS
+from driving_xai.metrics.registry import MEASURES
 
 
 def one_line(text: str) -> str:

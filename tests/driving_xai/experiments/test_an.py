@@ -17,8 +17,8 @@ from driving_xai.experiments import an
 from driving_xai.experiments.an import OURS, An, _recipe, _tested_rows, tables
 from driving_xai.experiments.cluttered_digits import Clutter
 from driving_xai.experiments.held_images import digits_in_clutter
-from driving_xai.explain import build
-from driving_xai.faithfulness.visible import OfClass, average_drop, scores_of_weighted
+from driving_xai.explain.registry import build
+from driving_xai.metrics.confidence import OfClass, average_drop, scores_of_weighted
 from driving_xai.models.classify import ClassifierConfig
 from driving_xai.targets import outputs_at
 from driving_xai.training.attention import AttentionTraining

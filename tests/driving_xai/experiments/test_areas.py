@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from driving_xai.evaluation.results import Results
 from driving_xai.experiments.areas import Pool, compare, text_of
 from driving_xai.experiments.tables import p_text
-from driving_xai.faithfulness.results import Results
 
 
 def results_of(method: str, areas: dict[int, float], shift: float = 0.0) -> Results:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import baumhauer, baumhauer_mnist
 from driving_xai.experiments.baumhauer import Explanations, Table1, heads_of_seed, table1
@@ -22,7 +22,7 @@ from driving_xai.experiments.class_images import from_shards
 from driving_xai.experiments.cluttered_digits import Clutter, Digits, alone, cluttered, handwritten_digits
 from driving_xai.experiments.frozen_features import Network, StandIn, frozen
 from driving_xai.experiments.seeded_runs import Mean, each_run, paired, unpaired
-from driving_xai.faithfulness.lime_correlation import patch_lime
+from driving_xai.metrics.rank_correlation import patch_lime
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.training.bounded_logit import Schedule
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from driving_xai import checkpoint
+from driving_xai.data.images import FoldOut, LabelledImages
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments.zhu_accuracy import ZhuAccuracy, _interval, run
-from driving_xai.images import FoldOut, LabelledImages
 from driving_xai.models.actions import ActionConfig
 from driving_xai.training.actions import ActionTraining
 

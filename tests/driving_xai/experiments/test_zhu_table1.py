@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.evaluation.results import Results
 from driving_xai.experiments.zhu_table1 import MASKS, METHODS, PAPER, ZhuTable1, run
-from driving_xai.faithfulness.results import Results
 
 
 def test_the_papers_numbers_agree_with_its_own_definitions():

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from driving_xai.contracts import Outputs
 from driving_xai.models.steering import SteeringConfig, SteeringModel
+from driving_xai.types import Outputs
 
 
 class Smooth(nn.Module):

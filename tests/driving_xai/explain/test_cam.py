@@ -11,10 +11,10 @@ import torchcam.methods
 from pytorch_grad_cam import GradCAM as PeerGradCAM
 from torch import nn
 
-from driving_xai.contracts import Outputs
 from driving_xai.explain.cam import GradCAM
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import left, magnitude, output, right
+from driving_xai.types import Outputs
 
 
 class Classifier(nn.Module):

@@ -10,9 +10,7 @@ import torch
 import torchcam.methods
 from torch import nn
 
-from driving_xai.contracts import Outputs
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain import build
 from driving_xai.explain.cam import (
     CAMS,
     AttentionGuidedCAM,
@@ -23,9 +21,11 @@ from driving_xai.explain.cam import (
     maps_from_one_pass,
 )
 from driving_xai.explain.capture import LayerGradient, layer_gradient
+from driving_xai.explain.registry import build
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import magnitude, output
+from driving_xai.types import Outputs
 
 
 class Net(nn.Module):

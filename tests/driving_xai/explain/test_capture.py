@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from driving_xai.contracts import Outputs
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.capture import layer_gradient
 from driving_xai.targets import left
+from driving_xai.types import Outputs
 
 
 class Toy(nn.Module):

@@ -11,8 +11,8 @@ from sklearn.cluster import DBSCAN
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain import build
 from driving_xai.explain.causal_filter import CausalFilter, density_clusters, hull_mask
+from driving_xai.explain.registry import build
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import left, magnitude, right
 

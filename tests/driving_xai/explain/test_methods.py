@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain import METHODS, build
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells
 from driving_xai.explain.learned import learned_attention
+from driving_xai.explain.registry import METHODS, build
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import left, magnitude, right
 

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 from driving_xai.errors import DataError, OptionError, UnsupportedModelError
-from driving_xai.explain import METHODS, build
-from driving_xai.explain.attention_flow import AttentionGradient, GenericAttention, NormAttention
+from driving_xai.evaluation.config import ScoreConfig
+from driving_xai.evaluation.explain_images import ExplainConfig
+from driving_xai.evaluation.results import SUMMARY
+from driving_xai.evaluation.run import score
+from driving_xai.evaluation.sanity import SanityConfig
 from driving_xai.explain.cam import CAMS, GradCAM
 from driving_xai.explain.gradient import IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
@@ -19,17 +22,14 @@ from driving_xai.explain.heavier_side import HeavierSide
 from driving_xai.explain.lime import LIME, Grid
 from driving_xai.explain.options import described, planned
 from driving_xai.explain.perturbation import RISE, Occlusion
-from driving_xai.explain.smoothed_attention import SNNA, AttentionIG
-from driving_xai.faithfulness.results import SUMMARY
-from driving_xai.faithfulness.sanity_checks import SanityConfig
-from driving_xai.faithfulness.score import score
-from driving_xai.faithfulness.score_config import ScoreConfig
+from driving_xai.explain.registry import METHODS, build
+from driving_xai.explain.vit.flow import AttentionGradient, GenericAttention, NormAttention
+from driving_xai.explain.vit.smoothing import SNNA, AttentionIG
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.replay.action_player import ActionReplayConfig
 from driving_xai.replay.session import ReplayConfig
-from driving_xai.replay.still import ExplainConfig
 from driving_xai.targets import magnitude, output
 from tests.driving_xai.explain.transformers import TappedViT
 

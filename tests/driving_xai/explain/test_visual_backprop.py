@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from driving_xai.contracts import Outputs
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.visual_backprop import Stage, VisualBackProp, stages
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import left, right
+from driving_xai.types import Outputs
 
 
 class Pilot(nn.Module):

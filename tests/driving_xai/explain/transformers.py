@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from driving_xai.contracts import Outputs
+from driving_xai.types import Outputs
 
 
 class TappedViT(nn.Module):

@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from driving_xai import checkpoint
-from driving_xai.contracts import AttentiveFrameModel, SelectiveFrameModel
 from driving_xai.errors import CheckpointError, UnsupportedModelError
-from driving_xai.explain import build
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells, to_frame_grid
 from driving_xai.explain.learned import learned_selection
-from driving_xai.faithfulness.curve import rank
+from driving_xai.explain.registry import build
+from driving_xai.metrics.curves import rank
 from driving_xai.models.bounded_logit import (
     AttentiveHead,
     BoundedLogitConfig,
@@ -29,6 +28,7 @@ from driving_xai.models.bounded_logit import (
 )
 from driving_xai.models.frozen_cnn import FrozenCNN
 from driving_xai.targets import output
+from driving_xai.types import AttentiveFrameModel, SelectiveFrameModel
 
 CLASSES = ("car", "person", "light")
 CELLS = 49

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain import build
 from driving_xai.explain.cam import CAMS
 from driving_xai.explain.grid import Cells
+from driving_xai.explain.registry import build
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.targets import output

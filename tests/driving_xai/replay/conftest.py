@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.images import Geometry
-from data_prep.pipeline import PrepConfig, prepare
-from data_prep.records import VEHICLES
+from data_prep.geometry import Geometry
+from data_prep.prepare import PrepConfig, prepare
+from data_prep.schema import VEHICLES
 from driving_xai import checkpoint as checkpoints
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.models.steering import SteeringConfig, SteeringModel

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.images import Geometry
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.geometry import Geometry
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint
+from driving_xai.data.input_rule import Region
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.score import score
-from driving_xai.faithfulness.score_config import ScoreConfig
+from driving_xai.evaluation.config import ScoreConfig
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.run import score
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.replay.action_player import ActionReplayConfig, replay_actions
 from driving_xai.replay.action_source import Excerpt
 from driving_xai.replay.action_view import ActionInstant, ActionView, ActionViewConfig, Shown
-from driving_xai.replay.input_rule import Region
-from driving_xai.replay.overlay import HeatScale
 from driving_xai.replay.scoring import FRACTIONS
 from driving_xai.report.sources import load_sources
 from driving_xai.report.timeline import videos
+from driving_xai.viz.heat import HeatScale
 
 NAMES = ("forward", "stop", "left", "right")
 HEIGHT, WIDTH, IMAGES = 48, 80, 12

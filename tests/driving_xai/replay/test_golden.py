@@ -13,10 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep.images import Geometry
+from data_prep.geometry import Geometry
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.instruments import Camera, Steering
-from driving_xai.replay.overlay import HeatScale, Instant, Overlay, OverlayConfig
+from driving_xai.replay.overlay import Instant, Overlay, OverlayConfig
+from driving_xai.viz.heat import HeatScale
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "replay_picture.png"
 FRACTIONS = np.arange(26) / 100

@@ -11,20 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.images import Geometry
+from data_prep.geometry import Geometry
 from driving_xai.replay.instruments import Camera, Steering
-from driving_xai.replay.lettering import Layer
-from driving_xai.replay.overlay import (
-    HeatScale,
-    Instant,
-    Overlay,
-    OverlayConfig,
-    blend_heat,
-    enlargement,
-    heat_colours,
-    is_degenerate,
-    legend,
-)
+from driving_xai.replay.overlay import Instant, Overlay, OverlayConfig
+from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, heat_colours, is_degenerate, legend
+from driving_xai.viz.lettering import Layer
 
 GEOMETRY = Geometry(crop_top=0.25, crop_bottom=0.125, crop_left=0.1, crop_right=0.05)
 CONFIG = OverlayConfig(labelled=False, speed_known=False, signed=False, provenance="method · black fill")

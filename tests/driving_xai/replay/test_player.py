@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError, VideoError
-from driving_xai.explain import METHODS, build
-from driving_xai.faithfulness.results import Results
+from driving_xai.evaluation.results import Results
+from driving_xai.explain.registry import METHODS, build
 from driving_xai.replay import player, rendering, window
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.player import ReplayConfig, replay

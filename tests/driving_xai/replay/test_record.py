@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from data_prep.records import Frame
-from driving_xai.faithfulness.pictures import PROBABILITY
-from driving_xai.faithfulness.results import read_table
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import summarise_differences, summarise_scores
+from data_prep.schema import Frame
+from driving_xai.evaluation.images import PROBABILITY
+from driving_xai.evaluation.results import read_table
+from driving_xai.evaluation.summary import summarise_differences, summarise_scores
+from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.replay import record
 from driving_xai.replay.instruments import Steering
 from driving_xai.replay.record import RunningMean, Tally, open_log, summarise, view_of

@@ -14,17 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from data_prep.records import VEHICLES, Frame
+from data_prep.schema import VEHICLES, Frame
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.contracts import FrameModel, Frames, Outputs, Saliency, Scores, Target
+from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.explain.controls import RandomOrder
-from driving_xai.faithfulness.results import Results
-from driving_xai.faithfulness.score import ScoreConfig, score
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.player import ReplayConfig, replay
 from driving_xai.replay.scoring import FRACTIONS, Judge, Judged, Look, Scorer, scoring_side_by_side, twin
 from driving_xai.replay.source import SourceFrame
 from driving_xai.targets import chosen_side
+from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
 
 from .conftest import FRAMES
 

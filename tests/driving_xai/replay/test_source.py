@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_prep.alignment import align
-from data_prep.records import VEHICLES, Drive, Signal
+from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.shards.manifest import Manifest
 from driving_xai.errors import DataError
 from driving_xai.replay import source as sources

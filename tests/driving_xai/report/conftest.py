@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep.shards.atomic import sha256_of
-from driving_xai.faithfulness.results import Results
+from driving_xai.evaluation.results import Results
 from driving_xai.replay.sink import Encoding, open_sink
 from tests.driving_xai.report.made import RATE, grey_of, make_rows, make_summary
 

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR, statistics_of_sets
-from driving_xai.faithfulness.statistics import BlockBootstrap
-from driving_xai.faithfulness.summary import (
+from driving_xai.evaluation.summary import (
     interval,
     summarise_comparisons,
     summarise_differences,
@@ -19,6 +17,8 @@ from driving_xai.faithfulness.summary import (
     summarise_set_differences,
     summarise_sets,
 )
+from driving_xai.metrics.registry import MEASURES, STEERING_ERROR, statistics_of_sets
+from driving_xai.metrics.statistics import BlockBootstrap
 
 RATE = Fraction(20)
 BOOTSTRAP = BlockBootstrap(block=10, resamples=100)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from driving_xai.faithfulness.curve import rank
-from driving_xai.faithfulness.measures import MEASURES, STEERING_ERROR
-from driving_xai.faithfulness.patches import insertion_deletion, patch_insertion_deletion
+from driving_xai.metrics.curves import rank
+from driving_xai.metrics.patches import insertion_deletion, patch_insertion_deletion
+from driving_xai.metrics.registry import MEASURES, STEERING_ERROR
 from driving_xai.report.edited import fractions_of
 
 

@@ -7,12 +7,13 @@ from types import ModuleType
 
 import pytest
 
-from driving_xai.faithfulness import comparison, threshold
+from driving_xai.evaluation import gates
+from driving_xai.metrics import comparison
 from driving_xai.report import drawing, edited, words
 
 
 @pytest.mark.parametrize(
-    "module", [comparison, threshold, drawing, edited, words], ids=lambda each: each.__name__
+    "module", [comparison, gates, drawing, edited, words], ids=lambda each: each.__name__
 )
 def test_examples(module: ModuleType) -> None:
     done = doctest.testmod(module)

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from driving_xai.faithfulness.measures import MEASURES
-from driving_xai.faithfulness.results import SUMMARY, Results
+from driving_xai.evaluation.results import SUMMARY, Results
+from driving_xai.metrics.registry import MEASURES
 from driving_xai.report import words
 from driving_xai.report.glossary import GENERAL, terms
 from driving_xai.report.page import PageConfig, write_page

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from data_prep.shards.atomic import sha256_of
 from driving_xai.cli import app
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.maps import Part, join_parts, save_part
-from driving_xai.faithfulness.sanity_checks import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.evaluation.maps import Part, join_parts, save_part
+from driving_xai.evaluation.sanity import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.report.drawing import Scale, curves
 from driving_xai.report.page import write_page
 from driving_xai.report.sanity import Sanity, holds_sanity, load_sanity

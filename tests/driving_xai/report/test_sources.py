@@ -7,7 +7,7 @@ import json
 import pytest
 
 from driving_xai.errors import DataError
-from driving_xai.faithfulness.results import SUMMARY
+from driving_xai.evaluation.results import SUMMARY
 from driving_xai.report import words
 from driving_xai.report.sources import load_sources
 

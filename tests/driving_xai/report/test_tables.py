@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from driving_xai.cli import app
-from driving_xai.faithfulness.results import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.report.sources import load_sources
 from driving_xai.report.tables import write_csv, write_markdown
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from driving_xai import checkpoint
+from driving_xai.data.images import FoldOut, LabelledImages
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
-from driving_xai.images import FoldOut, LabelledImages
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.training.action_inputs import MirroredFrames, frozen_features
 from driving_xai.training.actions import ActionTraining, _Batches, start_model, train

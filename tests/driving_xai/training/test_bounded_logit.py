@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from typer.testing import CliRunner
 
-from data_prep.pipeline import PrepConfig, prepare
+from data_prep.prepare import PrepConfig, prepare
 from driving_xai import checkpoint
 from driving_xai.cli import app
+from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.faithfulness.results import Results
-from driving_xai.images import LabelledImages
+from driving_xai.evaluation.results import Results
 from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, cells_of
 from driving_xai.models.small_cnn import SmallCNN
 from driving_xai.training.bounded_logit import (

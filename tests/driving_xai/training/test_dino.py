@@ -14,8 +14,8 @@ from lightly.loss import DINOLoss
 from safetensors.torch import load_file
 
 from driving_xai import checkpoint
+from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
-from driving_xai.images import LabelledImages
 from driving_xai.models.actions import ActionConfig
 from driving_xai.models.backbone import BackboneConfig, build_backbone
 from driving_xai.training import runs

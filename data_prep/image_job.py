@@ -1,0 +1,281 @@
+"""A run over labelled images: the same steps as for drives, to Parquet shards of encoded images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from data_prep import quality
+from data_prep.causes import MOST_LABELS, encode_causes
+from data_prep.errors import DataError
+from data_prep.geometry import Geometry, MissingImageError, decode_image, read_bytes
+from data_prep.jobs import SourceState, check_visible, provenance, versions
+from data_prep.policy import Policy
+from data_prep.schema import ImageItem, ImageSet, RenderedImages
+from data_prep.sequences import FOLDER
+from data_prep.shards.atomic import replacing
+from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
+from data_prep.shards.parquet import LabelledImage, image_index, write_images
+
+JPEG_QUALITY = 95
+"""Of images that were resized or rendered; OpenCV's default, stated so that it cannot change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageUnit:
+    """The items `start` to `stop` (exclusive) of the set, and where they go."""
+
+    start: int
+    stop: int
+    path: str
+    """Relative to the output."""
+
+
+class _Checked(NamedTuple):
+    """One image ready to store, or why it cannot be."""
+
+    position: int
+    image: LabelledImage | None
+    fault: DataError | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageWork:
+    """Writes units; sent to each worker once."""
+
+    images: ImageSet
+    geometry: Geometry | None
+    policy: Policy
+    root: Path
+    scratch: Path
+    threads: int
+
+    def __call__(self, unit: ImageUnit) -> ShardEntry:
+        """Checks, perhaps resizes, and writes one shard, whole or not at all.
+
+        Raises:
+            DataError: the source is not there, or an image cannot be used and the policy refuses that.
+        """
+        items = self.images.items[unit.start : unit.stop]
+        check_visible((item.key, str(item.path)) for item in items if item.path is not None)
+        dropped: dict[str, list[int]] = {}
+        with ThreadPoolExecutor(self.threads) as pool:
+            checked = _in_order(pool, self._check, range(unit.start, unit.stop), ahead=4 * self.threads)
+            with replacing(self.root / unit.path, scratch=self.scratch) as temporary:
+                rows = write_images(
+                    temporary,
+                    self._usable(checked, dropped),
+                    self.images.label_names,
+                    with_causes=self.images.rendered is not None,
+                )
+        return ShardEntry.of(self.root, unit.path, rows=rows, drive=self.images.name, dropped=dropped)
+
+    def _check(self, position: int) -> _Checked:
+        """Decodes every image, also those stored as they are: a cut file must not hide in a shard."""
+        item = self.images.items[position]
+        if self.images.rendered is not None:
+            return _Checked(position, self._rendered(self.images.rendered, position), None)
+        assert item.path is not None
+        try:
+            data = read_bytes(item.path)
+            image = decode_image(data, name=item.key)
+            if self.geometry is not None:
+                data = _encoded(self.geometry.apply(image))
+        except DataError as fault:
+            return _Checked(position, None, fault)
+        return _Checked(position, LabelledImage(data, item.key, item.labels, item.split, item.group), None)
+
+    def _rendered(self, rendered: RenderedImages, position: int) -> LabelledImage:
+        item = self.images.items[position]
+        image, bits = rendered.read(position)
+        if self.geometry is not None:
+            masks = (bits & (1 << label) != 0 for label in range(len(item.labels)))
+            on_grid = (self.geometry.apply_mask(mask).astype(np.uint8) << k for k, mask in enumerate(masks))
+            image, bits = self.geometry.apply(image), np.bitwise_or.reduce(list(on_grid))
+        data = _encoded(image)
+        return LabelledImage(data, item.key, item.labels, item.split, item.group, encode_causes(bits))
+
+    def _usable(self, checked: Iterable[_Checked], dropped: dict[str, list[int]]) -> Iterator[LabelledImage]:
+        for position, image, fault in checked:
+            if image is not None:
+                yield image
+                continue
+            assert fault is not None
+            reason = "missing_image" if isinstance(fault, MissingImageError) else "undecodable_image"
+            if self.policy.stops_at(reason):
+                raise fault
+            dropped.setdefault(reason, []).append(position)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageJob:
+    """An image set to Parquet shards."""
+
+    config: dict[str, Any]
+    images: ImageSet
+    units: Sequence[ImageUnit]
+    geometry: Geometry | None
+    policy: Policy
+
+    @classmethod
+    def plan(
+        cls,
+        images: ImageSet,
+        *,
+        config: dict[str, Any],
+        geometry: Geometry | None,
+        policy: Policy,
+        images_per_shard: int,
+    ) -> ImageJob:
+        """Cuts the set into units.
+
+        Raises:
+            DataError: the set is empty or contradicts itself, or the policy refuses a reason for which
+                the reader left rows out.
+        """
+        _check_set(images)
+        policy.check(images.name, {}, images.left_out)
+        units = [
+            ImageUnit(
+                start=start,
+                stop=min(start + images_per_shard, len(images)),
+                path=f"{FOLDER}/{images.name}-{part:05d}.parquet",
+            )
+            for part, start in enumerate(range(0, len(images), images_per_shard))
+        ]
+        return cls(config=config, images=images, units=units, geometry=geometry, policy=policy)
+
+    @property
+    def unit_paths(self) -> list[str]:
+        return [unit.path for unit in self.units]
+
+    @cached_property
+    def source(self) -> SourceState:
+        return SourceState.of((i.key, str(i.path)) for i in self.images.items if i.path is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        items = [[i.key, list(i.labels), i.split, i.group] for i in self.images.items]
+        told = [dict(self.images.provenance), self.source.files]
+        plan = [self.config, versions(), self.unit_paths, list(self.images.label_names), items, told]
+        return hashlib.sha256(canonical_json(plan)).hexdigest()
+
+    def work(self, *, root: Path, scratch: Path, threads: int) -> ImageWork:
+        return ImageWork(
+            images=self.images,
+            geometry=self.geometry,
+            policy=self.policy,
+            root=root,
+            scratch=scratch,
+            threads=threads,
+        )
+
+    def index(self, entries: Mapping[str, ShardEntry]) -> tuple[pd.DataFrame, pa.Schema]:
+        """Every image that was written, with its labels.
+
+        Raises:
+            DataError: no image could be used.
+        """
+        rows = []
+        for unit in self.units:
+            bad = {position for positions in entries[unit.path].dropped.values() for position in positions}
+            good = [p for p in range(unit.start, unit.stop) if p not in bad]
+            rows += [_index_row(self.images.items[p], unit.path, row) for row, p in enumerate(good)]
+        if not rows:
+            raise DataError(
+                f"{self.images.name}: none of its {len(self.images)} images can be decoded; check them"
+            )
+        names = self.images.label_names
+        labels = pd.DataFrame([row.pop("labels") for row in rows], columns=list(names))
+        return pd.concat([pd.DataFrame(rows), labels], axis=1), image_index(names)
+
+    def manifest(
+        self, shards: list[ShardEntry], index: ShardEntry, rows: pd.DataFrame, *, fingerprint: str
+    ) -> Manifest:
+        images = self.images
+        dropped: dict[str, int] = {}
+        for shard in shards:
+            for reason, positions in shard.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + len(positions)
+        report = quality.of_images(
+            rows, images.label_names, images_read=len(images), left_out=images.left_out, dropped=dropped
+        )
+        return Manifest(
+            kind="images",
+            config=self.config,
+            vehicle=None,
+            geometry=None if self.geometry is None else asdict(self.geometry),
+            drives=[
+                {
+                    "name": images.name,
+                    "source": images.source,
+                    "camera": "",
+                    "provenance": dict(images.provenance),
+                }
+            ],
+            shards=shards,
+            index=index,
+            signals={"labels": list(images.label_names)},
+            quality={images.name: report},
+            provenance=provenance(self.config, fingerprint),
+        )
+
+
+def _index_row(item: ImageItem, shard: str, row: int) -> dict[str, Any]:
+    return {
+        "shard": shard,
+        "row": row,
+        "key": item.key,
+        "split": item.split,
+        "group": item.group,
+        "labels": item.labels,
+    }
+
+
+def _check_set(images: ImageSet) -> None:
+    if not images.items:
+        reasons = ", ".join(f"{len(rows)} {reason}" for reason, rows in images.left_out.items()) or "empty"
+        raise DataError(f"{images.name}: no image is left ({reasons}); check the source")
+    keys = [item.key for item in images.items]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{images.name}: several images have the key {twice}; keys must differ")
+    assert images.rendered is None or len(images.label_names) <= MOST_LABELS
+    for item in images.items:
+        if len(item.labels) != len(images.label_names):
+            raise DataError(
+                f"{images.name}: {item.key} has {len(item.labels)} labels, expected {len(images.label_names)}; "
+                "correct its annotation"
+            )
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[int], _Checked], items: Iterable[int], *, ahead: int
+) -> Iterator[_Checked]:
+    """`function` of each item in order, `ahead` of them in flight, so that memory is bounded."""
+    remaining = iter(items)
+    waiting = deque(pool.submit(function, item) for item in islice(remaining, ahead))
+    while waiting:
+        result = waiting.popleft().result()
+        waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+        yield result
+
+
+def _encoded(image: np.ndarray) -> bytes:
+    written, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    assert written
+    return data.tobytes()

@@ -1,0 +1,258 @@
+"""Raw logs to shards: read, align, write in units, index, and the manifest last.
+
+The output is the same bytes whatever the engine, the number of workers, or how often the run was
+killed and resumed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep import engines
+from data_prep.engines import EngineName
+from data_prep.errors import DataError
+from data_prep.geometry import Geometry
+from data_prep.image_job import ImageJob
+from data_prep.jobs import Job
+from data_prep.options import check_options
+from data_prep.output import Output
+from data_prep.policy import Fault, OnBad, Policy
+from data_prep.readers import READERS, entry
+from data_prep.schema import VEHICLES, Drive, ImageSet
+from data_prep.sequence_job import SequenceJob
+from data_prep.shards.manifest import Manifest
+from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule, check_gap
+
+Split = Literal["block", "drive", "train", "val", "test"]
+
+DRIVE_ONLY = (
+    "vehicle",
+    "smoothing",
+    "lead_s",
+    "tolerance_s",
+    "hole_periods",
+    "split",
+    "blocks",
+    "gap_s",
+    "val_drives",
+    "test_drives",
+    "seed",
+)
+"""Settings that say nothing of labelled images; the manifest of an image set does not name them."""
+
+_MOST_HOLE_PERIODS = 1e6
+_MOST_TOLERANCE_S = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig:
+    """Everything that decides the output's bytes. Saved in the manifest."""
+
+    reader: str
+    source: Path
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
+    """The reader's own options, for example `{"camera": "left"}`."""
+    geometry: Geometry | None = None
+    """Crop and size. None: 160x80 uncropped for sequences, images kept as they are."""
+    vehicle: str | None = None
+    """A name in `VEHICLES`, in place of the one the reader knows."""
+    smoothing: float = 0.2
+    """alpha of eq. 2, over 0 up to 1. On Udacity's drive 0.2 lags 3 frames; 1 is off."""
+    lead_s: float = 0.0
+    """How long after a frame its controls are taken. A driver acts on what was seen before: at 20 Hz
+    on Udacity's drive, models of single frames are right about 0.4 s early."""
+    tolerance_s: float = 0.1
+    """How far from a frame the control samples around it may be."""
+    hole_periods: float = 2.5
+    """A hole longer than this many usual frame periods starts a new segment."""
+    on_bad: OnBad = "drop"
+    """What to do about frames that cannot be used: drop and count them, or stop."""
+    refuse: tuple[Fault, ...] = ()
+    """Faults to stop at even so; `gap` is a hole in time, which by itself costs no frame."""
+    split: Split | None = None
+    """By blocks of time within each drive, by whole drives, or everything into one part. None:
+    blocks where steering is recorded, otherwise test. Image sets keep their authors' split."""
+    blocks: int = 5
+    gap_s: float = 2.0
+    """How far in time the frames of two parts are apart at least, also in different drives."""
+    val_drives: tuple[str, ...] = ()
+    """For `split="drive"`; with `test_drives` empty too, a seeded fifth each."""
+    test_drives: tuple[str, ...] = ()
+    seed: int = 0
+    frames_per_shard: int = 2000
+    """Also the number of images in an image shard."""
+
+    def __post_init__(self) -> None:
+        entry(self.reader)
+        for name, most in (("tolerance_s", _MOST_TOLERANCE_S), ("hole_periods", _MOST_HOLE_PERIODS)):
+            if not 0 < getattr(self, name) <= most:
+                raise DataError(f"{name} is {getattr(self, name)}; expected over 0 and at most {most:,.0f}")
+        check_gap(self.gap_s)
+        if not 0.0 < self.smoothing <= 1.0:
+            raise DataError(f"smoothing is {self.smoothing}; expected over 0 and at most 1, where 1 is off")
+        if not 0.0 <= self.lead_s <= 5.0:
+            raise DataError(f"lead_s is {self.lead_s}; expected 0 up to 5 seconds")
+        if self.split in (None, "block", "drive") and self.lead_s >= self.gap_s:
+            raise DataError(
+                f"lead_s {self.lead_s} reaches over gap_s {self.gap_s}, into the labels of another split; "
+                "make the gap longer"
+            )
+        if self.frames_per_shard < 1:
+            raise DataError(f"frames_per_shard is {self.frames_per_shard}; expected 1 or more")
+        _ = self.policy  # which checks itself
+        if self.split not in (None, "block", "drive", "train", "val", "test"):
+            raise DataError(f"split is {self.split!r}; choose block, drive, train, val or test")
+        if self.vehicle is not None and self.vehicle not in VEHICLES:
+            raise DataError(f"vehicle {self.vehicle!r} is unknown; choose one of {', '.join(VEHICLES)}")
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(on_bad=self.on_bad, refuse=self.refuse)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; of the source only its base name, so that output does not depend on where it lies."""
+        value = asdict(self) | {
+            "source": self.source.resolve().name,
+            "reader_options": dict(self.reader_options),
+        }
+        return value | {name: list(value[name]) for name in ("refuse", "val_drives", "test_drives")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is, for `on_progress`. Units found whole on resuming count as done."""
+
+    units_done: int
+    units_total: int
+    rows_done: int
+
+
+def prepare(
+    config: PrepConfig,
+    out: Path,
+    *,
+    engine: EngineName = "serial",
+    workers: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """Turns one source into a folder of shards, whole or recognisably unfinished.
+
+    Args:
+        config: what to read and how.
+        out: the folder to write: new or empty, unless `resume` or `overwrite`.
+        engine: where units run.
+        workers: threads of the serial engine, processes of the others.
+        scheduler: address of a Dask scheduler; None starts one on this machine.
+        resume: keep the shards that an earlier run of the same configuration finished, by hash.
+        overwrite: replace an earlier output; a folder that holds anything else is refused.
+        on_progress: called in this process after each shard.
+
+    Returns:
+        The manifest, as saved.
+
+    Raises:
+        DataError: the source or the configuration cannot be used, or the output folder is not ours.
+        OutputError: the output folder cannot be written, or its disk is full.
+        EngineError: workers were lost; `resume` continues.
+
+    Example:
+        prepare(PrepConfig(reader="udacity-csv", source=Path("ch2_001")), Path("shards/ch2_001"), workers=2)
+    """
+    runner = engines.build(engine, workers=workers, scheduler=scheduler)
+    job = read_job(config)
+    opened = Output.open(
+        Path(out), fingerprint=job.fingerprint, source=job.source, resume=resume, overwrite=overwrite
+    )
+    with opened as output:
+        done = output.finished(job.unit_paths)
+        missing = [unit for unit in job.units if unit.path not in done]
+        work = job.work(root=output.root, scratch=output.scratch, threads=runner.threads)
+        _report(on_progress, done, job)
+        for shard in runner.map(work, missing):
+            output.record(shard)
+            done[shard.path] = shard
+            _report(on_progress, done, job)
+        return output.commit(job, done)
+
+
+def read_job(config: PrepConfig) -> Job:
+    """Reads and plans; writes nothing.
+
+    Raises:
+        DataError: the source or an option cannot be used.
+    """
+    records = _read(config)
+    if isinstance(records, ImageSet):
+        _check_for_images(config)
+        told = config.to_json()
+        return ImageJob.plan(
+            records,
+            config={name: told[name] for name in told if name not in DRIVE_ONLY},
+            geometry=config.geometry,
+            policy=config.policy,
+            images_per_shard=config.frames_per_shard,
+        )
+    if config.vehicle is not None:
+        records = [replace(drive, vehicle=VEHICLES[config.vehicle]) for drive in records]
+    geometry = config.geometry or Geometry()
+    labelled = any(drive.steering_wheel is not None for drive in records)
+    resolved = replace(config, geometry=geometry, split=config.split or ("block" if labelled else "test"))
+    return SequenceJob.plan(
+        records,
+        config=resolved.to_json(),
+        geometry=geometry,
+        smoothing=config.smoothing,
+        lead_s=config.lead_s,
+        tolerance_s=config.tolerance_s,
+        hole_periods=config.hole_periods,
+        policy=config.policy,
+        split=_split_rule(resolved),
+        frames_per_shard=config.frames_per_shard,
+    )
+
+
+def _check_for_images(config: PrepConfig) -> None:
+    """Refuses what would be ignored, and recorded as if it had been heeded."""
+    defaults = {each.name: each.default for each in fields(PrepConfig)}
+    given = [name for name in DRIVE_ONLY if getattr(config, name) != defaults[name]]
+    if not given:
+        return
+    options = inspect.signature(READERS[config.reader]).parameters
+    ways = [f"--option {name}={getattr(config, name)}" for name in given if name in options]
+    instead = f"use {' '.join(ways)}" if ways else "leave it out; image sets keep their authors' split"
+    raise DataError(
+        f"{', '.join(given)} is a setting of drives, and reader {config.reader} gives labelled images; {instead}"
+    )
+
+
+def _split_rule(config: PrepConfig) -> SplitRule:
+    if config.split == "block":
+        return BlockSplit(blocks=config.blocks, gap_s=config.gap_s)
+    if config.split == "drive":
+        return DriveSplit(
+            val=config.val_drives, test=config.test_drives, seed=config.seed, gap_s=config.gap_s
+        )
+    assert config.split is not None
+    return OnePart(part=config.split)
+
+
+def _read(config: PrepConfig) -> list[Drive] | ImageSet:
+    # `-` is a reader's own default source: the synthetic road needs no file.
+    if str(config.source) != "-" and not config.source.exists():
+        raise DataError(f"{config.source}: no such file or folder; check the path")
+    read = READERS[config.reader]
+    check_options(config.reader, read, config.reader_options)
+    return read(config.source, **config.reader_options)
+
+
+def _report(on_progress: Callable[[Progress], None] | None, done: Mapping[str, Any], job: Job) -> None:
+    if on_progress is not None:
+        rows = sum(shard.rows for shard in done.values())
+        on_progress(Progress(units_done=len(done), units_total=len(job.units), rows_done=rows))

@@ -1,0 +1,1 @@
+"""Rendered drives and street scenes whose label-causing pixels are known."""

@@ -1,0 +1,1 @@
+"""Drives and labelled images as torch data sets."""

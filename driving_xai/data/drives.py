@@ -1,0 +1,215 @@
+"""Torch views of shards: windows to train on, segments to walk through, and what was held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_prep.schema import Vehicle
+from data_prep.shards.atomic import sha256_of
+from data_prep.shards.hdf5 import read_causes, read_frames
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.parquet import read_index
+from data_prep.split import clocks, near_on_clock
+from driving_xai.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldOut:
+    """Which rows are for testing; by default those that prep marked."""
+
+    block: int | None = None
+    """Test on this time block (or drive) and train on the others; None takes prep's split."""
+    gap_s: float = 2.0
+    """Rows of other splits this close in time to a tested or validated row are dropped, also those of
+    another drive where both are in Unix time."""
+    val_fraction: float = 0.1
+    """With `block`: the last part of every other block, used for early stopping; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.gap_s < 0 or not 0 <= self.val_fraction < 1:
+            raise ValueError(
+                f"gap_s is {self.gap_s}, val_fraction {self.val_fraction}; expected 0 or more, and 0 up to 1"
+            )
+
+    def splits(self, index: pd.DataFrame) -> np.ndarray:
+        """The split (train, val, test or gap) of each row of a shard index.
+
+        Raises:
+            DataError: the index has no such block, or nothing is left to train on.
+        """
+        if self.block is None:
+            return index["split"].to_numpy(dtype=str)
+        blocks = index["block"].to_numpy()
+        if self.block not in blocks:
+            raise DataError(f"block {self.block} is not in these shards; they have {sorted(set(blocks))}")
+        splits = np.where(blocks == self.block, "test", "train").astype("<U5")
+        time_ns = index["time_ns"].to_numpy()
+        clock = clocks(index["drive"].to_numpy(), time_ns)
+        for block in sorted(set(blocks) - {self.block}):
+            rows = np.flatnonzero(blocks == block)
+            rows = rows[np.lexsort((time_ns[rows], clock[rows]))]
+            splits[rows[len(rows) - round(self.val_fraction * len(rows)) :]] = "val"
+        for kept, others in (("test", ("train", "val")), ("val", ("train",))):
+            asked = np.isin(splits, others)
+            near = near_on_clock(time_ns, clock, asked, splits == kept, gap_s=self.gap_s)
+            splits[np.flatnonzero(asked)[near]] = "gap"
+        if not (splits == "train").any():
+            raise DataError(f"holding out block {self.block} leaves nothing to train on; prepare more data")
+        return splits
+
+
+def degrees_per_unit(speed_mps: np.ndarray, vehicle: Vehicle) -> np.ndarray:
+    """Steering-wheel degrees per unit of inverse turning radius; without a speed nothing slips.
+
+    Source: Tashiro and Awano 2023, eq. 3, solved for the angle.
+    """
+    slip = 1 + vehicle.slip_s2_per_m2 * np.nan_to_num(speed_mps, nan=0.0) ** 2
+    return np.degrees(vehicle.wheelbase_m * vehicle.steering_ratio * slip)
+
+
+class Window(NamedTuple):
+    """Consecutive frames of one segment; batched by the loader."""
+
+    frames: UInt8[Tensor, "T 3 H W"]
+    target: Float[Tensor, " T"]
+    """Inverse turning radius, 1/m; NaN where unlabelled."""
+    degrees_per_unit: Float[Tensor, " T"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Rows that follow one another: one segment of one drive within one split."""
+
+    rows: np.ndarray
+    """Positions in the index, in time order."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def runs(index: pd.DataFrame, chosen: np.ndarray) -> list[Run]:
+    """The unbroken runs of chosen rows, each inside one segment of one drive and camera."""
+    found = []
+    groups = index.groupby(["drive", "camera", "segment"], sort=True).indices
+    for rows in groups.values():
+        rows = rows[np.argsort(index["time_ns"].to_numpy()[rows], kind="stable")]
+        edges = np.flatnonzero(np.diff(chosen[rows].astype(np.int8))) + 1
+        found += [Run(rows=part) for part in np.split(rows, edges) if chosen[part[0]]]
+    return found
+
+
+class Route:
+    """The frames and labels of a shard set, read by rows of its index.
+
+    Args:
+        keep_bytes: how much of the frames may stay in memory once read, whole shards at a time.
+    """
+
+    def __init__(self, root: Path, index: pd.DataFrame, vehicle: Vehicle, *, keep_bytes: int = 0) -> None:
+        self.root, self.index = root, index
+        self._kept: dict[str, np.ndarray] = {}
+        self._room = keep_bytes
+        self._shards = index["shard"].to_numpy()
+        self._row = index["row"].to_numpy()
+        self.target = index["inverse_turning_radius"].to_numpy(dtype=np.float64)
+        speed = index["speed_mps_smoothed"].to_numpy(dtype=np.float64)
+        self.degrees_per_unit = degrees_per_unit(speed, vehicle)
+
+    def frames(self, rows: np.ndarray) -> UInt8[Tensor, "T 3 H W"]:
+        """The frames of rows that follow one another, RGB."""
+        parts = [self._read(shard, start, stop + 1) for shard, start, stop in self._spans(rows)]
+        stacked = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+
+    def window(self, rows: np.ndarray) -> Window:
+        return Window(
+            self.frames(rows),
+            torch.from_numpy(self.target[rows]).float(),
+            torch.from_numpy(self.degrees_per_unit[rows]).float(),
+        )
+
+    def causes(self, rows: np.ndarray) -> Bool[Tensor, "B H W"]:
+        """Which pixels cause the label of each row.
+
+        Raises:
+            DataError: the shards do not know; only synthetic drives do.
+        """
+        parts = [read_causes(self.root / shard, start, stop + 1) for shard, start, stop in self._spans(rows)]
+        return torch.from_numpy(np.concatenate(parts))
+
+    def _read(self, shard: str, start: int, stop: int) -> np.ndarray:
+        if shard not in self._kept and self._room > 0:
+            whole = read_frames(self.root / shard, 0, int((self._shards == shard).sum()))
+            if whole.nbytes <= self._room:
+                self._kept[shard] = whole
+            self._room -= whole.nbytes
+        if shard in self._kept:
+            return self._kept[shard][start:stop]
+        return read_frames(self.root / shard, start, stop)
+
+    def _spans(self, rows: np.ndarray) -> Iterator[tuple[str, int, int]]:
+        breaks = (np.diff(self._row[rows]) != 1) | (self._shards[rows][1:] != self._shards[rows][:-1])
+        for part in np.split(rows, np.flatnonzero(breaks) + 1):
+            yield self._shards[part[0]], int(self._row[part[0]]), int(self._row[part[-1]])
+
+
+class Windows(Dataset[Window]):
+    """Windows of `length` frames cut from runs, one after the other from `offset` on."""
+
+    def __init__(self, route: Route, runs: list[Run], *, length: int, stride: int, offset: int = 0) -> None:
+        self.route = route
+        self.windows = [
+            run.rows[start : start + length]
+            for run in runs
+            for start in range(offset % stride, len(run) - length + 1, stride)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, position: int) -> Window:
+        return self.route.window(self.windows[position])
+
+
+def open_index(root: Path, manifest: Manifest) -> pd.DataFrame:
+    """The index of a shard set, once it is the one that the manifest vouches for.
+
+    Raises:
+        DataError: it is missing, was changed, or names a file that is no shard of the set.
+    """
+    index = read_index(root)
+    if sha256_of(root / manifest.index.path) != manifest.index.sha256:
+        raise DataError(
+            f"{root}: its index is not the one that manifest.json lists; run `driving-xai verify`"
+        )
+    listed = {shard.path for shard in manifest.shards}
+    if unlisted := sorted(set(index["shard"]) - listed):
+        raise DataError(f"{root}: its index names {unlisted[0]!r}, which is no shard of it; prepare it again")
+    return index
+
+
+def labelled(index: pd.DataFrame) -> np.ndarray:
+    """Whether each row has a target."""
+    return np.isfinite(index["inverse_turning_radius"].to_numpy(dtype=np.float64))
+
+
+def hold_out_from(config: Mapping) -> HoldOut:
+    """The hold-out rule a checkpoint was made with.
+
+    Raises:
+        DataError: the checkpoint's configuration does not say.
+    """
+    try:
+        return HoldOut(**config["data"]["held_out"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"the checkpoint does not say what was held out ({error}); train it again") from error

@@ -1,0 +1,1 @@
+"""Evaluation of explanations over a data set: configuration, run, results, summary."""

@@ -1,0 +1,284 @@
+"""Per-frame rows to what `results.json` says of them: means with intervals, differences, descriptions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from driving_xai.evaluation.results import FRAME_COLUMNS
+from driving_xai.metrics.aupc import Statistic
+from driving_xai.metrics.aupc import interval as interval_of_set
+from driving_xai.metrics.batch import Quantity
+from driving_xai.metrics.comparison import cliffs_delta, cohens_dz, holm, places, signed_rank
+from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
+from driving_xai.perturb import FILL_SPACE
+
+
+def summarise_scores(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:
+    """Each method's mean under each measure and reference, with intervals and the mean curve."""
+    valueless = _valueless(per_frame)
+    return [
+        {
+            "method": method,
+            "measure": measure,
+            "reference": reference,
+            **_summarise(rows, valueless[rows.index], bootstrap),
+        }
+        for (measure, reference, method), rows in _groups(per_frame)
+    ]
+
+
+def _valueless(per_frame: pd.DataFrame) -> pd.Series:
+    """Whether a row has no value although that of another method for its frame has: the map says nothing."""
+    known = per_frame["value"].notna()
+    if known.all():
+        return ~known
+    frames = per_frame.groupby(["measure", "reference", *FRAME_COLUMNS], sort=False, dropna=False).ngroup()
+    return ~known & known.groupby(frames).transform("any")
+
+
+def _summarise(rows: pd.DataFrame, valueless: pd.Series, bootstrap: BlockBootstrap) -> dict[str, Any]:
+    known = rows[rows["value"].notna()]
+    entry: dict[str, Any] = {
+        "frames": len(known),
+        "degenerate": int(known["degenerate"].sum()),
+        "value": interval(known["value"], bootstrap),
+    }
+    if valueless.any():
+        entry["without_value"] = int(valueless.sum())
+    for name in ("normalised", "base_corrected"):
+        if known[name].notna().any():
+            entry[name] = interval(known[name], bootstrap)
+    if known["chance"].notna().any():
+        entry["chance"] = float(known["chance"].mean())
+    if known["curve"].notna().any():
+        entry["curve"] = np.stack(known["curve"]).mean(0, dtype=np.float64).tolist()
+    return entry
+
+
+def summarise_differences(
+    per_frame: pd.DataFrame, controls: Sequence[str], bootstrap: BlockBootstrap
+) -> list[dict[str, Any]]:
+    """The value of each method less that of each control, frame by frame, with intervals."""
+    values = {key: rows.set_index(FRAME_COLUMNS)["value"] for key, rows in _groups(per_frame)}
+    differences = []
+    for (measure, reference, method), ours in values.items():
+        for control in controls if method not in controls else ():
+            paired = (ours - values[measure, reference, control].reindex(ours.index)).dropna()
+            names = {"method": method, "control": control, "measure": measure, "reference": reference}
+            differences.append({**names, "frames": len(paired), "value": interval(paired, bootstrap)})
+    return differences
+
+
+def summarise_sets(
+    per_frame: pd.DataFrame, statistics: Mapping[str, Statistic], bootstrap: BlockBootstrap
+) -> list[dict[str, Any]]:
+    """As `summarise_scores`, for measures whose value is of all frames together: of their mean curve."""
+    return [
+        {
+            "method": method,
+            "measure": measure,
+            "reference": reference,
+            "frames": len(rows),
+            "degenerate": int(rows["degenerate"].sum()),
+            "value": _of_set(statistics[measure], np.stack(rows["curve"]), bootstrap),
+            "curve": np.stack(rows["curve"]).mean(0, dtype=np.float64).tolist(),
+        }
+        for (measure, reference, method), rows in _groups(per_frame)
+    ]
+
+
+def summarise_set_differences(
+    per_frame: pd.DataFrame,
+    controls: Sequence[str],
+    statistics: Mapping[str, Statistic],
+    bootstrap: BlockBootstrap,
+) -> list[dict[str, Any]]:
+    """As `summarise_differences`, in the same resampled sets of frames for both methods."""
+    curves = {key: np.stack(rows["curve"]) for key, rows in _groups(per_frame)}
+    return [
+        {
+            "method": method,
+            "control": control,
+            "measure": measure,
+            "reference": reference,
+            "frames": len(ours),
+            "value": _of_set(statistics[measure], ours, bootstrap, curves[measure, reference, control]),
+        }
+        for (measure, reference, method), ours in curves.items()
+        for control in (controls if method not in controls else ())
+    ]
+
+
+def _of_set(
+    statistic: Statistic,
+    curves: Float[np.ndarray, "N V"],
+    bootstrap: BlockBootstrap,
+    against: Float[np.ndarray, "N V"] | None = None,
+) -> dict[str, Any]:
+    found = interval_of_set(statistic, curves.astype(np.float64), bootstrap, against=against)
+    if found is None:
+        whole = float(statistic(curves.mean(0)) - (0 if against is None else statistic(against.mean(0))))
+        return {"mean": _finite(whole), "low": None, "high": None, "reason": _too_few(len(curves), bootstrap)}
+    if not all(map(math.isfinite, (found.mean, found.low, found.high))):
+        reason = "an accuracy of zero has no logarithm"
+        return {"mean": _finite(found.mean), "low": None, "high": None, "reason": reason}
+    return asdict(found)
+
+
+def summarise_comparisons(
+    per_frame: pd.DataFrame, controls: Sequence[str], bootstrap: BlockBootstrap
+) -> list[dict[str, Any]]:
+    """Every two methods on the frames of both, under each measure and reference.
+
+    `p` is of Wilcoxon's test on block means, `p_holm` the same corrected for the pairs of its family: those
+    of a method with a control, which is what a score has to show, and all others. Both are null, with a
+    reason, below eight blocks.
+    """
+    compared = []
+    for (measure, reference), values in _side_by_side(per_frame):
+        names = {"measure": measure, "reference": reference}
+        pairs = [
+            {**names, "method": method, "other": other, **_compare(values, method, other, bootstrap)}
+            for method, other in itertools.combinations(values.columns, 2)
+        ]
+        for beside_control in (True, False):
+            tested = [
+                pair
+                for pair in pairs
+                if pair["p"] is not None
+                and ((pair["method"] in controls) != (pair["other"] in controls)) == beside_control
+            ]
+            for pair, corrected in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
+                pair["p_holm"] = corrected
+        compared += pairs
+    return compared
+
+
+def _compare(values: pd.DataFrame, method: str, other: str, bootstrap: BlockBootstrap) -> dict[str, Any]:
+    paired = values[[method, other]].dropna()
+    sparse = _as_dense(bootstrap, len(paired), values)
+    ours, theirs = (paired[name].to_numpy(dtype=np.float64) for name in (method, other))
+    tested = signed_rank(ours - theirs, sparse.block)
+    few = len(paired) < 2
+    return {
+        "frames": len(paired),
+        "value": interval(pd.Series(ours - theirs), sparse),
+        "p": None if tested is None else tested.p,
+        "p_holm": None,
+        "blocks": len(paired) // sparse.block,
+        "rank_biserial": None if tested is None else tested.rank_biserial,
+        "cohens_dz": None if few else _finite(cohens_dz(ours - theirs)),
+        "cliffs_delta": None if few else cliffs_delta(ours, theirs),
+        **({"reason": _too_few(len(paired), sparse)} if tested is None else {}),
+    }
+
+
+def summarise_ranks(
+    per_frame: pd.DataFrame, measures: Mapping[str, Mapping[str, Any]], bootstrap: BlockBootstrap
+) -> list[dict[str, Any]]:
+    """Where each method stands under each measure and reference, on the frames that all of them have.
+
+    Args:
+        measures: of each name, `faithful`: `high` or `low`; as `Measure.describe` says it.
+    """
+    ranked = []
+    for (measure, reference), values in _side_by_side(per_frame):
+        shared = values.dropna()
+        sparse = _as_dense(bootstrap, len(shared), values)
+        found = places(shared.to_numpy(dtype=np.float64), measures[measure]["faithful"], sparse)
+        entry: dict[str, Any] = {"measure": measure, "reference": reference, "frames": len(shared)}
+        if found is None:
+            entry |= {"places": None, "reason": _too_few(len(shared), sparse)}
+        else:
+            entry["places"] = [
+                {"method": name, **asdict(place)} for name, place in zip(values, found, strict=True)
+            ]
+        ranked.append(entry)
+    return ranked
+
+
+def _side_by_side(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Each measure and reference with a column of values for each method, frames in their order."""
+    for key, rows in per_frame.groupby(["measure", "reference"], sort=False):
+        columns = {
+            method: of_method.set_index(FRAME_COLUMNS)["value"]
+            for method, of_method in rows.groupby("method", sort=False)
+        }
+        longest = max(columns.values(), key=len).index
+        yield key, pd.DataFrame({method: column.reindex(longest) for method, column in columns.items()})
+
+
+def _as_dense(bootstrap: BlockBootstrap, shared: int, values: pd.DataFrame) -> BlockBootstrap:
+    """Blocks as long in time where only every n-th frame has both values, as in a replay's control."""
+    most = int(values.count().max())
+    return replace(bootstrap, block=max(1, round(bootstrap.block * shared / most))) if most else bootstrap
+
+
+def _too_few(frames: int, bootstrap: BlockBootstrap) -> str:
+    return f"{frames} frames are fewer than {LEAST_BLOCKS} blocks of {bootstrap.block}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def interval(values: pd.Series, bootstrap: BlockBootstrap) -> dict[str, Any]:
+    """Mean, low and high as JSON: null where unknown, with the reason."""
+    if len(values) == 0:
+        return {"mean": None, "low": None, "high": None, "reason": "no frame has this value"}
+    found = bootstrap.interval(values.to_numpy(dtype=np.float64))
+    if found is not None:
+        return asdict(found)
+    reason = _too_few(len(values), bootstrap)
+    return {"mean": math.fsum(values) / len(values), "low": None, "high": None, "reason": reason}
+
+
+def describe_protocol(quantity: Quantity, particular: Mapping[str, Any]) -> dict[str, Any]:
+    """How curves are made of edited frames, as JSON.
+
+    Args:
+        particular: what is edited and what each reference means; see `Subject.protocol`.
+    """
+    return {
+        "fill_space": FILL_SPACE,
+        "pixels": "exactly round(fraction x pixels), most salient first",
+        "ties": "values equal in float32 follow one order of pixels drawn with the seed",
+        "area": "trapezoid over the fraction of pixels",
+        "value": quantity.name,
+        **particular,
+    }
+
+
+def describe_intervals(bootstrap: BlockBootstrap) -> dict[str, Any]:
+    """How intervals are drawn, as JSON."""
+    return {"rule": "moving-block bootstrap over frames, percentiles", **asdict(bootstrap)}
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, as far as numbers may depend on them."""
+    on_gpu = device.type == "cuda"
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("driving-xai", "torch", "numpy", "pandas", "pyarrow")},
+        },
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _groups(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+    yield from per_frame.groupby(["measure", "reference", "method"], sort=False)

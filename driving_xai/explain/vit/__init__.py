@@ -1,0 +1,1 @@
+"""Explanations of Vision Transformers: captured attention, its flow, smoothing, streamed kernels."""

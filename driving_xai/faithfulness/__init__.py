@@ -1,1 +1,0 @@
-"""Whether an explanation is faithful: rank, edit, curve, area, beside controls and with intervals."""

@@ -1,0 +1,1 @@
+"""Metrics of explanations: curves, localisation, confidence, rank correlation, randomisation, statistics."""

@@ -1,0 +1,92 @@
+"""What is scored together: a batch of frames with all that is known of them, and the maps that explain them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from driving_xai.metrics.localisation import Causes
+from driving_xai.perturb import Fill
+from driving_xai.types import FrameModel, Frames, Scores, Target
+
+Value = Callable[[Float[Tensor, "B *variants K"]], Float[Tensor, "B *values"]]
+"""Scores of a frame's variants to the numbers a curve is drawn of: `variants` of them, or R times as many with
+the references first, see `Batch.values`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """What a model's curves are drawn of, and how their areas are stated."""
+
+    name: str
+    unit: str
+    area: Literal["times percent", "mean height"]
+    """Whether an area is in the unit times percent of pixels, or divided by the range it was taken over."""
+    without_evidence: Literal["rises", "falls"]
+    """What it does when the pixels that matter are gone: an error rises, a probability falls."""
+    is_probability: bool = False
+
+    @property
+    def area_unit(self) -> str:
+        return f"{self.unit} x percent of pixels" if self.area == "times percent" else self.unit
+
+    def area_factor(self, span: float) -> float:
+        """By what an area over a range of fractions is multiplied to be in `area_unit`."""
+        return 100.0 if self.area == "times percent" else 1 / span
+
+
+class Batch(NamedTuple):
+    """Frames that are scored together."""
+
+    rows: Int64[np.ndarray, " B"]
+    """Positions in the subject's index."""
+    model: FrameModel
+    frames: Frames
+    clean: Scores
+    """Of the unedited frames."""
+    target: Target
+    """What is explained."""
+    targets: Sequence[str]
+    """Its name for each frame."""
+    quantity: Quantity
+    references: Mapping[str, Value]
+    """The quantity of each frame, by what it compares with."""
+    known: Mapping[str, Float[np.ndarray, " B"]]
+    """Columns `prediction`, `truth` and `error`; NaN where unknown."""
+    causes: Causes | None
+    """The pixels that cause the label, where they are known and asked for."""
+    labels: Float[Tensor, "B K"] | None = None
+    """0 or 1 for each output, of several that may be true at once; None where unknown."""
+
+    def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
+        """The quantity by each of the R references, in their order.
+
+        As a measure's `value` it serves all of them with one run of the model.
+        """
+        return torch.stack([value(scores) for value in self.references.values()], 1)
+
+
+class Maps(NamedTuple):
+    """The maps of several methods for the same frames."""
+
+    saliency: Float[Tensor, "B M H W"]
+    ranks: Int64[Tensor, "B M P"]
+    degenerate: Bool[Tensor, "B M"]
+    """Whether a map is constant, zero everywhere included: it says nothing, and its order is the draw's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editing:
+    """How frames are edited, and how many at a time."""
+
+    fill: Fill
+    batch_size: int
+    """Most edited frames in one forward pass; changes results by rounding only."""
+    seed: int
+    """Of ties, and of measures that draw."""

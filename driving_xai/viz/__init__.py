@@ -1,0 +1,1 @@
+"""Pictures of explanations: heat maps, overlays, panels, plots."""

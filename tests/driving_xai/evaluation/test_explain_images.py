@@ -1,0 +1,133 @@
+"""Single images explained: what the picture shows and what the numbers say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data_prep.geometry import Geometry
+from driving_xai import checkpoint
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.data.input_rule import InputRule
+from driving_xai.errors import DataError
+from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
+from driving_xai.explain.registry import build
+from driving_xai.models.actions import ActionConfig, ActionModel
+from driving_xai.models.steering import SteeringConfig, SteeringModel
+from driving_xai.targets import magnitude
+
+GEOMETRY = Geometry(height=32, width=48, crop_top=0.5)
+
+
+def saved(path: Path, kind: str, model: torch.nn.Module, input_rule: dict) -> Checkpoint:
+    config = {"kind": kind, "model": asdict(model.config), "input": input_rule}
+    checkpoint.save(path, model, config, {})
+    return checkpoint.load(path)
+
+
+@pytest.fixture
+def steering(tmp_path) -> Checkpoint:
+    torch.manual_seed(0)
+    how = SteeringConfig(attention="soft", hidden_size=8, height=32, width=48, temperature=0.2)
+    return saved(
+        tmp_path / "steering", "steering", SteeringModel(how), {"geometry": asdict(GEOMETRY), "vehicle": None}
+    )
+
+
+@pytest.fixture
+def actions(tmp_path) -> Checkpoint:
+    torch.manual_seed(0)
+    tiny = {"backbone": "vit_tiny_patch16_224", "embed_dim": 24, "depth": 2, "blocks": 2, "heads": 2}
+    model = ActionModel(ActionConfig(**tiny, image_size=(32, 48)))
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([2.0, -2.0, 2.0, -2.0]))
+    return saved(tmp_path / "actions", "actions", model, {"geometry": None, "short_side_px": 32})
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    path = tmp_path / "frame.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), pixels)
+    return path
+
+
+def test_the_map_lies_on_the_part_that_the_model_sees(steering, image, tmp_path):
+    config = ExplainConfig(methods=("soft-attention", "random"), save_maps=True)
+    (told,) = explain_images(steering, [image], tmp_path / "out", config)
+    found = json.loads(told.read_text())
+    assert found["seen"] == {"region": {"top": 60, "bottom": 120, "left": 0, "right": 160}, "size": [32, 48]}
+    assert [each["method"] for each in found["maps"]] == ["soft-attention", "random"]
+    source = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
+    frames = torch.from_numpy(GEOMETRY.apply(source)).permute(2, 0, 1)[None].float() / 255
+    view = steering.model.at(None)
+    with torch.no_grad():
+        assert found["scores"]["inverse turning radius"]["value"] == pytest.approx(view(frames).item())
+    expected = build("soft-attention", steering.model)(view, frames, magnitude)[0].numpy()
+    of_attention = found["maps"][0]
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / of_attention["files"]["map"]), expected)
+    highest = of_attention["highest"]
+    assert (
+        expected[highest["row"], highest["column"]] == expected.max() == pytest.approx(of_attention["high"])
+    )
+    picture = cv2.imread(str(tmp_path / "out" / of_attention["files"]["picture"]))
+    larger = cv2.resize(cv2.imread(str(image)), (640, 480), interpolation=cv2.INTER_CUBIC)
+    assert picture.shape == (480 + 26, 640, 3)
+    np.testing.assert_array_equal(picture[:240], larger[:240], "what the model does not see is untouched")
+    assert (picture[240:480] != larger[240:]).mean() > 0.2
+
+
+def test_each_predicted_action_gets_its_map(actions, image, tmp_path):
+    config = ExplainConfig(methods=("gradient",), target="every-predicted")
+    (told,) = explain_images(actions, [image], tmp_path / "out", config)
+    found = json.loads(told.read_text())
+    likely = [name for name, score in found["scores"].items() if score["probability"] > 0.5]
+    assert likely == ["forward", "left"] == [each["target"] for each in found["maps"]]
+    assert found["seen"]["size"] == [32, 42]
+    names = {each["files"]["picture"] for each in found["maps"]}
+    assert names == {"frame.gradient.forward.png", "frame.gradient.left.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"frame.json"}
+
+
+def test_predicted_is_the_highest_and_a_named_action_is_taken(actions, image, tmp_path):
+    for target, expected in ((None, "forward"), ("stop", "stop")):
+        config = ExplainConfig(methods=("gradient",), target=target)
+        (told,) = explain_images(actions, [image], tmp_path / str(target), config)
+        assert json.loads(told.read_text())["maps"][0]["target"] == expected
+
+
+def test_what_cannot_be_explained_is_one_line(actions, image, tmp_path):
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    twin = tmp_path / "other" / "frame.png"
+    how = ExplainConfig(methods=("gradient",))
+    for images, message in (
+        ([tmp_path / "none.png"], "no such image; give a JPEG or PNG file"),
+        ([text], "neither JPEG nor PNG"),
+        ([image, twin], "two images are called 'frame'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            explain_images(actions, images, tmp_path / "out", how)
+    with pytest.raises(DataError, match="'sideways' is unknown"):
+        explain_images(
+            actions, [image], tmp_path / "out", ExplainConfig(methods=("gradient",), target="sideways")
+        )
+    for methods in ((), ("cam",)):
+        with pytest.raises(ValueError, match="expected some of: sign-attention"):
+            ExplainConfig(methods=methods)
+
+
+def test_a_rule_cuts_first_and_resizes_then():
+    image = np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8)
+    rule = InputRule(geometry=Geometry(height=50, width=100, crop_bottom=0.2), short_side_px=25)
+    assert rule.apply(image).shape == (25, 50, 3)
+    assert tuple(rule.region(100, 200)) == (0, 80, 0, 200)
+    whole = InputRule(geometry=None, short_side_px=None)
+    assert whole.apply(image) is image
+    assert tuple(whole.region(100, 200)) == (0, 100, 0, 200)

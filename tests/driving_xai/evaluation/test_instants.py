@@ -1,0 +1,86 @@
+"""Instants come with the state that the unedited frames before them left, however runs are batched."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from driving_xai.data.drives import Route, Run
+from driving_xai.evaluation.instants import instants_of, walk
+
+
+class Memory(NamedTuple):
+    total: torch.Tensor
+    steps: torch.Tensor
+
+
+class Summing:
+    """Remembers the sum of what it saw; its score is that sum with the frame."""
+
+    def step(self, frames, state):
+        seen = frames.sum((1, 2, 3), dtype=torch.float64)[:, None] * 255
+        state = Memory(seen * 0, seen * 0) if state is None else state
+        state = Memory(state.total + seen, state.steps + 1)
+        return state.total, None, state
+
+
+class NumberedRoute(Route):
+    """Each frame shows its row's number; 200 frames in memory."""
+
+    def __init__(self) -> None:
+        self.index, self.reads = pd.DataFrame(), []
+
+    def frames(self, rows):
+        self.reads.append(len(rows))
+        return torch.from_numpy(
+            np.broadcast_to(rows[:, None, None, None], (len(rows), 3, 1, 1)).astype(np.uint8)
+        )
+
+
+RUNS = [
+    Run(rows=np.arange(start, stop)) for start, stop in ((0, 5), (5, 6), (10, 90), (100, 131), (140, 145))
+]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 64])
+def test_every_instant_comes_once_with_its_own_past(batch_size, every):
+    found = {}
+    for batch in walk(Summing(), NumberedRoute(), RUNS, batch_size=batch_size, every=every):
+        assert 1 <= len(batch.rows) <= batch_size
+        for row, frame, total, steps, clean in zip(
+            batch.rows, batch.frames, batch.past.total, batch.past.steps, batch.clean, strict=True
+        ):
+            assert row not in found
+            found[row] = (frame[0, 0, 0].item() * 255, total.item(), steps.item(), clean.item())
+    expected = {}
+    for run in RUNS:
+        for t in range(every, len(run), every):
+            before = 3 * int(run.rows[:t].sum())
+            expected[run.rows[t]] = (run.rows[t], before, t, before + 3 * int(run.rows[t]))
+    assert found.keys() == expected.keys()
+    for row, values in expected.items():
+        assert found[row] == pytest.approx(values, rel=1e-6)
+    assert instants_of(RUNS, every) == len(expected)
+
+
+def test_batches_are_filled():
+    """80 frames beside 31 and 5 and 5: no batch but the last is small by more than the runs abreast."""
+    sizes = [len(batch.rows) for batch in walk(Summing(), NumberedRoute(), RUNS, batch_size=8)]
+    assert all(size > 8 - len(RUNS) for size in sizes[:-1])
+
+
+def test_frames_are_read_in_stretches():
+    route = NumberedRoute()
+    list(walk(Summing(), route, RUNS, batch_size=8))
+    assert max(route.reads) <= 64
+    assert len(route.reads) == 6  # one each, and a second for the run of 80
+
+
+def test_the_states_may_take_part_in_a_graph():
+    batch = next(walk(Summing(), NumberedRoute(), RUNS, batch_size=4))
+    assert not batch.past.total.is_inference()

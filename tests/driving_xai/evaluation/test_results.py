@@ -1,0 +1,177 @@
+"""Saved results: what is written comes back, and what was changed or broken is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from driving_xai.errors import DataError
+from driving_xai.evaluation.results import (
+    PER_FRAME,
+    PER_FRAME_SCHEMA,
+    SECTIONS,
+    SUMMARY,
+    Results,
+    read_table,
+    write_table,
+)
+from driving_xai.evaluation.summary import interval, summarise_differences, summarise_scores
+from driving_xai.metrics.statistics import BlockBootstrap
+
+
+def _rows(
+    values: dict[str, list[float]], measure: str = "deletion", reference: str = "truth"
+) -> pd.DataFrame:
+    """Rows of methods; a curve of two points around each value."""
+    count = len(next(iter(values.values())))
+    tables = []
+    for t in range(count):
+        for method, given in values.items():
+            curve = np.array([given[t] - 1, given[t] + 1], dtype=np.float32)
+            row = {"drive": "a", "camera": "front", "segment": 0, "frame": t, "time_ns": t * 10**9}
+            row |= {"key": "", "target": "magnitude"}
+            row |= {"method": method, "measure": measure, "reference": reference, "prediction": 1.0}
+            row |= {"truth": np.nan, "error": np.nan, "value": given[t], "normalised": given[t] / 2}
+            row |= {"base_corrected": given[t] - 1, "chance": np.nan, "degenerate": t == 0}
+            tables.append({**row, "curve": curve if measure == "deletion" else None})
+    return pd.DataFrame(tables)
+
+
+@pytest.fixture
+def results() -> Results:
+    summary = {section: {} for section in SECTIONS}
+    return Results(summary=summary, per_frame=_rows({"grad-cam": [1.0, 2.0], "random": [0.5, np.nan]}))
+
+
+def test_a_round_trip_keeps_everything(results, tmp_path):
+    saved = results.save(tmp_path)
+    loaded = Results.load(tmp_path)
+    assert loaded.summary == saved.summary
+    assert loaded.summary["schema"] == "driving-xai-results/2"
+    chosen = loaded.select(method="grad-cam", measure="deletion", reference="truth")
+    assert chosen["value"].tolist() == [1.0, 2.0]
+    assert chosen["curve"][1].tolist() == [1.0, 3.0]
+    assert chosen["degenerate"].tolist() == [True, False]
+    assert loaded.per_frame["value"].isna().tolist() == [False, False, False, True]
+    assert loaded.per_frame["truth"].isna().all()
+
+
+def test_the_same_results_are_the_same_bytes(results, tmp_path):
+    for folder in ("one", "two"):
+        results.save(tmp_path / folder)
+    for name in (SUMMARY, PER_FRAME):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [PER_FRAME, SUMMARY]
+
+
+def test_nothing_half_written_passes_for_results(results, tmp_path):
+    """A number that is none stops the writing, and the summary that would vouch for the rows is gone."""
+    results.save(tmp_path)
+    broken = Results(summary={**results.summary, "scores": float("nan")}, per_frame=results.per_frame)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        broken.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [PER_FRAME]
+    with pytest.raises(DataError, match=r"no results.json; expected a folder that `driving-xai score` wrote"):
+        Results.load(tmp_path)
+
+
+def _edited(path: Path, **changes) -> None:
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps({**summary, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / SUMMARY).write_text("{"), "cannot be read"),
+        (lambda root: (root / SUMMARY).write_text("[]"), "schema None, expected 'driving-xai-results/2'"),
+        (lambda root: (root / SUMMARY).write_text('{"schema": NaN}'), "holds NaN, which is no JSON"),
+        (
+            lambda root: _edited(root / SUMMARY, schema="driving-xai-results/1"),
+            "schema 'driving-xai-results/1'",
+        ),
+        (
+            lambda root: (root / SUMMARY).write_text('{"schema": "driving-xai-results/2"}'),
+            "lacks controls, data",
+        ),
+        (lambda root: (root / PER_FRAME).unlink(), "has no per_frame.parquet"),
+        (lambda root: (root / PER_FRAME).write_bytes(b"PAR1"), "differs from the hash"),
+    ],
+)
+def test_damaged_results_are_refused_in_one_line(results, tmp_path, spoil, message):
+    results.save(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        Results.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_other_columns_is_refused(tmp_path):
+    pd.DataFrame({"value": [1.0]}).to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(DataError, match=r"has columns \['value'\]; expected \['drive'"):
+        read_table(tmp_path / "table.parquet")
+    (tmp_path / "table.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="damaged"):
+        read_table(tmp_path / "table.parquet")
+
+
+def test_tables_put_together_keep_their_types(tmp_path):
+    """A part without any curve, truth or chance reads like the others."""
+    write_table(tmp_path / "part", _rows({"a": [1.0]}, measure="auroc", reference="cause"))
+    table = read_table(tmp_path / "part")
+    assert table.columns.tolist() == PER_FRAME_SCHEMA.names
+    assert table["curve"].isna().all()
+    assert table["truth"].dtype == np.float64
+
+
+def test_scores_are_means_of_the_frames_that_have_one():
+    rows = _rows({"grad-cam": [1.0, 2.0, 6.0] * 3, "random": [np.nan, 2.0, 1.0] * 3})
+    ours, random = summarise_scores(rows, BlockBootstrap(block=1, resamples=50))
+    assert (ours["method"], ours["frames"], ours["degenerate"], ours["value"]["mean"]) == (
+        "grad-cam",
+        9,
+        1,
+        3.0,
+    )
+    assert ours["normalised"]["mean"] == 1.5
+    assert ours["base_corrected"]["mean"] == 2.0
+    assert ours["curve"] == [2.0, 4.0]
+    assert ours["value"]["low"] <= 3.0 <= ours["value"]["high"]
+    assert (random["frames"], random["degenerate"], random["curve"]) == (6, 0, [0.5, 2.5])
+    assert random["without_value"] == 3, "the other method has one for these frames"
+    assert "without_value" not in ours
+
+
+def test_a_frame_without_a_value_is_nobodys_lack():
+    """A frame that no method has a value for says nothing of their maps; nor does one that is not there."""
+    rows = _rows({"grad-cam": [1.0, np.nan, 6.0], "random": [3.0, np.nan, 1.0]})
+    found = summarise_scores(rows[:-1], BlockBootstrap(block=1, resamples=50))
+    assert [each["frames"] for each in found] == [2, 1]
+    assert all("without_value" not in each for each in found)
+
+
+def test_differences_pair_the_frames_that_both_have():
+    rows = _rows({"grad-cam": [1.0, 2.0, 6.0], "random": [np.nan, 2.0, 1.0], "centre-prior": [0.0, 0.0, 0.0]})
+    found = summarise_differences(rows, ("random", "centre-prior"), BlockBootstrap(block=1, resamples=50))
+    assert [(each["method"], each["control"], each["frames"]) for each in found] == [
+        ("grad-cam", "random", 2),
+        ("grad-cam", "centre-prior", 3),
+    ]
+    assert [each["value"]["mean"] for each in found] == [2.5, 3.0]
+
+
+def test_what_is_unknown_is_null_with_a_reason():
+    none = interval(pd.Series([], dtype=float), BlockBootstrap(block=5))
+    assert none == {"mean": None, "low": None, "high": None, "reason": "no frame has this value"}
+    few = interval(pd.Series([1.0, 2.0]), BlockBootstrap(block=5))
+    assert few == {
+        "mean": 1.5,
+        "low": None,
+        "high": None,
+        "reason": "2 frames are fewer than 8 blocks of 5",
+    }
+    json.dumps([none, few], allow_nan=False)
