@@ -13,7 +13,8 @@ from jaxtyping import Int64
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
-from driving_xai.metrics.batch import Batch, Quantity
+from driving_xai.metrics.batch import Batch
+from driving_xai.metrics.quantities import Quantity
 
 Split = Literal["held-out", "test", "val", "train", "all"]
 

@@ -19,8 +19,8 @@ from driving_xai.data.drives import Route, Run, hold_out_from, open_index, runs
 from driving_xai.errors import DataError
 from driving_xai.evaluation.data import Split, choose_rows, require_geometry
 from driving_xai.evaluation.instants import Instants, instants_of, walk
-from driving_xai.metrics.batch import Batch, Quantity
-from driving_xai.metrics.registry import STEERING_ERROR, SteeringError, angle_deg
+from driving_xai.metrics.batch import Batch
+from driving_xai.metrics.quantities import STEERING_ERROR, Quantity, SteeringError, angle_deg
 from driving_xai.targets import by_name
 
 

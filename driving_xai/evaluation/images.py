@@ -17,20 +17,14 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.images import LabelledImages, fold_out_from
 from driving_xai.errors import DataError
 from driving_xai.evaluation.data import Split, choose_rows, require_geometry
-from driving_xai.metrics.batch import Batch, Quantity
+from driving_xai.metrics.batch import Batch
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.localisation import Causes
+from driving_xai.metrics.quantities import PROBABILITY, Quantity
 from driving_xai.targets import by_name, outputs_at, probabilities
 from driving_xai.types import Frames, Scores
 
 EVERY_PREDICTED = "every-predicted"
-PROBABILITY = Quantity(
-    name="probability of the explained output",
-    unit="probability",
-    area="mean height",
-    without_evidence="falls",
-    is_probability=True,
-)
 
 
 class Pictures:

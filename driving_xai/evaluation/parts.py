@@ -158,7 +158,7 @@ def score_parts(
             if config.save_maps:
                 kept = Part(places, maps.saliency[:, saved].cpu().numpy())
                 save_part(part.with_suffix(".npz"), kept)
-            write_table(part, _located(scorer.table(batch, maps), places))
+            write_table(part, scorer.rows(batch, maps, places))
         done += len(np.unique(batch.rows))
         if on_progress is not None:
             on_progress(done, subject.total)
@@ -170,9 +170,3 @@ def _read_maps(given: MapFile | None, places: pd.DataFrame, size: tuple[int, ...
     if given.size != size:
         raise DataError(f"{given.path}: its maps are of {given.size}, the frames of {size}; resize the maps")
     return {name: torch.from_numpy(given.read(name, places)) for name in given.methods}
-
-
-def _located(table: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
-    """Says which frame each row is of."""
-    frames = places.iloc[table["position"].to_numpy()].reset_index(drop=True)
-    return pd.concat([frames, table.drop(columns="position")], axis=1)

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool, Float
 
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
@@ -96,11 +98,73 @@ class Results:
         return table[chosen].reset_index(drop=True)
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+Rows = dict[str, np.ndarray]
+"""Columns of `PER_FRAME_SCHEMA`, all of one length."""
+_NUMBERS = ("value", "normalised", "base_corrected", "chance")
+
+
+def frame_rows(
+    places: Mapping[str, Sequence[Any] | np.ndarray],
+    *,
+    methods: Sequence[str],
+    measure: str,
+    reference: str,
+    known: Mapping[str, Float[np.ndarray, " B"]],
+    columns: Mapping[str, Float[np.ndarray, "B M ..."]],
+    degenerate: Bool[np.ndarray, "B M"],
+) -> Rows:
+    """The per-frame rows of one measure and reference: M rows for each of B frames, frame by frame.
+
+    Cheap for a single frame too: no table is built.
+
+    Args:
+        places: each of `FRAME_COLUMNS`, B values.
+        methods: the M names.
+        measure: its name.
+        reference: what the measure compares with.
+        known: `prediction`, `truth` and `error` of each frame, NaN where unknown.
+        columns: `value`, `normalised`, `base_corrected`, `chance`, [B, M], and `curve`, [B, M, V]; numbers that
+            are left out are NaN, a curve that is left out is null.
+        degenerate: whether a map is the same everywhere.
+
+    Example:
+        >>> place = {"drive": ["a"], "camera": [""], "segment": [0], "frame": [7], "time_ns": [0], "key": [""],
+        ...          "target": ["left"]}
+        >>> nothing = {name: np.array([np.nan]) for name in ("prediction", "truth", "error")}
+        >>> rows = frame_rows(place, methods=["rise", "random"], measure="deletion", reference="clean",
+        ...                   known=nothing, columns={"value": np.array([[2.0, 1.0]])},
+        ...                   degenerate=np.zeros((1, 2), dtype=bool))
+        >>> rows["method"].tolist(), rows["frame"].tolist(), rows["value"].tolist()
+        (['rise', 'random'], [7, 7], [2.0, 1.0])
+    """
+    count, width = degenerate.shape
+    rows: Rows = {name: np.repeat(np.asarray(places[name]), width) for name in FRAME_COLUMNS}
+    rows["method"] = np.array([*methods] * count, dtype=object)
+    rows["measure"] = np.full(count * width, measure, dtype=object)
+    rows["reference"] = np.full(count * width, reference, dtype=object)
+    for name in ("prediction", "truth", "error"):
+        rows[name] = np.repeat(known[name], width)
+    absent = np.full((count, width), np.nan)
+    for name in _NUMBERS:
+        rows[name] = columns.get(name, absent).reshape(-1)
+    rows["curve"] = np.full(count * width, None, dtype=object)
+    if "curve" in columns:
+        curves = columns["curve"].astype(np.float32, copy=False)
+        rows["curve"][:] = list(curves.reshape(count * width, -1))
+    rows["degenerate"] = degenerate.reshape(-1)
+    return rows
+
+
+def arrow_table(rows: Rows | pd.DataFrame) -> pa.Table:
+    """Per-frame rows as an Arrow table of `PER_FRAME_SCHEMA`; NaN becomes null."""
+    columns = [pa.array(rows[field.name], type=field.type, from_pandas=True) for field in PER_FRAME_SCHEMA]
+    return pa.Table.from_arrays(columns, schema=PER_FRAME_SCHEMA)
+
+
+def write_table(path: Path, rows: Rows | pd.DataFrame) -> None:
     """Writes per-frame rows, whole or not at all; NaN becomes null."""
-    columns = [pa.array(table[field.name], type=field.type, from_pandas=True) for field in PER_FRAME_SCHEMA]
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_arrays(columns, schema=PER_FRAME_SCHEMA), temporary, compression="zstd")
+        pq.write_table(arrow_table(rows), temporary, compression="zstd")
 
 
 def read_table(path: Path) -> pd.DataFrame:

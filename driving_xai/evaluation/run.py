@@ -31,18 +31,7 @@ from driving_xai.evaluation.parts import (
 )
 from driving_xai.evaluation.results import FRAME_COLUMNS, SUMMARY, Results, read_table
 from driving_xai.evaluation.scorer import Scorer
-from driving_xai.evaluation.summary import (
-    describe_intervals,
-    describe_machine,
-    describe_protocol,
-    interval,
-    summarise_comparisons,
-    summarise_differences,
-    summarise_ranks,
-    summarise_scores,
-    summarise_set_differences,
-    summarise_sets,
-)
+from driving_xai.evaluation.summary import describe_machine, summarise
 from driving_xai.metrics.registry import statistics_of_sets
 from driving_xai.metrics.statistics import BlockBootstrap
 
@@ -205,30 +194,20 @@ def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: Sco
         level=config.level,
         seed=config.seed,
     )
-    once = frames.drop_duplicates(FRAME_COLUMNS)
-    statistics = statistics_of_sets(config.measures)
     measures = {
         name: measure.describe(subject.quantity, fill=config.fill)
         for name, measure in scorer.measures.items()
     }
-    of_set = frames["measure"].isin(statistics)
-    by_frame, together = frames[~of_set], frames[of_set]
     return {
-        "data": {**subject.describe(), "scored": len(once)},
-        "protocol": describe_protocol(subject.quantity, subject.protocol),
-        "measures": measures,
-        "methods": [name for name in scorer.methods if name not in CONTROLS],
-        "controls": list(CONTROLS),
-        "prediction": {"unit": subject.quantity.unit, "error": interval(once["error"].dropna(), bootstrap)},
-        "scores": [
-            *summarise_scores(by_frame, bootstrap),
-            *summarise_sets(together, statistics, bootstrap),
-        ],
-        "differences": [
-            *summarise_differences(by_frame, CONTROLS, bootstrap),
-            *summarise_set_differences(together, CONTROLS, statistics, bootstrap),
-        ],
-        "comparisons": summarise_comparisons(by_frame, CONTROLS, bootstrap),
-        "ranks": summarise_ranks(by_frame, measures, bootstrap),
-        "intervals": describe_intervals(bootstrap),
+        "data": {**subject.describe(), "scored": len(frames.drop_duplicates(FRAME_COLUMNS))},
+        **summarise(
+            frames,
+            quantity=subject.quantity,
+            protocol=subject.protocol,
+            measures=measures,
+            methods=[name for name in scorer.methods if name not in CONTROLS],
+            controls=CONTROLS,
+            bootstrap=bootstrap,
+            of_sets=statistics_of_sets(config.measures),
+        ),
     }

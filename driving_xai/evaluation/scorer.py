@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
+from driving_xai.evaluation.results import FRAME_COLUMNS, frame_rows
 from driving_xai.metrics.batch import Batch, Editing, Maps
 from driving_xai.metrics.curves import rank
-from driving_xai.metrics.registry import Columns, Measure
+from driving_xai.metrics.registry import Measure
 from driving_xai.types import Explainer, Saliency
 
 
@@ -44,10 +42,26 @@ class Scorer:
         flat = saliency.flatten(2)
         return Maps(saliency, ranks.unflatten(0, saliency.shape[:2]), flat.amax(2) == flat.amin(2))
 
-    def table(self, batch: Batch, maps: Maps) -> pd.DataFrame:
-        """A row for each frame, measure, reference and method; `position` is the frame's in the batch."""
+    def rows(self, batch: Batch, maps: Maps, places: pd.DataFrame) -> pd.DataFrame:
+        """A row for each frame, measure, reference and method.
+
+        Args:
+            places: which frames they are; the columns of `results.FRAME_COLUMNS`.
+        """
+        where = {name: places[name].to_numpy() for name in FRAME_COLUMNS}
+        degenerate = maps.degenerate.cpu().numpy()
         tables = [
-            self._rows(name, reference, columns, batch, maps.degenerate)
+            pd.DataFrame(
+                frame_rows(
+                    where,
+                    methods=self.methods,
+                    measure=name,
+                    reference=reference,
+                    known=batch.known,
+                    columns={key: values.cpu().numpy() for key, values in columns.items()},
+                    degenerate=degenerate,
+                )
+            )
             for name, measure in self.measures.items()
             for reference, columns in measure(batch, maps, self.editing)
         ]
@@ -62,29 +76,3 @@ class Scorer:
         if saliency.shape != expected:
             raise ValueError(f"method {name} gave maps of shape {tuple(saliency.shape)}, expected {expected}")
         return saliency.detach().float()
-
-    def _rows(
-        self,
-        measure: str,
-        reference: str,
-        columns: Columns,
-        batch: Batch,
-        degenerate: Bool[Tensor, "B M"],
-    ) -> pd.DataFrame:
-        count, methods = degenerate.shape
-        absent = torch.full((count, methods), torch.nan, dtype=torch.float64)
-        table = pd.DataFrame(
-            {
-                "position": np.repeat(np.arange(count), methods),
-                "method": list(self.methods) * count,
-                "measure": measure,
-                "reference": reference,
-                **{name: np.repeat(values, methods) for name, values in batch.known.items()},
-                "degenerate": degenerate.flatten().cpu().numpy(),
-            }
-        )
-        for name in ("value", "normalised", "base_corrected", "chance"):
-            table[name] = columns.get(name, absent).flatten().cpu().numpy()
-        curves = columns.get("curve")
-        table["curve"] = None if curves is None else list(curves.flatten(0, 1).float().cpu().numpy())
-        return table

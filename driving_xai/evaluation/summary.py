@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,99 @@ from jaxtyping import Float
 from driving_xai.evaluation.results import FRAME_COLUMNS
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.aupc import interval as interval_of_set
-from driving_xai.metrics.batch import Quantity
 from driving_xai.metrics.comparison import cliffs_delta, cohens_dz, holm, places, signed_rank
+from driving_xai.metrics.quantities import Quantity
 from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 from driving_xai.perturb import FILL_SPACE
 
+Key = tuple[str, str, str]
+"""Measure, reference and method."""
 
-def summarise_scores(per_frame: pd.DataFrame, bootstrap: BlockBootstrap) -> list[dict[str, Any]]:
-    """Each method's mean under each measure and reference, with intervals and the mean curve."""
+
+def summarise(
+    per_frame: pd.DataFrame,
+    *,
+    quantity: Quantity,
+    protocol: Mapping[str, Any],
+    measures: Mapping[str, Mapping[str, Any]],
+    methods: Sequence[str],
+    controls: Sequence[str],
+    bootstrap: BlockBootstrap,
+    of_sets: Mapping[str, Statistic] = MappingProxyType({}),
+    every: Mapping[str, int] = MappingProxyType({}),
+    mean_curves: Mapping[Key, Sequence[float]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Everything that `results.json` says of per-frame rows, as JSON values.
+
+    Args:
+        per_frame: rows of `results.PER_FRAME_SCHEMA` in the order of drives and time. The column `curve` may be
+            missing where `mean_curves` has what is known of it.
+        quantity: what the curves are of.
+        protocol: what is edited and what each reference means; see `describe_protocol`.
+        measures: `describe` of each measure, by name.
+        methods: scored, without the controls.
+        controls: scored beside them.
+        bootstrap: its block counts the frames of a method that is scored on every frame.
+        of_sets: of measures whose value is of all frames together, how it is made of their mean curve.
+        every: of methods that are scored on every n-th frame only, n; blocks are then as long in time.
+        mean_curves: by measure, reference and method, for rows without their curves.
+
+    Returns:
+        The sections `protocol`, `measures`, `methods`, `controls`, `prediction`, `scores`, `differences`,
+        `comparisons`, `ranks` and `intervals`.
+    """
+    together = per_frame["measure"].isin(of_sets)
+    by_frame, of_all = per_frame[~together], per_frame[together]
+    sparse = {name: _thinned(bootstrap, step) for name, step in every.items()}
+    errors = per_frame.drop_duplicates(FRAME_COLUMNS)["error"].dropna()
+    return {
+        "protocol": describe_protocol(quantity, protocol),
+        "measures": dict(measures),
+        "methods": list(methods),
+        "controls": list(controls),
+        "prediction": {"unit": quantity.unit, "error": interval(errors, bootstrap)},
+        "scores": [
+            *summarise_scores(by_frame, bootstrap, sparse=sparse, mean_curves=mean_curves),
+            *summarise_sets(of_all, of_sets, bootstrap),
+        ],
+        "differences": [
+            *summarise_differences(by_frame, controls, bootstrap, sparse=sparse),
+            *summarise_set_differences(of_all, controls, of_sets, bootstrap),
+        ],
+        "comparisons": summarise_comparisons(by_frame, controls, bootstrap),
+        "ranks": summarise_ranks(by_frame, measures, bootstrap),
+        "intervals": describe_intervals(bootstrap),
+    }
+
+
+def _thinned(bootstrap: BlockBootstrap, every: int) -> BlockBootstrap:
+    """Blocks that are as long in time where only every n-th frame counts."""
+    return replace(bootstrap, block=max(1, bootstrap.block // every))
+
+
+def summarise_scores(
+    per_frame: pd.DataFrame,
+    bootstrap: BlockBootstrap,
+    *,
+    sparse: Mapping[str, BlockBootstrap] = MappingProxyType({}),
+    mean_curves: Mapping[Key, Sequence[float]] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Each method's mean under each measure and reference, with intervals and the mean curve.
+
+    Args:
+        per_frame: rows in the order of drives and time.
+        bootstrap: draws the intervals.
+        sparse: draws them of methods that are not scored on every frame.
+        mean_curves: see `summarise`.
+    """
     valueless = _valueless(per_frame)
     return [
         {
             "method": method,
             "measure": measure,
             "reference": reference,
-            **_summarise(rows, valueless[rows.index], bootstrap),
+            **_summarise(rows, valueless[rows.index], sparse.get(method, bootstrap)),
+            **_mean_curve(rows, mean_curves.get((measure, reference, method))),
         }
         for (measure, reference, method), rows in _groups(per_frame)
     ]
@@ -61,22 +140,39 @@ def _summarise(rows: pd.DataFrame, valueless: pd.Series, bootstrap: BlockBootstr
             entry[name] = interval(known[name], bootstrap)
     if known["chance"].notna().any():
         entry["chance"] = float(known["chance"].mean())
-    if known["curve"].notna().any():
-        entry["curve"] = np.stack(known["curve"]).mean(0, dtype=np.float64).tolist()
     return entry
 
 
+def _mean_curve(rows: pd.DataFrame, known: Sequence[float] | None) -> dict[str, Any]:
+    if known is not None or "curve" not in rows:
+        return {} if known is None else {"curve": list(known)}
+    curves = rows.loc[rows["value"].notna(), "curve"]
+    return {"curve": np.stack(curves).mean(0, dtype=np.float64).tolist()} if curves.notna().any() else {}
+
+
 def summarise_differences(
-    per_frame: pd.DataFrame, controls: Sequence[str], bootstrap: BlockBootstrap
+    per_frame: pd.DataFrame,
+    controls: Sequence[str],
+    bootstrap: BlockBootstrap,
+    *,
+    sparse: Mapping[str, BlockBootstrap] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The value of each method less that of each control, frame by frame, with intervals."""
+    """The value of each method less that of each control, frame by frame, with intervals.
+
+    Args:
+        per_frame: rows in the order of drives and time.
+        controls: names of methods.
+        bootstrap: draws the intervals.
+        sparse: draws them for controls that are not scored on every frame.
+    """
     values = {key: rows.set_index(FRAME_COLUMNS)["value"] for key, rows in _groups(per_frame)}
     differences = []
     for (measure, reference, method), ours in values.items():
         for control in controls if method not in controls else ():
             paired = (ours - values[measure, reference, control].reindex(ours.index)).dropna()
             names = {"method": method, "control": control, "measure": measure, "reference": reference}
-            differences.append({**names, "frames": len(paired), "value": interval(paired, bootstrap)})
+            drawn = sparse.get(control, bootstrap)
+            differences.append({**names, "frames": len(paired), "value": interval(paired, drawn)})
     return differences
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,33 +12,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from driving_xai.metrics.localisation import Causes
+from driving_xai.metrics.quantities import Quantity, Value
 from driving_xai.perturb import Fill
 from driving_xai.types import FrameModel, Frames, Scores, Target
-
-Value = Callable[[Float[Tensor, "B *variants K"]], Float[Tensor, "B *values"]]
-"""Scores of a frame's variants to the numbers a curve is drawn of: `variants` of them, or R times as many with
-the references first, see `Batch.values`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantity:
-    """What a model's curves are drawn of, and how their areas are stated."""
-
-    name: str
-    unit: str
-    area: Literal["times percent", "mean height"]
-    """Whether an area is in the unit times percent of pixels, or divided by the range it was taken over."""
-    without_evidence: Literal["rises", "falls"]
-    """What it does when the pixels that matter are gone: an error rises, a probability falls."""
-    is_probability: bool = False
-
-    @property
-    def area_unit(self) -> str:
-        return f"{self.unit} x percent of pixels" if self.area == "times percent" else self.unit
-
-    def area_factor(self, span: float) -> float:
-        """By what an area over a range of fractions is multiplied to be in `area_unit`."""
-        return 100.0 if self.area == "times percent" else 1 / span
 
 
 class Batch(NamedTuple):

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.metrics.batch import Value
 from driving_xai.metrics.curves import insertion
+from driving_xai.metrics.quantities import Value
 from driving_xai.types import FrameModel, Frames, Saliency, Scores
 
 SHOWN_FRACTIONS = (0.05, 0.10, 0.20, 0.25, 0.50)

@@ -7,7 +7,7 @@ once, and every edited frame is built from that ranking.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.errors import NonFiniteError
+from driving_xai.metrics.quantities import Quantity
 from driving_xai.perturb import Fill, Mixture, batches, blank, pixel_counts
 from driving_xai.types import FrameModel, Frames, Scores
 
@@ -95,12 +96,62 @@ def insertion(
     return _curve(model, pair, ranks, fractions, batch_size)
 
 
-def area(fractions: Sequence[float], values: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+Curves = TypeVar("Curves", Tensor, np.ndarray)
+"""Heights along a curve, [..., V]; NumPy where several areas a frame must cost little."""
+
+
+def area(fractions: Sequence[float], values: Curves) -> Curves:
     """The area under curves by the trapezoid rule, in the unit of the values times the fraction.
 
+    Args:
+        fractions: the V places along the curve, rising.
+        values: [..., V].
+
     Source: Petsiuk et al. 2018 (RISE). Over 0..1 in equal steps it is their (sum - ends / 2) / n.
+
+    Example:
+        >>> float(area([0, 0.5, 1], np.array([1.0, 0.5, 0.0])))
+        0.5
     """
+    if isinstance(values, np.ndarray):
+        return np.trapezoid(values, np.asarray(fractions, dtype=values.dtype), axis=-1)
     return torch.trapezoid(values, torch.tensor(fractions, dtype=values.dtype, device=values.device))
+
+
+class Areas(NamedTuple, Generic[Curves]):
+    """The area under curves, stated in three ways; each [...]."""
+
+    value: Curves
+    """In the quantity's `area_unit`."""
+    normalised: Curves
+    """Divided by the range of fractions: the mean height."""
+    base_corrected: Curves
+    """In `area_unit`, of what lies above the height of the unedited frame."""
+
+
+def areas(
+    fractions: Sequence[float], curves: Curves, unedited: Curves, *, quantity: Quantity
+) -> Areas[Curves]:
+    """The areas under curves of a quantity: as stated, normalised, and above the unedited frame.
+
+    Args:
+        fractions: of the pixels edited, the V places along the curve, rising.
+        curves: the quantity along them, [..., V].
+        unedited: the quantity of the unedited frame, [...] or broadcast to it; of a deletion curve its start.
+        quantity: what the curves are drawn of.
+
+    Source: Tashiro and Awano 2023, Fig. 6, for the area in degree x percent.
+
+    Example:
+        >>> from driving_xai.metrics.quantities import STEERING_ERROR
+        >>> curve = np.array([1.0, 3.0])
+        >>> found = areas([0, 0.25], curve, curve[0], quantity=STEERING_ERROR)
+        >>> [float(each) for each in found]
+        [50.0, 2.0, 25.0]
+    """
+    span = fractions[-1] - fractions[0]
+    factor, under = quantity.area_factor(span), area(fractions, curves)
+    return Areas(factor * under, under / span, factor * (under - span * unedited))
 
 
 class _Pair(NamedTuple):

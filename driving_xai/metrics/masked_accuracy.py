@@ -14,8 +14,9 @@ from torch import Tensor
 from driving_xai.errors import DataError
 from driving_xai.explain.vit.capture import check_vit
 from driving_xai.metrics.aupc import Masking, Statistic, accuracies, log_odds
-from driving_xai.metrics.batch import Batch, Editing, Maps, Quantity
+from driving_xai.metrics.batch import Batch, Editing, Maps
 from driving_xai.metrics.curves import deletion
+from driving_xai.metrics.quantities import Quantity
 from driving_xai.metrics.token_masks import (
     FRACTIONS,
     TokenMask,

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.metrics.batch import Value
 from driving_xai.metrics.curves import area
+from driving_xai.metrics.quantities import Value
 from driving_xai.perturb import Fill, Mixture, batches, blank
 from driving_xai.types import FrameModel, Frames, Scores
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from driving_xai.errors import DataError
 from driving_xai.explain.lime import LIME, Grid
-from driving_xai.metrics.batch import Batch, Editing, Maps, Quantity
+from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.quantities import Quantity
 from driving_xai.perturb import Fill
 from driving_xai.types import Saliency, Scores, Target
 

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from driving_xai.metrics import localisation
 from driving_xai.metrics.aupc import Masking, Statistic
-from driving_xai.metrics.batch import Batch, Editing, Maps, Quantity
+from driving_xai.metrics.batch import Batch, Editing, Maps
 from driving_xai.metrics.confidence import (
     SHOWN_FRACTIONS,
     average_drop,
@@ -21,13 +21,13 @@ from driving_xai.metrics.confidence import (
     percentage_in,
     scores_of_weighted,
 )
-from driving_xai.metrics.curves import area, deletion, insertion
+from driving_xai.metrics.curves import areas, deletion, insertion
 from driving_xai.metrics.localisation import Localisation
 from driving_xai.metrics.masked_accuracy import masked_accuracies
 from driving_xai.metrics.patches import PATCHES_PX, insertion_deletion, patch_insertion_deletion
+from driving_xai.metrics.quantities import Quantity
 from driving_xai.metrics.rank_correlation import LimeRankCorrelation
 from driving_xai.perturb import Fill, pixel_counts
-from driving_xai.types import Scores
 
 Columns = Mapping[str, Tensor]
 """Of `results.PER_FRAME_SCHEMA`: a `value` for each frame and method, and what goes with it."""
@@ -95,20 +95,10 @@ class CurveMeasure:
         pixels = maps.ranks.shape[-1]
         # As edited: a percent of a small frame is no whole number of pixels.
         fractions = (pixel_counts(self.fractions, pixels).double() / pixels).tolist()
-        span = fractions[-1] - fractions[0]
-        factor = batch.quantity.area_factor(span)
         for reference, value in batch.references.items():
             curves = value(scores)
-            under, unedited = area(fractions, curves), value(batch.clean[:, None])
-            yield (
-                reference,
-                {
-                    "value": factor * under,
-                    "normalised": under / span,
-                    "base_corrected": factor * (under - span * unedited),
-                    "curve": curves,
-                },
-            )
+            found = areas(fractions, curves, value(batch.clean[:, None]), quantity=batch.quantity)
+            yield reference, {**found._asdict(), "curve": curves}
 
     def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
         """See `Measure`."""
@@ -278,36 +268,3 @@ MEASURES: Mapping[str, Measure] = {
     "auroc": LocalisationMeasure(localise=localisation.auroc),
     "average-precision": LocalisationMeasure(localise=localisation.average_precision),
 }
-
-
-STEERING_ERROR = Quantity(
-    name="absolute error of the steering-wheel angle",
-    unit="deg",
-    area="times percent",
-    without_evidence="rises",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SteeringError:
-    """How far a predicted steering-wheel angle is from a reference, in degrees; a `Value`.
-
-    NaN where the reference is.
-
-    Source: Tashiro and Awano 2023, eq. 3 solved for the angle.
-    """
-
-    degrees_per_unit: Float64[Tensor, " B"]
-    """Of inverse turning radius; see `drives.degrees_per_unit`."""
-    reference_deg: Float64[Tensor, " B"]
-    """The measured angle, or the prediction for the unedited frame; positive to the left."""
-
-    def __call__(self, scores: Float[Tensor, "B *variants 1"]) -> Float64[Tensor, "B *variants"]:
-        shape = (-1, *[1] * (scores.dim() - 2))
-        angles = scores[..., 0].double() * self.degrees_per_unit.view(shape)
-        return (angles - self.reference_deg.view(shape)).abs()
-
-
-def angle_deg(scores: Scores, degrees_per_unit: Float64[Tensor, " B"]) -> Float64[Tensor, " B"]:
-    """Steering-wheel angles of scores in 1/m, positive to the left."""
-    return scores[:, 0].double() * degrees_per_unit

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from driving_xai.errors import DataError
-from driving_xai.evaluation.images import PROBABILITY, Pictures
+from driving_xai.evaluation.images import Pictures
 from driving_xai.evaluation.results import PER_FRAME_SCHEMA
 from driving_xai.evaluation.summary import (
     describe_intervals,
@@ -20,6 +20,7 @@ from driving_xai.evaluation.summary import (
     summarise_differences,
     summarise_scores,
 )
+from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.metrics.registry import MEASURES
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import Fill

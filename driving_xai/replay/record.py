@@ -25,8 +25,8 @@ from data_prep.shards.atomic import replacing
 from driving_xai.evaluation.drives import DrivenRoute
 from driving_xai.evaluation.results import PER_FRAME_SCHEMA
 from driving_xai.evaluation.summary import describe_intervals, describe_protocol, interval
-from driving_xai.metrics.batch import Quantity
-from driving_xai.metrics.registry import MEASURES, STEERING_ERROR
+from driving_xai.metrics.quantities import STEERING_ERROR, Quantity
+from driving_xai.metrics.registry import MEASURES
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.inset import CurveView

@@ -18,9 +18,9 @@ from torch import nn
 
 from data_prep.schema import Vehicle
 from driving_xai.data.drives import degrees_per_unit
-from driving_xai.metrics.batch import Quantity
 from driving_xai.metrics.curves import deletion, rank
-from driving_xai.metrics.registry import MEASURES, STEERING_ERROR, CurveMeasure, SteeringError
+from driving_xai.metrics.quantities import STEERING_ERROR, Quantity, SteeringError
+from driving_xai.metrics.registry import MEASURES, CurveMeasure
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from driving_xai.evaluation.images import PROBABILITY
 from driving_xai.explain.registry import METHODS, build
 from driving_xai.metrics.batch import Batch, Editing, Maps
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import rank
+from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.metrics.registry import MEASURES
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel

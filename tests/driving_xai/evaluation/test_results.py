@@ -11,15 +11,19 @@ import pytest
 
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import (
+    FRAME_COLUMNS,
     PER_FRAME,
     PER_FRAME_SCHEMA,
     SECTIONS,
     SUMMARY,
     Results,
+    arrow_table,
+    frame_rows,
     read_table,
     write_table,
 )
-from driving_xai.evaluation.summary import interval, summarise_differences, summarise_scores
+from driving_xai.evaluation.summary import interval, summarise, summarise_differences, summarise_scores
+from driving_xai.metrics.quantities import STEERING_ERROR
 from driving_xai.metrics.statistics import BlockBootstrap
 
 
@@ -175,3 +179,84 @@ def test_what_is_unknown_is_null_with_a_reason():
         "reason": "2 frames are fewer than 8 blocks of 5",
     }
     json.dumps([none, few], allow_nan=False)
+
+
+class TestFrameRows:
+    """The one writer of per-frame rows, against a slow twin that fills a dictionary for each row."""
+
+    COUNT, METHODS = 3, ("rise", "lime", "random")
+
+    def places(self) -> pd.DataFrame:
+        numbers = np.arange(self.COUNT)
+        texts = {"drive": ["a", "a", "b"], "camera": "front", "key": "", "target": ["left", "stop", "left"]}
+        return pd.DataFrame({**texts, "segment": 0, "frame": numbers + 7, "time_ns": numbers * 10**9})
+
+    def columns(self) -> dict[str, np.ndarray]:
+        drawn = np.random.default_rng(0)
+        shape = (self.COUNT, len(self.METHODS))
+        return {
+            "value": drawn.random(shape),
+            "chance": drawn.random(shape),
+            "curve": drawn.random((*shape, 4)),
+        }
+
+    def rows(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return frame_rows(
+            {name: self.places()[name].to_numpy() for name in FRAME_COLUMNS},
+            methods=self.METHODS,
+            measure="deletion",
+            reference="clean",
+            known={name: np.arange(self.COUNT) + 0.5 for name in ("prediction", "truth", "error")},
+            columns=columns,
+            degenerate=np.eye(self.COUNT, dtype=bool),
+        )
+
+    def test_rows_are_those_of_a_loop(self, tmp_path):
+        columns, expected = self.columns(), []
+        for t, place in self.places().iterrows():
+            for m, method in enumerate(self.METHODS):
+                row = {**place, "method": method, "measure": "deletion", "reference": "clean"}
+                row |= dict.fromkeys(("prediction", "truth", "error"), t + 0.5)
+                row |= {"normalised": np.nan, "base_corrected": np.nan, "degenerate": t == m}
+                row |= {name: columns[name][t, m] for name in ("value", "chance", "curve")}
+                expected.append(row)
+        write_table(tmp_path / "ours", self.rows(columns))
+        write_table(tmp_path / "theirs", pd.DataFrame(expected))
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+    def test_what_is_left_out_is_null(self):
+        table = arrow_table(self.rows({}))
+        empty = {name for name in table.column_names if table[name].null_count == table.num_rows}
+        assert empty == {"value", "normalised", "base_corrected", "chance", "curve"}
+
+
+def test_a_summary_draws_sparse_methods_in_blocks_as_long_in_time():
+    """A control on every fourth frame: its blocks have a quarter of the frames, in scores and differences."""
+    drawn = np.random.default_rng(0)
+    rows = _rows({"grad-cam": [*drawn.random(160)], "random": [*drawn.random(160)]})
+    rows = rows[(rows["method"] == "grad-cam") | (rows["frame"] % 4 == 0)].reset_index(drop=True)
+    bootstrap = BlockBootstrap(block=12, resamples=50)
+    about = {"deletion": {"faithful": "high"}}
+    options = {"quantity": STEERING_ERROR, "protocol": {}, "measures": about, "methods": ["grad-cam"]}
+    found = summarise(rows, **options, controls=["random"], bootstrap=bootstrap, every={"random": 4})
+    ours, random = (score["value"] for score in found["scores"])
+    values = {name: rows.loc[rows["method"] == name, "value"] for name in ("grad-cam", "random")}
+    thin = BlockBootstrap(block=3, resamples=50)
+    assert ours == interval(values["grad-cam"], bootstrap)
+    assert random == interval(values["random"], thin)
+    apart = values["grad-cam"].to_numpy()[::4] - values["random"].to_numpy()
+    assert found["differences"][0]["value"] == interval(pd.Series(apart), thin)
+    assert (found["differences"][0]["frames"], found["comparisons"][0]["frames"]) == (40, 40)
+
+    means = {("deletion", "truth", name): [1.0, 2.0] for name in values}
+    bare = summarise(
+        rows.drop(columns="curve"),
+        **options,
+        controls=["random"],
+        bootstrap=bootstrap,
+        every={"random": 4},
+        mean_curves=means,
+    )
+    assert [score["curve"] for score in bare["scores"]] == [[1.0, 2.0]] * 2
+    for one, other in zip(bare["scores"], found["scores"], strict=True):
+        assert {**one, "curve": None} == {**other, "curve": None}

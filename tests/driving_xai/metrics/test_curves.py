@@ -11,7 +11,8 @@ from torch import nn
 
 from driving_xai.cli.console import exit_code
 from driving_xai.errors import NonFiniteError
-from driving_xai.metrics.curves import area, deletion, insertion, rank
+from driving_xai.metrics.curves import area, areas, deletion, insertion, rank
+from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR
 from driving_xai.perturb import blank
 from driving_xai.types import Outputs
 
@@ -254,3 +255,22 @@ def test_area_in_equal_steps_is_rises(values):
     found = area([step / steps for step in range(steps + 1)], torch.tensor(values, dtype=torch.float64))
     rise = (sum(values) - values[0] / 2 - values[-1] / 2) / steps
     assert found.item() == pytest.approx(rise, abs=1e-9)
+
+
+@pytest.mark.parametrize("quantity", [STEERING_ERROR, PROBABILITY], ids=lambda each: each.unit)
+def test_areas_of_arrays_are_those_of_tensors(quantity):
+    """And each formula as it is printed, point by point."""
+    fractions = [0.0, 0.05, 0.2, 0.25]
+    curves = np.random.default_rng(0).random((2, 3, 4))
+    unedited = curves[..., 0] / 2
+    ours = areas(fractions, curves, unedited, quantity=quantity)
+    theirs = areas(fractions, torch.from_numpy(curves), torch.from_numpy(unedited), quantity=quantity)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other.numpy(), rtol=1e-14)
+    curve = curves[1, 2]
+    under = sum(
+        (b - a) * (y + z) / 2 for a, b, y, z in zip(fractions, fractions[1:], curve, curve[1:], strict=False)
+    )
+    factor = 100 if quantity is STEERING_ERROR else 4
+    expected = (factor * under, under / 0.25, factor * (under - 0.25 * unedited[1, 2]))
+    assert [each[1, 2] for each in ours] == pytest.approx(expected, rel=1e-12)

@@ -12,12 +12,12 @@ import torch
 
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import ScoreConfig
-from driving_xai.evaluation.images import PROBABILITY
 from driving_xai.evaluation.results import SUMMARY
 from driving_xai.evaluation.run import score
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.batch import Batch, Editing, Maps
 from driving_xai.metrics.curves import rank
+from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.metrics.registry import MEASURES, chosen
 from driving_xai.targets import output
 from tests.driving_xai.explain.transformers import TappedViT, masked_scores

@@ -16,12 +16,12 @@ from data_prep.shards.hdf5 import read_frames
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import ScoreConfig
-from driving_xai.evaluation.images import PROBABILITY
 from driving_xai.evaluation.run import score
 from driving_xai.explain.lime import Grid
 from driving_xai.explain.registry import build
 from driving_xai.metrics.batch import Batch, Editing, Maps
 from driving_xai.metrics.confidence import OfClass
+from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.metrics.rank_correlation import (
     LimeRankCorrelation,
     lime_rank_correlation,

@@ -10,18 +10,11 @@ from torch import nn
 from data_prep.schema import VEHICLES
 from driving_xai.cli.drives import MEASURES as listed
 from driving_xai.data.drives import degrees_per_unit
-from driving_xai.evaluation.images import PROBABILITY
 from driving_xai.metrics.batch import Batch, Editing, Maps
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import rank
-from driving_xai.metrics.registry import (
-    MEASURES,
-    STEERING_ERROR,
-    Columns,
-    CurveMeasure,
-    SteeringError,
-    angle_deg,
-)
+from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR, SteeringError, angle_deg
+from driving_xai.metrics.registry import MEASURES, Columns, CurveMeasure
 from driving_xai.perturb import pixel_counts
 from driving_xai.targets import output
 from driving_xai.types import Outputs

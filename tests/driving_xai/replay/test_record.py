@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from data_prep.schema import Frame
-from driving_xai.evaluation.images import PROBABILITY
 from driving_xai.evaluation.results import read_table
 from driving_xai.evaluation.summary import summarise_differences, summarise_scores
+from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.replay import record
 from driving_xai.replay.instruments import Steering

@@ -8,16 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from driving_xai.evaluation.summary import (
-    interval,
-    summarise_comparisons,
-    summarise_differences,
-    summarise_ranks,
-    summarise_scores,
-    summarise_set_differences,
-    summarise_sets,
-)
-from driving_xai.metrics.registry import MEASURES, STEERING_ERROR, statistics_of_sets
+from driving_xai.evaluation.summary import summarise
+from driving_xai.metrics.quantities import STEERING_ERROR
+from driving_xai.metrics.registry import MEASURES, statistics_of_sets
 from driving_xai.metrics.statistics import BlockBootstrap
 
 RATE = Fraction(20)
@@ -82,27 +75,20 @@ def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
     measures = {name: MEASURES[name].describe(STEERING_ERROR) for name in rows["measure"].unique()}
     methods = list(rows["method"].unique())
     controls = [name for name in CONTROLS if name in methods]
-    of_sets = statistics_of_sets(measures)
-    chosen = rows["measure"].isin(of_sets)
-    by_frame, together = rows[~chosen], rows[chosen]
     summary = {
         "plan": {"config": {"seed": 0, "every": 1}, "checkpoint_sha256": "c" * 64, "shards_sha256": "d" * 64},
         "model": {"kind": "steering", "config": {"hidden_size": 8}},
         "data": {"drives": sorted(rows["drive"].unique()), "frames": 99, "scored": 98, "seconds_apart": 0.05},
-        "protocol": {
-            "ties": "seeded",
-            "references": {"truth": "the recorded angle", "clean": "the prediction"},
-        },
-        "measures": measures,
-        "methods": [name for name in methods if name not in controls],
-        "controls": controls,
-        "prediction": {"unit": "deg", "error": interval(rows.drop_duplicates("frame")["error"], BOOTSTRAP)},
-        "scores": summarise_scores(by_frame, BOOTSTRAP) + summarise_sets(together, of_sets, BOOTSTRAP),
-        "differences": summarise_differences(by_frame, controls, BOOTSTRAP)
-        + summarise_set_differences(together, controls, of_sets, BOOTSTRAP),
-        "comparisons": summarise_comparisons(by_frame, controls, BOOTSTRAP),
-        "ranks": summarise_ranks(by_frame, measures, BOOTSTRAP),
-        "intervals": {"rule": "blocks", "block": 10, "resamples": 100, "level": 0.95, "seed": 0},
+        **summarise(
+            rows,
+            quantity=STEERING_ERROR,
+            protocol={"references": {"truth": "the recorded angle", "clean": "the prediction"}},
+            measures=measures,
+            methods=[name for name in methods if name not in controls],
+            controls=controls,
+            bootstrap=BOOTSTRAP,
+            of_sets=statistics_of_sets(measures),
+        ),
         "versions": {"driving-xai": "0"},
         "hardware": {"device": "none", "threads": 1},
     }

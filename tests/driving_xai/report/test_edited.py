@@ -8,7 +8,8 @@ import torch
 
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.patches import insertion_deletion, patch_insertion_deletion
-from driving_xai.metrics.registry import MEASURES, STEERING_ERROR
+from driving_xai.metrics.quantities import STEERING_ERROR
+from driving_xai.metrics.registry import MEASURES
 from driving_xai.report.edited import fractions_of
 
 
