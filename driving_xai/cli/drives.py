@@ -244,20 +244,20 @@ def _shared(
 def _alone(
     checkpoint: Loaded, shards: Path, out: Path, config: ScoreConfig, *, resume: bool
 ) -> Mapping[str, Any] | None:
-    """What this process found, or its team of torchrun's; None where another process leads that."""
-    from driving_xai.evaluation.distributed import launched_team
+    """What this process found, or the processes of torchrun together; None in all but the first of these."""
+    from driving_xai.evaluation.distributed import launched_world
     from driving_xai.evaluation.run import score as score_route
 
-    with launched_team() as team, console.progress("score") as on_progress:
+    with launched_world() as world, console.progress("score") as on_progress:
         results = score_route(
-            checkpoint, shards, out, config, resume=resume, team=team, on_progress=on_progress
+            checkpoint, shards, out, config, resume=resume, world=world, on_progress=on_progress
         )
-    return results.summary if team.leads else None
+    return results.summary if world.is_main else None
 
 
 def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> None:
     """Refuses thresholds of what will not be scored, before any work."""
-    from driving_xai.evaluation.parts import given_maps, methods_of
+    from driving_xai.evaluation.run import given_maps, methods_of
 
     if not thresholds:
         return

@@ -55,7 +55,7 @@ def sanity(
     Example: driving-xai sanity model shards --method rise --set options.rise.masks=500 -o sanity
     """
     from driving_xai import checkpoint as checkpoints
-    from driving_xai.evaluation.masks import Masks
+    from driving_xai.evaluation.maps_file import Masks
     from driving_xai.evaluation.sanity import SanityConfig
     from driving_xai.evaluation.sanity import check as make_checks
 

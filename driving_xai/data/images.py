@@ -120,6 +120,7 @@ class LabelledImages:
             antialiasing, as torchvision resizes; None leaves them as they are stored.
         keep_mib: of decoded images that may stay in memory.
         threads: that decode.
+        manifest: the folder's, where it was read already.
 
     Raises:
         DataError: the folder holds no image shards, or its index is not the manifest's.
@@ -131,9 +132,15 @@ class LabelledImages:
     """
 
     def __init__(
-        self, root: Path, *, short_side_px: int | None = None, keep_mib: int = 0, threads: int = 2
+        self,
+        root: Path,
+        *,
+        short_side_px: int | None = None,
+        keep_mib: int = 0,
+        threads: int = 2,
+        manifest: Manifest | None = None,
     ) -> None:
-        self.root, self.manifest = Path(root), Manifest.load(root)
+        self.root, self.manifest = Path(root), manifest or Manifest.load(root)
         if self.manifest.kind != "images":
             raise DataError(f"{root} holds {self.manifest.kind}; expected labelled images")
         self.index = open_index(self.root, self.manifest)

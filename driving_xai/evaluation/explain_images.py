@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from data_prep.shards.atomic import replacing
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
-from driving_xai.evaluation.images import EVERY_PREDICTED
+from driving_xai.evaluation.config import explainers_of
+from driving_xai.evaluation.data import EVERY_PREDICTED, device_of
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import OptionsOf, described
-from driving_xai.explain.registry import build, require_methods
+from driving_xai.explain.registry import require_methods
 from driving_xai.targets import TargetRule, by_name, probabilities
 from driving_xai.types import Explainer, FrameModel, Outputs, Scores
 from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate
@@ -41,7 +42,7 @@ class ExplainConfig:
     """What is explained, and by what."""
 
     methods: tuple[str, ...]
-    """Names of `explain.METHODS`, each perhaps with a label, `snna@literal`."""
+    """Names of `explain.registry.METHODS`, each perhaps with a label, `snna@literal`."""
     options: OptionsOf = field(default_factory=dict)
     """Of methods, by name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     target: str | None = None
@@ -63,7 +64,7 @@ def explain_images(
 ) -> list[Path]:
     """Explains each image by itself and writes, for each, pictures and a JSON file into `out`.
 
-    A recurrent model judges every image as the first frame of a drive: without a past.
+    A recurrent model scores every image as the first frame of a drive: without a past.
 
     Args:
         checkpoint: on the device to compute on.
@@ -92,12 +93,7 @@ class _Still:
         self._checkpoint, self._config = checkpoint, config
         self._rule = InputRule.of(checkpoint)
         self._view: FrameModel = model.at(None) if hasattr(model, "at") else model
-        self._methods: dict[str, Explainer] = {
-            name: build(
-                name, model, seed=config.seed, batch_size=config.batch_size, options=config.options.get(name)
-            )
-            for name in config.methods
-        }
+        self._methods: Mapping[str, Explainer] = explainers_of(config.methods, model, config)
         self._outputs: Outputs = model.outputs
         self._target = config.target or ("magnitude" if self._outputs.kind == "regression" else "predicted")
         self._targets(torch.zeros(1, len(self._outputs.names)))  # An unknown name fails before any work.
@@ -106,7 +102,7 @@ class _Still:
         """Explains one image."""
         image = _read(path)
         pixels = torch.from_numpy(np.ascontiguousarray(self._rule.apply(image)))
-        device = next(self._checkpoint.model.parameters()).device
+        device = device_of(self._checkpoint.model)
         frames = pixels.permute(2, 0, 1)[None].to(device).float() / 255
         with torch.no_grad():
             clean = self._view(frames)
@@ -126,10 +122,10 @@ class _Still:
             **({"options": self._config.options} if self._config.options else {}),
             **describe_machine(device),
         }
-        told = out / f"{path.stem}.json"
-        with replacing(told) as temporary:
+        written = out / f"{path.stem}.json"
+        with replacing(written) as temporary:
             temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        return told
+        return written
 
     def _targets(self, clean: Scores) -> dict[str, TargetRule]:
         """What this frame is explained for."""

@@ -1,8 +1,11 @@
-"""The instants of a route with their clean past: one sequential pass, handed out in batches."""
+"""The instants of a route with their clean past: one sequential pass, handed out in batches.
+
+The past is the model's state, any nest of tensors in tuples, named tuples, lists and dictionaries.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from driving_xai.data.drives import Route, Run
+from driving_xai.errors import UnsupportedModelError
 from driving_xai.types import Frames, RecurrentModel, Scores
 
 _FRAMES_PER_READ = 64
@@ -23,7 +27,7 @@ class Instants(NamedTuple):
     """Positions in the route's index."""
     frames: Frames
     past: Any
-    """The model's state, a named tuple of tensors whose leading dimension is B."""
+    """The model's state, a nest of tensors whose leading dimension is B."""
     clean: Scores
     """The prediction for the unedited frame."""
 
@@ -43,7 +47,15 @@ def walk(
     `every`-th, counted from the run's start. Side by side, runs are mixed in a batch: `rows` tells.
 
     Args:
+        model: in eval mode.
+        route: reads the frames.
+        runs: unbroken stretches of it.
         batch_size: most instants in a batch, and most runs driven side by side.
+        every: see above.
+        device: of the model.
+
+    Raises:
+        UnsupportedModelError: the model's state is no nest of tensors with the drives first.
     """
     longest_first = sorted(runs, key=len, reverse=True)
     for start in range(0, len(runs), batch_size):
@@ -67,15 +79,17 @@ def _walk_together(
     """`runs` are ordered from the longest on, so that those that end leave from the back."""
     readers = [_frames(route, run) for run in runs]
     pending: list[Instants] = []
-    state = None
+    state: Any = None
     for t in range(len(runs[0])):
         alive = sum(len(run) > t for run in runs)
         frames = torch.stack([next(reader) for reader in readers[:alive]]).to(device).float() / 255
-        past = None if state is None else type(state)(*(part[:alive] for part in state))
+        past = None if t == 0 else select(state, alive)
         # Not inference_mode: gradient explanations need a state that may take part in a graph.
         with torch.no_grad():
             clean, _, state = model.step(frames, past)
-        if past is None or t % every:
+        if t == 0:
+            require_drives_first(state, alive)
+        if t == 0 or t % every:
             continue
         if sum(len(each.rows) for each in pending) + alive > batch_size:
             yield _joined(pending)
@@ -92,5 +106,70 @@ def _frames(route: Route, run: Run) -> Iterator[UInt8[Tensor, "3 H W"]]:
 
 def _joined(parts: Sequence[Instants]) -> Instants:
     rows, frames, pasts, clean = zip(*parts, strict=True)
-    past = type(pasts[0])(*(torch.cat(tensors) for tensors in zip(*pasts, strict=True)))
-    return Instants(np.concatenate(rows), torch.cat(frames), past, torch.cat(clean))
+    return Instants(np.concatenate(rows), torch.cat(frames), join(pasts), torch.cat(clean))
+
+
+def select(state: Any, drives: int) -> Any:
+    """The state of the first drives.
+
+    Args:
+        state: a nest of tensors, each with the drives first.
+        drives: how many.
+
+    Example:
+        >>> select({"hidden": (torch.arange(3), [])}, 2)
+        {'hidden': (tensor([0, 1]), [])}
+    """
+    return _mapped(lambda tensors: tensors[0][:drives], [state])
+
+
+def join(states: Sequence[Any]) -> Any:
+    """One state of the drives of several.
+
+    Args:
+        states: nests of one form.
+
+    Example:
+        >>> join([(torch.tensor([1]),), (torch.tensor([2, 3]),)])
+        (tensor([1, 2, 3]),)
+    """
+    return _mapped(torch.cat, states)
+
+
+def require_drives_first(state: Any, drives: int) -> None:
+    """Checks the form of a state that a model returned.
+
+    Args:
+        state: of the model's step.
+        drives: that were driven side by side.
+
+    Raises:
+        UnsupportedModelError: it is no nest of tensors, or one of them has not the drives first.
+    """
+
+    def check(tensors: list[Tensor]) -> Tensor:
+        shape = tuple(tensors[0].shape)
+        if shape[:1] != (drives,):
+            raise UnsupportedModelError(
+                f"the model's state has a tensor of shape {shape} for {drives} drives; expected the drives first, "
+                f"({drives}, ...): transpose it in step and at"
+            )
+        return tensors[0]
+
+    _mapped(check, [state])
+
+
+def _mapped(change: Callable[[list[Tensor]], Tensor], states: Sequence[Any]) -> Any:
+    """A nest of the same form, each tensor made of those in its place."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return change(list(states))
+    if isinstance(first, Mapping):
+        return {key: _mapped(change, [each[key] for each in states]) for key in first}
+    if isinstance(first, tuple | list):
+        parts = [_mapped(change, list(each)) for each in zip(*states, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    raise UnsupportedModelError(
+        f"the model's state holds {type(first).__name__}; expected tensors in tuples, lists or dictionaries, "
+        "each with the drives first"
+    )

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
+from data_prep.lock import exclusive
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
@@ -159,6 +161,27 @@ def arrow_table(rows: Rows | pd.DataFrame) -> pa.Table:
     """Per-frame rows as an Arrow table of `PER_FRAME_SCHEMA`; NaN becomes null."""
     columns = [pa.array(rows[field.name], type=field.type, from_pandas=True) for field in PER_FRAME_SCHEMA]
     return pa.Table.from_arrays(columns, schema=PER_FRAME_SCHEMA)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder of results; one that is made for it and stays empty is removed.
+
+    Args:
+        out: the folder.
+
+    Raises:
+        DataError: another run is writing there.
+    """
+    existed = out.exists()
+    try:
+        with exclusive(out):
+            yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # It holds what a later run goes on with.
+                out.rmdir()
+        raise
 
 
 def write_table(path: Path, rows: Rows | pd.DataFrame) -> None:

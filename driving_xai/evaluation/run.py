@@ -1,39 +1,72 @@
-"""Scores explanations of a model along its data: explained, ranked, edited, measured, beside controls."""
+"""Scores explanations along a data set: explained, ranked, measured, with two controls, resumable and shared out.
+
+While a run is under way its folder holds its plan and a file for each batch that is done.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+import torch
 
 from data_prep.engines import Engine
-from data_prep.shards.atomic import sha256_of
-from data_prep.shards.manifest import Manifest
+from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint, load
 from driving_xai.errors import DataError
-from driving_xai.evaluation.config import CONTROLS, ScoreConfig
-from driving_xai.evaluation.data import Subject
-from driving_xai.evaluation.datasets import open_subject, require_predicted, rows_together
-from driving_xai.evaluation.distributed import ALONE, Team
-from driving_xai.evaluation.maps import FILE_NAME, join_parts
-from driving_xai.evaluation.parts import (
-    FOLDER,
-    Progress,
-    given_maps,
-    open_parts,
-    plan_of,
-    require_same,
-    score_parts,
-    scorer_of,
+from driving_xai.evaluation.config import CONTROLS, ScoreConfig, explainers_of
+from driving_xai.evaluation.data import (
+    EvalData,
+    device_of,
+    masks_of_shards,
+    open_data,
+    require_predicted,
+    rows_together,
 )
-from driving_xai.evaluation.results import FRAME_COLUMNS, SUMMARY, Results, read_table
-from driving_xai.evaluation.scorer import Scorer
+from driving_xai.evaluation.distributed import ALONE, World
+from driving_xai.evaluation.maps_file import FILE_NAME, MapFile, Masks, Part, join_parts, save_part
+from driving_xai.evaluation.results import (
+    FRAME_COLUMNS,
+    SUMMARY,
+    Results,
+    frame_rows,
+    locked,
+    read_table,
+    write_table,
+)
 from driving_xai.evaluation.summary import describe_machine, summarise
-from driving_xai.metrics.registry import statistics_of_sets
+from driving_xai.explain.options import planned
+from driving_xai.metrics.aupc import Masking
+from driving_xai.metrics.base import Metric
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
+from driving_xai.metrics.registry import build_all
 from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.types import Explainer, Saliency
+
+FOLDER = "parts"
+Progress = Callable[[int, int], None]
+"""Called with the frames scored so far and in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """Explainers and metrics that are handed over as objects, by the label under which they stand in results."""
+
+    explainers: Mapping[str, Explainer] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+NO_OBJECTS = Objects()
 
 
 def score(
@@ -43,43 +76,45 @@ def score(
     config: ScoreConfig,
     *,
     resume: bool = False,
-    team: Team = ALONE,
+    world: World = ALONE,
+    objects: Objects = NO_OBJECTS,
     on_progress: Progress | None = None,
 ) -> Results:
     """Scores a checkpoint's explanations on a set of shards and saves the results in `out`.
 
-    Batches already scored are kept in `out` until the results are complete. Processes of a team share
+    Batches already scored are kept in `out` until the results are complete. The processes of a world share
     the work through that folder, and the results are those of one process.
 
     Args:
         checkpoint: on the device to compute on.
+        shards: a folder that `prep` wrote.
         out: a folder without results, unless `resume` completes or returns those in it.
+        config: what is scored, and how.
         resume: continue a run of the same configuration, model and data that was interrupted.
+        world: this process among those that share the run.
+        objects: explainers and metrics that are not named in the configuration.
+        on_progress: called after each batch.
 
     Raises:
         DataError: the shards do not fit the checkpoint, hold none of the frames asked for, or lack what
-            a measure needs; `out` holds other results.
+            a metric needs; `out` holds other results, or another run is writing there.
         CheckpointError: models of this kind cannot be scored.
         UnsupportedModelError: the model lacks what a method needs.
     """
-    manifest = Manifest.load(shards)
-    with given_maps(config) as given:
-        plan = plan_of(checkpoint, manifest, config, given)
+    with opened(checkpoint, shards, config, objects) as run, ExitStack() as until_joined:
         if resume and (out / SUMMARY).is_file():
-            results = Results.load(out)
-            require_same(plan, results.summary["plan"], out)
-            return results
-        subject = open_subject(checkpoint, shards, config)
-        scorer = scorer_of(checkpoint.model, config, given)
-        if team.leads:
-            _require_whole(shards, manifest)
-            open_parts(out, plan, resume=resume)
-        team.wait_for_all()
-        score_parts(scorer, subject, given, out / FOLDER, config, team, on_progress)
-        team.wait_for_all()
-        if team.leads:
-            _join(checkpoint, subject, scorer, plan, config, out)
-        team.wait_for_all()
+            return _finished(out, run.plan)
+        run.prepare()
+        if world.is_main:
+            run.require_whole()
+            until_joined.enter_context(locked(out))
+            open_parts(out, run.plan, resume=resume)
+        world.barrier()
+        run.score_parts(out / FOLDER, world, on_progress)
+        world.barrier()
+        if world.is_main:
+            run.join(out)
+        world.barrier()
     return Results.load(out)
 
 
@@ -99,26 +134,35 @@ def score_in_shares(
     Every worker must see the checkpoint, the shards and `out` under the same paths.
 
     Args:
+        checkpoint: on the device that the workers compute on, too.
+        shards: a folder that `prep` wrote.
+        out: see `score`.
+        config: what is scored, and how.
         engine: whose workers score; one that is lost is replaced by another, which goes on.
         shares: how many pieces the work is cut into. Each drives a recurrent model through all frames.
+        resume: see `score`.
         on_progress: called with the shares that are done.
 
     Raises:
         EngineError: the workers were lost; `resume` goes on.
     """
-    if not (resume and (out / SUMMARY).is_file()):
-        manifest = Manifest.load(shards)
-        with given_maps(config) as given:
-            open_subject(checkpoint, shards, config)  # What does not fit is refused before workers start.
-            scorer_of(checkpoint.model, config, given)
-            _require_whole(shards, manifest)
-            open_parts(out, plan_of(checkpoint, manifest, config, given), resume=resume)
-        device = str(next(checkpoint.model.parameters()).device)
-        work = _Share(checkpoint.path.resolve(), device, shards.resolve(), out.resolve(), config, shares)
-        for done, _ in enumerate(engine.map(work, range(shares)), start=1):
-            if on_progress is not None:
-                on_progress(done, shares)
-    return score(checkpoint, shards, out, config, resume=True)
+    with opened(checkpoint, shards, config) as run:
+        if resume and (out / SUMMARY).is_file():
+            return _finished(out, run.plan)
+        run.prepare()  # What does not fit is refused before workers start.
+        run.require_whole()
+        with locked(out):
+            open_parts(out, run.plan, resume=resume)
+            device = str(device_of(checkpoint.model))
+            work = _Share(checkpoint.path.resolve(), device, shards.resolve(), out.resolve(), config, shares)
+            batches = 0
+            for done, seen in enumerate(engine.map(work, range(shares)), start=1):
+                batches = max(batches, seen)
+                if on_progress is not None:
+                    on_progress(done, shares)
+            _require_complete(out / FOLDER, batches)
+            run.join(out)
+    return Results.load(out)
 
 
 @dataclass(frozen=True)
@@ -134,50 +178,372 @@ class _Share:
 
     def __call__(self, rank: int) -> int:
         checkpoint = load(self.checkpoint, device=self.device)
-        team = Team(rank=rank, size=self.shares)
-        with given_maps(self.config) as given:
-            subject = open_subject(checkpoint, self.shards, self.config)
-            scorer = scorer_of(checkpoint.model, self.config, given)
-            score_parts(scorer, subject, given, self.out / FOLDER, self.config, team, None)
-        return rank
+        with opened(checkpoint, self.shards, self.config) as run:
+            return run.score_parts(self.out / FOLDER, World(rank=rank, world_size=self.shares), None)
 
 
-def _require_whole(shards: Path, manifest: Manifest) -> None:
-    """Raises DataError where a shard is not the one that the manifest lists: its hash is in the results."""
-    for entry in manifest.shards:
-        path = shards / entry.path
-        if not path.is_file() or sha256_of(path) != entry.sha256:
-            raise DataError(f"{path}: is not the shard that manifest.json lists; run `driving-xai verify`")
+def _finished(out: Path, plan: Mapping[str, Any]) -> Results:
+    results = Results.load(out)
+    require_same(plan, results.summary["plan"], out)
+    return results
 
 
-def _join(
-    checkpoint: Checkpoint,
-    subject: Subject,
-    scorer: Scorer,
-    plan: dict[str, Any],
-    config: ScoreConfig,
-    out: Path,
-) -> None:
-    """Turns complete parts into results, in the order of drives and time."""
+def _require_complete(parts: Path, batches: int) -> None:
+    missing = [number for number in range(batches) if not _part(parts, number).is_file()]
+    if missing:
+        raise DataError(
+            f"{parts}: {len(missing)} of {batches} batches have no part; run it again with --resume"
+        )
+
+
+def _part(parts: Path, number: int) -> Path:
+    return parts / f"part-{number:06d}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Scores several methods by several metrics on the same frames, sharing the clean pass."""
+
+    methods: Sequence[str]
+    """In the order of the rows."""
+    explainers: Mapping[str, Explainer]
+    """Of the methods whose maps are not given."""
+    metrics: Mapping[str, Metric]
+    """By name."""
+    seed: int
+    """Of ties."""
+
+    def explain(self, batch: EvalBatch, given: Mapping[str, Saliency]) -> RankedMaps:
+        """Each method's maps, ranked once.
+
+        Args:
+            batch: what is explained.
+            given: maps that were computed elsewhere, by the name of their method.
+
+        Raises:
+            ValueError: a map is not finite or not on the frames' grid.
+        """
+        saliency = torch.stack([self._map(name, batch, given) for name in self.methods], 1)
+        return RankedMaps.of(saliency, seed=self.seed)
+
+    def rows(self, batch: EvalBatch, ranked: RankedMaps, places: pd.DataFrame) -> pd.DataFrame:
+        """A row for each frame, metric, reference and method.
+
+        Args:
+            batch: what was explained.
+            ranked: the maps.
+            places: which frames they are; the columns of `results.FRAME_COLUMNS`.
+        """
+        where = {name: places[name].to_numpy() for name in FRAME_COLUMNS}
+        degenerate = ranked.degenerate.cpu().numpy()
+        tables = [
+            pd.DataFrame(
+                frame_rows(
+                    where,
+                    methods=self.methods,
+                    measure=name,
+                    reference=reference,
+                    known=batch.known,
+                    columns={key: values.cpu().numpy() for key, values in columns.items()},
+                    degenerate=degenerate,
+                )
+            )
+            for name, metric in self.metrics.items()
+            for reference, columns in metric.measure(batch, ranked)
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _map(self, name: str, batch: EvalBatch, given: Mapping[str, Saliency]) -> Saliency:
+        if name in given:
+            saliency = given[name].to(batch.frames.device)
+        else:
+            saliency = self.explainers[name](batch.model, batch.frames, batch.target)
+        expected = (len(batch.frames), *batch.frames.shape[2:])
+        if saliency.shape != expected:
+            raise ValueError(f"method {name} gave maps of shape {tuple(saliency.shape)}, expected {expected}")
+        return saliency.detach().float()
+
+
+class Scored(NamedTuple):
+    """One batch with what was found."""
+
+    places: pd.DataFrame
+    ranked: RankedMaps
+    rows: pd.DataFrame
+
+
+class Run:
+    """One evaluation: all that is made for it is made once, and when it is needed.
+
+    Made by `opened`; `api.evaluate` makes it with data in memory.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ScoreConfig,
+        *,
+        shards: Path | None,
+        data: EvalData | None = None,
+        given: MapFile | None = None,
+        objects: Objects = NO_OBJECTS,
+    ) -> None:
+        """`data` stands for the shards' where there are none."""
+        self.checkpoint, self.config = checkpoint, config
+        self._shards, self._data, self._given, self._objects = shards, data, given, objects
+        self.methods = methods_of(config, given, objects)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Of the shards."""
+        assert self._shards is not None
+        return Manifest.load(self._shards)
+
+    @cached_property
+    def masks(self) -> Masks | None:
+        """That were brought along."""
+        return None if self.config.masks is None else Masks(Path(self.config.masks))
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """By name, those given as objects last."""
+        config = self.config
+        named = [name for name in config.measures if name not in self._objects.metrics]
+        built = build_all(
+            named, fill=config.fill, masking=config.masking, batch_size=config.batch_size, seed=config.seed
+        )
+        return {name: self._objects.metrics.get(name) or built[name] for name in config.measures}
+
+    @cached_property
+    def data(self) -> EvalData:
+        """The frames and the model along them.
+
+        Raises:
+            DataError: they do not fit, or a metric is not defined on them.
+        """
+        localises = any(metric.needs == "ground truth" for metric in self.metrics.values())
+        data = self._data
+        if data is None:
+            assert self._shards is not None
+            with_masks = masks_of_shards(self.config, localises)
+            data = open_data(self.checkpoint, self._shards, self.manifest, self.config, with_masks=with_masks)
+        for metric in self.metrics.values():
+            metric.require(data.quantity)
+        return data
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Every method fitted to the model."""
+        brought = {*self._objects.explainers, *(() if self._given is None else self._given.methods)}
+        named = [name for name in self.methods if name not in brought]
+        built = explainers_of(named, self.checkpoint.model, self.config)
+        return Scorer(
+            methods=self.methods,
+            explainers={**built, **self._objects.explainers},
+            metrics=self.metrics,
+            seed=self.config.seed,
+        )
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """What decides the results of the shards, as JSON gives it back."""
+        return self.plan_with(self.manifest.sha256)
+
+    def plan_with(self, data_sha256: str) -> dict[str, Any]:
+        """The plan for data of this hash."""
+        named = {"maps": self._given, "masks": self.masks}
+        brought = {kind: file for kind, file in named.items() if file is not None}
+        plan = {
+            "config": {
+                **_settings(self.config),
+                **{kind: file.path.name for kind, file in brought.items()},
+                "methods": self.methods,
+            },
+            "checkpoint_sha256": self.checkpoint.sha256,
+            "settings_sha256": _settings_sha256(self.checkpoint),
+            "shards_sha256": data_sha256,
+            **{f"{kind}_sha256": None if file is None else file.sha256 for kind, file in named.items()},
+        }
+        if handed := {**self._objects.explainers, **self._objects.metrics}:
+            plan["objects"] = {label: _class_of(each) for label, each in handed.items()}
+        return json.loads(json.dumps(plan))
+
+    def prepare(self) -> None:
+        """Makes everything, so that what does not fit is refused before any work."""
+        _ = self.data, self.scorer
+
+    def require_whole(self) -> None:
+        """Raises DataError where a shard is not the one that the manifest lists: its hash is in the results."""
+        assert self._shards is not None
+        for entry in self.manifest.shards:
+            path = self._shards / entry.path
+            if not path.is_file() or sha256_of(path) != entry.sha256:
+                raise DataError(
+                    f"{path}: is not the shard that manifest.json lists; run `driving-xai verify`"
+                )
+
+    def scored(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, EvalBatch, Scored | None]]:
+        """Each batch with its number, and what was found of those that are wanted."""
+        for number, batch in enumerate(self.data.batches(self.config.batch_size)):
+            if not wanted(number):
+                yield number, batch, None
+                continue
+            places = self.data.places(batch.rows).assign(target=batch.targets)
+            if self.masks is not None:
+                known = self.masks.read(places, *batch.frames.shape[2:])
+                batch = batch._replace(ground_truth_mask=known.to(batch.frames.device))
+            ranked = self.scorer.explain(
+                batch, _read_maps(self._given, places, tuple(batch.frames.shape[2:]))
+            )
+            yield number, batch, Scored(places, ranked, self.scorer.rows(batch, ranked, places))
+
+    def score_parts(self, parts: Path, world: World, on_progress: Progress | None) -> int:
+        """Scores this process's batches that have no part yet; returns how many batches there are in all."""
+        saved = [position for position, name in enumerate(self.methods) if name not in CONTROLS]
+        done = number = 0
+        for number, batch, found in self.scored(
+            lambda number: world.owns(number) and not _part(parts, number).is_file()
+        ):
+            if found is not None:
+                part = _part(parts, number)
+                if self.config.save_maps:
+                    kept = Part(found.places, found.ranked.saliency[:, saved].cpu().numpy())
+                    save_part(part.with_suffix(".npz"), kept)
+                write_table(part, found.rows)
+            done += len(np.unique(batch.rows))
+            if on_progress is not None:
+                on_progress(done, self.data.total)
+        return number + 1 if done else 0
+
+    def join(self, out: Path) -> None:
+        """Turns complete parts into results."""
+        parts = out / FOLDER
+        results = self.results([read_table(part) for part in sorted(parts.glob("part-*.parquet"))])
+        if self.config.save_maps:
+            kept = [name for name in self.methods if name not in CONTROLS]
+            join_parts(out / FILE_NAME, sorted(parts.glob("part-*.npz")), kept)
+        results.save(out)
+        shutil.rmtree(parts)
+
+    def results(self, tables: Sequence[pd.DataFrame], plan: Mapping[str, Any] | None = None) -> Results:
+        """The rows of all batches, in the order of drives and time, and their summary."""
+        require_predicted(tables, self.data)
+        # Stable, so that metrics and methods keep their order within a frame.
+        order = ["drive", "camera", "time_ns", "frame"]
+        frames = _labels_once(pd.concat(tables, ignore_index=True)).sort_values(
+            order, kind="stable", ignore_index=True
+        )
+        checkpoint, config, quantity = self.checkpoint, self.config, self.data.quantity
+        summary = {
+            "plan": self.plan if plan is None else dict(plan),
+            "model": {"kind": checkpoint.kind, "config": dict(checkpoint.config["model"])},
+            "data": {**self.data.describe(), "scored": len(frames.drop_duplicates(FRAME_COLUMNS))},
+            **summarise(
+                frames,
+                quantity=quantity,
+                protocol=self.data.protocol,
+                measures={name: metric.describe(quantity) for name, metric in self.metrics.items()},
+                methods=[name for name in self.methods if name not in CONTROLS],
+                controls=CONTROLS,
+                bootstrap=BlockBootstrap(
+                    block=rows_together(self.data, frames, config.block_s),
+                    resamples=config.resamples,
+                    level=config.level,
+                    seed=config.seed,
+                ),
+                of_sets={
+                    name: type(metric).of_set
+                    for name, metric in self.metrics.items()
+                    if type(metric).of_set is not None
+                },
+            ),
+            **describe_machine(device_of(checkpoint.model)),
+        }
+        return Results(summary=summary, per_frame=frames)
+
+
+@contextmanager
+def opened(
+    checkpoint: Checkpoint, shards: Path, config: ScoreConfig, objects: Objects = NO_OBJECTS
+) -> Iterator[Run]:
+    """A run along shards, with the maps that were brought along."""
+    with given_maps(config) as given:
+        yield Run(checkpoint, config, shards=shards, given=given, objects=objects)
+
+
+@contextmanager
+def given_maps(config: ScoreConfig) -> Iterator[MapFile | None]:
+    """The file of maps that was brought along, open; None where there is none."""
+    if config.maps is None:
+        yield None
+        return
+    given = MapFile(Path(config.maps))
+    try:
+        yield given
+    finally:
+        given.close()
+
+
+def methods_of(config: ScoreConfig, given: MapFile | None, objects: Objects = NO_OBJECTS) -> tuple[str, ...]:
+    """Those asked for, those given, then the controls; each once."""
+    brought = () if given is None else given.methods
+    if twice := set(brought) & {*config.methods, *CONTROLS}:
+        raise DataError(
+            f"{config.maps}: its method {sorted(twice)[0]!r} is scored already; give it another name"
+        )
+    return tuple(dict.fromkeys((*config.methods, *objects.explainers, *brought, *CONTROLS)))
+
+
+def _settings(config: ScoreConfig) -> dict[str, Any]:
+    """As a plan keeps them; it names a masking only where that changes anything, so that old plans resume."""
+    settings = planned(config)
+    if config.masking == Masking():
+        del settings["masking"]
+    return settings
+
+
+def _class_of(handed: object) -> str:
+    return f"{type(handed).__module__}:{type(handed).__qualname__}"
+
+
+def _settings_sha256(checkpoint: Checkpoint) -> str:
+    """Of what decides results apart from the weights: the model's and the input's settings, the thresholds."""
+    settings = {name: checkpoint.config.get(name, {}) for name in ("model", "input")}
+    content = canonical_json({**settings, "thresholds": checkpoint.thresholds})
+    return hashlib.sha256(content).hexdigest()
+
+
+def require_same(plan: Mapping[str, Any], found: Mapping[str, Any], out: Path) -> None:
+    """Raises DataError where a run in `out` was planned otherwise."""
+    ours, theirs = plan["config"], found["config"]
+    # A plan without options does not name them, see `planned`, nor the default masking.
+    keys = [*ours, *(each for each in ("options", "masking") if each in theirs and each not in ours)]
+    differing = [key for key in keys if ours.get(key) != theirs.get(key)]
+    differing += [key for key in plan if key != "config" and plan[key] != found.get(key)]
+    if differing:
+        raise DataError(f"{out}: was scored with another {', '.join(differing)}; give another folder")
+
+
+def open_parts(out: Path, plan: Mapping[str, Any], *, resume: bool) -> None:
+    """Makes the folder of scored batches: new, or of an interrupted run with the same plan."""
     parts = out / FOLDER
-    tables = [read_table(part) for part in sorted(parts.glob("part-*.parquet"))]
-    require_predicted(tables, subject)
-    # Stable, so that measures and methods keep their order within a frame.
-    order = ["drive", "camera", "time_ns", "frame"]
-    frames = _labels_once(pd.concat(tables, ignore_index=True)).sort_values(
-        order, kind="stable", ignore_index=True
-    )
-    summary = {
-        "plan": plan,
-        "model": {"kind": checkpoint.kind, "config": dict(checkpoint.config["model"])},
-        **_summary(frames, subject, scorer, config),
-        **describe_machine(next(checkpoint.model.parameters()).device),
-    }
-    if config.save_maps:
-        kept = [name for name in scorer.methods if name not in CONTROLS]
-        join_parts(out / FILE_NAME, sorted(parts.glob("part-*.npz")), kept)
-    Results(summary=summary, per_frame=frames).save(out)
-    shutil.rmtree(parts)
+    if (out / SUMMARY).exists() or (parts.exists() and not resume):
+        state = "results" if (out / SUMMARY).exists() else "an unfinished run"
+        raise DataError(f"{out}: already holds {state}; give another folder, or resume")
+    if (parts / "plan.json").is_file():
+        require_same(plan, json.loads((parts / "plan.json").read_text()), out)
+        return
+    parts.mkdir(parents=True, exist_ok=True)
+    with replacing(parts / "plan.json") as temporary:
+        temporary.write_bytes(canonical_json(plan))
+
+
+def _read_maps(given: MapFile | None, places: pd.DataFrame, size: tuple[int, ...]) -> dict[str, Saliency]:
+    if given is None:
+        return {}
+    if given.size != size:
+        raise DataError(f"{given.path}: its maps are of {given.size}, the frames of {size}; resize the maps")
+    return {name: torch.from_numpy(given.read(name, places)) for name in given.methods}
 
 
 def _labels_once(frames: pd.DataFrame) -> pd.DataFrame:
@@ -185,29 +551,3 @@ def _labels_once(frames: pd.DataFrame) -> pd.DataFrame:
     ordered = frames.sort_values("prediction", ascending=False, kind="stable")
     again = ordered.duplicated(["drive", "camera", "frame", "measure", "reference", "method"])
     return frames.drop(index=ordered.index[again & (ordered["reference"] == "labels")])
-
-
-def _summary(frames: pd.DataFrame, subject: Subject, scorer: Scorer, config: ScoreConfig) -> dict[str, Any]:
-    bootstrap = BlockBootstrap(
-        block=rows_together(subject, frames, config.block_s),
-        resamples=config.resamples,
-        level=config.level,
-        seed=config.seed,
-    )
-    measures = {
-        name: measure.describe(subject.quantity, fill=config.fill)
-        for name, measure in scorer.measures.items()
-    }
-    return {
-        "data": {**subject.describe(), "scored": len(frames.drop_duplicates(FRAME_COLUMNS))},
-        **summarise(
-            frames,
-            quantity=subject.quantity,
-            protocol=subject.protocol,
-            measures=measures,
-            methods=[name for name in scorer.methods if name not in CONTROLS],
-            controls=CONTROLS,
-            bootstrap=bootstrap,
-            of_sets=statistics_of_sets(config.measures),
-        ),
-    }

@@ -6,11 +6,10 @@ that a recurrent model's memory is the randomised model's own.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,67 +22,53 @@ from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
-from driving_xai.evaluation.config import ScoreConfig
-from driving_xai.evaluation.data import Split, Subject
-from driving_xai.evaluation.datasets import open_subject, require_predicted, rows_together
-from driving_xai.evaluation.masks import Masks
-from driving_xai.evaluation.results import FRAME_COLUMNS
+from driving_xai.evaluation.config import EvalConfig, ScoreConfig, explainers_of
+from driving_xai.evaluation.data import EvalData, device_of, open_data, require_predicted, rows_together
+from driving_xai.evaluation.maps_file import Masks
+from driving_xai.evaluation.results import FRAME_COLUMNS, locked
 from driving_xai.evaluation.summary import describe_machine, interval
-from driving_xai.explain.options import OptionsOf, planned
-from driving_xai.explain.registry import build, require_methods
-from driving_xai.metrics import localisation
-from driving_xai.metrics.batch import Batch
+from driving_xai.explain.options import planned
+from driving_xai.explain.registry import require_methods
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import rank
-from driving_xai.metrics.localisation import Localisation
 from driving_xai.metrics.randomisation import (
     layers_in_order,
+    map_correlation,
     max_sensitivity,
-    randomise_,
-    spearman,
+    randomised,
     top_overlap,
 )
+from driving_xai.metrics.registry import FAMILIES, build
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.types import Explainer, Saliency
 
 SCHEMA = "driving-xai-sanity/1"
 SUMMARY, PER_FRAME = "sanity.json", "sanity.parquet"
 CHECKS = ("cascading", "independent", "noise", "agreement")
-LOCALISATIONS: dict[str, Localisation] = {
-    "pointing-game": localisation.pointing_game,
-    "mass-inside": localisation.mass_inside,
-    "top-k-precision": localisation.top_k_precision,
-    "auroc": localisation.auroc,
-}
+LOCALISATIONS = FAMILIES["localisation"]
+"""Names of the metrics that compare maps with masks."""
 Progress = Callable[[int, int], None]
 """Called with the passes over the route that are done and in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SanityConfig:
+class SanityConfig(EvalConfig):
     """Which checks are made of which methods, on which frames.
 
     Raises:
         ValueError: an option is out of range or unknown; the message says what is possible.
+
+    Example:
+        >>> SanityConfig(methods=("grad-cam",)).checks
+        ('cascading', 'independent', 'noise', 'agreement')
     """
 
-    methods: tuple[str, ...]
-    options: OptionsOf = field(default_factory=dict)
-    """Of methods, by name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
-    checks: tuple[str, ...] = CHECKS
-    target: str | None = None
-    """What is explained; see `ScoreConfig`."""
-    split: Split = "held-out"
     every: int = 20
-    batch_size: int = 32
-    seed: int = 0
-    """Of weights, of noise, of ties, of methods that draw, and of the intervals."""
+    checks: tuple[str, ...] = CHECKS
     noise_radius: float = 0.02
     noise_draws: int = 5
     top_share: float = 0.1
     """Of the pixels, whose overlap is counted."""
-    block_s: float = 5.0
-    resamples: int = 2000
-    level: float = 0.95
 
     def __post_init__(self) -> None:
         require_methods(self.methods, self.options)
@@ -92,19 +77,9 @@ class SanityConfig:
             raise ValueError(f"got check {got}, expected some of: {', '.join(CHECKS)}")
         if twice := [each for each in self.checks if self.checks.count(each) > 1]:
             raise ValueError(f"got check {twice[0]!r} twice, expected each once")
-        for name, least in (
-            ("every", 1),
-            ("batch_size", 1),
-            ("noise_draws", 1),
-            ("resamples", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"got {name} {getattr(self, name)}, expected {least} or more")
-        if self.block_s <= 0 or not 0 < self.level < 1:
-            raise ValueError(
-                f"got block_s {self.block_s}, level {self.level}; expected > 0 and within (0, 1)"
-            )
+        super().__post_init__()
+        if self.noise_draws < 1:
+            raise ValueError(f"got noise_draws {self.noise_draws}, expected 1 or more")
         if not 0 < self.noise_radius <= 1 or not 0 < self.top_share < 1:
             raise ValueError(
                 f"got noise_radius {self.noise_radius}, top_share {self.top_share}; expected over 0 and at most 1"
@@ -123,8 +98,7 @@ class _Stage(NamedTuple):
 class _Explained(NamedTuple):
     """A batch with the maps of every method."""
 
-    batch: Batch
-    explainers: dict[str, Explainer]
+    batch: EvalBatch
     maps: dict[str, Saliency]
     places: pd.DataFrame
 
@@ -141,8 +115,12 @@ def check(
     """Makes the checks and saves `sanity.json` and `sanity.parquet` in `out`; returns the former's content.
 
     Args:
-        checkpoint: on the device to compute on; its weights stay as they are.
+        checkpoint: on the device to compute on; its weights are drawn anew while a stage runs, and back afterwards.
+        shards: a folder that `prep` wrote.
+        out: a folder without sanity checks.
+        config: which checks, of which methods.
         masks: pixels known to matter; the maps are located against them.
+        on_progress: called after each stage.
 
     Raises:
         DataError: the shards do not fit the checkpoint, hold no such frames, nothing is predicted in any of
@@ -151,30 +129,29 @@ def check(
     """
     if (out / SUMMARY).exists():
         raise DataError(f"{out}: already holds sanity checks; give another folder")
-    subject = open_subject(checkpoint, shards, _as_scored(config))
-    clean = list(_explain(subject, checkpoint.model, config, subject.batches(config.batch_size)))
-    require_predicted(clean, subject)
-    stages = _stages(checkpoint.model, clean[0].batch, config)
-    rows = [_of_clean(each, config, masks) for each in clean]
-    if masks is not None:
-        _require_located(rows, masks)
-    for done, stage in enumerate(stages, start=1):
-        # The copy's weights are drawn on the trained one's device.
-        model = copy.deepcopy(checkpoint.model)
-        randomise_(model, stage.layers, config.seed)
-        driven = open_subject(replace(checkpoint, model=model), shards, _as_scored(config))
-        batches = _randomised(clean, driven, model, config)
-        for ours, theirs in zip(clean, _explain(driven, model, config, batches), strict=True):
-            rows.append(_of_stage(ours, theirs, stage, config))
-        if on_progress is not None:
-            on_progress(done, len(stages))
-    table = pd.concat(rows, ignore_index=True)
-    return _save(
-        table,
-        out,
-        _about(checkpoint, shards, subject, config, masks, checked=_count(clean)),
-        _bootstrap(subject, clean, config),
-    )
+    manifest = Manifest.load(shards)
+    data = open_data(checkpoint, shards, manifest, _as_scored(config), with_masks=False)
+    explainers = explainers_of(config.methods, checkpoint.model, config)
+    with locked(out):
+        clean = list(_explain(data, explainers, data.batches(config.batch_size)))
+        require_predicted(clean, data)
+        rows = [_of_clean(each, explainers, config, masks) for each in clean]
+        if masks is not None:
+            _require_located(rows, masks)
+        stages = _stages(checkpoint.model, clean[0].batch, config)
+        for done, stage in enumerate(stages, start=1):
+            with randomised(checkpoint.model, stage.layers, config.seed):
+                batches = _driven(clean, data, config)
+                for ours, theirs in zip(clean, _explain(data, explainers, batches), strict=True):
+                    rows.append(_of_stage(ours, theirs, stage, config))
+            if on_progress is not None:
+                on_progress(done, len(stages))
+        return _save(
+            pd.concat(rows, ignore_index=True),
+            out,
+            _about(checkpoint, manifest, data, config, masks, checked=_count(clean)),
+            _bootstrap(data, clean, config),
+        )
 
 
 def _as_scored(config: SanityConfig) -> ScoreConfig:
@@ -189,44 +166,36 @@ def _as_scored(config: SanityConfig) -> ScoreConfig:
     )
 
 
-def _randomised(
-    clean: Sequence[_Explained], driven: Subject, model: Any, config: SanityConfig
-) -> Iterator[Batch]:
-    """The clean batches, their targets included, with the randomised model in place of the trained one.
+def _driven(clean: Sequence[_Explained], data: EvalData, config: SanityConfig) -> Iterator[EvalBatch]:
+    """The clean batches, their targets included, with the memory that the model's present weights leave.
 
     Source: Adebayo et al. 2018, who hold the explained class fixed.
     """
-    if driven.seconds_apart is None:
+    if data.seconds_apart is None:
         # No memory: nothing is driven, and the model may not choose other images or outputs.
-        yield from (each.batch._replace(model=model) for each in clean)
+        yield from (each.batch for each in clean)
         return
-    for ours, theirs in zip(clean, driven.batches(config.batch_size), strict=True):
+    for ours, theirs in zip(clean, data.batches(config.batch_size), strict=True):
         assert np.array_equal(ours.batch.rows, theirs.rows)
         yield ours.batch._replace(model=theirs.model)
 
 
 def _explain(
-    subject: Subject, model: nn.Module, config: SanityConfig, batches: Iterable[Batch]
+    data: EvalData, explainers: Mapping[str, Explainer], batches: Iterable[EvalBatch]
 ) -> Iterator[_Explained]:
-    explainers = {
-        name: build(
-            name, model, seed=config.seed, batch_size=config.batch_size, options=config.options.get(name)
-        )
-        for name in config.methods
-    }
     for batch in batches:
         maps = {
             name: explain(batch.model, batch.frames, batch.target).detach().float()
             for name, explain in explainers.items()
         }
-        yield _Explained(batch, explainers, maps, _places(subject, batch))
+        yield _Explained(batch, maps, _places(data, batch))
 
 
-def _places(subject: Subject, batch: Batch) -> pd.DataFrame:
-    return subject.places(batch.rows).reset_index(drop=True).assign(target=list(batch.targets))
+def _places(data: EvalData, batch: EvalBatch) -> pd.DataFrame:
+    return data.places(batch.rows).reset_index(drop=True).assign(target=list(batch.targets))
 
 
-def _stages(model: nn.Module, batch: Batch, config: SanityConfig) -> list[_Stage]:
+def _stages(model: nn.Module, batch: EvalBatch, config: SanityConfig) -> list[_Stage]:
     """From the output to the input: each layer with those before it, and each alone."""
     layers = layers_in_order(model, lambda: batch.model(batch.frames))
     stages = []
@@ -237,11 +206,13 @@ def _stages(model: nn.Module, batch: Batch, config: SanityConfig) -> list[_Stage
     return stages
 
 
-def _of_clean(explained: _Explained, config: SanityConfig, masks: Masks | None) -> pd.DataFrame:
+def _of_clean(
+    explained: _Explained, explainers: Mapping[str, Explainer], config: SanityConfig, masks: Masks | None
+) -> pd.DataFrame:
     """What needs the trained weights only."""
     found = list(_degenerate(explained))
     if "noise" in config.checks:
-        found += _noise(explained, config)
+        found += _noise(explained, explainers, config)
     if "agreement" in config.checks:
         found += _agreement(explained, config)
     if masks is not None:
@@ -266,9 +237,11 @@ def _degenerate(explained: _Explained) -> Iterator[_Found]:
         yield _Found("degenerate", name, "", "share", (flat.amax(1) == flat.amin(1)).double().cpu().numpy())
 
 
-def _noise(explained: _Explained, config: SanityConfig) -> Iterator[_Found]:
+def _noise(
+    explained: _Explained, explainers: Mapping[str, Explainer], config: SanityConfig
+) -> Iterator[_Found]:
     batch = explained.batch
-    for name, explain in explained.explainers.items():
+    for name, explain in explainers.items():
         largest = max_sensitivity(
             explain,
             batch.model,
@@ -301,7 +274,7 @@ def _alike(
     check: str, method: str, beside: str, ours: Saliency, theirs: Saliency, config: SanityConfig
 ) -> Iterator[_Found]:
     first, second = (_ranked(maps, config) for maps in (ours, theirs))
-    yield _Found(check, method, beside, "spearman", spearman(ours, theirs))
+    yield _Found(check, method, beside, "spearman", map_correlation(ours, theirs))
     yield _Found(check, method, beside, "top-overlap", top_overlap(first, second, config.top_share))
 
 
@@ -310,14 +283,16 @@ def _ranked(maps: Saliency, config: SanityConfig) -> torch.Tensor:
 
 
 def _located(explained: _Explained, masks: Masks, config: SanityConfig) -> Iterator[_Found]:
-    height, width = explained.batch.frames.shape[2:]
-    causes = masks.causes(explained.places, height, width).to(explained.batch.frames.device)
-    for name, maps in explained.maps.items():
-        ranks = _ranked(maps, config)
-        for quantity, localise in LOCALISATIONS.items():
-            value, chance = localise(maps, ranks, causes)
-            yield _Found("masks", name, "", quantity, value.cpu().numpy())
-            yield _Found("masks", name, "", f"{quantity} by chance", chance.cpu().numpy())
+    batch, names = explained.batch, list(explained.maps)
+    known = masks.read(explained.places, *batch.frames.shape[2:]).to(batch.frames.device)
+    located = batch._replace(ground_truth_mask=known)
+    ranked = RankedMaps.of(torch.stack([*explained.maps.values()], 1), seed=config.seed)
+    for quantity in LOCALISATIONS:
+        ((_, columns),) = build(quantity).measure(located, ranked)
+        for position, name in enumerate(names):
+            value, chance = (columns[each][:, position].cpu().numpy() for each in ("value", "chance"))
+            yield _Found("masks", name, "", quantity, value)
+            yield _Found("masks", name, "", f"{quantity} by chance", chance)
 
 
 def _require_located(rows: Sequence[pd.DataFrame], masks: Masks) -> None:
@@ -346,8 +321,8 @@ def _rows(explained: _Explained, found: Sequence[_Found]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _bootstrap(subject: Subject, clean: Sequence[_Explained], config: SanityConfig) -> BlockBootstrap:
-    block = rows_together(subject, pd.concat([each.places for each in clean]), config.block_s)
+def _bootstrap(data: EvalData, clean: Sequence[_Explained], config: SanityConfig) -> BlockBootstrap:
+    block = rows_together(data, pd.concat([each.places for each in clean]), config.block_s)
     return BlockBootstrap(block=block, resamples=config.resamples, level=config.level, seed=config.seed)
 
 
@@ -358,8 +333,8 @@ def _count(clean: Sequence[_Explained]) -> int:
 
 def _about(
     checkpoint: Checkpoint,
-    shards: Path,
-    subject: Subject,
+    manifest: Manifest,
+    data: EvalData,
     config: SanityConfig,
     masks: Masks | None,
     *,
@@ -370,12 +345,12 @@ def _about(
         "plan": {
             "config": json.loads(json.dumps(planned(config))),
             "checkpoint_sha256": checkpoint.sha256,
-            "shards_sha256": Manifest.load(shards).sha256,
+            "shards_sha256": manifest.sha256,
             "masks": None if masks is None else masks.path.name,
         },
-        "data": {**subject.describe(), "checked": checked, "passed_over": subject.total - checked},
+        "data": {**data.describe(), "checked": checked, "passed_over": data.total - checked},
         "chance": {"spearman": 0.0, "top-overlap": config.top_share},
-        **describe_machine(next(checkpoint.model.parameters()).device),
+        **describe_machine(device_of(checkpoint.model)),
     }
 
 

@@ -286,7 +286,7 @@ def summarise_ranks(
     """Where each method stands under each measure and reference, on the frames that all of them have.
 
     Args:
-        measures: of each name, `faithful`: `high` or `low`; as `Measure.describe` says it.
+        measures: of each name, `faithful`: `high` or `low`; as `Metric.describe` says it.
     """
     ranked = []
     for (measure, reference), values in _side_by_side(per_frame):
@@ -344,7 +344,7 @@ def describe_protocol(quantity: Quantity, particular: Mapping[str, Any]) -> dict
     """How curves are made of edited frames, as JSON.
 
     Args:
-        particular: what is edited and what each reference means; see `Subject.protocol`.
+        particular: what is edited and what each reference means; see `EvalData.protocol`.
     """
     return {
         "fill_space": FILL_SPACE,

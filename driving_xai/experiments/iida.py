@@ -29,8 +29,8 @@ from driving_xai.experiments.tables import write_results
 from driving_xai.explain.perturbation import RISE
 from driving_xai.explain.registry import build
 from driving_xai.metrics.confidence import OfClass
-from driving_xai.metrics.curves import rank
-from driving_xai.metrics.patches import PATCHES_PX, insertion_deletion, patch_insertion_deletion
+from driving_xai.metrics.curves import insertion_deletion, patch_insertion_deletion, rank
+from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.perturb import Fill
 from driving_xai.targets import outputs_at

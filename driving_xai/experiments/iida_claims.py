@@ -12,7 +12,7 @@ from driving_xai.experiments.seeded_runs import (
     paired,
 )
 from driving_xai.experiments.tables import markdown_header, markdown_row, p_text
-from driving_xai.metrics.patches import PATCHES_PX
+from driving_xai.metrics.registry import PATCHES_PX
 
 SCORES = ("ID", *(f"PID {m}" for m in PATCHES_PX))
 EXACT, COARSE = "causes, exact", "causes, coarse"

@@ -15,7 +15,7 @@ from driving_xai.experiments.areas import paired_p, text_of, welch_p
 from driving_xai.experiments.chart import Curve, Row, curves, intervals
 from driving_xai.experiments.drawing import Drawing
 from driving_xai.experiments.tables import p_text
-from driving_xai.metrics.registry import MEASURES, CurveMeasure
+from driving_xai.metrics.faithfulness import DELETED
 
 PAPER_MAE_DEG = {"soft": 4.94, "sign": 4.67, "none": 4.77}
 """Table 2. It prints 4.67 and 4.07 in the lines of one row; the curve of Fig. 6 starts at 4.67."""
@@ -158,9 +158,7 @@ def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def fig6_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
-    measure = MEASURES["deletion"]
-    assert isinstance(measure, CurveMeasure)
-    percent = [100 * fraction for fraction in measure.fractions]
+    percent = [100 * fraction for fraction in DELETED]
     shown = [
         Curve(name=f"{row['method']}", x=percent, y=row["curve_deg"])
         for row in _ranked(results["areas"])

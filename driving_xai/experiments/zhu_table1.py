@@ -10,8 +10,7 @@ from typing import Any
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
-from driving_xai.evaluation.config import CONTROLS, ScoreConfig
-from driving_xai.evaluation.data import Split
+from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import score
 from driving_xai.experiments.tables import write_results

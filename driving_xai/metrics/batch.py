@@ -1,9 +1,8 @@
-"""What is scored together: a batch of frames with all that is known of them, and the maps that explain them."""
+"""A batch of frames with what is known of them, and the ranked maps that explain it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,58 +10,154 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from driving_xai.metrics.localisation import Causes
-from driving_xai.metrics.quantities import Quantity, Value
-from driving_xai.perturb import Fill
+from driving_xai.metrics.curves import rank
+from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
+from driving_xai.targets import probabilities
 from driving_xai.types import FrameModel, Frames, Scores, Target
 
+Mask = Bool[Tensor, "B H W"]
+"""The pixels that cause the label; none or all of a frame where they are unknown."""
 
-class Batch(NamedTuple):
-    """Frames that are scored together."""
+
+class EvalBatch(NamedTuple):
+    """Frames that are scored together.
+
+    Args:
+        rows: positions in the evaluation data's index.
+        model: of one instant; a recurrent model's view of it.
+        frames: unedited.
+        clean: the scores of the unedited frames.
+        target: what is explained.
+        targets: its name for each frame.
+        quantity: what curves are drawn of.
+        references: the quantity of each frame, by what it compares with.
+        known: columns `prediction`, `truth` and `error`; NaN where unknown.
+        ground_truth_mask: the pixels that cause the label, where they are known and asked for.
+        labels: 0 or 1 for each output, of several that may be true at once; None where unknown.
+
+    Example:
+        >>> from driving_xai.targets import output
+        >>> from driving_xai.types import Outputs
+        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten())
+        >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
+        >>> batch = EvalBatch.of(net, torch.zeros(2, 3, 4, 4), output(0))
+        >>> batch.values(batch.clean[:, None]).shape, batch.quantity.unit
+        (torch.Size([2, 1, 1]), 'probability')
+    """
 
     rows: Int64[np.ndarray, " B"]
-    """Positions in the subject's index."""
     model: FrameModel
     frames: Frames
     clean: Scores
-    """Of the unedited frames."""
     target: Target
-    """What is explained."""
     targets: Sequence[str]
-    """Its name for each frame."""
     quantity: Quantity
     references: Mapping[str, Value]
-    """The quantity of each frame, by what it compares with."""
     known: Mapping[str, Float[np.ndarray, " B"]]
-    """Columns `prediction`, `truth` and `error`; NaN where unknown."""
-    causes: Causes | None
-    """The pixels that cause the label, where they are known and asked for."""
+    ground_truth_mask: Mask | None
     labels: Float[Tensor, "B K"] | None = None
-    """0 or 1 for each output, of several that may be true at once; None where unknown."""
 
     def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
         """The quantity by each of the R references, in their order.
 
-        As a measure's `value` it serves all of them with one run of the model.
+        As a metric's `value` it serves all of them with one run of the model.
         """
         return torch.stack([value(scores) for value in self.references.values()], 1)
 
+    @classmethod
+    def of(
+        cls,
+        model: FrameModel,
+        frames: Frames,
+        target: Target,
+        *,
+        clean: Scores | None = None,
+        ground_truth_mask: Mask | None = None,
+        labels: Float[Tensor, "B K"] | None = None,
+    ) -> EvalBatch:
+        """Frames in memory, without a data set around them.
 
-class Maps(NamedTuple):
-    """The maps of several methods for the same frames."""
+        A classifier is scored by the probability that the target takes from its outputs, a regressor by how far
+        the target moves from where it is for the unedited frame, in the output's own unit.
+
+        Args:
+            model: with `outputs`; `dx.wrap` gives any network some.
+            frames: RGB in [0, 1].
+            target: what the maps explain.
+            clean: the scores of the unedited frames, where they are known.
+            ground_truth_mask: the pixels that cause the label.
+            labels: 0 or 1 for each output.
+        """
+        if clean is None:
+            with torch.no_grad():
+                clean = model(frames)
+        reference, quantity, value = _quantity_of(model, clean, target)
+        unknown = np.full(len(frames), np.nan)
+        prediction = value(clean[:, None])[:, 0].double().cpu().numpy()
+        return cls(
+            rows=np.arange(len(frames)),
+            model=model,
+            frames=frames,
+            clean=clean,
+            target=target,
+            targets=["target"] * len(frames),
+            quantity=quantity,
+            references={reference: value},
+            known={"prediction": prediction, "truth": unknown, "error": unknown},
+            ground_truth_mask=ground_truth_mask,
+            labels=labels,
+        )
+
+
+def _quantity_of(model: FrameModel, clean: Scores, target: Target) -> tuple[str, Quantity, Value]:
+    """The reference's name, the quantity and how it is taken from scores."""
+    outputs = model.outputs
+
+    def of_variants(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
+        return target(scores.flatten(0, -2)).view(scores.shape[:-1])
+
+    if outputs.kind != "regression":
+        return "target", PROBABILITY, lambda scores: of_variants(probabilities(outputs, scores))
+    quantity = Quantity(
+        name="absolute change of the explained output",
+        unit=outputs.unit or "unit of the output",
+        area="times percent",
+        without_evidence="rises",
+    )
+    before = target(clean)
+
+    def change(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
+        return (of_variants(scores) - before.view(-1, *[1] * (scores.dim() - 2))).abs()
+
+    return "clean", quantity, change
+
+
+class RankedMaps(NamedTuple):
+    """The maps of M methods for the same B frames, and their orders of pixels.
+
+    Example:
+        >>> ranked = RankedMaps.of(torch.tensor([[[[0.0, 2.0, 1.0]], [[1.0, 1.0, 1.0]]]]))
+        >>> ranked.ranks[0, 0].tolist(), ranked.degenerate.tolist()
+        ([2, 0, 1], [[False, True]])
+    """
 
     saliency: Float[Tensor, "B M H W"]
     ranks: Int64[Tensor, "B M P"]
+    """See `curves.rank`."""
     degenerate: Bool[Tensor, "B M"]
     """Whether a map is constant, zero everywhere included: it says nothing, and its order is the draw's."""
 
+    @classmethod
+    def of(cls, saliency: Float[Tensor, "B M H W"], *, seed: int = 0) -> RankedMaps:
+        """Ranks each map once.
 
-@dataclass(frozen=True, kw_only=True)
-class Editing:
-    """How frames are edited, and how many at a time."""
+        Args:
+            saliency: finite.
+            seed: of ties; a map's order depends neither on its batch nor on the other methods.
 
-    fill: Fill
-    batch_size: int
-    """Most edited frames in one forward pass; changes results by rounding only."""
-    seed: int
-    """Of ties, and of measures that draw."""
+        Raises:
+            NonFiniteError: a map has NaN or infinity.
+        """
+        ranks = rank(saliency.flatten(0, 1), torch.Generator().manual_seed(seed))
+        flat = saliency.flatten(2)
+        return cls(saliency, ranks.unflatten(0, saliency.shape[:2]), flat.amax(2) == flat.amin(2))

@@ -1,21 +1,24 @@
-"""What a classifier still says of a frame that shows only what a map points at.
+"""Average drop, increase in confidence and percentage-in: a classifier's probability of what a map shows it.
 
 Average drop and rate of increase weight the frame with the whole map; percentage-in shows its most
-salient pixels. All are per frame; means over frames are the caller's.
+salient pixels. The functions are per frame; means over frames are the caller's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from driving_xai.metrics.base import Category, Columns, Metric, Need
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import insertion
-from driving_xai.metrics.quantities import Value
+from driving_xai.metrics.quantities import Quantity, Value
 from driving_xai.types import FrameModel, Frames, Saliency, Scores
 
 SHOWN_FRACTIONS = (0.05, 0.10, 0.20, 0.25, 0.50)
@@ -24,7 +27,12 @@ SHOWN_FRACTIONS = (0.05, 0.10, 0.20, 0.25, 0.50)
 
 @dataclass(frozen=True, kw_only=True)
 class OfClass:
-    """The score of one class a frame, as a logit or as a probability; a `Value`."""
+    """The score of one class a frame, as a logit or as a probability; a `Value`.
+
+    Example:
+        >>> OfClass(classes=torch.tensor([1]), scale="logit")(torch.tensor([[[0.0, 2.0]]]))
+        tensor([[2.]])
+    """
 
     classes: Int64[Tensor, " B"]
     scale: Literal["logit", "probability", "independent probability"] = "probability"
@@ -82,8 +90,8 @@ def average_drop(clean: Float[Tensor, " B"], shown: Float[Tensor, "B *more"]) ->
     Source: An and Joe 2022, eq. 8; Chattopadhay et al. 2018, section 4.1.
 
     Example:
-        >>> average_drop(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.7]))
-        tensor([25.,  0.])
+        >>> average_drop(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.7]))
+        tensor([50.,  0.])
     """
     if not (clean > 0).all():
         raise ValueError(
@@ -119,10 +127,138 @@ def percentage_in(
 
     Args:
         value: `OfClass(...)` as a logit is the reading that fits the paper's Table 4, as a
-            probability the one that its text suggests; `Batch.values` gives several references' values
+            probability the one that its text suggests; `EvalBatch.values` gives several references' values
             side by side, before the methods.
 
     Source: An and Joe 2022, section 4.2.3.
     Deviation: exactly k pixels by a seeded ranking; the paper gives no unit.
     """
     return value(insertion(model, frames, ranks, fractions, fill="black", batch_size=batch_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WeightedFrame(Metric):
+    """What a classifier still says of a frame multiplied with its stretched map."""
+
+    category: ClassVar[Category] = "confidence"
+    needs: ClassVar[Need | None] = "probability"
+
+    @abstractmethod
+    def _compare(self, clean: Float[Tensor, " B"], shown: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]: ...
+
+    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
+        """The percentage for each method; see `Metric.measure`."""
+        weighted = [
+            scores_of_weighted(batch.model, batch.frames, saliency, batch_size=self.batch_size)
+            for saliency in ranked.saliency.unbind(1)
+        ]
+        scores = torch.stack(weighted, 1)
+        for reference, value in batch.references.items():
+            yield reference, {"value": self._compare(value(batch.clean[:, None])[:, 0], value(scores))}
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Metric.describe`."""
+        return {
+            "kind": "weighted frame",
+            "quantity": quantity.name,
+            "unit": "percent",
+            "fill": "black",
+            "faithful": self.faithful(quantity),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageDrop(_WeightedFrame):
+    """The share of the probability, in percent, that is lost where only the map shows; low is good.
+
+    Args:
+        batch_size: frames in one forward pass.
+        seed: unused; the map itself weights the frame.
+
+    Source: An and Joe 2022, eq. 8; Chattopadhay et al. 2018, section 4.1.
+    Deviation: see `scores_of_weighted`.
+
+    Example:
+        >>> AverageDrop.higher_is_better, AverageDrop.category
+        (False, 'confidence')
+    """
+
+    name: ClassVar[str] = "average-drop"
+    higher_is_better: ClassVar[bool] = False
+
+    def _compare(self, clean: Float[Tensor, " B"], shown: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        return average_drop(clean, shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Increase(_WeightedFrame):
+    """100 where the map alone raises the probability, else 0; the mean is the rate in percent; high is good.
+
+    Args:
+        batch_size: frames in one forward pass.
+        seed: unused; the map itself weights the frame.
+
+    Source: An and Joe 2022, eq. 9.
+    Deviation: see `scores_of_weighted`.
+
+    Example:
+        >>> Increase.higher_is_better, Increase().label
+        (True, 'increase')
+    """
+
+    name: ClassVar[str] = "increase"
+    higher_is_better: ClassVar[bool] = True
+
+    def _compare(self, clean: Float[Tensor, " B"], shown: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        return increase(clean, shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PercentageIn(Metric):
+    """The mean probability that is left where only the most salient pixels are shown, on black; high is good.
+
+    Args:
+        fractions: of the pixels that are shown, rising.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of ties between equal saliencies.
+
+    Source: An and Joe 2022, section 4.2.3.
+    Deviation: see `percentage_in`.
+
+    Example:
+        >>> PercentageIn().fractions
+        (0.05, 0.1, 0.2, 0.25, 0.5)
+    """
+
+    name: ClassVar[str] = "percentage-in"
+    category: ClassVar[Category] = "confidence"
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Need | None] = "probability"
+
+    fractions: tuple[float, ...] = SHOWN_FRACTIONS
+
+    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
+        """A curve over the fractions, and its mean; see `Metric.measure`."""
+        shown = percentage_in(
+            batch.model,
+            batch.frames,
+            ranked.ranks,
+            batch.values,
+            fractions=self.fractions,
+            batch_size=self.batch_size,
+        )
+        fractions = torch.tensor(self.fractions, dtype=torch.float64)
+        for reference, left in zip(batch.references, shown.unbind(1), strict=True):
+            yield reference, {"value": left.mean(-1), "curve": left, "fractions": fractions}
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Metric.describe`."""
+        return {
+            "kind": "shown pixels",
+            "quantity": quantity.name,
+            "unit": quantity.unit,
+            "normalised_unit": quantity.unit,
+            "fractions": list(self.fractions),
+            "fill": "black",
+            "faithful": self.faithful(quantity),
+        }

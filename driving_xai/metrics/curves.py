@@ -1,23 +1,27 @@
 """Saliency to ranking, ranking to edited frames to scores, scores to an area.
 
-Deletion removes the most salient pixels first; insertion shows them first. A saliency map is ranked
-once, and every edited frame is built from that ranking.
+Deletion removes the most salient pixels first; insertion shows them first; both may go by square
+patches. A saliency map is ranked once, and every edited frame is built from that ranking. One loop,
+`scores_along`, runs the model along the curves of pixels, patches and tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from driving_xai.errors import NonFiniteError
-from driving_xai.metrics.quantities import Quantity
+from driving_xai.metrics.quantities import Quantity, Value
 from driving_xai.perturb import Fill, Mixture, batches, blank, pixel_counts
 from driving_xai.types import FrameModel, Frames, Scores
+
+MOST_STEPS = 64
+"""Points of a curve by default, besides its start; the authors' have 39 to 157 on 224 x 224 pixels."""
 
 
 def rank(saliency: Float[Tensor, "B *grid"], generator: torch.Generator) -> Int64[Tensor, "B P"]:
@@ -53,6 +57,48 @@ def _sorted(keys: Int64[Tensor, "B P"]) -> Int64[Tensor, "B P"]:
     return keys.sort(dim=1).values
 
 
+Edited = Callable[[Int[Tensor, "B P"], Int64[Tensor, " v"]], Scores]
+"""The scores of frames with their `counts` first-ranked places edited: B * v of them, frame by frame."""
+
+
+@torch.no_grad()
+def scores_along(
+    ranks: Int64[Tensor, "B *methods P"],
+    counts: Int64[Tensor, " V"],
+    edited: Edited,
+    *,
+    start: Scores | None = None,
+    end: Scores | None = None,
+    batch_size: int = 32,
+) -> Float[Tensor, "B *methods V K"]:
+    """The scores along the curve of each ranking, in batches that hold several points of every frame.
+
+    Args:
+        ranks: one ranking a frame, or one for each method.
+        counts: how many places are edited at each point, rising.
+        edited: runs the model; what a place is and how it is edited is the caller's.
+        start: the scores at the first point where they are known; all rankings share them.
+        end: those at the last point.
+        batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
+
+    Example:
+        >>> ranks = torch.tensor([[2, 0, 1]])
+        >>> scores_along(ranks, torch.tensor([1, 3]), lambda order, counts: counts[:, None] * 10.0).squeeze(-1)
+        tensor([[10., 30.]])
+    """
+    frames, places = len(ranks), ranks.shape[-1]
+    inner = counts[(start is not None) : len(counts) - (end is not None)]
+    chunks = [inner[part] for part in batches(len(inner), frames=frames, batch_size=batch_size)]
+    found = []
+    for order in ranks.int().reshape(frames, -1, places).unbind(1):
+        points = [] if start is None else [start[:, None]]
+        points += [edited(order, chunk).unflatten(0, (frames, len(chunk))) for chunk in chunks]
+        points += [] if end is None else [end[:, None]]
+        found.append(torch.cat(points, 1))
+    scores = torch.stack(found, 1)
+    return scores.reshape(*ranks.shape[:-1], *scores.shape[2:])
+
+
 def deletion(
     model: FrameModel,
     frames: Frames,
@@ -74,8 +120,8 @@ def deletion(
     Source: Petsiuk et al. 2018 (RISE), section 3.3; on steering Tashiro and Awano 2023, section 4.
     Deviation: exactly k pixels by a seeded ranking, so that ties delete no more and no less.
     """
-    pair = _Pair(frames, blank(frames, fill), clean, None)
-    return _curve(model, pair, ranks, fractions, batch_size)
+    empty = blank(frames, fill)
+    return _between(model, frames, empty, ranks, fractions, start=clean, end=None, batch_size=batch_size)
 
 
 def insertion(
@@ -92,8 +138,41 @@ def insertion(
 
     Arguments and source as for `deletion`; `fractions` are of pixels shown.
     """
-    pair = _Pair(blank(frames, fill), frames, None, clean)
-    return _curve(model, pair, ranks, fractions, batch_size)
+    empty = blank(frames, fill)
+    return _between(model, empty, frames, ranks, fractions, start=None, end=clean, batch_size=batch_size)
+
+
+@torch.no_grad()
+def _between(
+    model: FrameModel,
+    first: Frames,
+    last: Frames,
+    ranks: Int64[Tensor, "B *methods P"],
+    fractions: Sequence[float],
+    *,
+    start: Scores | None,
+    end: Scores | None,
+    batch_size: int,
+) -> Float[Tensor, "B *methods V K"]:
+    """The scores from one picture to the other; an unmixed picture is scored once for all methods."""
+    pixels = ranks.shape[-1]
+    counts = pixel_counts(fractions, pixels)
+    if counts[0] > 0:
+        start = None
+    elif start is None:
+        start = model(first)
+    if counts[-1] < pixels:
+        end = None
+    elif end is None:
+        end = model(last)
+    edited = _mixed(model, first, last)
+    return scores_along(ranks, counts, edited, start=start, end=end, batch_size=batch_size)
+
+
+def _mixed(model: FrameModel, first: Frames, last: Frames) -> Edited:
+    """The scores of mixtures with the first-ranked pixels from the last picture."""
+    mixture = Mixture(first, last)
+    return lambda order, counts: model(mixture(order, counts))
 
 
 Curves = TypeVar("Curves", Tensor, np.ndarray)
@@ -154,42 +233,131 @@ def areas(
     return Areas(factor * under, under / span, factor * (under - span * unedited))
 
 
-class _Pair(NamedTuple):
-    """The two pictures of a curve, and their scores where known."""
+class InsertionDeletionCurves(NamedTuple):
+    """Two curves over the same counts, from the untouched picture on."""
 
-    start: Frames
-    end: Frames
-    start_scores: Scores | None
-    end_scores: Scores | None
+    fractions: Float[Tensor, " V"]
+    """Of patches inserted or deleted, 0 and 1 included."""
+    insertion: Float[Tensor, "B *values V"]
+    """Of each method; of several references at once, these come before the methods."""
+    deletion: Float[Tensor, "B *values V"]
+
+    @property
+    def score(self) -> Float[Tensor, "B *values"]:
+        """Area under insertion minus area under deletion, -1 to 1 for a probability; high is good."""
+        fractions = self.fractions.tolist()
+        return area(fractions, self.insertion) - area(fractions, self.deletion)
+
+
+def patch_ranks(
+    ranks: Int64[Tensor, "B *methods P"], size: tuple[int, int], patch_px: int
+) -> tuple[Int64[Tensor, "B *methods P"], int]:
+    """The position of each pixel's patch in the order of the patches, and how many patches there are.
+
+    A patch comes as early as its most salient pixel. Pixels have no ties (`curves.rank` settles them),
+    so patches have none. Patches at the right and lower border may be cut.
+
+    Args:
+        size: height and width; P is their product.
+
+    Source: Iida et al. 2022, section 4.3: a patch scores as its maximum.
+    """
+    height, width = size
+    rows, columns = -(-height // patch_px), -(-width // patch_px)
+    patch = (torch.arange(height)[:, None] // patch_px) * columns + torch.arange(width) // patch_px
+    patch = patch.flatten().to(ranks.device).expand_as(ranks)
+    first = ranks.new_full((*ranks.shape[:-1], rows * columns), height * width)
+    first = first.scatter_reduce(-1, patch, ranks, "amin")
+    # The position in the order of first pixels: an order's order.
+    return first.argsort(-1).argsort(-1).gather(-1, patch), rows * columns
 
 
 @torch.no_grad()
-def _curve(
+def patch_insertion_deletion(
     model: FrameModel,
-    pair: _Pair,
+    frames: Frames,
     ranks: Int64[Tensor, "B *methods P"],
-    fractions: Sequence[float],
-    batch_size: int,
-) -> Float[Tensor, "B *methods V K"]:
-    count, pixels = len(ranks), ranks.shape[-1]
-    per_method = ranks.int().reshape(count, -1, pixels)
-    counts = pixel_counts(fractions, pixels)
-    inner = counts[(counts > 0) & (counts < pixels)]
-    mixed = Mixture(pair.start, pair.end)
-    chunks = [inner[part] for part in batches(len(inner), frames=count, batch_size=batch_size)]
-    points: list[Float[Tensor, "B methods v K"]] = []
-    if counts[0] == 0:
-        points.append(_end(model, pair.start, pair.start_scores, per_method))
-    for chunk in chunks:
-        scores = [model(mixed(order, chunk)) for order in per_method.unbind(1)]
-        points.append(torch.stack([each.unflatten(0, (count, len(chunk))) for each in scores], 1))
-    if counts[-1] == pixels:
-        points.append(_end(model, pair.end, pair.end_scores, per_method))
-    curves = torch.cat(points, 2)
-    return curves.reshape(*ranks.shape[:-1], *curves.shape[2:])
+    value: Value,
+    *,
+    patch_px: int = 1,
+    fill: Fill | Float[Tensor, "3 H W"] = "black",
+    patches_per_step: int | None = None,
+    batch_size: int = 32,
+    clean: Scores | None = None,
+) -> InsertionDeletionCurves:
+    """Inserts a frame's patches into the fill, and deletes them from the frame, most salient first.
+
+    The curves have a point at 0 and after every `patches_per_step` patches, exactly so many, and at
+    all. Both share the scores of the frame and of the fill. With `patch_px=1` patches are pixels.
+
+    Args:
+        ranks: of pixels, one ranking a frame or one for each method; see `curves.rank`.
+        value: of scores, as a rule `confidence.OfClass`: the probability of the true class in the paper; or
+            `EvalBatch.values`, which puts several references' values side by side.
+        fill: a named fill, or the bias image b.
+        patches_per_step: None makes at most `MOST_STEPS` steps.
+        batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
+        clean: the scores of the unedited frames, where they are known.
+
+    Source: Iida et al. 2022, eqs. 14 to 16.
+    Deviation: patches are ordered descending; the paper prints ascending, which would insert the least
+    salient first, and its own m = 1 equals RISE's score only when descending. The curve starts at
+    n = 0, and ties add no patches. Black by default, as RISE deletes and as the authors compute;
+    the bias image of eq. 16 is an option.
+    """
+    size = (frames.shape[2], frames.shape[3])
+    places, patches = patch_ranks(ranks, size, patch_px)
+    step = patches_per_step or -(-patches // MOST_STEPS)
+    counts = torch.tensor([*range(0, patches, step), patches])
+    nothing = _filled(frames, fill)
+    whole = model(frames) if clean is None else clean
+    empty = model(nothing)
+    inserted = scores_along(
+        places, counts, _mixed(model, nothing, frames), start=empty, end=whole, batch_size=batch_size
+    )
+    deleted = scores_along(
+        places, counts, _mixed(model, frames, nothing), start=whole, end=empty, batch_size=batch_size
+    )
+    return InsertionDeletionCurves(
+        (counts.double() / patches).to(frames.device), value(inserted), value(deleted)
+    )
 
 
-def _end(model: FrameModel, frames: Frames, known: Scores | None, ranks: Tensor) -> Tensor:
-    """The score of an unmixed picture, once for all methods."""
-    scores = model(frames) if known is None else known
-    return scores[:, None, None].expand(-1, ranks.shape[1], -1, -1)
+@torch.no_grad()
+def insertion_deletion(
+    model: FrameModel,
+    frames: Frames,
+    ranks: Int64[Tensor, "B *methods P"],
+    value: Value,
+    *,
+    insertion_fill: Fill = "blur",
+    deletion_fill: Fill = "black",
+    pixels_per_step: int | None = None,
+    batch_size: int = 32,
+    clean: Scores | None = None,
+) -> InsertionDeletionCurves:
+    """RISE's two curves: pixels inserted into a blurred frame, and deleted to black.
+
+    Arguments as for `patch_insertion_deletion`; RISE's step is a row of 224 pixels.
+
+    Source: Petsiuk et al. 2018 (RISE), section 3.3.
+    Deviation: black is 0 in RGB, where RISE's is 0 after normalisation; see `perturb.blank`.
+    """
+    pixels = ranks.shape[-1]
+    step = pixels_per_step or -(-pixels // MOST_STEPS)
+    counts = torch.tensor([*range(0, pixels, step), pixels])
+    whole = model(frames) if clean is None else clean
+    blurred, black = blank(frames, insertion_fill), blank(frames, deletion_fill)
+    inserted = scores_along(
+        ranks, counts, _mixed(model, blurred, frames), start=model(blurred), end=whole, batch_size=batch_size
+    )
+    deleted = scores_along(
+        ranks, counts, _mixed(model, frames, black), start=whole, end=model(black), batch_size=batch_size
+    )
+    return InsertionDeletionCurves(
+        (counts.double() / pixels).to(frames.device), value(inserted), value(deleted)
+    )
+
+
+def _filled(frames: Frames, fill: Fill | Tensor) -> Frames:
+    return blank(frames, fill) if isinstance(fill, str) else fill.to(frames).expand_as(frames)

@@ -1,11 +1,11 @@
-"""How accurate a classifier of several labels stays while its evidence is masked, as a measure."""
+"""AUPC and log-odds: how accurate a classifier of several labels stays while its evidence is masked."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from driving_xai.errors import DataError
 from driving_xai.explain.vit.capture import check_vit
-from driving_xai.metrics.aupc import Masking, Statistic, accuracies, log_odds
-from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.aupc import Masking, accuracies, log_odds
+from driving_xai.metrics.base import Category, Columns, Metric
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import deletion
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.metrics.token_masks import (
@@ -24,7 +25,6 @@ from driving_xai.metrics.token_masks import (
     token_deletion,
     token_ranks,
 )
-from driving_xai.perturb import Fill
 
 Part = Literal["pixel", "token", "attention"]
 _LEAST_PATCHES = 45
@@ -32,24 +32,31 @@ _LEAST_PATCHES = 45
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedAccuracy:
-    """AUPC or log-odds over ten points from 0 to 20 % masked.
+class _MaskedAccuracy(Metric):
+    """The accuracy along ten points from 0 to 20 % masked."""
 
-    AUPC is a mean over frames; log-odds is of the mean accuracies of all frames, so that a frame has a
-    curve but no value.
+    category: ClassVar[Category] = "faithfulness"
+    higher_is_better: ClassVar[bool] = False
+    unit: ClassVar[str]
 
-    Source: Zhu et al. 2024, eqs. 9 and 10, Table 1.
-    """
-
-    part: Part
-    """What is masked: pixels, patches' embeddings, or the attention to and from patches."""
-    of_set: Statistic | None = None
-    """`aupc.log_odds`, computed of a set of frames; None is AUPC."""
+    part: Part = "pixel"
     masking: Masking = field(default_factory=Masking)
-    needs: None = None
 
-    def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-        """The accuracy of each frame along each method's curve; see `measures.Measure`.
+    def __post_init__(self) -> None:
+        if self.part not in get_args(Part):
+            raise ValueError(f"got part {self.part!r}, expected one of: {', '.join(get_args(Part))}")
+
+    @property
+    def label(self) -> str:
+        """The name with the part that is masked, pixels excepted."""
+        return self.name if self.part == "pixel" else f"{self.name}-{self.part}"
+
+    def prefers_high(self, quantity: Quantity) -> bool:
+        """Accuracy should fall where the most salient parts are masked, and stay where the least are."""
+        return self.masking.order == "least-first"
+
+    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
+        """The accuracy of each frame along each method's curve; see `Metric.measure`.
 
         Raises:
             DataError: the frames have no label for each output.
@@ -59,23 +66,24 @@ class MaskedAccuracy:
             raise DataError(
                 "AUPC and log-odds need a label for each output; score labelled images of actions"
             )
-        curves = accuracies(self._scores(batch, maps, how), batch.labels, rule=self.masking.rule)
-        values = {"curve": curves}
-        if self.of_set is None:
-            values["value"] = 100 * curves.sum(-1)
-        yield "labels", values
+        curves = accuracies(self._scores(batch, ranked), batch.labels, rule=self.masking.rule)
+        found = {"curve": curves, "fractions": torch.tensor(FRACTIONS, dtype=torch.float64)}
+        yield "labels", {**found, **self._values(curves)}
 
-    def _scores(self, batch: Batch, maps: Maps, how: Editing) -> Float[Tensor, "B M V K"]:
-        ranks, masked = maps.ranks, partial(deletion, fill=self.masking.fill)
+    def _values(self, curves: Float[Tensor, "B M V"]) -> Columns:
+        return {}
+
+    def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]:
+        ranks, masked = ranked.ranks, partial(deletion, fill=self.masking.fill)
         if self.part != "pixel":
             vit: Any = getattr(batch.model, "vit", None)
             check_vit(vit)
-            ranks = self._patch_ranks(maps, vit.patch_embed.patch_size, how.seed)
+            ranks = self._patch_ranks(ranked, vit.patch_embed.patch_size)
             masked = partial(token_deletion, vit=vit, mask=self._token_mask())
         if self.masking.order == "least-first":
             ranks = least_first(ranks)
         return masked(
-            batch.model, batch.frames, ranks, FRACTIONS, batch_size=how.batch_size, clean=batch.clean
+            batch.model, batch.frames, ranks, FRACTIONS, batch_size=self.batch_size, clean=batch.clean
         )
 
     def _token_mask(self) -> TokenMask:
@@ -83,20 +91,20 @@ class MaskedAccuracy:
             return "token"
         return "attention" if self.masking.attention_blocks == "first" else "attention-all-blocks"
 
-    def _patch_ranks(self, maps: Maps, patch_px: tuple[int, int], seed: int) -> Int64[Tensor, "B M T"]:
-        height, width = maps.saliency.shape[-2:]
+    def _patch_ranks(self, ranked: RankedMaps, patch_px: tuple[int, int]) -> Int64[Tensor, "B M T"]:
+        height, width = ranked.saliency.shape[-2:]
         patches = (height // patch_px[0], width // patch_px[1])
         if patches[0] * patches[1] < _LEAST_PATCHES:
             raise DataError(
                 f"frames of {height} x {width} have {patches[0] * patches[1]} patches of {patch_px[0]} px; "
                 f"ten points up to 20 % need {_LEAST_PATCHES}: larger frames or smaller patches"
             )
-        whole = maps.saliency[..., : patches[0] * patch_px[0], : patches[1] * patch_px[1]]
-        drawn = torch.Generator().manual_seed(seed)
+        whole = ranked.saliency[..., : patches[0] * patch_px[0], : patches[1] * patch_px[1]]
+        drawn = torch.Generator().manual_seed(self.seed)
         return token_ranks(whole.flatten(0, 1), patches, drawn).unflatten(0, whole.shape[:2])
 
-    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
-        """See `measures.Measure`."""
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Metric.describe`."""
         most_first = self.masking.order == "most-first"
         return {
             "kind": "accuracy of all outputs",
@@ -105,37 +113,82 @@ class MaskedAccuracy:
             "order": f"{'most' if most_first else 'least'} salient first",
             **({"fill": self.masking.fill} if self.part == "pixel" else {}),
             **({"attention_blocks": self.masking.attention_blocks} if self.part == "attention" else {}),
-            "unit": "percent, summed over points" if self.of_set is None else "natural logarithm",
+            "unit": self.unit,
             "normalised_unit": "share of outputs that are right",
             "fractions": list(FRACTIONS),
-            "faithful": "low" if most_first else "high",
+            "faithful": self.faithful(quantity),
         }
 
 
-_PARTS: Mapping[str, Part] = {"": "pixel", "-token": "token", "-attention": "attention"}
+@dataclass(frozen=True, kw_only=True)
+class AUPC(_MaskedAccuracy):
+    """The area under the perturbation curve: accuracies in percent, summed over ten points; low is good.
+
+    It is a mean over frames. With the least salient parts masked first, high is good.
+
+    Args:
+        part: what is masked: pixels, patches' embeddings, or the attention to and from patches.
+        masking: the order, the fill, and when an output counts as predicted.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of ties between equal saliencies.
+
+    Source: Zhu et al. 2024, eq. 9, Table 1.
+    Deviation: see `aupc.accuracies`.
+
+    Example:
+        >>> AUPC(part="token").label
+        'aupc-token'
+    """
+
+    name: ClassVar[str] = "aupc"
+    unit: ClassVar[str] = "percent, summed over points"
+
+    def _values(self, curves: Float[Tensor, "B M V"]) -> Columns:
+        return {"value": 100 * curves.sum(-1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOdds(_MaskedAccuracy):
+    """The logarithm of accuracy under masks to the clean accuracy, summed over points; low is good.
+
+    It is of the mean accuracies of all frames: a frame has a curve and no value.
+
+    Args:
+        part: what is masked: pixels, patches' embeddings, or the attention to and from patches.
+        masking: the order, the fill, and when an output counts as predicted.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of ties between equal saliencies.
+
+    Source: Zhu et al. 2024, eq. 10, Table 1.
+    Deviation: see `aupc.log_odds`.
+
+    Example:
+        >>> LogOdds(part="attention").label
+        'log-odds-attention'
+    """
+
+    name: ClassVar[str] = "log-odds"
+    unit: ClassVar[str] = "natural logarithm"
+    of_set = staticmethod(log_odds)
+
+
 _FOLLOWED_BY: Mapping[str, tuple[Part, ...]] = {
-    "rule": tuple(_PARTS.values()),
-    "order": tuple(_PARTS.values()),
+    "rule": get_args(Part),
+    "order": get_args(Part),
     "attention_blocks": ("attention",),
     "fill": ("pixel",),
 }
 """Settings of `Masking` to the parts whose masks they change."""
 
 
-def masked_accuracies(masking: Masking) -> dict[str, MaskedAccuracy]:
-    """AUPC and log-odds of each part, by their names as measures."""
-    return {
-        f"{name}{suffix}": MaskedAccuracy(part=part, of_set=of_set, masking=masking)
-        for name, of_set in (("aupc", None), ("log-odds", log_odds))
-        for suffix, part in _PARTS.items()
-    }
-
-
 def require_followed(masking: Masking, measures: Collection[str]) -> None:
     """Raises ValueError where a setting is not the default and none of these measures follows it."""
-    known = masked_accuracies(masking)
+    known = [kind(part=part) for kind in (AUPC, LogOdds) for part in get_args(Part)]
     for setting, parts in _FOLLOWED_BY.items():
-        given, following = getattr(masking, setting), [name for name in known if known[name].part in parts]
+        given, following = (
+            getattr(masking, setting),
+            [metric.label for metric in known if metric.part in parts],
+        )
         if given != getattr(Masking(), setting) and not set(measures) & set(following):
             raise ValueError(
                 f"got {setting} {given!r} for masks, which no measure of this run follows; "

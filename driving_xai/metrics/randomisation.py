@@ -1,19 +1,25 @@
-"""Whether maps depend on what they should: on the weights, not on a little noise; and whether methods agree.
+"""Randomisation and robustness: do maps depend on the weights, not on a little noise; do methods agree?
 
-Pure functions over models, frames and explainers; `sanity_checks` runs them along a route.
+Pure functions over models, frames and explainers, and two metrics made of them; `evaluation.sanity` runs
+them along a data set.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
-from scipy import stats
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
+from driving_xai.explain.seeding import generators
+from driving_xai.metrics.base import Category, ExplainerMetric, MetricResult
+from driving_xai.metrics.statistics import spearman
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.types import Explainer, FrameModel, Frames, Saliency, Target
 
@@ -75,21 +81,56 @@ def _draw_(module: nn.Module) -> None:
         weight.copy_(drawn.to(weight))
 
 
-def spearman(ours: Saliency, theirs: Saliency) -> Float64[np.ndarray, " B"]:
-    """The rank correlation of two maps of each frame, ties at their mean rank; NaN where one is constant.
+@contextmanager
+def randomised(model: nn.Module, layers: Sequence[str], seed: int) -> Iterator[None]:
+    """The model with the weights of some layers drawn anew; the trained ones are back afterwards.
 
-    Source: Spearman 1904; for maps, Adebayo et al. 2018.
+    The model stays the same object, so that what was fitted to its layers still fits.
+
+    Args:
+        model: on any device.
+        layers: names of modules; see `layers_in_order`.
+        seed: of the weights.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> before = model.weight.clone()
+        >>> with randomised(model, [""], seed=1):
+        ...     changed = not torch.equal(model.weight, before)
+        >>> changed, torch.equal(model.weight, before)
+        (True, True)
     """
-    first, second = (_centred_ranks(maps) for maps in (ours, theirs))
-    squares = (first**2).sum(1) * (second**2).sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (first * second).sum(1) / np.sqrt(squares)
+    modules = dict(model.named_modules())
+    tensors = {
+        id(each): each
+        for name in layers
+        for each in (*modules[name].parameters(recurse=False), *modules[name].buffers(recurse=False))
+    }
+    trained = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    try:
+        randomise_(model, layers, seed)
+        yield
+    finally:
+        with torch.no_grad():
+            for key, tensor in tensors.items():
+                tensor.copy_(trained[key])
 
 
-def _centred_ranks(maps: Saliency) -> Float64[np.ndarray, "B P"]:
-    flat = maps.detach().flatten(1).float().cpu().numpy()
-    ranks = stats.rankdata(flat, axis=1)
-    return ranks - ranks.mean(1, keepdims=True)
+def map_correlation(ours: Saliency, theirs: Saliency) -> Float64[np.ndarray, " B"]:
+    """Spearman's rank correlation of two maps of each frame, NaN where one is constant.
+
+    Args:
+        ours: compared in float32.
+        theirs: of the same frames.
+
+    Source: Adebayo et al. 2018, "Sanity checks for saliency maps".
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> map_correlation(maps, -maps)
+        array([-1.])
+    """
+    return spearman(*(maps.detach().flatten(1).float().cpu().numpy() for maps in (ours, theirs)))
 
 
 def top_overlap(
@@ -130,20 +171,128 @@ def max_sensitivity(
     """
     size = saliency.detach().flatten(1).double().norm(dim=1)
     largest = torch.zeros_like(size)
-    generators = [_generator(frame, seed) for frame in frames]
+    drawing = generators(frames, seed=seed)
     for _ in range(draws):
-        noise = torch.stack(
-            [torch.rand(frame.shape, generator=g) for frame, g in zip(frames, generators, strict=True)]
-        )
+        noise = torch.stack([torch.rand(frames.shape[1:], generator=each) for each in drawing])
         noisy = (frames + (2 * noise.to(frames) - 1) * radius).clamp(0, 1)
         change = (explainer(model, noisy, target) - saliency).detach().flatten(1).double().norm(dim=1)
         largest = torch.maximum(largest, change)
     return torch.where(size > 0, largest / size, torch.nan).cpu().numpy()
 
 
-def _generator(frame: Float[Tensor, "3 H W"], seed: int) -> torch.Generator:
-    pixels = frame.detach().cpu().contiguous().numpy()
-    digest = hashlib.blake2b(
-        pixels.data, digest_size=8, key=seed.to_bytes(16, "little", signed=True)
-    ).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+@dataclass(frozen=True, kw_only=True)
+class ModelRandomisation(ExplainerMetric):
+    """How alike an explainer's maps stay while the model's weights are drawn anew; low is good.
+
+    The value is the mean over stages of the rank correlation with the maps of the trained weights; the curve
+    has each stage, from the output back to the input. The model has its weights back afterwards.
+
+    Args:
+        order: whether each stage keeps the layers of those before it, or draws one layer alone.
+        seed: of the weights.
+
+    Source: Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
+
+    Example:
+        >>> from driving_xai.explain.gradient import Gradient
+        >>> from driving_xai.targets import output
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 2))
+        >>> result = ModelRandomisation()(net, torch.rand(1, 3, 4, 4), Gradient(), output(0))
+        >>> result.curve.shape, result.higher_is_better
+        (torch.Size([1, 2]), False)
+    """
+
+    name: ClassVar[str] = "model-randomisation"
+    category: ClassVar[Category] = "randomisation"
+    higher_is_better: ClassVar[bool] = False
+
+    order: Literal["cascading", "independent"] = "cascading"
+
+    def __call__(
+        self,
+        model: FrameModel,
+        frames: Frames,
+        explainer: Explainer,
+        target: Target,
+        *,
+        maps: Saliency | None = None,
+    ) -> MetricResult:
+        """The correlation of each frame; see `ExplainerMetric`.
+
+        Raises:
+            TypeError: the model is no network, whose layers could be drawn.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"got {type(model).__name__}, expected an nn.Module; give the whole network")
+        trained = explainer(model, frames, target) if maps is None else maps
+        layers, found = layers_in_order(model, lambda: model(frames)), []
+        for at in range(len(layers)):
+            drawn = layers[: at + 1] if self.order == "cascading" else layers[at : at + 1]
+            with randomised(model, drawn, self.seed):
+                found.append(map_correlation(trained, explainer(model, frames, target)))
+        curve = torch.from_numpy(np.stack(found, 1))
+        return _result(curve.mean(1), unit="Spearman's correlation", curve=curve)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxSensitivity(ExplainerMetric):
+    """The largest change of a map under a little noise on the frame, relative to the map; low is good.
+
+    Args:
+        radius: of the uniform noise, in the frames' range of 0 to 1.
+        draws: of noise for each frame.
+        seed: of the noise; a frame's draws depend on its own pixels, not on its batch.
+
+    Source: Yeh et al. 2019, "On the (in)fidelity and sensitivity of explanations", eq. 4.
+    Deviation: see `max_sensitivity`.
+
+    Example:
+        >>> from driving_xai.explain.gradient import Gradient
+        >>> from driving_xai.targets import output
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        >>> MaxSensitivity()(linear, torch.rand(1, 3, 4, 4), Gradient(), output(0)).value.tolist()
+        [0.0]
+    """
+
+    name: ClassVar[str] = "max-sensitivity"
+    category: ClassVar[Category] = "robustness"
+    higher_is_better: ClassVar[bool] = False
+
+    radius: float = 0.02
+    draws: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.radius <= 1 or self.draws < 1:
+            raise ValueError(
+                f"got radius {self.radius}, draws {self.draws}; expected within (0, 1], 1 or more"
+            )
+
+    def __call__(
+        self,
+        model: FrameModel,
+        frames: Frames,
+        explainer: Explainer,
+        target: Target,
+        *,
+        maps: Saliency | None = None,
+    ) -> MetricResult:
+        """The sensitivity of each frame's map; see `ExplainerMetric`."""
+        clean = explainer(model, frames, target) if maps is None else maps
+        largest = max_sensitivity(
+            explainer,
+            model,
+            frames,
+            target,
+            clean,
+            radius=self.radius,
+            draws=self.draws,
+            seed=self.seed,
+        )
+        return _result(torch.from_numpy(largest), unit="share of the map's length")
+
+
+def _result(
+    value: Float64[Tensor, " B"], *, unit: str, curve: Float64[Tensor, "B V"] | None = None
+) -> MetricResult:
+    mean = float(value[value.isfinite()].mean())
+    return MetricResult(value=value, unit=unit, higher_is_better=False, mean=mean, curve=curve)

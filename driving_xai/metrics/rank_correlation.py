@@ -1,26 +1,27 @@
-"""Does a map order patches as hiding them does? Rank correlation with LIME by patch.
+"""Rank correlation of a map with LIME, by patch: does it order patches as hiding them does?
 
 Patches are the cells of a grid laid over the frame. Random patterns hide about half of them; a linear
-model of the scores on what was left gives each patch a worth. A map that agrees in rank explains the
+model of the scores on what was left gives each patch a coefficient. A map that agrees in rank explains the
 model that was hidden from, which need not be the one that wrote the map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from driving_xai.errors import DataError
 from driving_xai.explain.lime import LIME, Grid
-from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.base import Category, Columns, Metric
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.quantities import Quantity
+from driving_xai.metrics.statistics import spearman
 from driving_xai.perturb import Fill
 from driving_xai.types import Saliency, Scores, Target
 
@@ -78,13 +79,13 @@ def patch_means(maps: Saliency, *, grid: Grid = PATCHES) -> Float[np.ndarray, "B
 def lime_rank_correlation(
     lime: Float[np.ndarray, "B n"], maps: Float[np.ndarray, "B n"]
 ) -> Float[np.ndarray, " B"]:
-    """Spearman's correlation of each map with LIME's worths over the patches, from -1 to 1.
+    """Spearman's correlation of each map with LIME's coefficients over the patches, from -1 to 1.
 
-    Equal values share the mean of their ranks: a bounded selection has many. NaN where a map or the worths
-    are the same on every patch, which orders nothing.
+    Equal values share the mean of their ranks: a bounded selection has many. NaN where a map or the
+    coefficients are the same on every patch, which orders nothing.
 
     Args:
-        lime: worth of each patch, the coefficients of `patch_lime().fit(...)`.
+        lime: of each patch, the coefficients of `patch_lime().fit(...)`.
         maps: values of the same patches, in the same order; `patch_means` has them of a map on pixels.
 
     Raises:
@@ -98,33 +99,46 @@ def lime_rank_correlation(
     """
     lime, maps = np.asarray(lime, dtype=np.float64), np.asarray(maps, dtype=np.float64)
     if lime.shape != maps.shape:
-        raise ValueError(f"got worths of shape {lime.shape} and maps of {maps.shape}; expected the same")
+        raise ValueError(
+            f"got coefficients of shape {lime.shape} and maps of {maps.shape}; expected the same"
+        )
     if not (np.isfinite(lime).all() and np.isfinite(maps).all()):
         raise ValueError("got values that are not finite; drop those frames first")
-    ranks = [stats.rankdata(values, axis=1) for values in (lime, maps)]
-    ours, theirs = (each - each.mean(1, keepdims=True) for each in ranks)
-    length = np.sqrt((ours**2).sum(1) * (theirs**2).sum(1))
-    with np.errstate(invalid="ignore"):
-        return np.where(length > 0, (ours * theirs).sum(1) / length, np.nan)
+    return spearman(lime, maps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimeRankCorrelation:
-    """Spearman's correlation of a map's patches with LIME's worths; high is good. One fit serves all methods.
+class LimeRankCorrelation(Metric):
+    """Spearman's correlation of a map's patches with LIME's coefficients; high is good. One fit serves all methods.
 
     LIME fits what is explained: the probability of an image's output, of steering the target itself, which
     for `magnitude` keeps the side of the unedited frame. Its patterns are the seed's, the same for every frame.
 
+    Args:
+        grid: the patches.
+        patterns: that LIME is fitted on.
+        fill: what a hidden patch shows.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of the patterns.
+
     Source: Baumhauer et al. 2021, Table 2.
     Deviation: the paper leaves open which score is fitted, and has image models only.
+
+    Example:
+        >>> LimeRankCorrelation(patterns=200).label
+        'lime-rank-correlation'
     """
+
+    name: ClassVar[str] = "lime-rank-correlation"
+    category: ClassVar[Category] = "faithfulness"
+    higher_is_better: ClassVar[bool] = True
 
     grid: Grid = PATCHES
     patterns: int = 1000
-    needs: None = None
+    fill: Fill = "black"
 
-    def __call__(self, batch: Batch, maps: Maps, how: Editing) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-        """A correlation for each method, NaN where its map orders nothing; see `measures.Measure`.
+    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
+        """A correlation for each method, NaN where its map orders nothing; see `Metric.measure`.
 
         Raises:
             DataError: the frames have fewer pixels than the grid has patches.
@@ -138,20 +152,20 @@ class LimeRankCorrelation:
         lime = patch_lime(
             grid=self.grid,
             samples=self.patterns,
-            fill=how.fill,
-            seed=how.seed,
-            batch_size=how.batch_size,
+            fill=self.fill,
+            seed=self.seed,
+            batch_size=self.batch_size,
         )
         fitted = lime.fit(batch.model, batch.frames, _change_of_explained(batch))
-        worths = torch.stack([each.coefficients for each in fitted]).cpu().numpy()
-        count, methods = maps.saliency.shape[:2]
-        means = patch_means(maps.saliency.flatten(0, 1), grid=self.grid)
+        coefficients = torch.stack([each.coefficients for each in fitted]).cpu().numpy()
+        count, methods = ranked.saliency.shape[:2]
+        means = patch_means(ranked.saliency.flatten(0, 1), grid=self.grid)
         # As in a ranking of pixels, values equal in float32 are equal.
-        found = lime_rank_correlation(np.repeat(worths, methods, axis=0), means.astype(np.float32))
+        found = lime_rank_correlation(np.repeat(coefficients, methods, axis=0), means.astype(np.float32))
         yield "lime", {"value": torch.from_numpy(found).unflatten(0, (count, methods))}
 
-    def describe(self, quantity: Quantity, *, fill: Fill | None = None) -> dict[str, Any]:
-        """See `measures.Measure`."""
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Metric.describe`."""
         return {
             "kind": "rank correlation",
             "reference": "LIME's worth of each patch",
@@ -159,16 +173,16 @@ class LimeRankCorrelation:
             "unit": "Spearman's correlation",
             "patches": [self.grid.rows, self.grid.columns],
             "patterns": self.patterns,
-            **({} if fill is None else {"fill": fill}),
-            "faithful": "high",
+            "fill": self.fill,
+            "faithful": self.faithful(quantity),
         }
 
 
-def _change_of_explained(batch: Batch) -> Target:
+def _change_of_explained(batch: EvalBatch) -> Target:
     """What is explained of a frame's variant, less what it is of the unedited frame.
 
-    The difference takes nothing from LIME's worths. A change no larger than what other batch sizes make of
-    the same frame is none: where no pattern changes anything the worths are zero, and no order is made of
+    The difference takes nothing from LIME's coefficients. A change no larger than what other batch sizes make of
+    the same frame is none: where no pattern changes anything the coefficients are zero, and no order is made of
     rounding.
     """
 

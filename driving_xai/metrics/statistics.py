@@ -1,4 +1,4 @@
-"""Intervals for means over the frames of a drive, whose neighbours are alike.
+"""Intervals for means over the frames of a drive, whose neighbours are alike; rank correlation.
 
 Frames 50 ms apart are no independent samples: treating them so makes an interval several times too
 narrow. The moving-block bootstrap draws whole stretches of the drive instead.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int, Num
+from scipy import stats
 
 LEAST_BLOCKS = 8
 """Below that the percentiles of resampled drives are too narrow: docs/methods.md has the coverage."""
@@ -75,3 +76,23 @@ class BlockBootstrap:
         blocks = -(-count // self.block)
         generator = np.random.default_rng(self.seed)
         return generator.integers(0, count - self.block + 1, size=(self.resamples, blocks))
+
+
+def spearman(ours: Num[np.ndarray, "B n"], theirs: Num[np.ndarray, "B n"]) -> Float64[np.ndarray, " B"]:
+    """The rank correlation of two rows of numbers, ties at their mean rank; NaN where one row is constant.
+
+    Args:
+        ours: finite.
+        theirs: of the same shape.
+
+    Source: Spearman 1904.
+
+    Example:
+        >>> spearman(np.array([[1, 2, 3], [1, 2, 3]]), np.array([[2, 4, 9], [3, 1, 0]]))
+        array([ 1., -1.])
+    """
+    ranks = (stats.rankdata(values, axis=1) for values in (ours, theirs))
+    first, second = (each - each.mean(1, keepdims=True) for each in ranks)
+    length = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(length > 0, (first * second).sum(1) / length, np.nan)

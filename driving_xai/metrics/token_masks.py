@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.explain.vit.capture import check_vit
-from driving_xai.metrics.curves import rank
+from driving_xai.metrics.curves import rank, scores_along
 from driving_xai.models.feature_maps import removed_after
-from driving_xai.perturb import batches, pixel_counts
+from driving_xai.perturb import pixel_counts
 from driving_xai.types import FrameModel, Frames, Saliency, Scores
 
 Masked = Bool[Tensor, "N T"]
@@ -99,10 +99,13 @@ def token_deletion(
     stay.
 
     Args:
+        model: judges by `vit`.
+        frames: unedited.
         ranks: of patches in reading order, one ranking a frame or one for each method; see
             `token_ranks`. All share the clean pass.
         fractions: rising, in [0, 1].
         vit: by which the model judges.
+        mask: what is done to a patch.
         batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
         clean: the scores of the unedited frames, where they are known.
 
@@ -111,21 +114,17 @@ def token_deletion(
         ValueError: see `perturb.pixel_counts`.
     """
     check_vit(vit)
-    counts = pixel_counts(fractions, ranks.shape[-1]).to(ranks.device)
-    per_method = ranks.reshape(len(ranks), -1, ranks.shape[-1])
-    first = [model(frames) if clean is None else clean] if counts[0] == 0 else []
-    inner = counts[len(first) :]
-    found = []
-    for order in per_method.unbind(1):
-        points = [scores[:, None] for scores in first]
-        for part in batches(len(inner), frames=len(frames), batch_size=batch_size):
-            masked = (order[:, None] < inner[part, None]).flatten(0, 1)
-            repeated = frames.repeat_interleave(len(inner[part]), 0)
-            with MASKS[mask](vit, masked):
-                points.append(model(repeated).unflatten(0, (len(frames), -1)))
-        found.append(torch.cat(points, 1))
-    scores = torch.stack(found, 1)
-    return scores.reshape(*ranks.shape[:-1], *scores.shape[2:])
+    counts = pixel_counts(fractions, ranks.shape[-1])
+    start = None
+    if counts[0] == 0:
+        start = model(frames) if clean is None else clean
+
+    def edited(order: Int[Tensor, "B T"], some: Int64[Tensor, " v"]) -> Float[Tensor, "N K"]:
+        masked = (order[:, None] < some.to(order.device)[:, None]).flatten(0, 1)
+        with MASKS[mask](vit, masked):
+            return model(frames.repeat_interleave(len(some), 0))
+
+    return scores_along(ranks, counts, edited, start=start, batch_size=batch_size)
 
 
 def token_ranks(

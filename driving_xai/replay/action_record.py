@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from driving_xai.errors import DataError
-from driving_xai.evaluation.images import Pictures
+from driving_xai.evaluation.data import ImageData
 from driving_xai.evaluation.results import PER_FRAME_SCHEMA
 from driving_xai.evaluation.summary import (
     describe_intervals,
@@ -21,7 +21,7 @@ from driving_xai.evaluation.summary import (
     summarise_scores,
 )
 from driving_xai.metrics.quantities import PROBABILITY
-from driving_xai.metrics.registry import MEASURES
+from driving_xai.metrics.registry import build
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.action_judge import Explained, JudgedPicture
@@ -31,9 +31,9 @@ from driving_xai.replay.scoring import curve_area
 from driving_xai.viz.heat import is_degenerate
 
 _PROTOCOL: Mapping[str, Any] = {
-    "edited": Pictures.protocol["edited"],
+    "edited": ImageData.protocol["edited"],
     "explained": "each output whose probability is over its threshold",
-    "references": {"target": Pictures.protocol["references"]["target"]},
+    "references": {"target": ImageData.protocol["references"]["target"]},
 }
 Curve = Float64[np.ndarray, " V"]
 
@@ -86,7 +86,7 @@ class ActionRecord:
         return {
             "data": {"frames": frames, "scored": len(table.drop_duplicates(["drive", "frame"]))},
             "protocol": describe_protocol(PROBABILITY, _PROTOCOL),
-            "measures": {MEASURE: MEASURES[MEASURE].describe(PROBABILITY, fill=fill)},
+            "measures": {MEASURE: build(MEASURE, fill=fill).describe(PROBABILITY)},
             "methods": [name for name in (self.method,) if name != CONTROL],
             "controls": [CONTROL],
             "prediction": {"unit": PROBABILITY.unit, "error": interval(table["error"].dropna(), bootstrap)},

@@ -22,11 +22,11 @@ from jaxtyping import Float64
 from scipy import stats
 
 from data_prep.shards.atomic import replacing
-from driving_xai.evaluation.drives import DrivenRoute
+from driving_xai.evaluation.data import DriveData
 from driving_xai.evaluation.results import PER_FRAME_SCHEMA
 from driving_xai.evaluation.summary import describe_intervals, describe_protocol, interval
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity
-from driving_xai.metrics.registry import MEASURES
+from driving_xai.metrics.registry import build
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.inset import CurveView
@@ -35,11 +35,11 @@ from driving_xai.viz.heat import is_degenerate
 
 MEASURE, CONTROL = "deletion", "random"
 _PROTOCOL: Mapping[str, Any] = {
-    "edited": DrivenRoute.protocol["edited"],
+    "edited": DriveData.protocol["edited"],
     "left_out": "the first frame of each unbroken run, which has no past",
     "references": {
         "truth": "the recorded angle, smoothed",
-        "clean": DrivenRoute.protocol["references"]["clean"],
+        "clean": DriveData.protocol["references"]["clean"],
     },
 }
 _ROWS_PER_GROUP = 4096
@@ -241,7 +241,7 @@ def summarise(
     errors = _rows(table, method, REFERENCES[0])["error"].dropna()
     return {
         "protocol": describe_protocol(STEERING_ERROR, _PROTOCOL),
-        "measures": {MEASURE: MEASURES[MEASURE].describe(STEERING_ERROR, fill=fill)},
+        "measures": {MEASURE: build(MEASURE, fill=fill).describe(STEERING_ERROR)},
         "methods": [name for name in orderings if name != CONTROL],
         "controls": [CONTROL],
         "prediction": {"unit": "deg", "error": interval(errors, bootstrap)},

@@ -19,8 +19,8 @@ from torch import nn
 from data_prep.schema import Vehicle
 from driving_xai.data.drives import degrees_per_unit
 from driving_xai.metrics.curves import deletion, rank
+from driving_xai.metrics.faithfulness import DELETED
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity, SteeringError
-from driving_xai.metrics.registry import MEASURES, CurveMeasure
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
@@ -38,7 +38,7 @@ from driving_xai.types import (
     Scores,
 )
 
-FRACTIONS = cast(CurveMeasure, MEASURES["deletion"]).fractions
+FRACTIONS = DELETED
 """Of pixels removed: 0 to 25 % in steps of 1 %."""
 _FRAMES_PER_TRIM = 100
 REFERENCES = ("truth", "clean")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from driving_xai.evaluation.maps import FILE_NAME, MapFile
+from driving_xai.evaluation.maps_file import FILE_NAME, MapFile
 from driving_xai.report import words
 from driving_xai.report.edited import what_is_edited
 from driving_xai.report.pictures import heat, stills

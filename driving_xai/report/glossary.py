@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from driving_xai.metrics.patches import PATCHES_PX
+from driving_xai.metrics.registry import PATCHES_PX
 
 _KINDS = (*PATCHES_PX, "token", "attention")
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import SUMMARY, Results
 from driving_xai.evaluation.summary import summarise_comparisons, summarise_ranks
-from driving_xai.metrics.registry import MEASURES, statistics_of_sets
+from driving_xai.metrics.registry import METRICS, statistics_of_sets
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.report.edited import fractions_of
 
@@ -160,7 +160,7 @@ def _boards(results: Results) -> Iterator[Board]:
     if ranks is None:
         ranks = summarise_ranks(results.per_frame, summary["measures"], bootstrap)
     meanings = summary["protocol"].get("references", {})
-    of_sets = statistics_of_sets(name for name in summary["measures"] if name in MEASURES)
+    of_sets = statistics_of_sets(name for name in summary["measures"] if name in METRICS)
     for key in dict.fromkeys((score["measure"], score["reference"]) for score in summary["scores"]):
         about, tested = summary["measures"][key[0]], key[0] not in of_sets
         scores = _of(summary["scores"], key)

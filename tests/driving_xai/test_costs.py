@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from driving_xai.explain.registry import METHODS, build
-from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY
-from driving_xai.metrics.registry import MEASURES
+from driving_xai.metrics.registry import METRICS
+from driving_xai.metrics.registry import build as metric
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.models.classify import Classifier, ClassifierConfig
@@ -120,7 +121,7 @@ def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
 
 def test_every_method_and_measure_has_one_row_and_a_section():
     names = [name.strip("`") for name, *_ in _rows()]
-    assert sorted(names) == sorted([*METHODS, *MEASURES])
+    assert sorted(names) == sorted([*METHODS, *METRICS])
     headings = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     for name, *_, section in _rows():
@@ -154,7 +155,7 @@ def test_a_filter_takes_a_pass_for_each_region_beside_two():
     assert ROWS["soft-attention-filtered"][0].startswith("2 + R,")
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_a_measure_takes_as_many_passes_as_its_row_says(name):
     """With three methods, on two frames, beside the clean pass."""
     torch.manual_seed(0)
@@ -163,7 +164,7 @@ def test_a_measure_takes_as_many_passes_as_its_row_says(name):
     frames, saliency = torch.rand(2, 3, HEIGHT, WIDTH), torch.rand(2, 3, HEIGHT, WIDTH, generator=drawn)
     with torch.no_grad():
         clean = model(frames)
-    batch = Batch(
+    batch = EvalBatch(
         rows=np.arange(2),
         model=model,
         frames=frames,
@@ -173,13 +174,13 @@ def test_a_measure_takes_as_many_passes_as_its_row_says(name):
         quantity=PROBABILITY,
         references={"target": OfClass(classes=torch.zeros(2, dtype=torch.long))},
         known={},
-        causes=torch.rand(2, HEIGHT, WIDTH, generator=drawn) < 0.1,
+        ground_truth_mask=torch.rand(2, HEIGHT, WIDTH, generator=drawn) < 0.1,
         labels=torch.zeros_like(clean),
     )
     ranks = rank(saliency.flatten(0, 1), drawn).unflatten(0, (2, 3))
-    maps = Maps(saliency, ranks, torch.zeros(2, 3, dtype=torch.bool))
+    maps = RankedMaps(saliency, ranks, torch.zeros(2, 3, dtype=torch.bool))
     with _counted(model) as found:
-        list(MEASURES[name](batch, maps, Editing(fill="black", batch_size=32, seed=0)))
+        list(metric(name).measure(batch, maps))
     once, each = re.fullmatch(r"(?:(\d+)(?: \+ |$))?(?:(\d*) ?M)?", ROWS[name][0]).groups()
     for_each = 0 if each is None else int(each or 1)
     assert found == {"forward": 2 * (int(once or 0) + 3 * for_each), "backward": 0}

@@ -16,7 +16,7 @@ from driving_xai import checkpoint
 from driving_xai.cli import drives, tables
 from driving_xai.evaluation.results import Results
 from driving_xai.explain.registry import METHODS
-from driving_xai.metrics.registry import MEASURES
+from driving_xai.metrics.registry import METRICS
 
 
 def one_line(text: str) -> str:
@@ -29,13 +29,13 @@ def one_line(text: str) -> str:
 
 def test_the_names_in_help_are_those_of_the_tables() -> None:
     assert tuple(METHODS) == drives.METHODS
-    assert tuple(MEASURES) == drives.MEASURES
+    assert tuple(METRICS) == drives.MEASURES
 
 
 def test_the_longest_names_leave_the_columns_aligned() -> None:
     about = {"reference": "target", "value": {"mean": 1.0, "low": None, "high": 2.0}, "frames": 3}
     names = [
-        {"measure": max(MEASURES, key=len), "method": max(METHODS, key=len)},
+        {"measure": max(METRICS, key=len), "method": max(METHODS, key=len)},
         {"measure": "x", "method": "y"},
     ]
     head, *lines = tables.scores([{**about, **each} for each in names])

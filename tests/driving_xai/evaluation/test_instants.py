@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from driving_xai.data.drives import Route, Run
+from driving_xai.errors import UnsupportedModelError
 from driving_xai.evaluation.instants import instants_of, walk
 
 
@@ -84,3 +85,50 @@ def test_frames_are_read_in_stretches():
 def test_the_states_may_take_part_in_a_graph():
     batch = next(walk(Summing(), NumberedRoute(), RUNS, batch_size=4))
     assert not batch.past.total.is_inference()
+
+
+class Nested(Summing):
+    """The same memory in another form."""
+
+    def __init__(self, form) -> None:
+        self.form = form
+
+    def step(self, frames, state):
+        inner = None if state is None else Memory(*self.form[1](state))
+        score, _, inner = super().step(frames, inner)
+        return score, None, self.form[0](inner)
+
+
+FORMS = {
+    "tuple": (tuple, tuple),
+    "list": (list, list),
+    "dictionary": (lambda m: {"a": m.total, "b": [m.steps]}, lambda s: (s["a"], s["b"][0])),
+    "tensor": (lambda m: torch.cat([m.total, m.steps], 1), lambda s: (s[:, :1], s[:, 1:])),
+    "nest": (lambda m: (Memory(m.total, ()), {"s": m.steps}), lambda s: (s[0].total, s[1]["s"])),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_state_may_be_any_nest_of_tensors(form):
+    def found(model, unpack):
+        batches = walk(model, NumberedRoute(), RUNS, batch_size=4)
+        return [(batch.rows.tolist(), *(each.tolist() for each in unpack(batch.past))) for batch in batches]
+
+    assert found(Nested(form), form[1]) == found(Summing(), tuple)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (lambda memory: "remembered", "the model's state holds str; expected tensors in tuples, lists"),
+        (lambda memory: {"steps": 3}, "the model's state holds int"),
+        (
+            lambda memory: memory.total.T[None],
+            r"a tensor of shape \(1, 1, 4\) for 4 drives; expected the drives",
+        ),
+    ],
+)
+def test_what_is_no_nest_of_tensors_is_one_line(state, message):
+    model = Nested((state, lambda given: given))
+    with pytest.raises(UnsupportedModelError, match=message):
+        next(walk(model, NumberedRoute(), RUNS, batch_size=4))

@@ -22,17 +22,19 @@ from data_prep import engines
 from data_prep.shards.hdf5 import read_causes, read_columns, read_frames
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
+from driving_xai.evaluation import run
 from driving_xai.evaluation.config import ScoreConfig
-from driving_xai.evaluation.distributed import Team
-from driving_xai.evaluation.maps import MapFile
-from driving_xai.evaluation.parts import _read_maps
-from driving_xai.evaluation.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, Results
-from driving_xai.evaluation.run import score, score_in_shares
+from driving_xai.evaluation.distributed import World
+from driving_xai.evaluation.maps_file import MapFile
+from driving_xai.evaluation.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, Results, locked
+from driving_xai.evaluation.run import _read_maps, score, score_in_shares
+from driving_xai.evaluation.sanity import SanityConfig, check
 from driving_xai.explain.registry import build
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.localisation import auroc
 from driving_xai.perturb import blank
 from driving_xai.targets import magnitude
+from driving_xai.types import Outputs
 
 # Soft attention: in a sign-attention network, rounding flips the sign of a feature that is nearly zero.
 METHODS = ("soft-attention", "grad-cam")
@@ -293,8 +295,8 @@ def test_processes_that_share_a_run_end_with_the_same_bytes(steering, shards, tm
     together, checkpoints = threading.Barrier(3), [steering() for _ in range(3)]
 
     def take_part(rank: int) -> None:
-        team = Team(rank=rank, size=3, wait_for_all=lambda: together.wait(60))
-        score(checkpoints[rank], shards, tmp_path / "shared", config, team=team)
+        world = World(rank=rank, world_size=3, barrier=lambda: together.wait(60))
+        score(checkpoints[rank], shards, tmp_path / "shared", config, world=world)
 
     with ThreadPoolExecutor(3) as pool:
         for done in [pool.submit(take_part, rank) for rank in range(3)]:
@@ -540,14 +542,70 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(steering, shard
     other.config["input"]["geometry"]["crop_top"] = 0.25
     with pytest.raises(DataError, match=r"geometry .* is not the checkpoint's"):
         score(other, shards, out, config)
-    other.config["kind"] = "aeroplane"
-    with pytest.raises(
-        CheckpointError, match=r"holds kind 'aeroplane'; expected one of: steering, actions, classifier"
-    ):
-        score(other, shards, out, config)
+    mute = replace(other, model=torch.nn.Identity())
+    with pytest.raises(CheckpointError, match=r"holds kind 'steering', a model without outputs to explain"):
+        score(mute, shards, out, config)
     with pytest.raises(DataError, match=r"no manifest.json"):
         score(steering(), tmp_path, out, config)
     assert not out.exists()
+
+
+def test_two_runs_never_write_into_one_folder(steering, shards, tmp_path):
+    out, config = tmp_path / "out", ScoreConfig(methods=("centre-prior",), every=4)
+    with locked(out), pytest.raises(DataError, match="another run is writing here; wait for it or stop it"):
+        score(steering(), shards, out, config)
+    with locked(out), pytest.raises(DataError, match="another run is writing here"):
+        check(steering(), shards, out, SanityConfig(methods=("centre-prior",), every=4))
+    score(steering(), shards, out, config)
+    assert {path.name for path in out.iterdir()} == {SUMMARY, PER_FRAME}
+
+
+def test_shares_read_the_manifest_and_build_once(steering, shards, tmp_path, monkeypatch):
+    """In this process; each worker does it for itself."""
+    loaded, built = [], []
+    load, build_explainers = run.Manifest.load, run.explainers_of
+    monkeypatch.setattr(run.Manifest, "load", lambda root: loaded.append(root) or load(root))
+    monkeypatch.setattr(run, "explainers_of", lambda *given: built.append(given) or build_explainers(*given))
+    config = ScoreConfig(methods=("centre-prior",), every=4)
+    score(steering(), shards, tmp_path / "alone", config)
+    assert (len(loaded), len(built)) == (1, 1)
+    score_in_shares(steering(), shards, tmp_path / "out", config, engine=engines.build("serial"), shares=2)
+    assert (len(loaded), len(built)) == (1 + 3, 1 + 3)
+
+
+class Pilot(torch.nn.Module):
+    """A regressor of single frames, driven by the protocol of models with a memory; no attention, no state."""
+
+    outputs = Outputs(kind="regression", names=("steering",), unit="1/m")
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 2, 5, 4), torch.nn.ELU(), torch.nn.Flatten(), torch.nn.LazyLinear(1)
+        )
+
+    def forward(self, frames):
+        return 0.01 * self.net(frames)
+
+    def step(self, frames, state):
+        return self(frames), None, ()
+
+    def at(self, state):
+        return self
+
+
+def test_a_regressor_without_memory_that_is_not_ours_is_scored_along_drives(steering, shards, tmp_path):
+    model = Pilot()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 32, 48))
+    foreign = replace(steering(), model=model.eval(), config={"kind": "somebody:Pilot", "model": {}})
+    config = ScoreConfig(methods=("gradient",), split="all", measures=("deletion",))
+    found = score(foreign, shards, tmp_path / "out", config)
+    rows = found.select(method="gradient", measure="deletion", reference="clean")
+    assert len(rows) == found.summary["data"]["scored"] > 20
+    assert np.stack(rows["curve"])[:, 0] == pytest.approx(0)
+    assert found.summary["model"]["kind"] == "somebody:Pilot"
 
 
 def test_the_model_is_left_as_it_was(steering, shards, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from data_prep.shards.atomic import sha256_of
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
-from driving_xai.evaluation.masks import Masks
+from driving_xai.evaluation.maps_file import Masks
 from driving_xai.evaluation.sanity import PER_FRAME, SUMMARY, SanityConfig, check
 
 METHODS = ("grad-cam", "gradient", "centre-prior")

@@ -15,10 +15,10 @@ from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.results import SUMMARY
 from driving_xai.evaluation.run import score
 from driving_xai.metrics.aupc import Masking
-from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY
-from driving_xai.metrics.registry import MEASURES, chosen
+from driving_xai.metrics.registry import build
 from driving_xai.targets import output
 from tests.driving_xai.explain.transformers import TappedViT, masked_scores
 
@@ -26,7 +26,7 @@ SIZE, GRID, PATCH_PX = (20, 36), (5, 9), 4
 
 
 @pytest.fixture(scope="module")
-def case() -> tuple[Batch, Maps]:
+def case() -> tuple[EvalBatch, RankedMaps]:
     """Three frames, two maps of each; thresholds of the three rules lie among the scores."""
     model = TappedViT(img_size=SIZE, patch_size=PATCH_PX, depth=2, embed_dim=12, num_heads=2)
     drawn = torch.Generator().manual_seed(3)
@@ -37,7 +37,7 @@ def case() -> tuple[Batch, Maps]:
         clean = model(frames)
     saliency = torch.rand(3, 2, *SIZE, generator=drawn)
     ranks = rank(saliency.flatten(0, 1), drawn).unflatten(0, (3, 2))
-    batch = Batch(
+    batch = EvalBatch(
         rows=np.arange(3),
         model=model,
         frames=frames,
@@ -47,14 +47,14 @@ def case() -> tuple[Batch, Maps]:
         quantity=PROBABILITY,
         references={},
         known={},
-        causes=None,
+        ground_truth_mask=None,
         labels=(torch.rand(3, 4, generator=drawn) > 0.5).float(),
     )
-    return batch, Maps(saliency, ranks, torch.zeros(3, 2, dtype=torch.bool))
+    return batch, RankedMaps(saliency, ranks, torch.zeros(3, 2, dtype=torch.bool))
 
 
-def _measured(case: tuple[Batch, Maps], name: str, masking: Masking) -> torch.Tensor:
-    ((reference, found),) = chosen([name], masking)[name](*case, Editing(fill="black", batch_size=7, seed=0))
+def _measured(case: tuple[EvalBatch, RankedMaps], name: str, masking: Masking) -> torch.Tensor:
+    ((reference, found),) = build(name, masking=masking, batch_size=7).measure(*case)
     assert reference == "labels"
     return found["curve"]
 
@@ -82,7 +82,7 @@ def _scores_of(model: TappedViT, frame, values: torch.Tensor, part: str, masking
     return model(edited[None])[0]
 
 
-def _slow(case: tuple[Batch, Maps], part: str, masking: Masking) -> torch.Tensor:
+def _slow(case: tuple[EvalBatch, RankedMaps], part: str, masking: Masking) -> torch.Tensor:
     batch, maps = case
     found = torch.zeros(3, 2, 10, dtype=torch.float64)
     for row, method, point in np.ndindex(*found.shape):
@@ -128,7 +128,7 @@ def test_every_setting_changes_the_curves_it_is_of(case, name, change):
 
 def test_the_description_says_what_was_done():
     def said(name: str, **settings: str) -> dict[str, object]:
-        found = chosen([name], Masking(**settings))[name].describe(PROBABILITY, fill="blur")
+        found = build(name, masking=Masking(**settings)).describe(PROBABILITY)
         return {each: found.get(each) for each in ("rule", "order", "fill", "attention_blocks", "faithful")}
 
     assert said("aupc") == {
@@ -146,7 +146,6 @@ def test_the_description_says_what_was_done():
         "faithful": "high",
     }
     assert said("log-odds", fill="black")["fill"] == "black"
-    assert chosen(["deletion"], Masking(rule="logit"))["deletion"] is MEASURES["deletion"]
 
 
 @pytest.mark.parametrize(

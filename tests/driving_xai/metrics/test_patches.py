@@ -7,13 +7,16 @@ import torch
 from torch import nn
 
 from driving_xai.metrics.confidence import OfClass
-from driving_xai.metrics.curves import area, deletion, insertion, rank
-from driving_xai.metrics.patches import (
-    PATCHES_PX,
+from driving_xai.metrics.curves import (
+    area,
+    deletion,
+    insertion,
     insertion_deletion,
     patch_insertion_deletion,
     patch_ranks,
+    rank,
 )
+from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.perturb import blank
 from driving_xai.types import Outputs
 

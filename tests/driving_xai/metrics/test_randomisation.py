@@ -14,9 +14,9 @@ from driving_xai.explain.controls import CentrePrior, RandomOrder
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.randomisation import (
     layers_in_order,
+    map_correlation,
     max_sensitivity,
     randomise_,
-    spearman,
     top_overlap,
 )
 
@@ -82,7 +82,7 @@ def test_a_weight_without_a_rule_keeps_mean_and_spread() -> None:
 def test_spearman_is_scipys_with_ties(values: list[int], seed: int) -> None:
     ours = torch.tensor(values, dtype=torch.float32).view(1, 3, 4)
     theirs = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(seed))
-    (found,) = spearman(ours, theirs)
+    (found,) = map_correlation(ours, theirs)
     if len(set(values)) == 1:
         assert np.isnan(found)
     else:

@@ -19,7 +19,7 @@ from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.run import score
 from driving_xai.explain.lime import Grid
 from driving_xai.explain.registry import build
-from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.metrics.rank_correlation import (
@@ -188,10 +188,10 @@ class Saturating(nn.Module):
         return (self.gain * (self.pixels(frames) - 5) / 10).tanh()
 
 
-def _batch(model: nn.Module, frames: Tensor) -> Batch:
+def _batch(model: nn.Module, frames: Tensor) -> EvalBatch:
     clean = model(frames)
     classes = clean.argmax(1)
-    return Batch(
+    return EvalBatch(
         rows=np.arange(len(frames)),
         model=model,
         frames=frames,
@@ -201,15 +201,15 @@ def _batch(model: nn.Module, frames: Tensor) -> Batch:
         quantity=PROBABILITY,
         references={"target": OfClass(classes=classes)},
         known={},
-        causes=None,
+        ground_truth_mask=None,
     )
 
 
-def _measured(batch: Batch, saliency: Tensor, *, batch_size: int = 32, seed: int = 0) -> Tensor:
+def _measured(batch: EvalBatch, saliency: Tensor, *, batch_size: int = 32, seed: int = 0) -> Tensor:
     flat = saliency.flatten(2)
-    maps = Maps(saliency, torch.zeros_like(flat, dtype=torch.int64), flat.amax(2) == flat.amin(2))
-    how = Editing(fill="black", batch_size=batch_size, seed=seed)
-    ((reference, columns),) = LimeRankCorrelation(patterns=120)(batch, maps, how)
+    maps = RankedMaps(saliency, torch.zeros_like(flat, dtype=torch.int64), flat.amax(2) == flat.amin(2))
+    metric = LimeRankCorrelation(patterns=120, batch_size=batch_size, seed=seed)
+    ((reference, columns),) = metric.measure(batch, maps)
     assert reference == "lime"
     return columns["value"]
 

@@ -1,4 +1,4 @@
-"""What a score is worth to a measure."""
+"""Metrics by name: what they are drawn of, what they say of themselves, and names of one's own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from torch import nn
 from data_prep.schema import VEHICLES
 from driving_xai.cli.drives import MEASURES as listed
 from driving_xai.data.drives import degrees_per_unit
-from driving_xai.metrics.batch import Batch, Editing, Maps
+from driving_xai.metrics.aupc import Masking
+from driving_xai.metrics.base import Columns
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import rank
+from driving_xai.metrics.faithfulness import Deletion, Insertion
 from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR, SteeringError, angle_deg
-from driving_xai.metrics.registry import MEASURES, Columns, CurveMeasure
+from driving_xai.metrics.registry import METRICS, build, build_all
 from driving_xai.perturb import pixel_counts
 from driving_xai.targets import output
 from driving_xai.types import Outputs
@@ -46,21 +49,20 @@ def test_an_unknown_reference_stays_unknown():
 
 
 def test_fractions_are_the_papers_and_rises():
-    assert pytest.approx(0.25) == MEASURES["deletion"].fractions[-1]
-    assert MEASURES["insertion"].fractions[0] == 0
-    assert MEASURES["insertion"].fractions[-1] == 1
-    for measure in MEASURES.values():
-        if isinstance(measure, CurveMeasure):
-            assert len(pixel_counts(measure.fractions, 80 * 160)) == 26
+    assert Deletion().fractions[-1] == 0.25
+    assert (Insertion().fractions[0], Insertion().fractions[-1]) == (0, 1)
+    for metric in (Deletion(), Insertion()):
+        assert len(pixel_counts(metric.fractions, 80 * 160)) == 26
 
 
 def test_the_fill_that_is_stated_is_the_one_that_is_used():
-    said = {name: measure.describe(PROBABILITY, fill="mean") for name, measure in MEASURES.items()}
+    chosen = {"fill": "mean", "masking": Masking(), "batch_size": 8, "seed": 1}
+    said = {name: metric.describe(PROBABILITY) for name, metric in build_all(METRICS, **chosen).items()}
     assert said["deletion"]["fill"] == said["insertion"]["fill"] == "mean"
     assert said["pid-1"]["fill"] == said["pid-8"]["fill"] == {"insertion": "mean", "deletion": "mean"}
     assert said["insertion-deletion"]["fill"] == {"insertion": "blur", "deletion": "mean"}
     assert said["percentage-in"]["fill"] == "black"
-    assert MEASURES["aupc"].describe(PROBABILITY, fill="black")["fill"] == "mean"
+    assert said["aupc"]["fill"] == "mean"
     assert "fill" not in said["auroc"]
 
 
@@ -91,7 +93,7 @@ def test_several_references_cost_what_one_does_and_change_no_number(name):
     ranks = rank(saliency.flatten(0, 1), drawn).unflatten(0, (3, 2))
     with torch.no_grad():
         clean = model(frames)
-    batch = Batch(
+    batch = EvalBatch(
         rows=np.arange(3),
         model=model,
         frames=frames,
@@ -101,13 +103,13 @@ def test_several_references_cost_what_one_does_and_change_no_number(name):
         quantity=PROBABILITY,
         references={each: OfClass(classes=torch.full((3,), at)) for at, each in enumerate("ab")},
         known={},
-        causes=None,
+        ground_truth_mask=None,
     )
-    maps = Maps(saliency, ranks, torch.zeros(3, 2, dtype=torch.bool))
+    maps = RankedMaps(saliency, ranks, torch.zeros(3, 2, dtype=torch.bool))
 
-    def measured(of: Batch) -> tuple[dict[str, Columns], int]:
+    def measured(of: EvalBatch) -> tuple[dict[str, Columns], int]:
         model.seen = 0
-        found = dict(MEASURES[name](of, maps, Editing(fill="black", batch_size=8, seed=0)))
+        found = dict(build(name, batch_size=8).measure(of, maps))
         return found, model.seen
 
     together, passes = measured(batch)
@@ -131,7 +133,7 @@ def test_patches_that_steer_have_the_lowest_score_in_degrees():
         return 0.02 * edited[:, 0, 4:8, 8:12].mean((1, 2))[:, None]
 
     clean, factor = steer(frames), torch.tensor([50.0], dtype=torch.float64)
-    batch = Batch(
+    batch = EvalBatch(
         rows=np.arange(1),
         model=steer,
         frames=frames,
@@ -141,20 +143,20 @@ def test_patches_that_steer_have_the_lowest_score_in_degrees():
         quantity=STEERING_ERROR,
         references={"clean": SteeringError(degrees_per_unit=factor, reference_deg=angle_deg(clean, factor))},
         known={},
-        causes=None,
+        ground_truth_mask=None,
     )
     saliency = torch.stack([frames[:, 0], -frames[:, 0]], 1)
     ranks = rank(saliency.flatten(0, 1), torch.Generator().manual_seed(0)).unflatten(0, (1, 2))
-    maps = Maps(saliency, ranks, torch.zeros(1, 2, dtype=torch.bool))
-    ((reference, found),) = MEASURES["pid-4"](batch, maps, Editing(fill="black", batch_size=8, seed=0))
+    maps = RankedMaps(saliency, ranks, torch.zeros(1, 2, dtype=torch.bool))
+    ((reference, found),) = build("pid-4", batch_size=8).measure(batch, maps)
     assert reference == "clean"
     # Trapezoids over twentieths: an insertion's error ends within the first, a deletion's begins there.
     error_deg = 0.02 * 50
     expected = [[-0.95 * error_deg, 0.95 * error_deg]]
     torch.testing.assert_close(found["value"], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
-    said = MEASURES["pid-4"].describe(STEERING_ERROR)
+    said = build("pid-4").describe(STEERING_ERROR)
     assert (said["unit"], said["faithful"]) == ("deg", "low")
 
 
 def test_the_command_line_lists_the_measures_there_are():
-    assert listed == tuple(MEASURES)
+    assert listed == tuple(METRICS)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from driving_xai.evaluation.summary import summarise
 from driving_xai.metrics.quantities import STEERING_ERROR
-from driving_xai.metrics.registry import MEASURES, statistics_of_sets
+from driving_xai.metrics.registry import build, statistics_of_sets
 from driving_xai.metrics.statistics import BlockBootstrap
 
 RATE = Fraction(20)
@@ -28,7 +28,7 @@ def make_rows(
     tables = []
     of_sets = statistics_of_sets(measures)
     for measure in measures:
-        about = MEASURES[measure].describe(STEERING_ERROR)
+        about = build(measure).describe(STEERING_ERROR)
         points = (
             0
             if about["kind"] in ("localisation", "weighted frame", "rank correlation")
@@ -72,7 +72,7 @@ def make_rows(
 
 def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
     """What `score` says of such rows."""
-    measures = {name: MEASURES[name].describe(STEERING_ERROR) for name in rows["measure"].unique()}
+    measures = {name: build(name).describe(STEERING_ERROR) for name in rows["measure"].unique()}
     methods = list(rows["method"].unique())
     controls = [name for name in CONTROLS if name in methods]
     summary = {

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from driving_xai.metrics.curves import rank
-from driving_xai.metrics.patches import insertion_deletion, patch_insertion_deletion
+from driving_xai.metrics.curves import insertion_deletion, patch_insertion_deletion, rank
 from driving_xai.metrics.quantities import STEERING_ERROR
-from driving_xai.metrics.registry import MEASURES
+from driving_xai.metrics.registry import build
 from driving_xai.report.edited import fractions_of
 
 
@@ -43,15 +42,15 @@ def test_the_points_are_those_the_measure_was_taken_at(name, size):
         {"curve": curve.tolist(), "value": {"mean": area}}
         for curve, area in zip(curves, areas.tolist(), strict=True)
     ]
-    about = MEASURES[name].describe(STEERING_ERROR)
+    about = build(name).describe(STEERING_ERROR)
     np.testing.assert_allclose(fractions_of(about, scores), expected, atol=1e-3)
 
 
 def test_curves_that_tell_nothing_of_their_points_are_drawn_evenly():
-    about = MEASURES["pid-1"].describe(STEERING_ERROR)
+    about = build("pid-1").describe(STEERING_ERROR)
     flat = [{"curve": [2.0] * 5, "value": {"mean": 2.0}}]
     assert fractions_of(about, flat) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
     unknown = [{"curve": None, "value": {"mean": None}}]
     assert fractions_of(about, unknown) == []
-    assert fractions_of(MEASURES["auroc"].describe(STEERING_ERROR), flat) == []
-    assert fractions_of(MEASURES["deletion"].describe(STEERING_ERROR), flat)[-1] == 0.25
+    assert fractions_of(build("auroc").describe(STEERING_ERROR), flat) == []
+    assert fractions_of(build("deletion").describe(STEERING_ERROR), flat)[-1] == 0.25

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from driving_xai.evaluation.results import SUMMARY, Results
-from driving_xai.metrics.registry import MEASURES
+from driving_xai.metrics.registry import METRICS
 from driving_xai.report import words
 from driving_xai.report.glossary import GENERAL, terms
 from driving_xai.report.page import PageConfig, write_page
@@ -198,7 +198,7 @@ def test_a_long_drive_stays_small_enough_to_mail(write_results, tmp_path):
     assert page.stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", METRICS)
 def test_every_measure_has_a_page(write_results, tmp_path, measure):
     folder = write_results(root=tmp_path, frames=20, measures=(measure,))
     (source,) = load_sources([folder])
@@ -210,7 +210,7 @@ def test_every_measure_has_a_page(write_results, tmp_path, measure):
     assert drawn == (2 * len(source.boards) if has_curves else 0)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", METRICS)
 def test_every_measure_is_explained_once(measure):
     (term,) = [term for term in terms([measure]) if term not in GENERAL]
     assert measure.startswith(term.name)

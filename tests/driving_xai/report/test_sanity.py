@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from data_prep.shards.atomic import sha256_of
 from driving_xai.cli import app
 from driving_xai.errors import DataError
-from driving_xai.evaluation.maps import Part, join_parts, save_part
+from driving_xai.evaluation.maps_file import Part, join_parts, save_part
 from driving_xai.evaluation.sanity import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.report.drawing import Scale, curves
 from driving_xai.report.page import write_page

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from driving_xai.errors import DataError
-from driving_xai.evaluation.masks import Masks
+from driving_xai.evaluation.maps_file import Masks
 
 PLACES = pd.DataFrame({"drive": ["a", "b", "a"], "frame": [7, 7, 8], "key": ["", "", "night/x.jpg"]})
 
@@ -36,23 +36,23 @@ def test_a_drives_own_mask_comes_before_one_for_all_and_images_go_by_name(form: 
     else:
         path = tmp_path / "masks.npz"
         np.savez(path, **masks)
-    found = Masks(path).causes(PLACES, 4, 6)
+    found = Masks(path).read(PLACES, 4, 6)
     assert found.sum((1, 2)).tolist() == [1, 2, 3]
     assert found[0, 0, 0]
     assert found.dtype.is_floating_point is False
 
 
 def test_a_frame_without_a_mask_is_unknown(tmp_path: Path) -> None:
-    found = Masks(_write(tmp_path, {"a/7": _mask(1)})).causes(PLACES, 4, 6)
+    found = Masks(_write(tmp_path, {"a/7": _mask(1)})).read(PLACES, 4, 6)
     assert found.sum((1, 2)).tolist() == [1, 0, 0]
 
 
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mask a/7 is 6x4, the model's input 160x80; cut and resize"):
-        Masks(_write(tmp_path / "m", {"a/7": _mask(1)})).causes(PLACES, 80, 160)
+        Masks(_write(tmp_path / "m", {"a/7": _mask(1)})).read(PLACES, 80, 160)
     (tmp_path / "m" / "a" / "7.png").write_bytes(b"no png")
     with pytest.raises(DataError, match="no PNG that can be read"):
-        Masks(tmp_path / "m").causes(PLACES, 4, 6)
+        Masks(tmp_path / "m").read(PLACES, 4, 6)
     (tmp_path / "empty").mkdir()
     for path, message in (
         (tmp_path / "empty", "holds no mask"),

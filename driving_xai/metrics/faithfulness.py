@@ -1,0 +1,291 @@
+"""Metrics of curves: deletion, insertion, and insertion less deletion by pixels and by patches."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from driving_xai.metrics.base import Category, Columns, Metric
+from driving_xai.metrics.batch import EvalBatch, RankedMaps
+from driving_xai.metrics.curves import (
+    InsertionDeletionCurves,
+    areas,
+    deletion,
+    insertion,
+    insertion_deletion,
+    patch_insertion_deletion,
+)
+from driving_xai.metrics.quantities import Quantity
+from driving_xai.perturb import FILLS, Fill, pixel_counts
+
+DELETED = tuple(percent / 100 for percent in range(26))
+"""Of pixels, 0 to 25 % in steps of 1 %: Tashiro and Awano 2023, Fig. 6."""
+INSERTED = tuple(percent / 100 for percent in range(0, 101, 4))
+"""Of pixels: RISE's range, in as many points as deletion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Faithfulness(Metric):
+    """What the two kinds of curves share: the fill, and which end is good."""
+
+    category: ClassVar[Category] = "faithfulness"
+
+    fill: Fill = "black"
+
+    def __post_init__(self) -> None:
+        if self.fill not in FILLS:
+            raise ValueError(f"got fill {self.fill!r}, expected one of: {', '.join(FILLS)}")
+
+    def prefers_high(self, quantity: Quantity) -> bool:
+        """`higher_is_better` of a probability, its opposite of an error, which rises without evidence."""
+        return self.higher_is_better == (quantity.without_evidence == "falls")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curve(_Faithfulness):
+    """The area under a quantity, as a growing part of the frame is edited."""
+
+    fractions: tuple[float, ...]
+
+    @abstractmethod
+    def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]: ...
+
+    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
+        """The quantity along each method's curve; see `Metric.measure`."""
+        scores = self._scores(batch, ranked)
+        pixels = ranked.ranks.shape[-1]
+        # As edited: a percent of a small frame is no whole number of pixels.
+        edited = pixel_counts(self.fractions, pixels).double() / pixels
+        for reference, value in batch.references.items():
+            curves = value(scores)
+            found = areas(edited.tolist(), curves, value(batch.clean[:, None]), quantity=batch.quantity)
+            yield reference, {**found._asdict(), "curve": curves, "fractions": edited}
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Metric.describe`."""
+        return {
+            "kind": "curve",
+            "quantity": quantity.name,
+            "unit": quantity.area_unit,
+            "normalised_unit": quantity.unit,
+            "fractions": list(self.fractions),
+            "endpoints": "both included",
+            "fill": self.fill,
+            "faithful": self.faithful(quantity),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion(_Curve):
+    """The area under a quantity while the most salient pixels are removed first.
+
+    A low area is good of a probability, a high one of an error: `result.higher_is_better` says which.
+
+    Args:
+        fill: what a removed pixel shows.
+        fractions: of pixels removed, rising, in [0, 1]; each removes the nearest whole number.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of ties between equal saliencies.
+
+    Source: Petsiuk et al. 2018 (RISE), section 3.3; on steering Tashiro and Awano 2023, section 4.
+    Deviation: exactly k pixels by a seeded ranking, so that ties delete no more and no less.
+
+    Example:
+        >>> from driving_xai.targets import output
+        >>> from driving_xai.types import Outputs
+        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(10), torch.nn.Flatten())
+        >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
+        >>> frames = torch.zeros(1, 3, 10, 10)
+        >>> frames[:, 0, :2] = 1
+        >>> result = Deletion()(net, frames, frames[:, 0], output(0))
+        >>> result.curve.shape, result.higher_is_better
+        (torch.Size([1, 26]), False)
+        >>> bool(result.area < Deletion()(net, frames, -frames[:, 0], output(0)).area)
+        True
+    """
+
+    name: ClassVar[str] = "deletion"
+    higher_is_better: ClassVar[bool] = False
+
+    fractions: tuple[float, ...] = DELETED
+
+    def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]:
+        return deletion(
+            batch.model,
+            batch.frames,
+            ranked.ranks,
+            self.fractions,
+            fill=self.fill,
+            batch_size=self.batch_size,
+            clean=batch.clean,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insertion(_Curve):
+    """The area under a quantity while the most salient pixels are shown first.
+
+    A high area is good of a probability, a low one of an error.
+
+    Args:
+        fill: what a pixel shows before it is inserted.
+        fractions: of pixels shown, rising, in [0, 1]; each shows the nearest whole number.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of ties between equal saliencies.
+
+    Source: Petsiuk et al. 2018 (RISE), section 3.3.
+    Deviation: as for `Deletion`.
+
+    Example:
+        >>> from driving_xai.metrics.quantities import STEERING_ERROR
+        >>> Insertion(fill="blur").describe(STEERING_ERROR)["faithful"]
+        'low'
+    """
+
+    name: ClassVar[str] = "insertion"
+    higher_is_better: ClassVar[bool] = True
+
+    fractions: tuple[float, ...] = INSERTED
+
+    def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]:
+        return insertion(
+            batch.model,
+            batch.frames,
+            ranked.ranks,
+            self.fractions,
+            fill=self.fill,
+            batch_size=self.batch_size,
+            clean=batch.clean,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Difference(_Faithfulness):
+    """The area under insertion less that under deletion."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    @property
+    def _insertion_fill(self) -> Fill:
+        return self.fill
+
+    @property
+    def _side_px(self) -> int:
+        return 1
+
+    @abstractmethod
+    def _curves(self, batch: EvalBatch, ranked: RankedMaps) -> InsertionDeletionCurves: ...
+
+    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
+        """The difference for each method; see `Metric.measure`."""
+        found = self._curves(batch, ranked)
+        curves = (found.insertion - found.deletion).unbind(1)
+        for reference, value, difference in zip(batch.references, found.score.unbind(1), curves, strict=True):
+            yield reference, {"value": value, "curve": difference, "fractions": found.fractions}
+
+    def describe(self, quantity: Quantity) -> dict[str, Any]:
+        """See `Metric.describe`."""
+        return {
+            "kind": "difference of curves",
+            "quantity": quantity.name,
+            "unit": quantity.unit,
+            "normalised_unit": quantity.unit,
+            "patch_px": self._side_px,
+            "fill": {"insertion": self._insertion_fill, "deletion": self.fill},
+            "range": "0 to 1, endpoints included",
+            "faithful": self.faithful(quantity),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertionDeletion(_Difference):
+    """The area under insertion into a blurred frame less that under deletion, over all pixels.
+
+    From -1 to 1 of a probability, where high is good.
+
+    Args:
+        fill: what a deleted pixel shows; insertion starts from a blur in any case.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of ties between equal saliencies.
+
+    Source: Petsiuk et al. 2018 (RISE), section 3.3.
+    Deviation: black is 0 in RGB, where RISE's is 0 after normalisation; see `perturb.blank`.
+
+    Example:
+        >>> from driving_xai.metrics.quantities import PROBABILITY
+        >>> InsertionDeletion().describe(PROBABILITY)["fill"]
+        {'insertion': 'blur', 'deletion': 'black'}
+    """
+
+    name: ClassVar[str] = "insertion-deletion"
+
+    @property
+    def _insertion_fill(self) -> Fill:
+        return "blur"
+
+    def _curves(self, batch: EvalBatch, ranked: RankedMaps) -> InsertionDeletionCurves:
+        return insertion_deletion(
+            batch.model,
+            batch.frames,
+            ranked.ranks,
+            batch.values,
+            deletion_fill=self.fill,
+            batch_size=self.batch_size,
+            clean=batch.clean,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PID(_Difference):
+    """Patch insertion and deletion: the area under insertion less that under deletion, by square patches.
+
+    From -1 to 1 of a probability, where high is good.
+
+    Args:
+        patch_px: side of the patches.
+        fill: what a patch shows that is deleted, or not inserted yet.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
+        seed: of ties between equal saliencies.
+
+    Source: Iida et al. 2022, eqs. 14 to 16.
+    Deviation: see `curves.patch_insertion_deletion`.
+
+    Example:
+        >>> PID(patch_px=16).label
+        'pid-16'
+    """
+
+    name: ClassVar[str] = "pid"
+
+    patch_px: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patch_px < 1:
+            raise ValueError(f"got patch_px {self.patch_px}, expected 1 or more")
+
+    @property
+    def label(self) -> str:
+        """The name with the patches' side."""
+        return f"pid-{self.patch_px}"
+
+    @property
+    def _side_px(self) -> int:
+        return self.patch_px
+
+    def _curves(self, batch: EvalBatch, ranked: RankedMaps) -> InsertionDeletionCurves:
+        return patch_insertion_deletion(
+            batch.model,
+            batch.frames,
+            ranked.ranks,
+            batch.values,
+            patch_px=self.patch_px,
+            fill=self.fill,
+            batch_size=self.batch_size,
+            clean=batch.clean,
+        )
