@@ -16,7 +16,7 @@ import numpy as np
 
 from driving_xai import checkpoint
 from driving_xai.data.images import LabelledImages
-from driving_xai.evaluation.maps import SCHEMA
+from driving_xai.evaluation.maps_file import SCHEMA
 from driving_xai.explain.vit.smoothing import SNNA
 from driving_xai.targets import output
 

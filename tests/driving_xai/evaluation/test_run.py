@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -562,14 +563,14 @@ def test_two_runs_never_write_into_one_folder(steering, shards, tmp_path):
 
 def test_shares_read_the_manifest_and_build_once(steering, shards, tmp_path, monkeypatch):
     """In this process; each worker does it for itself."""
-    loaded, built = [], []
+    checkpoint, loaded, built = steering(), [], []
     load, build_explainers = run.Manifest.load, run.explainers_of
     monkeypatch.setattr(run.Manifest, "load", lambda root: loaded.append(root) or load(root))
     monkeypatch.setattr(run, "explainers_of", lambda *given: built.append(given) or build_explainers(*given))
-    config = ScoreConfig(methods=("centre-prior",), every=4)
-    score(steering(), shards, tmp_path / "alone", config)
+    config = ScoreConfig(methods=("centre-prior",), batch_size=4)
+    score(checkpoint, shards, tmp_path / "alone", config)
     assert (len(loaded), len(built)) == (1, 1)
-    score_in_shares(steering(), shards, tmp_path / "out", config, engine=engines.build("serial"), shares=2)
+    score_in_shares(checkpoint, shards, tmp_path / "out", config, engine=engines.build("serial", workers=1), shares=2)
     assert (len(loaded), len(built)) == (1 + 3, 1 + 3)
 
 
