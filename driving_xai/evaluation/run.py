@@ -452,9 +452,9 @@ class Run:
                     seed=config.seed,
                 ),
                 of_sets={
-                    name: type(metric).of_set
+                    name: statistic
                     for name, metric in self.metrics.items()
-                    if type(metric).of_set is not None
+                    if (statistic := metric.of_set()) is not None
                 },
             ),
             **describe_machine(device_of(checkpoint.model)),

@@ -91,8 +91,6 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool]
     """Of a quantity that falls without evidence, as a probability does; see `prefers_high`."""
     needs: ClassVar[Need | None] = None
-    of_set: ClassVar[Statistic | None] = None
-    """Where the value is of all frames together: how it is made of their mean curve."""
 
     batch_size: int = 32
     seed: int = 0
@@ -105,6 +103,11 @@ class Metric(ABC):
             batch: frames, the model, and what is known of them.
             ranked: the maps of several methods.
         """
+
+    @classmethod
+    def of_set(cls) -> Statistic | None:
+        """Where the value is of all frames together: how it is made of their mean curve."""
+        return None
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """What the numbers mean, as JSON; `faithful` says whether `high` or `low` is good.
@@ -184,11 +187,12 @@ class Metric(ABC):
         if value is None:
             assert curve is not None
             value = curve.new_full((len(curve),), math.nan)
-        if type(self).of_set is None:
+        statistic = self.of_set()
+        if statistic is None:
             mean = float(value[value.isfinite()].double().mean())
         else:
             assert curve is not None
-            mean = float(type(self).of_set(curve.double().mean(0).cpu().numpy()))
+            mean = float(statistic(curve.double().mean(0).cpu().numpy()))
         return MetricResult(
             value=value,
             unit=self.describe(quantity).get("unit", "share"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from driving_xai.errors import DataError
 from driving_xai.explain.vit.capture import check_vit
-from driving_xai.metrics.aupc import Masking, accuracies, log_odds
+from driving_xai.metrics.aupc import Masking, Statistic, accuracies, log_odds
 from driving_xai.metrics.base import Category, Columns, Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import deletion
@@ -169,7 +169,11 @@ class LogOdds(_MaskedAccuracy):
 
     name: ClassVar[str] = "log-odds"
     unit: ClassVar[str] = "natural logarithm"
-    of_set = staticmethod(log_odds)
+
+    @classmethod
+    def of_set(cls) -> Statistic:
+        """See `Metric.of_set`."""
+        return log_odds
 
 
 _FOLLOWED_BY: Mapping[str, tuple[Part, ...]] = {

@@ -169,5 +169,5 @@ def build_all(
 
 def statistics_of_sets(names: Iterable[str]) -> dict[str, Statistic]:
     """Of these metrics, those whose value is of all frames together and not a mean over frames."""
-    found = {name: metric_class(name).of_set for name in names}
+    found = {name: metric_class(name).of_set() for name in names}
     return {name: statistic for name, statistic in found.items() if statistic is not None}

@@ -570,7 +570,9 @@ def test_shares_read_the_manifest_and_build_once(steering, shards, tmp_path, mon
     config = ScoreConfig(methods=("centre-prior",), batch_size=4)
     score(checkpoint, shards, tmp_path / "alone", config)
     assert (len(loaded), len(built)) == (1, 1)
-    score_in_shares(checkpoint, shards, tmp_path / "out", config, engine=engines.build("serial", workers=1), shares=2)
+    score_in_shares(
+        checkpoint, shards, tmp_path / "out", config, engine=engines.build("serial", workers=1), shares=2
+    )
     assert (len(loaded), len(built)) == (1 + 3, 1 + 3)
 
 
