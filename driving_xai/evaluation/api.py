@@ -158,7 +158,9 @@ def evaluate(
     checkpoint = model if isinstance(model, Checkpoint) else _as_checkpoint(model)
     folder = None if out is None else Path(out)
     if isinstance(data, Tensor):
-        known = FrameData(checkpoint, data, config, labels=labels, masks=masks)
+        known = FrameData(
+            checkpoint, data, config, labels=labels, masks=None if isinstance(masks, Path | str) else masks
+        )
         results = _of_frames(
             Run(checkpoint, config, shards=None, data=known, objects=objects), known, on_progress
         )
@@ -249,9 +251,9 @@ class FrameData:
         self._model, self._outputs = checkpoint.model, checkpoint.model.outputs
         self._target = config.target or ("magnitude" if self._outputs.kind == "regression" else "predicted")
         self._rule = by_name(self._target, self._outputs)
-        self._frames, self._labels, self._masks = (
-            None if each is None else each[:: config.every] for each in (frames, labels, masks)
-        )
+        self._frames = frames[:: config.every]
+        self._labels = None if labels is None else labels[:: config.every]
+        self._masks = None if masks is None else masks[:: config.every]
         self.quantity, self._reference = self._first()
 
     @property
@@ -285,11 +287,10 @@ class FrameData:
             yield self._batch(rows)
 
     def _batch(self, rows: Int64[np.ndarray, " B"]) -> EvalBatch:
-        device = device_of(self._model)
-        frames, labels, masks = (
-            None if each is None else each[torch.from_numpy(rows)].to(device)
-            for each in (self._frames, self._labels, self._masks)
-        )
+        device, chosen = device_of(self._model), torch.from_numpy(rows)
+        frames = self._frames[chosen].to(device)
+        labels = None if self._labels is None else self._labels[chosen].to(device)
+        masks = None if self._masks is None else self._masks[chosen].to(device)
         with torch.no_grad():
             clean = self._model(frames)
         names = [self._target] * len(rows)
