@@ -20,7 +20,8 @@ from data_prep.prepare import PrepConfig, Progress, prepare
 from driving_xai import checkpoint
 from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.models.steering import SteeringConfig
-from driving_xai.replay.player import ReplayConfig, replay
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.player import replay
 from driving_xai.training.runs import RESUME
 from driving_xai.training.steering import SteeringTraining, train
 

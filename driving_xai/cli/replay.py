@@ -15,7 +15,7 @@ from driving_xai.cli.shards import Assignments, Config, Json
 from driving_xai.cli.train import Device, resolve_device
 
 if TYPE_CHECKING:
-    from driving_xai.replay.live import Live
+    from driving_xai.replay.live.control import Live
 
 
 def replay(
@@ -95,21 +95,16 @@ def replay(
     Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
     """
     from driving_xai import checkpoint as checkpoints
-    from driving_xai.replay.action_player import ActionReplayConfig, replay_actions
-    from driving_xai.replay.player import ReplayConfig
+    from driving_xai.replay.config import ReplayConfig
+    from driving_xai.replay.live.watching import watch
     from driving_xai.replay.player import replay as play
-    from driving_xai.replay.watching import watch
+    from driving_xai.replay.tasks import require_own_options, task_for
 
     if out is None and (serve is None or show):
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
     loaded = checkpoints.load(checkpoint, device=resolve_device(device))
-    of_steering = loaded.kind == "steering"
-    _refuse_foreign(
-        {"--target": target, "--serve": serve, "--show": show or None}, not of_steering, "steering"
-    )
-    _refuse_foreign({"--layout": layout}, of_steering, "actions and classes")
     options = {
         "method": method,
         "score": score,
@@ -118,18 +113,13 @@ def replay(
         "reader": reader,
         "drive": drive,
         "split": split,
+        "target": target,
+        "layout": layout,
         "fill": fill,
         "seed": seed,
     }
-    if not of_steering:
-        assert out is not None
-        options |= {"layout": layout}
-        actions = settings.resolve(ActionReplayConfig, config, options=options, assignments=assignments or ())
-        with console.progress("replay") as on_progress:
-            played = replay_actions(loaded, source, out, actions, on_progress=on_progress)
-        _tell(played.video, played.frames, played.scores, played.summary, as_json=as_json)
-        return
-    options |= {"target": target}
+    given = [name for name, value in options.items() if value is not None]
+    require_own_options(task_for(loaded), given, prefix="--")
     how = settings.resolve(ReplayConfig, config, options=options, assignments=assignments or ())
     with _live_view(serve, host) as live:
         if out is None:
@@ -140,13 +130,6 @@ def replay(
         with console.progress("replay") as on_progress:
             made = play(loaded, source, out, how, show=show, live=live, on_progress=on_progress)
     _tell(made.video, made.frames, made.scores, made.summary, as_json=as_json)
-
-
-def _refuse_foreign(options: Mapping[str, object], foreign: bool, of: str) -> None:
-    """Refuses options that models of this kind know nothing of."""
-    given = [name for name, value in options.items() if value is not None]
-    if foreign and given:
-        raise settings.SettingsError(f"{given[0]} is for models of {of}; leave it out")
 
 
 def _tell(
@@ -168,8 +151,8 @@ def _live_view(port: int | None, host: str) -> Iterator[Live | None]:
     if port is None:
         yield None
         return
-    from driving_xai.replay.live import Live
-    from driving_xai.replay.server import serving
+    from driving_xai.replay.live.control import Live
+    from driving_xai.replay.live.server import serving
 
     live = Live()
     with serving(live, host=host, port=port) as address:

@@ -97,7 +97,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
         thread.join()
 
 
-class Behind(Generic[T]):
+class Consumer(Generic[T]):
     """Handles items in order in a thread, at most `depth` of them late.
 
     Leaving the block normally waits until all are handled; leaving it through an error drops them.
@@ -110,7 +110,7 @@ class Behind(Generic[T]):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replay-behind", daemon=True)
 
-    def __enter__(self) -> Behind[T]:
+    def __enter__(self) -> Consumer[T]:
         self._thread.start()
         return self
 

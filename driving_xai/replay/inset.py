@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float64
 
 from data_prep.schema import Image
-from driving_xai.replay.instruments import line
 from driving_xai.viz.lettering import MUTED, PANEL, PANEL_OPACITY, Colour, Layer, lettering, shade
+
+SUBPIXEL_BITS = 4
+"""OpenCV takes fractions of a pixel as integers with this many binary places."""
 
 EVIDENCE: Colour = (255, 168, 46)
 _DIMMED: Colour = (200, 138, 62)
@@ -47,6 +50,14 @@ class CurveView(NamedTuple):
     random_area: float
     frames: int
     """Frames scored so far."""
+
+
+def line(
+    picture: Image, points: Float64[np.ndarray, "N 2"], colour: Colour, thickness: int, closed: bool = False
+) -> None:
+    """Draws an anti-aliased line through points (x, y) given in fractions of a pixel."""
+    fixed = np.rint(points * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    cv2.polylines(picture, [fixed], closed, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 class AxisTop(NamedTuple):

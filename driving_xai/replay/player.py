@@ -1,9 +1,9 @@
-"""Plays a drive: each frame is predicted, explained, scored, drawn and written, in bounded memory."""
+"""Plays frames: each is predicted, explained, scored, drawn and written, in bounded memory."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +12,16 @@ from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import SUMMARY
-from driving_xai.replay.background import Behind, StageTimes, ahead
+from driving_xai.replay.background import Consumer, StageTimes, ahead
+from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.inset import CurveView
-from driving_xai.replay.live import Live
-from driving_xai.replay.rendering import Show
-from driving_xai.replay.scoring import Judged
-from driving_xai.replay.session import ReplayConfig, Session
+from driving_xai.replay.live.control import Live
+from driving_xai.replay.live.watching import playback_of, shown_to
+from driving_xai.replay.predict import FrameResult
+from driving_xai.replay.render import Renderer, Show
+from driving_xai.replay.session import Session
 from driving_xai.replay.sink import require_encoder
-from driving_xai.replay.watching import course_of, shown_to
 from driving_xai.replay.window import Window
-
-__all__ = ["ReplayConfig", "Replayed", "replay"]
 
 _DEPTH = 8
 """Frames that may wait between two stages: 8 pictures of 640x480 are 7 MB."""
@@ -30,7 +29,7 @@ Progress = Callable[[int, int], None]
 """Called with the frames played so far and in all."""
 
 
-class Replayed(NamedTuple):
+class ReplayResult(NamedTuple):
     """What a replay wrote."""
 
     video: Path
@@ -51,14 +50,14 @@ def replay(
     live: Live | None = None,
     on_progress: Progress | None = None,
     times: StageTimes | None = None,
-) -> Replayed:
-    """Renders a drive with the model's evidence on the road, scored frame by frame.
+) -> ReplayResult:
+    """Renders a source with the model's evidence on each frame, scored while it plays.
 
     Writes `out`, an H.264 video, and beside it the folder `<out without .mp4>.scores` with
     results.json and per_frame.parquet. Files appear under these names only when they are complete.
 
     Args:
-        checkpoint: of a steering model, on the device to compute on.
+        checkpoint: of a model of steering, actions or classes, on the device to compute on.
         source: see `source.open_source`.
         out: ends in .mp4; existing results are replaced at the end.
         config: what is played and how.
@@ -68,42 +67,52 @@ def replay(
         times: where the seconds of each stage are added.
 
     Raises:
-        CheckpointError: the checkpoint holds no steering model, or does not say how its input was cut.
-        DataError: the source is missing, empty, damaged, or does not fit the checkpoint.
+        CheckpointError: the model does not say what its outputs mean, or the checkpoint not how its frames
+            were cut.
+        OptionError: an option is for models of another task.
+        DataError: the source is missing, empty, damaged, does not fit the checkpoint, or nothing of it can
+            be scored.
         UnsupportedModelError: the model lacks what the method needs.
         VideoError: no H.264 encoder, no window to show, or the video cannot be written.
     """
     config, times = config or ReplayConfig(), times or StageTimes()
     require_encoder()
     session = Session.open(checkpoint, source, out, config)
-    judge, played = session.judge(times), 0
+    predict, played = session.predictor(times), 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
-        coming = stack.enter_context(ahead(session.cut_frames(times), _DEPTH))
-        looks = (judge(*each) for each in coming)
+        coming = stack.enter_context(ahead(session.inputs(times), _DEPTH))
+        explained = (predict(*each) for each in coming)
         submit = stack.enter_context(session.scoring(times))
-        first = next(looks, None)
+        first = next(explained, None)
         if first is None:
-            raise DataError(f"{source}: no frame came from {session.frames.drive}; check the source")
+            raise DataError(f"{source}: no frame came from it; check the source")
         if live is not None:
-            course = course_of(session, methods=(session.method,), free=False)
-            live.begin(course, at_s=course.first_s)
-        renderer = session.renderer(stack, first.judged, _show(window, live, session), times)
-        behind = stack.enter_context(Behind(renderer, _DEPTH))
-        for look in itertools.chain([first], looks):
-            behind.put(submit(look))
-            played += 1
-            if on_progress is not None:
-                on_progress(played, len(session.frames))
-            if window is not None and not window.refresh():
-                break
+            playback = playback_of(session, methods=(session.method,), free=False)
+            live.begin(playback, at_s=playback.first_s)
+        renderer = session.renderer(stack, first.result, _show(window, live, session), times)
+        with Consumer(renderer, _DEPTH) as consumer:
+            for pending in itertools.chain([first], explained):
+                consumer.put(submit(pending))
+                played += 1
+                if on_progress is not None:
+                    on_progress(played, len(session.frames))
+                if window is not None and not window.refresh():
+                    break
+        _require_rows(session, renderer)
         # Another replay's summary would not fit the files that are about to take their names.
         (session.scores / SUMMARY).unlink(missing_ok=True)
     if live is not None:
         live.end()
     if not config.score:
-        return Replayed(out, played, None, None)
-    return Replayed(out, played, session.scores, session.save_summary(played, renderer.tally))
+        return ReplayResult(out, played, None, None)
+    return ReplayResult(out, played, session.scores, session.save_summary(played, renderer))
+
+
+def _require_rows(session: Session, renderer: Renderer) -> None:
+    """Refuses results without a single score where frames need not have one."""
+    if renderer.rows is not None and not renderer.rows.pictures and not session.task.explains_every_frame:
+        raise DataError("no frame had a predicted output, so nothing could be scored; see --no-score")
 
 
 def _show(window: Window | None, live: Live | None, session: Session) -> Show | None:
@@ -111,10 +120,10 @@ def _show(window: Window | None, live: Live | None, session: Session) -> Show | 
     to_window = None if window is None else window.offer
     to_viewers = None if live is None else shown_to(live, session)
 
-    def show(picture: Image, judged: Judged, curve: CurveView | None) -> None:
+    def show(picture: Image, result: FrameResult, curves: Sequence[CurveView | None]) -> None:
         if to_window is not None:
             to_window(picture)
         if to_viewers is not None:
-            to_viewers(picture, judged, curve)
+            to_viewers(picture, result, curves)
 
     return show if to_window or to_viewers else None

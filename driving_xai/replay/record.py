@@ -1,49 +1,43 @@
 """The scores of a replay: running means for the picture, rows on disk, the summary at the end.
 
-Rows have the columns of `faithfulness.results`, which reads a replay's scores as it reads those of
+Rows have the columns of `evaluation.results`, which reads a replay's scores as it reads those of
 `driving-xai score`. Rows leave memory group by group while the drive plays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float64
 from scipy import stats
 
 from data_prep.shards.atomic import replacing
-from driving_xai.evaluation.data import DriveData
-from driving_xai.evaluation.results import PER_FRAME_SCHEMA
-from driving_xai.evaluation.summary import describe_intervals, describe_protocol, interval
+from driving_xai.evaluation.results import PER_FRAME_SCHEMA, Rows, arrow_table, frame_rows
+from driving_xai.evaluation.summary import summarise
+from driving_xai.metrics.curves import areas
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity
 from driving_xai.metrics.registry import build
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.inset import CurveView
-from driving_xai.replay.scoring import FRACTIONS, REFERENCES, Curves, Judged, curve_area
+from driving_xai.replay.predict import CONTROL, FRACTIONS, MEASURE, Curve, Curves, Explanation, FrameResult
 from driving_xai.viz.heat import is_degenerate
 
-MEASURE, CONTROL = "deletion", "random"
-_PROTOCOL: Mapping[str, Any] = {
-    "edited": DriveData.protocol["edited"],
-    "left_out": "the first frame of each unbroken run, which has no past",
-    "references": {
-        "truth": "the recorded angle, smoothed",
-        "clean": DriveData.protocol["references"]["clean"],
-    },
-}
 _ROWS_PER_GROUP = 4096
-_NUMBERS = ["time_ns", "error", "value", "normalised", "base_corrected", "degenerate"]
+_NUMBERS = [name for name in PER_FRAME_SCHEMA.names if name != "curve"]
+
+
+def area_of(curve: Curve, quantity: Quantity) -> float:
+    """The area under a deletion curve in the quantity's unit of area; of steering, degree x percent."""
+    return float(areas(FRACTIONS, curve, curve[0], quantity=quantity).value)
 
 
 @dataclass
@@ -73,10 +67,10 @@ class RunningMean:
         self.frames += 1
         known = self.curve if self.frames > 1 else np.zeros_like(curve)
         self.curve = known + (curve - known) / self.frames
-        self.area = curve_area(self.curve, self.quantity)
+        self.area = area_of(self.curve, self.quantity)
         if self.block is None:
             return
-        self._block_sum += curve_area(curve, self.quantity)
+        self._block_sum += area_of(curve, self.quantity)
         if self.frames % self.block == 0:
             self._close_block(self._block_sum / self.block)
             self._block_sum = 0.0
@@ -108,7 +102,7 @@ def view_of(curve: Float64[np.ndarray, " V"], mean: RunningMean, random: Running
         current=curve,
         mean=mean.curve,
         random_mean=random.curve,
-        area=curve_area(curve, mean.quantity),
+        area=area_of(curve, mean.quantity),
         mean_area=mean.area,
         half_width=mean.half_width(),
         random_area=random.area,
@@ -116,90 +110,128 @@ def view_of(curve: Float64[np.ndarray, " V"], mean: RunningMean, random: Running
     )
 
 
-class Tally:
-    """The running means of both orderings against both references."""
-
-    def __init__(self, block: int, control_every: int) -> None:
-        self.means = {
-            (ordering, reference): RunningMean(
-                block if ordering == "method" else max(1, block // control_every)
-            )
-            for ordering in ("method", CONTROL)
-            for reference in REFERENCES
-        }
-        self.control_every = control_every
-
-    def add(self, judged: Judged) -> None:
-        """Takes in one frame."""
-        for ordering, curves in (("method", judged.explained), (CONTROL, judged.random)):
-            if curves is not None:
-                for reference, curve in zip(REFERENCES, curves, strict=True):
-                    self.means[ordering, reference].add(curve)
-
-    def view(self, judged: Judged, reference: str) -> CurveView:
-        """What the inset shows for a frame that was added."""
-        curve = np.full(len(FRACTIONS), np.nan)
-        if judged.explained is not None:
-            curve = getattr(judged.explained, reference)
-        return view_of(curve, self.means["method", reference], self.means[CONTROL, reference])
-
-
-class ScoreLog:
-    """Writes per-frame rows in groups; made by `open_log`."""
+class Means:
+    """The running means of a method and of the random order, by reference."""
 
     def __init__(
-        self, writer: pq.ParquetWriter, *, method: str, target: str, drive: str, camera: str
+        self,
+        *,
+        method: str,
+        quantity: Quantity,
+        references: Sequence[str],
+        control_every: int,
+        block: int | None = None,
     ) -> None:
-        self.method, self.target, self.drive, self.camera = method, target, drive, camera
-        self._writer = writer
-        self._rows: list[dict[str, Any]] = []
+        """Starts without a frame.
 
-    def add(self, judged: Judged) -> None:
-        """Adds a frame's rows: each ordering that was scored, against each reference."""
-        for ordering, curves in ((self.method, judged.explained), (CONTROL, judged.random)):
-            if curves is not None:
-                self._rows += self._of(judged, ordering, curves)
-        if len(self._rows) >= _ROWS_PER_GROUP:
+        Args:
+            control_every: of how many frames one is scored in a random order too.
+            block: of the method's frames, for intervals; None where none are asked for.
+        """
+        self.method, self.quantity, self.references = method, quantity, tuple(references)
+        self.control_every = control_every
+        sparse = None if block is None else max(1, block // control_every)
+        self._method = {name: RunningMean(block, quantity) for name in references}
+        self._control = {name: RunningMean(sparse, quantity) for name in references}
+
+    def add(self, result: FrameResult) -> None:
+        """Takes in the explanations of one frame."""
+        for each in result.explanations:
+            for curves, means in ((each.curves, self._method), (each.random, self._control)):
+                for name, curve in (curves or {}).items():
+                    means[name].add(curve)
+
+    def of(self, method: str, reference: str) -> RunningMean:
+        """The mean of the method or, by any other name, of the random order."""
+        return (self._method if method == self.method else self._control)[reference]
+
+    def view(self, explanation: Explanation, reference: str) -> CurveView:
+        """What the inset shows for an explanation that was added."""
+        mean, random = self._method[reference], self._control[reference]
+        unknown = np.full(len(FRACTIONS), np.nan)
+        curve = unknown if explanation.curves is None else explanation.curves[reference]
+        return CurveView(
+            fractions=np.array(FRACTIONS),
+            current=curve,
+            mean=mean.curve,
+            random_mean=random.curve,
+            area=area_of(curve, mean.quantity),
+            mean_area=mean.area,
+            half_width=mean.half_width(),
+            random_area=random.area,
+            frames=mean.frames,
+        )
+
+
+class RowWriter:
+    """Writes per-frame rows in groups; made by `open_rows`."""
+
+    def __init__(self, writer: pq.ParquetWriter, *, method: str, quantity: Quantity) -> None:
+        self.method, self.quantity = method, quantity
+        self.pictures: list[tuple[str, int, int]] = []
+        """Drive, frame and the number of its picture in the video, of each frame that has rows."""
+        self._writer = writer
+        self._frames = 0
+        self._rows: list[Rows] = []
+        self._pending = 0
+
+    def add(self, result: FrameResult) -> None:
+        """Adds the rows of the next frame: each explanation, ordering and reference that was scored."""
+        before = len(self._rows)
+        for each in result.explanations:
+            if each.curves is not None:
+                for rows in self._rows_of(result, each, each.curves):
+                    self._rows.append(rows)
+                    self._pending += len(rows["frame"])
+        if len(self._rows) > before:
+            self.pictures.append((result.seen.drive, result.seen.frame.index, self._frames))
+        self._frames += 1
+        if self._pending >= _ROWS_PER_GROUP:
             self.flush()
 
     def flush(self) -> None:
         """Writes what is pending as one row group."""
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=PER_FRAME_SCHEMA))
-            self._rows = []
+            columns = {name: np.concatenate([row[name] for row in self._rows]) for name in self._rows[0]}
+            self._writer.write_table(arrow_table(columns))
+            self._rows, self._pending = [], 0
 
-    def _of(self, judged: Judged, ordering: str, curves: Curves) -> Iterator[dict[str, Any]]:
-        predicted, measured = judged.predicted.angle_deg, judged.measured.angle_deg
-        frame = {
-            "drive": self.drive,
-            "camera": self.camera,
-            "segment": judged.seen.segment,
-            "frame": judged.seen.frame.index,
-            "time_ns": judged.seen.frame.time_ns,
-            "key": "",
-            "target": self.target,
-            "method": ordering,
-            "measure": MEASURE,
-            "prediction": predicted,
-            "truth": _known(measured),
-            "error": _known(abs(predicted - measured)),
-            "degenerate": ordering == self.method and is_degenerate(judged.saliency),
+    def _rows_of(self, result: FrameResult, explanation: Explanation, curves: Curves) -> Iterator[Rows]:
+        """Those of each reference: the method's, then the control's where it was scored."""
+        seen, output, random = result.seen, explanation.output, explanation.random
+        place = {
+            "drive": [seen.drive],
+            "camera": [seen.camera],
+            "segment": [seen.segment],
+            "frame": [seen.frame.index],
+            "time_ns": [seen.frame.time_ns],
+            "key": [seen.key],
+            "target": [output.name],
         }
-        span = FRACTIONS[-1] - FRACTIONS[0]
-        for reference, curve in zip(REFERENCES, curves, strict=True):
-            value = curve_area(curve)
-            yield {
-                **frame,
-                "reference": reference,
-                "value": _known(value),
-                "normalised": _known(value / 100 / span),
-                "base_corrected": _known(value - 100 * span * float(curve[0])),
-                "curve": curve.astype(np.float32) if math.isfinite(value) else None,
-            }
+        known = {
+            "prediction": np.array([output.prediction]),
+            "truth": np.array([output.truth]),
+            "error": np.array([abs(output.prediction - output.truth)]),
+        }
+        degenerate = is_degenerate(explanation.saliency)
+        for reference, own in curves.items():
+            both = np.stack([own] if random is None else [own, random[reference]])[None]
+            found = areas(FRACTIONS, both, both[..., 0], quantity=self.quantity)
+            # Against an unknown reference there is no curve.
+            drawn = {"curve": both} if np.isfinite(both).all() else {}
+            yield frame_rows(
+                place,
+                methods=[self.method] if random is None else [self.method, CONTROL],
+                measure=MEASURE,
+                reference=reference,
+                known=known,
+                columns={**found._asdict(), **drawn},
+                degenerate=np.array([[degenerate]] if random is None else [[degenerate, False]]),
+            )
 
 
 @contextmanager
-def open_log(path: Path, *, method: str, target: str, drive: str, camera: str) -> Iterator[ScoreLog]:
+def open_rows(path: Path, *, method: str, quantity: Quantity) -> Iterator[RowWriter]:
     """Opens a table of per-frame rows for writing; it appears under its name when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -207,73 +239,42 @@ def open_log(path: Path, *, method: str, target: str, drive: str, camera: str) -
             replacing(path) as temporary,
             pq.ParquetWriter(temporary, PER_FRAME_SCHEMA, compression="zstd") as writer,
         ):
-            log = ScoreLog(writer, method=method, target=target, drive=drive, camera=camera)
-            yield log
-            log.flush()
+            rows = RowWriter(writer, method=method, quantity=quantity)
+            yield rows
+            rows.flush()
     finally:
         if not any(path.parent.iterdir()):  # Nothing came of it: no empty folder is left.
             path.parent.rmdir()
 
 
-def summarise(
-    table: Path, tally: Tally, method: str, bootstrap: BlockBootstrap, *, fill: Fill
+def summary_of(
+    path: Path, means: Means, *, protocol: Mapping[str, Any], bootstrap: BlockBootstrap, fill: Fill
 ) -> dict[str, Any]:
-    """What `results.json` says of the rows: means with intervals, and the method less its control.
+    """What `results.json` says of the rows; see `evaluation.summary.summarise`.
 
     Reads the table without its curves, whose means are known already.
 
     Args:
+        path: of the rows.
+        means: of the same frames.
         bootstrap: its block counts the method's frames; the control has fewer of them.
         fill: what took a removed pixel's place.
     """
-    sparse = replace(bootstrap, block=max(1, bootstrap.block // tally.control_every))
-    orderings = {method: bootstrap} if method == CONTROL else {method: bootstrap, CONTROL: sparse}
-    scores, differences = [], []
-    for reference in REFERENCES:
-        names = {"measure": MEASURE, "reference": reference}
-        rows = {name: _rows(table, name, reference) for name in orderings}
-        for name, drawn in orderings.items():
-            mean = tally.means["method" if name == method else CONTROL, reference]
-            scores.append({"method": name, **names, **_score(rows[name], mean, drawn)})
-        if method != CONTROL:
-            difference = _difference(rows[method], rows[CONTROL], sparse)
-            differences.append({"method": method, **names, **difference})
-    errors = _rows(table, method, REFERENCES[0])["error"].dropna()
-    return {
-        "protocol": describe_protocol(STEERING_ERROR, _PROTOCOL),
-        "measures": {MEASURE: build(MEASURE, fill=fill).describe(STEERING_ERROR)},
-        "methods": [name for name in orderings if name != CONTROL],
-        "controls": [CONTROL],
-        "prediction": {"unit": "deg", "error": interval(errors, bootstrap)},
-        "scores": scores,
-        "differences": differences,
-        "intervals": describe_intervals(bootstrap),
+    orderings = dict.fromkeys([means.method, CONTROL])
+    curves = {
+        (MEASURE, reference, name): means.of(name, reference)
+        for reference in means.references
+        for name in orderings
     }
-
-
-def _rows(table: Path, method: str, reference: str) -> pd.DataFrame:
-    chosen = [("method", "=", method), ("reference", "=", reference)]
-    return pq.read_table(table, columns=_NUMBERS, filters=chosen).to_pandas()
-
-
-def _score(rows: pd.DataFrame, mean: RunningMean, bootstrap: BlockBootstrap) -> dict[str, Any]:
-    known = rows[rows["value"].notna()]
-    return {
-        "frames": len(known),
-        "degenerate": int(known["degenerate"].sum()),
-        "value": interval(known["value"], bootstrap),
-        "normalised": interval(known["normalised"], bootstrap),
-        "base_corrected": interval(known["base_corrected"], bootstrap),
-        "curve": mean.curve.tolist() if mean.frames else None,
-    }
-
-
-def _difference(ours: pd.DataFrame, control: pd.DataFrame, bootstrap: BlockBootstrap) -> dict[str, Any]:
-    """On the frames where the control was scored too."""
-    paired = ours.set_index("time_ns")["value"].reindex(control["time_ns"]).to_numpy()
-    apart = pd.Series(paired - control["value"].to_numpy()).dropna()
-    return {"control": CONTROL, "frames": len(apart), "value": interval(apart, bootstrap)}
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return summarise(
+        pq.read_table(path, columns=_NUMBERS).to_pandas(),
+        quantity=means.quantity,
+        protocol=protocol,
+        measures={MEASURE: build(MEASURE, fill=fill).describe(means.quantity)},
+        methods=[name for name in orderings if name != CONTROL],
+        controls=[CONTROL],
+        bootstrap=bootstrap,
+        # A method that is the random order itself is scored on every frame.
+        every={} if means.method == CONTROL else {CONTROL: means.control_every},
+        mean_curves={key: mean.curve.tolist() for key, mean in curves.items() if mean.frames},
+    )

@@ -3,124 +3,51 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import UInt8
 
-from data_prep.geometry import Geometry
-from data_prep.schema import Vehicle
+from data_prep.schema import VEHICLES, Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.drives import hold_out_from
+from driving_xai.data.images import fold_out_from
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.evaluation.data import require_geometry
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.summary import describe_machine
-from driving_xai.explain.options import OptionsOf, described, planned
-from driving_xai.explain.registry import build, require_methods
+from driving_xai.explain.options import described, planned
 from driving_xai.metrics.statistics import BlockBootstrap
-from driving_xai.perturb import FILLS, Fill
 from driving_xai.replay.background import StageTimes
-from driving_xai.replay.instruments import CAMERAS, Camera
-from driving_xai.replay.overlay import Overlay, OverlayConfig
-from driving_xai.replay.record import CONTROL, ScoreLog, Tally, open_log, summarise
-from driving_xai.replay.rendering import Captions, Renderer, Show
-from driving_xai.replay.scoring import (
-    FRACTIONS,
-    Judge,
-    Judged,
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.frames import FrameSource, SourceFrame
+from driving_xai.replay.methods import built, default_method
+from driving_xai.replay.model_input import ModelInput
+from driving_xai.replay.predict import (
+    CONTROL,
+    FrameResult,
+    Predictor,
     Scorer,
     Submit,
+    device_of,
     scoring_side_by_side,
     twin,
 )
-from driving_xai.replay.sink import Encoding, Preset, VideoSink, open_sink
-from driving_xai.replay.source import (
-    FASTEST_HZ,
-    SLOWEST_HZ,
-    Alignment,
-    FrameSource,
-    OwnShards,
-    Selection,
-    SourceFrame,
-    open_source,
-)
-from driving_xai.targets import by_name
-from driving_xai.viz.heat import HeatScale
-
-USUAL_HZ = 20
-OWN_METHOD: Mapping[str, str] = {"sign": "sign-attention", "soft": "soft-attention"}
-"""A model's attention to the method that shows it; models without are explained by grad-cam."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
-    """What is played and how it is judged and drawn.
-
-    Raises:
-        ValueError: an option is out of range or unknown; the message says what is possible.
-    """
-
-    method: str | None = None
-    """A name of `explain.METHODS`; None is the model's own attention, or grad-cam."""
-    options: OptionsOf = field(default_factory=dict)
-    """Of `method`, by its name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
-    target: str = "magnitude"
-    """What is explained; see `targets.by_name`."""
-    score: bool = True
-    fill: Fill = "black"
-    """What takes a removed pixel's place."""
-    control_every: int = 10
-    """Scores a random order beside the method's on every n-th frame."""
-    reference: Literal["auto", "truth", "clean"] = "auto"
-    """Whose curve is drawn: the error against the driver or against the unedited prediction. Both are
-    saved. `auto` is the driver where the source knows the steering."""
-    seed: int = 0
-    """Of ties, of the random order and of the intervals."""
-    block_s: float = 5.0
-    """Length of the blocks that intervals are drawn from."""
-    reader: str | None = None
-    drive: str | None = None
-    split: Literal["all", "train", "val", "test"] = "all"
-    start_s: float = 0.0
-    end_s: float | None = None
-    frame_rate: float | None = None
-    """Of a folder of images, which has no times; None is 20 a second, as Udacity's cameras."""
-    path: bool = True
-    """Draws the projected paths."""
-    horizon: float | None = None
-    """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
-    heat_s: float = 2.0
-    """How slowly the heat map's scale and the curve's axis follow, in seconds."""
-    preset: Preset = "veryfast"
-    crf: int = 20
-
-    def __post_init__(self) -> None:
-        require_methods([self.method] if self.method else [], self.options, least=0)
-        for name, given, known in (
-            ("fill", self.fill, FILLS),
-            ("reference", self.reference, ("auto", "truth", "clean")),
-            ("split", self.split, ("all", "train", "val", "test")),
-        ):
-            if given not in known:
-                raise ValueError(f"got {name} {given!r}, expected one of: {', '.join(map(str, known))}")
-        if self.control_every < 1 or self.block_s <= 0 or self.heat_s <= 0:
-            raise ValueError(
-                f"got control_every {self.control_every}, block_s {self.block_s}, heat_s {self.heat_s}; "
-                "expected 1 or more, over 0, over 0"
-            )
-        Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
-        if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
-            raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
+from driving_xai.replay.record import Means, RowWriter, open_rows, summary_of
+from driving_xai.replay.render import Renderer, Show
+from driving_xai.replay.sink import Encoding, VideoSink, open_sink
+from driving_xai.replay.source import ANY_VEHICLE, Alignment, OwnShards, open_source
+from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
+from driving_xai.replay.tasks.base import Painter, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +55,9 @@ class Session:
     """Everything a replay is made with."""
 
     checkpoint: Checkpoint
-    geometry: Geometry
+    cut: ModelInput
     frames: FrameSource
+    task: Task
     method: str
     out: Path | None
     """The video; None where the drive is only shown."""
@@ -137,69 +65,76 @@ class Session:
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, source: Path, out: Path | None, config: ReplayConfig) -> Session:
-        if checkpoint.kind != "steering":
-            raise CheckpointError(f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected 'steering'")
-        try:
-            told = checkpoint.config["input"]
-            geometry, vehicle = Geometry(**told["geometry"]), Vehicle(**told["vehicle"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{checkpoint.path} does not say how its frames were cut ({error}); train it again"
-            ) from error
+        """Opens the source for the checkpoint's model.
+
+        Raises:
+            CheckpointError: the model does not say what its outputs mean, or the checkpoint not how its
+                frames were cut.
+            OptionError: an option is for models of another task.
+            DataError: the source cannot be used, or does not fit the checkpoint.
+            UnsupportedModelError: the model's outputs cannot be played.
+        """
+        kind = task_for(checkpoint)
+        require_own_options(kind, config.changed())
+        cut = ModelInput.of(checkpoint)
         frames = open_source(
             source,
-            vehicle=vehicle,
-            frame_rate=_rate(config.frame_rate or USUAL_HZ),
-            selection=Selection(
-                reader=config.reader,
-                drive=config.drive,
-                split=config.split,
-                start_s=config.start_s,
-                end_s=config.end_s,
-            ),
-            alignment=_alignment(told.get("signals", {})),
+            vehicle=_vehicle(checkpoint, kind),
+            frame_rate=config.rate,
+            selection=config.selection,
+            alignment=_alignment(checkpoint.config.get("input", {}).get("signals", {})),
             own_shards=_own_shards(checkpoint),
+            outputs=checkpoint.model.outputs.names if kind.takes_images else None,
         )
-        if frames.shards is not None and frames.shards.geometry != told["geometry"]:
+        if frames.shards is not None:
+            require_geometry(checkpoint, frames.shards, source)
+        if kind.takes_images and frames.cropped and frames.follow and cut.rule is not None:
             raise DataError(
-                f"{source}: its geometry {frames.shards.geometry} is not the checkpoint's "
-                f"{told['geometry']}; prepare them alike"
+                f"{source}: shards of a drive are cut for steering; give the recording, a video, or shards of "
+                "images"
             )
-        method = config.method or _own_method(checkpoint)
         return cls(
-            checkpoint=checkpoint, geometry=geometry, frames=frames, method=method, out=out, config=config
+            checkpoint=checkpoint,
+            cut=cut,
+            frames=frames,
+            task=kind(checkpoint, frames, cut, config),
+            method=config.method or default_method(checkpoint),
+            out=out,
+            config=config,
         )
 
     @property
     def scores(self) -> Path:
+        """The folder of results beside the video."""
         assert self.out is not None
         return self.out.with_name(f"{self.out.stem}.scores")
 
     @property
-    def reference(self) -> str:
-        if self.config.reference != "auto":
-            return self.config.reference
-        return "truth" if self.frames.labelled else "clean"
-
-    @property
     def block(self) -> int:
-        """Frames in a block of the intervals."""
-        return max(1, round(self.config.block_s * self.frames.frame_rate))
+        """Frames in a block of the intervals; images that do not follow one another are blocks of their own."""
+        seconds = self.config.block_s if self.frames.follow else 0
+        return max(1, round(seconds * self.frames.frame_rate))
 
     @property
     def device(self) -> torch.device:
-        return next(self.checkpoint.model.parameters()).device
+        return device_of(self.checkpoint.model)
 
-    def judge(self, times: StageTimes) -> Judge:
+    def predictor(self, times: StageTimes) -> Predictor:
         """Fits the method to the model."""
-        model: Any = self.checkpoint.model
-        return Judge(
+        model, config = self.checkpoint.model, self.config
+        explainer = built(
+            self.method,
             model,
-            build(self.method, model, seed=self.config.seed, options=self.config.options.get(self.method)),
-            rule=by_name(self.config.target, model.outputs),
-            vehicle=self.frames.vehicle,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            options=config.options.get(self.method),
+        )
+        return Predictor(
+            model,
+            explainer,
+            self.task,
             # Random maps are their own control.
-            control_every=0 if self.method == CONTROL else self.config.control_every,
+            control_every=0 if self.method == CONTROL else config.control_every,
             device=self.device,
             times=times,
         )
@@ -207,142 +142,149 @@ class Session:
     def scoring(self, times: StageTimes) -> AbstractContextManager[Submit]:
         """What scores frames, or hands them on as they are."""
         if not self.config.score:
-            return scoring_side_by_side(lambda look: look.judged, workers=1)
+            return scoring_side_by_side(lambda pending: pending.result, workers=1)
         model: Any = twin(self.checkpoint.model)
         scorer = Scorer(
             model=model,
-            control=build(CONTROL, model, seed=self.config.seed),
-            rule=by_name(self.config.target, model.outputs),
+            control=built(CONTROL, model, seed=self.config.seed),
+            task=self.task,
             fill=self.config.fill,
             seed=self.config.seed,
+            batch_size=self.config.batch_size,
             times=times,
         )
         # A GPU is one queue; on a CPU, four keep up with anything that draws and encodes beside them.
         workers = 1 if self.device.type == "cuda" else min(4, torch.get_num_threads())
         return scoring_side_by_side(scorer, workers)
 
-    def cut_frames(self, times: StageTimes) -> Iterator[tuple[SourceFrame, UInt8[np.ndarray, "h w 3"]]]:
-        """The frames, each with the model's input cut from it."""
+    def inputs(self, times: StageTimes) -> Iterator[tuple[SourceFrame, UInt8[np.ndarray, "h w 3"]]]:
+        """The frames, each with the model's input made of it."""
         for seen in times.each("decode", self.frames):
-            image = seen.frame.image
-            yield seen, image if self.frames.cropped else self.geometry.apply(image)
+            yield seen, self.cut.apply(seen.frame.image, cut=self.frames.cropped)
 
-    def renderer(self, stack: ExitStack, first: Judged, show: Show | None, times: StageTimes) -> Renderer:
+    def renderer(
+        self, stack: ExitStack, first: FrameResult, show: Show | None, times: StageTimes
+    ) -> Renderer:
         """Opens the outputs, if any, whose size and colours the first frame decides."""
-        frames, config = self.frames, self.config
-        scale = HeatScale.first(first.saliency)
-        overlay = self._overlay(first, scale.signed)
-        video = log = None
+        config, task = self.config, self.task
+        painter = task.painter(first, self._provenance)
+        video = rows = means = None
+        if config.score:
+            means = Means(
+                method=self.method,
+                quantity=task.quantity,
+                references=task.references,
+                control_every=config.control_every,
+                block=self.block if task.explains_every_frame else None,
+            )
         if self.out is not None:
-            video = stack.enter_context(self._open_video(self.out, overlay))
-            log = stack.enter_context(self._open_log()) if config.score else None
+            video = stack.enter_context(self._open_video(self.out, painter))
+            rows = stack.enter_context(self._open_rows()) if config.score else None
         return Renderer(
-            overlay,
-            video,
-            captions=Captions(drive=frames.drive, first_time_ns=frames.first_time_ns),
-            scale=scale,
-            weight=1 - math.exp(-1 / float(config.heat_s * frames.frame_rate)),
-            tally=Tally(self.block, config.control_every) if config.score else None,
-            log=log,
-            reference=self.reference,
-            show=show,
-            times=times,
+            painter, video, means=means, rows=rows, reference=task.reference, show=show, times=times
         )
 
-    def _open_video(self, out: Path, overlay: Overlay) -> AbstractContextManager[VideoSink]:
+    def _open_video(self, out: Path, painter: Painter) -> AbstractContextManager[VideoSink]:
         return open_sink(
             out,
-            height=overlay.height,
-            width=overlay.width,
+            height=painter.height,
+            width=painter.width,
             frame_rate=self.frames.frame_rate,
             encoding=Encoding(preset=self.config.preset, crf=self.config.crf),
-            comment=self._comment(),
-        )
-
-    def _open_log(self) -> AbstractContextManager[ScoreLog]:
-        return open_log(
-            self.scores / PER_FRAME,
-            method=self.method,
-            target=self.config.target,
-            drive=self.frames.drive,
-            camera=self.frames.camera,
-        )
-
-    def _overlay(self, first: Judged, signed: bool) -> Overlay:
-        config, frames = self.config, self.frames
-        height, width = first.seen.frame.image.shape[:2]
-        camera = CAMERAS.get(frames.reader, Camera())
-        if config.horizon is not None:
-            camera = replace(camera, horizon=config.horizon)
-        parts = [
-            described(self.method, self.config.options),
-            f"{config.fill} fill" if config.score else "not scored",
-        ]
-        parts += [f"wheel {frames.lead_s:g} s ahead"] if frames.lead_s and frames.labelled else []
-        parts += [f"model {self.checkpoint.sha256[:12]}"]
-        what = "error" if self.reference == "truth" else "change"
-        return Overlay(
-            height=height,
-            width=width,
-            geometry=self.geometry,
-            cropped=frames.cropped,
-            config=OverlayConfig(
-                labelled=frames.labelled,
-                speed_known=frames.speed_known,
-                signed=signed,
-                provenance=" · ".join(parts),
-                camera=camera if config.path else None,
-                curve_title=f"Steering {what} as evidence is removed",
-                last_fraction=FRACTIONS[-1],
+            comment=json.dumps(
+                {"made_by": f"driving-xai {version('driving-xai')}", **self._plan()}, sort_keys=True
             ),
         )
 
-    def _comment(self) -> str:
-        """The video's metadata, as JSON."""
-        return json.dumps(
-            {"made_by": f"driving-xai {version('driving-xai')}", **self._plan()}, sort_keys=True
-        )
+    def _open_rows(self) -> AbstractContextManager[RowWriter]:
+        return open_rows(self.scores / PER_FRAME, method=self.method, quantity=self.task.quantity)
+
+    @property
+    def _provenance(self) -> str:
+        """What made the picture, for its lower left corner."""
+        config = self.config
+        parts = [
+            described(self.method, config.options),
+            f"{config.fill} fill" if config.score else "not scored",
+            *self.task.notes,
+            self.cut.note,
+            f"model {self.checkpoint.sha256[:12]}" if self.checkpoint.sha256 else "",
+        ]
+        return " · ".join(part for part in parts if part)
 
     def _plan(self) -> dict[str, Any]:
-        shards = self.frames.shards
+        shards, foreign = self.frames.shards, foreign_options(type(self.task))
+        config = {name: value for name, value in planned(self.config).items() if name not in foreign}
         return {
-            "config": {**planned(self.config), "method": self.method, "methods": [self.method]},
+            "config": {**config, "method": self.method, "methods": [self.method]},
             "checkpoint_sha256": self.checkpoint.sha256,
             "shards_sha256": None if shards is None else shards.sha256,
             "source": {"name": self.frames.name, "kind": self.frames.kind},
         }
 
-    def save_summary(self, played: int, tally: Tally | None) -> Mapping[str, Any]:
+    def save_summary(self, played: int, renderer: Renderer) -> Mapping[str, Any]:
         """Writes results.json, last: it holds the hashes of the other files."""
-        assert tally is not None
         assert self.out is not None
-        frames, table = self.frames, self.scores / PER_FRAME
-        bootstrap = BlockBootstrap(block=self.block, seed=self.config.seed)
+        assert renderer.means is not None
+        assert renderer.rows is not None
+        table = self.scores / PER_FRAME
         summary = {
             "schema": SCHEMA,
             "plan": self._plan(),
-            "model": {"kind": self.checkpoint.kind, "config": dict(self.checkpoint.config["model"])},
-            "data": {
-                "drives": [frames.drive],
-                "runs": int(frames.begins[:played].sum()),
-                "frames": played,
-                "scored": played - int(frames.begins[:played].sum()),
-                "seconds_apart": float(1 / frames.frame_rate),
+            "model": {
+                "kind": self.checkpoint.config.get("kind"),
+                "config": dict(self.checkpoint.config.get("model", {})),
             },
+            "data": self._describe_data(played, renderer.rows),
             "video": {
                 "file": self.out.name,
                 "sha256": sha256_of(self.out),
-                "frame_rate": str(frames.frame_rate),
-                # These pictures have no row of scores; all others have one each, in the same order.
-                "run_starts": np.flatnonzero(frames.begins[:played]).tolist(),
+                "frame_rate": str(self.frames.frame_rate),
+                **self._describe_pictures(played, renderer.rows),
             },
-            **summarise(table, tally, self.method, bootstrap, fill=self.config.fill),
+            **summary_of(
+                table,
+                renderer.means,
+                protocol=self.task.protocol,
+                bootstrap=BlockBootstrap(block=self.block, seed=self.config.seed),
+                fill=self.config.fill,
+            ),
             **describe_machine(self.device),
             "files": {PER_FRAME: sha256_of(table)},
         }
         with replacing(self.scores / SUMMARY) as temporary:
             temporary.write_bytes(canonical_json(summary))
         return summary
+
+    def _describe_data(self, played: int, rows: RowWriter) -> dict[str, Any]:
+        counts = {"frames": played, "scored": len(rows.pictures)}
+        if not self.frames.follow:
+            return counts
+        return {
+            "drives": [self.frames.drive],
+            "runs": int(self.frames.begins[:played].sum()),
+            **counts,
+            "seconds_apart": float(1 / self.frames.frame_rate),
+        }
+
+    def _describe_pictures(self, played: int, rows: RowWriter) -> dict[str, Any]:
+        """Which picture of the video shows which row."""
+        if not self.task.explains_every_frame:
+            return {"pictures": [list(each) for each in rows.pictures]}
+        # These pictures have no row of scores; all others have one each, in the same order.
+        return {"run_starts": sorted(set(range(played)) - {number for _, _, number in rows.pictures})}
+
+
+def _vehicle(checkpoint: Checkpoint, task: type[Task]) -> Vehicle:
+    """That of the model's training, for sources that do not know theirs."""
+    if task.takes_images or "input" not in checkpoint.config:
+        return VEHICLES[ANY_VEHICLE]
+    try:
+        return Vehicle(**checkpoint.config["input"]["vehicle"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} does not say for which vehicle it steers ({error}); train it again"
+        ) from error
 
 
 def _alignment(signals: Mapping[str, Any]) -> Alignment:
@@ -356,16 +298,13 @@ def _alignment(signals: Mapping[str, Any]) -> Alignment:
     )
 
 
-def _own_method(checkpoint: Checkpoint) -> str:
-    attention = checkpoint.config.get("model", {}).get("attention")
-    return OWN_METHOD.get(attention, "grad-cam")
-
-
 def _own_shards(checkpoint: Checkpoint) -> OwnShards | None:
     """How the model saw the shards it was trained on."""
     sha256 = checkpoint.config.get("data", {}).get("shards_sha256")
-    return None if sha256 is None else OwnShards(sha256, hold_out_from(checkpoint.config).splits)
 
+    def splits(index: pd.DataFrame) -> np.ndarray:
+        # Only images have groups.
+        held_out = fold_out_from if "group" in index else hold_out_from
+        return held_out(checkpoint.config).splits(index)
 
-def _rate(hertz: float) -> Fraction:
-    return Fraction(str(hertz)).limit_denominator(1001)
+    return None if sha256 is None else OwnShards(sha256, splits)

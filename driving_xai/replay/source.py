@@ -1,18 +1,14 @@
-"""Where a replay's frames come from: shards, a recording, a video, or a folder of images.
-
-Frames are RGB and come one at a time, so memory does not grow with the drive. Controls are on the
-frames' clock, as prep puts them into shards: the steering wheel in rad, positive to the left.
-"""
+"""Opens what a replay plays: shards, a recording, a video, a folder of images, or labelled images."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,15 +18,21 @@ from data_prep.alignment import align
 from data_prep.geometry import ImageFiles
 from data_prep.readers import READERS, entry, recognise
 from data_prep.readers.paths import drive_name
-from data_prep.schema import Drive, Frame, Image, ImageSource, Vehicle
+from data_prep.schema import VEHICLES, Drive, Image, ImageSource, Vehicle
 from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, read_frames
 from data_prep.shards.manifest import FILE_NAME, Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.signals import clock_faults, segments
+from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError
+from driving_xai.replay.frames import FrameSource, Selection, measured_rate
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0
+FRAMES_HZ, IMAGES_HZ = 20.0, 2.0
+"""Of folders of images, as Udacity's cameras; of labelled images, so that each can be looked at."""
+ANY_VEHICLE = "lincoln-mkz"
+"""Of sources and models that name none: it turns curvatures into angles of a wheel."""
+_IMAGES_AT_A_TIME = 16
 _CONTROLS = tuple(f"{name}{end}" for name in ("steering_wheel_rad", "speed_mps") for end in ("", "_smoothed"))
 
 
@@ -43,21 +45,6 @@ class OwnShards(NamedTuple):
     """train, val, test or gap for each row of their index, as the model saw it."""
 
 
-class SourceFrame(NamedTuple):
-    """One instant of a source."""
-
-    frame: Frame
-    steering_wheel_rad_smoothed: float
-    """What the label was made of; NaN where unknown."""
-    speed_mps_smoothed: float
-    segment: int
-    """Number of the unbroken run of camera frames."""
-    begins: bool
-    """Whether frames are missing before this one: what a model remembers ends there."""
-    split: str
-    """train, val, test or gap, where the model's shards say; otherwise empty."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
     """How a recording's signals are put on the camera's clock; the defaults are those of prep."""
@@ -68,127 +55,40 @@ class Alignment:
     hole_periods: float = 2.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrameSource:
-    """The frames of one drive, or a part of it, in order; iterate as often as needed."""
-
-    name: str
-    """Base name of what was opened."""
-    kind: str
-    """`shards`, a reader's name, or `image-folder`."""
-    reader: str
-    """What read the recording, also where shards were made of it."""
-    drive: str
-    camera: str
-    vehicle: Vehicle
-    cropped: bool
-    """Whether frames are a model's input already, as shards hold them, or the camera's."""
-    shards: Manifest | None
-    frame_rate: Fraction
-    """Frames a second: known, or the median of the camera's times."""
-    index: Int64[np.ndarray, " T"]
-    """Of each frame in the source drive."""
-    time_ns: Int64[np.ndarray, " T"]
-    first_time_ns: int
-    """Of the whole drive: zero of the time that is shown."""
-    segment: Int32[np.ndarray, " T"]
-    begins: Bool[np.ndarray, " T"]
-    split: np.ndarray
-    controls: Mapping[str, Float64[np.ndarray, " T"]]
-    """By the column names of shards; NaN where unknown."""
-    lead_s: float
-    """How long after a frame its controls are taken: what the driver does then, the model says now."""
-    pictures: Callable[[], Iterator[Image]]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the steering is known anywhere."""
-        return bool(np.isfinite(self.controls["steering_wheel_rad"]).any())
-
-    @property
-    def speed_known(self) -> bool:
-        return bool(np.isfinite(self.controls["speed_mps"]).any())
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        """Yields the frames.
-
-        Raises:
-            DataError: an image cannot be read, or has another size than the first.
-        """
-        size = None
-        for at, image in enumerate(self.pictures()):
-            size = size or image.shape
-            if image.shape != size:
-                raise DataError(
-                    f"frame {self.index[at]} of {self.drive} is {image.shape[1]}x{image.shape[0]}, the first "
-                    f"{size[1]}x{size[0]}; a replay needs one size"
-                )
-            value = {name: float(column[at]) for name, column in self.controls.items()}
-            frame = Frame(
-                index=int(self.index[at]),
-                time_ns=int(self.time_ns[at]),
-                image=image,
-                steering_wheel_rad=value["steering_wheel_rad"],
-                speed_mps=value["speed_mps"],
-            )
-            yield SourceFrame(
-                frame,
-                value["steering_wheel_rad_smoothed"],
-                value["speed_mps_smoothed"],
-                int(self.segment[at]),
-                bool(self.begins[at]),
-                str(self.split[at]),
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which part of a source is played."""
-
-    reader: str | None = None
-    """Forces a reader's name; None recognises the source from its files."""
-    drive: str | None = None
-    """Needed where the source holds several."""
-    split: Literal["all", "train", "val", "test"] = "all"
-    """Of shards: as the model saw them, where they are those it was trained on."""
-    start_s: float = 0.0
-    """In the drive's own time."""
-    end_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.start_s < 0 or (self.end_s is not None and self.end_s <= self.start_s):
-            raise DataError(f"got start {self.start_s} s, end {self.end_s} s; expected 0 <= start < end")
-
-
 def open_source(
     path: Path,
     *,
     vehicle: Vehicle,
-    frame_rate: Fraction,
+    frame_rate: Fraction | None = None,
     selection: Selection | None = None,
     alignment: Alignment | None = None,
     own_shards: OwnShards | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> FrameSource:
     """Opens whatever lies at a path.
 
     Args:
-        path: shards, a recording that a reader knows, a video, or a folder of images in the order of
-            their names; `-` is the synthetic route.
+        path: shards of drives or of labelled images, a recording that a reader knows, a video, or a folder
+            of images in the order of their names; `-` is the synthetic route.
         vehicle: taken for sources without steering, which do not know theirs.
-        frame_rate: taken for a folder of images, which has no times.
+        frame_rate: taken for images, which have no times; None is `FRAMES_HZ` for a folder and `IMAGES_HZ`
+            for labelled images.
         selection: the part to play.
         alignment: of a recording's signals; shards are aligned already.
         own_shards: the model's; of them it is known which frames were trained on.
+        outputs: names of the model's outputs, whose labels shards of images may know; None for a model of
+            drives, which takes no such shards.
 
     Raises:
         DataError: it is missing, not recognised, empty, or holds several drives and none was chosen.
     """
     selection = selection or Selection()
     if selection.reader is None and (path / FILE_NAME).is_file():
-        return _from_shards(path, selection, own_shards)
+        manifest = Manifest.load(path)
+        if manifest.kind == "images" and outputs is not None:
+            return _from_labelled_images(path, selection, own_shards, outputs, frame_rate)
+        return _from_shards(path, manifest, selection, own_shards)
+    frame_rate = frame_rate or _rate(FRAMES_HZ)
     reader = selection.reader or _recognised(path)
     if reader == "image-folder":
         return _from_images(path, vehicle, frame_rate, selection)
@@ -199,6 +99,10 @@ def open_source(
     if drive.steering_wheel is None:
         drive = replace(drive, vehicle=vehicle)
     return _from_drive(path, drive, selection, alignment or Alignment(), frame_rate)
+
+
+def _rate(hertz: float) -> Fraction:
+    return Fraction(str(hertz)).limit_denominator(1001)
 
 
 def _recognised(path: Path) -> str:
@@ -249,24 +153,6 @@ def _kept(
     return _Kept(rows, segment[rows], begins)
 
 
-def measured_rate(time_ns: Int64[np.ndarray, " N"]) -> Fraction:
-    """Frames a second: one over the median time between frames, at least two.
-
-    Raises:
-        DataError: no video has such a rate.
-
-    Example:
-        >>> measured_rate(np.arange(10) * 33_366_667)
-        Fraction(30000, 1001)
-    """
-    apart_ns = int(np.median(np.diff(time_ns)))
-    if not 10**9 / FASTEST_HZ <= apart_ns <= 10**9 / SLOWEST_HZ:
-        raise DataError(
-            f"frames are {apart_ns / 1e9:g} s apart; a replay needs {SLOWEST_HZ:g} to {FASTEST_HZ:g} a second"
-        )
-    return Fraction(10**9, apart_ns).limit_denominator(1001)
-
-
 def _from_drive(
     path: Path, drive: Drive, selection: Selection, alignment: Alignment, frame_rate: Fraction
 ) -> FrameSource:
@@ -282,15 +168,16 @@ def _from_drive(
         name=path.name,
         kind=drive.source,
         reader=drive.source,
-        drive=drive.name,
         camera=drive.camera,
         vehicle=drive.vehicle,
         cropped=False,
+        follow=True,
         shards=None,
         frame_rate=measured_rate(time_ns) if len(time_ns) > 1 else frame_rate,
+        drives=np.full(len(index), drive.name),
         index=index,
         time_ns=time_ns[kept.rows],
-        first_time_ns=int(time_ns[0]),
+        time_s=(time_ns[kept.rows] - time_ns[0]) / 1e9,
         segment=kept.segment,
         begins=kept.begins,
         split=np.full(len(index), ""),
@@ -349,8 +236,7 @@ def _images_in(folder: Path) -> list[str]:
     return sorted(names, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
 
 
-def _from_shards(root: Path, selection: Selection, own: OwnShards | None) -> FrameSource:
-    manifest = Manifest.load(root)
+def _from_shards(root: Path, manifest: Manifest, selection: Selection, own: OwnShards | None) -> FrameSource:
     if manifest.kind != "sequences" or manifest.vehicle is None:
         raise DataError(
             f"{root}: shards of {manifest.kind}, expected sequences of a vehicle; prepare a drive"
@@ -369,15 +255,16 @@ def _from_shards(root: Path, selection: Selection, own: OwnShards | None) -> Fra
         name=root.resolve().name,
         kind="shards",
         reader=str(manifest.config["reader"]),
-        drive=name,
         camera=str(table["camera"].iloc[0]),
         vehicle=Vehicle(**manifest.vehicle),
         cropped=True,
+        follow=True,
         shards=manifest,
-        frame_rate=measured_rate(time_ns) if len(time_ns) > 1 else Fraction(20),
+        frame_rate=measured_rate(time_ns) if len(time_ns) > 1 else _rate(FRAMES_HZ),
+        drives=np.full(len(kept.rows), name),
         index=played["frame"].to_numpy(),
         time_ns=played["time_ns"].to_numpy(),
-        first_time_ns=int(time_ns[0]),
+        time_s=(played["time_ns"].to_numpy() - time_ns[0]) / 1e9,
         segment=kept.segment,
         begins=kept.begins,
         split=split[kept.rows] if own is not None else np.full(len(kept.rows), ""),
@@ -394,3 +281,59 @@ def _read_shards(root: Path, shard: np.ndarray, row: Int[np.ndarray, " T"]) -> I
         for start in range(first, last, FRAMES_PER_CHUNK):
             stop = min(start + FRAMES_PER_CHUNK, last)
             yield from read_frames(root / shard[part[0]], start, stop)
+
+
+def _from_labelled_images(
+    root: Path,
+    selection: Selection,
+    own: OwnShards | None,
+    outputs: Sequence[str],
+    frame_rate: Fraction | None,
+) -> FrameSource:
+    images = LabelledImages(root)
+    index, manifest = images.index, images.manifest
+    known = own is not None and own.sha256 == manifest.sha256
+    splits = own.splits(index) if own is not None and known else index["split"].to_numpy(dtype=str)
+    chosen = np.ones(len(index), bool) if selection.split == "all" else splits == selection.split
+    if selection.drive is not None:
+        chosen &= (index["group"] == selection.drive).to_numpy()
+    rate = frame_rate or _rate(IMAGES_HZ)
+    since_s = np.arange(int(chosen.sum())) / float(rate)
+    inside = (since_s >= selection.start_s) & (since_s < (selection.end_s or math.inf))
+    rows = np.flatnonzero(chosen)[inside]
+    if not len(rows):
+        raise DataError(
+            f"{root}: no image of split {selection.split} in that time; it holds {len(index)} images"
+        )
+    labels = None
+    if set(outputs) <= set(images.label_names):
+        labels = images.labels(tuple(outputs)).double().numpy()[rows]
+    unknown = np.full(len(rows), np.nan)
+    return FrameSource(
+        name=root.resolve().name,
+        kind="shards",
+        reader=str(manifest.config["reader"]),
+        camera="",
+        vehicle=VEHICLES[ANY_VEHICLE],
+        cropped=True,
+        follow=False,
+        shards=manifest,
+        frame_rate=rate,
+        drives=index["group"].to_numpy(dtype=str)[rows],
+        index=rows,
+        time_ns=np.zeros(len(rows), dtype=np.int64),
+        time_s=since_s[inside],
+        segment=np.zeros(len(rows), dtype=np.int32),
+        begins=np.ones(len(rows), dtype=bool),
+        split=splits[rows] if known else np.full(len(rows), ""),
+        controls=dict.fromkeys(_CONTROLS, unknown),
+        lead_s=0.0,
+        pictures=lambda: _read_images(images, rows),
+        keys=index["key"].to_numpy(dtype=str)[rows],
+        labels=labels,
+    )
+
+
+def _read_images(images: LabelledImages, rows: Int64[np.ndarray, " T"]) -> Iterator[Image]:
+    for start in range(0, len(rows), _IMAGES_AT_A_TIME):
+        yield from images.arrays(rows[start : start + _IMAGES_AT_A_TIME])

@@ -28,8 +28,7 @@ from driving_xai.explain.vit.smoothing import SNNA, AttentionIG
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.models.steering import SteeringConfig, SteeringModel
-from driving_xai.replay.action_player import ActionReplayConfig
-from driving_xai.replay.session import ReplayConfig
+from driving_xai.replay.config import ReplayConfig
 from driving_xai.targets import magnitude, output
 from tests.driving_xai.explain.transformers import TappedViT
 
@@ -153,7 +152,6 @@ def test_what_a_method_does_not_take_is_refused_before_there_is_a_model(name, op
         lambda: SanityConfig(methods=(name,), options={name: options}),
         lambda: ExplainConfig(methods=(name,), options={name: options}),
         lambda: ReplayConfig(method=name, options={name: options}),
-        lambda: ActionReplayConfig(method=name, options={name: options}),
     ]
     for recipe in recipes:
         with pytest.raises(OptionError, match=said):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from driving_xai.replay.background import Behind, StageTimes, ahead
+from driving_xai.replay.background import Consumer, StageTimes, ahead
 
 
 def replay_threads() -> list[threading.Thread]:
@@ -71,7 +71,7 @@ def test_items_are_handled_in_order_and_all_before_the_block_ends() -> None:
         time.sleep(0.001)
         handled.append(item)
 
-    with Behind(handle, depth=2) as behind:
+    with Consumer(handle, depth=2) as behind:
         for item in range(40):
             behind.put(item)
             assert len(handled) >= item - 2 - 1, "no more than the depth and one in hand are late"
@@ -84,7 +84,7 @@ def test_an_error_while_handling_is_raised_where_items_are_handed_over(items: in
         raise OSError("the disk is full")
 
     def work() -> None:
-        with Behind(handle, depth=2) as behind:
+        with Consumer(handle, depth=2) as behind:
             for item in range(items):
                 behind.put(item)
 
@@ -101,7 +101,7 @@ def test_leaving_through_an_error_drops_what_is_pending() -> None:
         release.wait(5)
 
     def work() -> None:
-        with Behind(handle, depth=8) as behind:
+        with Consumer(handle, depth=8) as behind:
             for item in range(8):
                 behind.put(item)
             time.sleep(0.05)

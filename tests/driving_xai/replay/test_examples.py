@@ -10,7 +10,7 @@ import pytest
 
 from driving_xai import replay
 
-MODULES = [found.name for found in pkgutil.iter_modules(replay.__path__, "driving_xai.replay.")]
+MODULES = [found.name for found in pkgutil.walk_packages(replay.__path__, "driving_xai.replay.")]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -15,8 +15,8 @@ import numpy as np
 
 from data_prep.geometry import Geometry
 from driving_xai.replay.inset import CurveView
-from driving_xai.replay.instruments import Camera, Steering
-from driving_xai.replay.overlay import Instant, Overlay, OverlayConfig
+from driving_xai.replay.tasks.instruments import Camera, Steering
+from driving_xai.replay.tasks.steering_view import Instant, Overlay, OverlayConfig
 from driving_xai.viz.heat import HeatScale
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "replay_picture.png"

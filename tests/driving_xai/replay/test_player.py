@@ -20,10 +20,12 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError, VideoError
 from driving_xai.evaluation.results import Results
 from driving_xai.explain.registry import METHODS, build
-from driving_xai.replay import player, rendering, window
+from driving_xai.replay import player, window
 from driving_xai.replay.background import StageTimes
-from driving_xai.replay.player import ReplayConfig, replay
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.player import replay
 from driving_xai.replay.sink import VideoSink
+from driving_xai.replay.tasks import steering
 
 from .conftest import FRAMES, HOLE_AFTER
 
@@ -319,10 +321,8 @@ def test_frames_of_the_models_own_shards_say_how_they_were_seen(
 ) -> None:
     own = make_checkpoint(data={"shards_sha256": Manifest.load(shards).sha256, "held_out": {}})
     captions: list[str] = []
-    original = rendering.Captions.of
-    monkeypatch.setattr(
-        rendering.Captions, "of", lambda self, judged: captions.append(original(self, judged)) or captions[-1]
-    )
+    original = steering.caption_of
+    monkeypatch.setattr(steering, "caption_of", lambda seen: captions.append(original(seen)) or captions[-1])
     replay(own, shards, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))
     assert captions[2] == "drive-a · held out · frame 2 · 0.10 s"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,14 @@ from scipy import stats
 from data_prep.schema import Frame
 from driving_xai.evaluation.results import read_table
 from driving_xai.evaluation.summary import summarise_differences, summarise_scores
-from driving_xai.metrics.quantities import PROBABILITY
+from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR
 from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.perturb import Fill
 from driving_xai.replay import record
-from driving_xai.replay.instruments import Steering
-from driving_xai.replay.record import RunningMean, Tally, open_log, summarise, view_of
-from driving_xai.replay.scoring import FRACTIONS, Curves, Judged
-from driving_xai.replay.source import SourceFrame
+from driving_xai.replay.frames import SourceFrame
+from driving_xai.replay.predict import FRACTIONS, Explanation, FrameResult, Output
+from driving_xai.replay.record import Means, RunningMean, open_rows, summary_of
+from driving_xai.targets import left
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
@@ -30,7 +32,7 @@ def curves(count: int, seed: int = 0) -> np.ndarray:
     return np.cumsum(rng.random((count, len(FRACTIONS))), 1)
 
 
-def frame(number: int, *, random: bool = True, truth: float = 1.5) -> Judged:
+def frame(number: int, *, random: bool = True, truth: float = 1.5) -> FrameResult:
     against_clean, of_random = curves(2, seed=number)
     shift = 0.5 if math.isfinite(truth) else math.nan
     seen = SourceFrame(
@@ -42,15 +44,18 @@ def frame(number: int, *, random: bool = True, truth: float = 1.5) -> Judged:
         number // 50,
         False,
         "",
+        drive="a",
+        camera="center",
     )
-    return Judged(
-        seen,
-        np.ones((2, 2), np.float32) if number == 7 else np.eye(2, dtype=np.float32),
-        Steering(2.0 + number / 10, 0.001),
-        Steering(truth, 0.001),
-        Curves(against_clean + shift, against_clean),
-        Curves(of_random + shift, of_random) if random else None,
-    )
+    saliency = np.ones((2, 2), np.float32) if number == 7 else np.eye(2, dtype=np.float32)
+    output = Output(0, "magnitude", left, 2.0 + number / 10, truth)
+    own = {"truth": against_clean + shift, "clean": against_clean}
+    control = {"truth": of_random + shift, "clean": of_random}
+    return FrameResult(seen, None, (Explanation(output, saliency, own, control if random else None),))
+
+
+def curves_of(result: FrameResult) -> dict[str, np.ndarray]:
+    return result.explanations[0].curves
 
 
 def area_of(curve: np.ndarray) -> float:
@@ -88,34 +93,57 @@ class TestRunningMean:
         heights = [np.mean((curve[1:] + curve[:-1]) / 2) for curve in many]
         assert running.area == pytest.approx(np.mean(heights))
         assert math.isnan(running.half_width())
-        view = view_of(many[0], running, RunningMean(quantity=PROBABILITY))
-        assert (view.area, view.frames) == (pytest.approx(heights[0]), 57)
+
+    def test_the_inset_of_a_probability_shows_its_height(self) -> None:
+        means = Means(method="m", quantity=PROBABILITY, references=("target",), control_every=1)
+        for curve in curves(5):
+            output = Output(0, "stop", left, 0.5, math.nan)
+            shown = Explanation(output, np.eye(2, dtype=np.float32), {"target": curve})
+            means.add(frame(1)._replace(explanations=(shown,)))
+        view = means.view(shown, "target")
+        assert (view.area, view.frames) == (pytest.approx(np.mean((curve[1:] + curve[:-1]) / 2)), 5)
         assert np.isnan([view.random_area, *view.random_mean]).all()
 
 
-def logged(path: Path, frames: list[Judged], method: str = "sign-attention", control_every: int = 1) -> Tally:
-    tally = Tally(block=10, control_every=control_every)
-    with open_log(path, method=method, target="magnitude", drive="a", camera="center") as log:
+def means_of(method: str = "sign-attention", block: int = 10, control_every: int = 1) -> Means:
+    return Means(
+        method=method,
+        quantity=STEERING_ERROR,
+        references=("truth", "clean"),
+        control_every=control_every,
+        block=block,
+    )
+
+
+def written(
+    path: Path, frames: list[FrameResult], method: str = "sign-attention", control_every: int = 1
+) -> Means:
+    means = means_of(method, control_every=control_every)
+    with open_rows(path, method=method, quantity=STEERING_ERROR) as rows:
         for each in frames:
-            tally.add(each)
-            log.add(each)
-    return tally
+            means.add(each)
+            rows.add(each)
+    return means
 
 
-def test_rows_say_what_was_judged(tmp_path: Path) -> None:
+def summary(path: Path, means: Means, bootstrap: BlockBootstrap, fill: Fill = "black") -> dict[str, Any]:
+    return summary_of(path, means, protocol={}, bootstrap=bootstrap, fill=fill)
+
+
+def test_rows_say_what_was_found(tmp_path: Path) -> None:
     path = tmp_path / "per_frame.parquet"
-    logged(path, [frame(7), frame(8, random=False), frame(9, truth=math.nan)])
+    written(path, [frame(7), frame(8, random=False), frame(9, truth=math.nan)])
     table = read_table(path)
     assert len(table) == 4 + 2 + 4
     first = table.iloc[0]
     expected = frame(7)
     assert (first["method"], first["reference"], first["frame"]) == ("sign-attention", "truth", 7)
-    np.testing.assert_allclose(first["curve"], expected.explained.truth, rtol=1e-6)
-    assert first["value"] == pytest.approx(area_of(expected.explained.truth))
+    np.testing.assert_allclose(first["curve"], curves_of(expected)["truth"], rtol=1e-6)
+    assert first["value"] == pytest.approx(area_of(curves_of(expected)["truth"]))
     assert first["normalised"] == pytest.approx(first["value"] / 25)
-    assert first["base_corrected"] == pytest.approx(first["value"] - 25 * expected.explained.truth[0])
+    assert first["base_corrected"] == pytest.approx(first["value"] - 25 * curves_of(expected)["truth"][0])
     assert first["error"] == pytest.approx(abs(2.7 - 1.5))
-    assert table["degenerate"].tolist() == [True, True] + [False] * 8, "the method's map of frame 7 alone"
+    assert table["degenerate"].tolist() == [True, False] * 2 + [False] * 6, "the method's map of frame 7 alone"
     unknown = table[(table["frame"] == 9) & (table["reference"] == "truth")]
     assert unknown[["truth", "error", "value"]].isna().all(axis=None)
     assert unknown["curve"].isna().all()
@@ -124,10 +152,10 @@ def test_rows_say_what_was_judged(tmp_path: Path) -> None:
 def test_rows_leave_memory_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "_ROWS_PER_GROUP", 40)
     path, pending = tmp_path / "per_frame.parquet", []
-    with open_log(path, method="m", target="left", drive="a", camera="c") as log:
+    with open_rows(path, method="m", quantity=STEERING_ERROR) as log:
         for number in range(100):
             log.add(frame(number))
-            pending.append(len(log._rows))
+            pending.append(log._pending)
     assert max(pending) < 40
     assert pq.ParquetFile(path).num_row_groups == 10
     assert read_table(path)["frame"].tolist() == np.repeat(np.arange(100), 4).tolist()
@@ -136,9 +164,7 @@ def test_rows_leave_memory_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_log_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def work() -> None:
-        with open_log(
-            tmp_path / "v.scores" / "rows.parquet", method="m", target="left", drive="a", camera="c"
-        ) as log:
+        with open_rows(tmp_path / "v.scores" / "rows.parquet", method="m", quantity=STEERING_ERROR) as log:
             log.add(frame(1))
             raise error
 
@@ -151,9 +177,9 @@ def test_an_interrupted_log_leaves_nothing(tmp_path: Path, error: type[BaseExcep
 def test_the_summary_is_that_of_scoring_the_same_rows(tmp_path: Path, control_every: int) -> None:
     frames = [frame(number, random=number % control_every == 0) for number in range(120)]
     path = tmp_path / "per_frame.parquet"
-    tally = logged(path, frames, control_every=control_every)
+    means = written(path, frames, control_every=control_every)
     bootstrap = BlockBootstrap(block=8, resamples=200)
-    found = summarise(path, tally, "sign-attention", bootstrap, fill="blur")
+    found = summary(path, means, bootstrap, fill="blur")
     assert found["measures"]["deletion"]["fill"] == "blur"
     sparse = BlockBootstrap(block=8 // control_every, resamples=200)
     table = read_table(path)
@@ -176,16 +202,16 @@ def test_the_summary_is_that_of_scoring_the_same_rows(tmp_path: Path, control_ev
 
 def test_random_maps_are_their_own_control(tmp_path: Path) -> None:
     path = tmp_path / "per_frame.parquet"
-    tally = logged(path, [frame(number, random=False) for number in range(5)], method="random")
-    found = summarise(path, tally, "random", BlockBootstrap(block=2), fill="black")
+    means = written(path, [frame(number, random=False) for number in range(5)], method="random")
+    found = summary(path, means, BlockBootstrap(block=2))
     assert [entry["method"] for entry in found["scores"]] == ["random", "random"]
     assert found["differences"] == []
 
 
 def test_a_drive_without_truth_has_scores_against_the_clean_prediction_only(tmp_path: Path) -> None:
     path = tmp_path / "per_frame.parquet"
-    tally = logged(path, [frame(number, truth=math.nan) for number in range(12)])
-    found = summarise(path, tally, "sign-attention", BlockBootstrap(block=2), fill="black")
+    means = written(path, [frame(number, truth=math.nan) for number in range(12)])
+    found = summary(path, means, BlockBootstrap(block=2))
     known = {(entry["method"], entry["reference"]): entry["frames"] for entry in found["scores"]}
     assert known == {
         ("sign-attention", "truth"): 0,
@@ -196,13 +222,14 @@ def test_a_drive_without_truth_has_scores_against_the_clean_prediction_only(tmp_
     assert found["prediction"]["error"]["mean"] is None
 
 
-def test_the_inset_shows_the_frame_and_the_means(tmp_path: Path) -> None:
-    tally = Tally(block=2, control_every=1)
+def test_the_inset_shows_the_frame_and_the_means() -> None:
+    means = means_of(block=2)
     for number in range(10):
-        tally.add(frame(number))
-    view = tally.view(frame(7), "truth")
-    np.testing.assert_array_equal(view.current, frame(7).explained.truth)
-    np.testing.assert_allclose(view.mean, np.mean([frame(n).explained.truth for n in range(10)], 0))
-    np.testing.assert_allclose(view.random_mean, np.mean([frame(n).random.truth for n in range(10)], 0))
+        means.add(frame(number))
+    view = means.view(frame(7).explanations[0], "truth")
+    np.testing.assert_array_equal(view.current, curves_of(frame(7))["truth"])
+    np.testing.assert_allclose(view.mean, np.mean([curves_of(frame(n))["truth"] for n in range(10)], 0))
+    random = np.mean([frame(n).explanations[0].random["truth"] for n in range(10)], 0)
+    np.testing.assert_allclose(view.random_mean, random)
     assert view.area == pytest.approx(area_of(view.current))
     assert pd.notna(view.half_width)

@@ -17,15 +17,15 @@ from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import Region
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai.errors import CheckpointError, DataError, OptionError
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import score
 from driving_xai.models.actions import ActionConfig, ActionModel
-from driving_xai.replay.action_player import ActionReplayConfig, replay_actions
-from driving_xai.replay.action_source import Excerpt
-from driving_xai.replay.action_view import ActionInstant, ActionView, ActionViewConfig, Shown
-from driving_xai.replay.scoring import FRACTIONS
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.player import replay
+from driving_xai.replay.predict import FRACTIONS
+from driving_xai.replay.tasks.action_view import ActionInstant, ActionView, ActionViewConfig, Shown
 from driving_xai.report.sources import load_sources
 from driving_xai.report.timeline import videos
 from driving_xai.viz.heat import HeatScale
@@ -63,8 +63,8 @@ def model(tmp_path_factory, shards) -> Checkpoint:
 
 
 def test_the_numbers_are_those_of_score(model, shards, tmp_path):
-    config = ActionReplayConfig(method="generic-attention", control_every=1, fill="mean")
-    made = replay_actions(model, shards, tmp_path / "a.mp4", config)
+    config = ReplayConfig(method="generic-attention", control_every=1, fill="mean")
+    made = replay(model, shards, tmp_path / "a.mp4", config)
     assert made.frames == IMAGES
     how = ScoreConfig(methods=("generic-attention",), split="all", target="every-predicted", fill="mean")
     scored = score(model, shards, tmp_path / "scores", how)
@@ -94,8 +94,8 @@ def test_the_numbers_are_those_of_score(model, shards, tmp_path):
 @pytest.mark.parametrize("layout", ["grid", "cycle"])
 def test_a_video_has_a_picture_for_each_image(model, shards, tmp_path, layout):
     out = tmp_path / "b.mp4"
-    config = ActionReplayConfig(method="gradient", layout=layout, score=False, start_s=1.0, end_s=3.5)
-    made = replay_actions(model, shards, out, config)
+    config = ReplayConfig(method="gradient", layout=layout, score=False, start_s=1.0, end_s=3.5)
+    made = replay(model, shards, out, config)
     assert (made.frames, made.scores) == (5, None)
     with av.open(str(out)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -111,37 +111,36 @@ def test_a_folder_of_images_is_a_drive_without_labels(model, tmp_path):
     for number in range(3):
         pixels = generator.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         cv2.imwrite(str(folder / f"{number}.png"), pixels)
-    made = replay_actions(model, folder, tmp_path / "c.mp4", ActionReplayConfig(method="gradient"))
+    made = replay(model, folder, tmp_path / "c.mp4", ReplayConfig(method="gradient"))
     rows = Results.load(made.scores).per_frame
     assert rows["truth"].isna().all()
     assert set(rows["drive"]) == {"images"}
     cv2.imwrite(str(folder / "3.png"), np.zeros((HEIGHT, WIDTH + 16, 3), np.uint8))
     with pytest.raises(DataError, match="a replay needs one size"):
-        replay_actions(model, folder, tmp_path / "d.mp4", ActionReplayConfig(method="gradient"))
+        replay(model, folder, tmp_path / "d.mp4", ReplayConfig(method="gradient"))
     assert not (tmp_path / "d.mp4").exists()
 
 
 def test_what_cannot_be_played_is_refused(model, shards, tmp_path):
     out = tmp_path / "e.mp4"
     with pytest.raises(DataError, match="no image of split all in that time"):
-        replay_actions(model, shards, out, ActionReplayConfig(start_s=100.0))
+        replay(model, shards, out, ReplayConfig(start_s=100.0))
     with pytest.raises(ValueError, match="got method 'cam', expected some of"):
-        ActionReplayConfig(method="cam")
-    with pytest.raises(ValueError, match="expected 1 or more twice"):
-        ActionReplayConfig(control_every=0)
+        ReplayConfig(method="cam")
+    with pytest.raises(ValueError, match="got control_every 0, expected 1 or more"):
+        ReplayConfig(control_every=0)
     for wrong in ({"end_s": 0.0}, {"start_s": -1.0}, {"start_s": 2.0, "end_s": 2.0}):
-        with pytest.raises(ValueError, match="expected 0 <= start_s < end_s"):
-            ActionReplayConfig(**wrong)
         with pytest.raises(DataError, match="expected 0 <= start < end"):
-            Excerpt(**wrong)
+            ReplayConfig(**wrong)
     other = {**model.config, "input": {**model.config["input"], "geometry": asdict(Geometry(width=40))}}
     with pytest.raises(DataError, match="is not the checkpoint's"):
-        replay_actions(replace(model, config=other), shards, out, ActionReplayConfig())
-    steering = Checkpoint(path=Path("x"), model=None, config={"kind": "steering"}, metrics={}, sha256="")
-    with pytest.raises(
-        CheckpointError, match="holds kind 'steering'; expected actions, classifier, bounded-logit"
-    ):
-        replay_actions(steering, shards, out)
+        replay(replace(model, config=other), shards, out, ReplayConfig())
+    backbone = Checkpoint(path=Path("x"), model=None, config={"kind": "dino"}, metrics={}, sha256="")
+    with pytest.raises(CheckpointError, match="holds kind 'dino', whose model does not say what its outputs"):
+        replay(backbone, shards, out)
+    with pytest.raises(OptionError, match=r"^target is for models of steering; leave it out$"):
+        replay(model, shards, out, ReplayConfig(target="left"))
+    assert not list(tmp_path.iterdir())
 
 
 def view(layout: str = "grid") -> ActionView:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.geometry import Geometry
-from driving_xai.replay.instruments import Camera, Steering
-from driving_xai.replay.overlay import Instant, Overlay, OverlayConfig
+from driving_xai.replay.tasks.instruments import Camera, Steering
+from driving_xai.replay.tasks.steering_view import Instant, Overlay, OverlayConfig
 from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, heat_colours, is_degenerate, legend
 from driving_xai.viz.lettering import Layer
 

@@ -16,13 +16,11 @@ from jaxtyping import Float64, UInt8
 
 from data_prep.geometry import Geometry
 from data_prep.schema import Image
+from driving_xai.replay.inset import SUBPIXEL_BITS, line
 from driving_xai.viz.lettering import MUTED, PANEL, PANEL_OPACITY, Colour, Layer, lettering, shade
 
 MODEL: Colour = (77, 208, 255)
 DRIVER: Colour = (255, 255, 255)
-
-_SHIFT = 4
-"""OpenCV takes fractions of a pixel as integers with this many binary places."""
 
 
 class Steering(NamedTuple):
@@ -116,14 +114,6 @@ class View(NamedTuple):
         return np.concatenate([left, right[::-1]])
 
 
-def line(
-    picture: Image, points: Float64[np.ndarray, "N 2"], colour: Colour, thickness: int, closed: bool = False
-) -> None:
-    """Draws an anti-aliased line through points (x, y) given in fractions of a pixel."""
-    fixed = np.rint(points * (1 << _SHIFT)).astype(np.int32)
-    cv2.polylines(picture, [fixed], closed, colour, thickness, cv2.LINE_AA, _SHIFT)
-
-
 def draw_path(picture: Image, view: View, predicted: Steering, measured: Steering, unit: float) -> None:
     """The predicted path as a lane of a car's width, the driven one as a line in its middle."""
     bottom, least = picture.shape[0], 1.2 * unit
@@ -147,8 +137,8 @@ def _fill(picture: Image, outline: Float64[np.ndarray, "N 2"], colour: Colour, o
     if not part.size:
         return
     filled = part.copy()
-    fixed = np.rint((outline - low) * (1 << _SHIFT)).astype(np.int32)
-    cv2.fillPoly(filled, [fixed], colour, cv2.LINE_AA, _SHIFT)
+    fixed = np.rint((outline - low) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(filled, [fixed], colour, cv2.LINE_AA, SUBPIXEL_BITS)
     cv2.addWeighted(filled, opacity, part, 1 - opacity, 0, dst=part)
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from data_prep.geometry import Geometry
-from driving_xai.replay.instruments import DRIVER, MODEL, Camera, Steering, SteeringPanel, View, draw_path
+from driving_xai.replay.tasks.instruments import (
+    DRIVER,
+    MODEL,
+    Camera,
+    Steering,
+    SteeringPanel,
+    View,
+    draw_path,
+)
 
 CAMERA = Camera(horizon=0.4, focal=0.9, height_m=1.4)
 STRAIGHT, UNKNOWN = Steering(0.0, 0.0), Steering(math.nan, math.nan)

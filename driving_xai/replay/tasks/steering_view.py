@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from data_prep.geometry import Geometry
 from data_prep.schema import Image
 from driving_xai.replay.inset import CurveView, Inset
-from driving_xai.replay.instruments import Camera, Steering, SteeringPanel, View, draw_path
+from driving_xai.replay.tasks.instruments import Camera, Steering, SteeringPanel, View, draw_path
 from driving_xai.viz.heat import (
     LEAST_HEIGHT,
     LEAST_WIDTH,

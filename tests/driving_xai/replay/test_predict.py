@@ -1,4 +1,4 @@
-"""One frame judged, against the same done step by step."""
+"""One frame predicted, explained and scored, against the same done step by step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +21,19 @@ from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.explain.controls import RandomOrder
 from driving_xai.replay.background import StageTimes
-from driving_xai.replay.player import ReplayConfig, replay
-from driving_xai.replay.scoring import FRACTIONS, Judge, Judged, Look, Scorer, scoring_side_by_side, twin
-from driving_xai.replay.source import SourceFrame
-from driving_xai.targets import chosen_side
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.frames import SourceFrame
+from driving_xai.replay.player import replay
+from driving_xai.replay.predict import (
+    FRACTIONS,
+    FrameResult,
+    Pending,
+    Predictor,
+    Scorer,
+    scoring_side_by_side,
+    twin,
+)
+from driving_xai.replay.tasks.steering import SteeringTask
 from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
 
 from .conftest import FRAMES
@@ -76,22 +86,39 @@ def drive(
     return frames
 
 
-def judged(frames: list[tuple[SourceFrame, np.ndarray]], **changes: Any) -> list[Judged]:
-    """Every frame judged and scored, one after the other."""
-    times, how = StageTimes(), {"method": brightness, "control_every": 2, "fill": "black", **changes}
-    judge = Judge(
-        Linear(),
-        how["method"],
-        rule=chosen_side,
-        vehicle=CAR,
-        control_every=how["control_every"],
-        device=torch.device("cpu"),
-        times=times,
+def steering(model: object) -> SteeringTask:
+    """The task of a model on a drive whose steering is known."""
+    checkpoint: Any = SimpleNamespace(model=model)
+    frames: Any = SimpleNamespace(vehicle=CAR, labelled=True, lead_s=0.0)
+    cut: Any = None
+    return SteeringTask(checkpoint, frames, cut, ReplayConfig())
+
+
+def stages(
+    model: object, method: Any = brightness, control_every: int = 2, fill: Any = "black"
+) -> tuple[Predictor, Scorer]:
+    task, times = steering(model), StageTimes()
+    predictor = Predictor(
+        model, method, task, control_every=control_every, device=torch.device("cpu"), times=times
     )
-    scorer = Scorer(
-        model=Linear(), control=RandomOrder(seed=0), rule=chosen_side, fill=how["fill"], seed=0, times=times
-    )
-    return [scorer(judge(*each)) for each in frames]
+    scorer = Scorer(model=model, control=RandomOrder(seed=0), task=task, fill=fill, seed=0, times=times)
+    return predictor, scorer
+
+
+def played(
+    frames: list[tuple[SourceFrame, np.ndarray]], model: object = None, **changes: Any
+) -> list[FrameResult]:
+    """Every frame predicted and scored, one after the other."""
+    predictor, scorer = stages(model or Linear(), **changes)
+    return [scorer(predictor(*each)) for each in frames]
+
+
+def curves(result: FrameResult) -> Any:
+    return result.explanations[0].curves
+
+
+def random(result: FrameResult) -> Any:
+    return result.explanations[0].random
 
 
 def slow_curve(
@@ -109,19 +136,19 @@ def slow_curve(
 
 def test_a_frames_curves_are_those_of_deleting_pixel_by_pixel() -> None:
     frames = drive(3)
-    found = judged(frames)[2]
+    found = played(frames)[2]
     pixels, before = frames[2][1], frames[1][1]
     order = np.argsort(-pixels.astype(np.float64).mean(2).ravel(), kind="stable")
-    clean_deg = found.predicted.angle_deg
+    clean_deg = found.prediction.predicted.angle_deg
     truth_deg = math.degrees(0.2)
-    assert found.explained is not None
+    assert curves(found) is not None
     # Pixels of one brightness may come in any order, so only steps between different ones are compared.
     values = np.sort(-pixels.astype(np.float64).mean(2).ravel())
     whole = [
         at for at, f in enumerate(FRACTIONS) if f == 0 or values[round(f * 200) - 1] != values[round(f * 200)]
     ]
     assert len(whole) > 15
-    for curve, reference in ((found.explained.truth, truth_deg), (found.explained.clean, clean_deg)):
+    for curve, reference in ((curves(found)["truth"], truth_deg), (curves(found)["clean"], clean_deg)):
         np.testing.assert_allclose(
             curve[whole], np.array(slow_curve(pixels, before, order, reference))[whole], atol=1e-3
         )
@@ -129,39 +156,40 @@ def test_a_frames_curves_are_those_of_deleting_pixel_by_pixel() -> None:
 
 def test_the_past_is_that_of_the_unedited_frames_and_ends_where_a_run_begins() -> None:
     frames = drive(4, begins=(0, 2))
-    found = judged(frames)
+    found = played(frames)
     for number, remembered in ((1, frames[0][1].mean() / 255), (2, 0.0), (3, frames[2][1].mean() / 255)):
         alone = (frames[number][1].mean(2) / 255 * WEIGHTS.numpy()).sum()
-        assert found[number].predicted.per_m == pytest.approx(1e-3 * (alone + remembered), rel=1e-5)
-    assert [each.explained is not None for each in found] == [False, True, False, True]
+        assert found[number].prediction.predicted.per_m == pytest.approx(
+            1e-3 * (alone + remembered), rel=1e-5
+        )
+    assert [curves(each) is not None for each in found] == [False, True, False, True]
 
 
 def test_an_unknown_angle_makes_an_unknown_curve_and_the_other_stays() -> None:
-    found = judged(drive(4))[3]
-    assert found.explained is not None
-    assert np.isnan(found.explained.truth).all()
-    assert np.isfinite(found.explained.clean).all()
-    assert found.explained.clean[0] == 0
-    assert math.isnan(found.measured.angle_deg)
-    assert math.isnan(found.explained.areas()[0])
+    found = played(drive(4))[3]
+    assert curves(found) is not None
+    assert np.isnan(curves(found)["truth"]).all()
+    assert np.isfinite(curves(found)["clean"]).all()
+    assert curves(found)["clean"][0] == 0
+    assert math.isnan(found.prediction.measured.angle_deg)
 
 
 def test_the_random_order_is_scored_on_every_nth_scored_frame() -> None:
-    found = judged(drive(8), control_every=3)
-    assert [each.random is not None for each in found] == [number in (1, 4, 7) for number in range(8)]
-    assert all(each.random is None for each in judged(drive(4), control_every=0))
+    found = played(drive(8), control_every=3)
+    assert [random(each) is not None for each in found] == [number in (1, 4, 7) for number in range(8)]
+    assert all(random(each) is None for each in played(drive(4), control_every=0))
 
 
 def test_scores_do_not_depend_on_what_was_scored_before() -> None:
     frames = drive(6)
-    later = judged(frames)[5]
-    alone = judged([(seen._replace(begins=seen.frame.index == 4), pixels) for seen, pixels in frames[4:]])[1]
-    np.testing.assert_array_equal(later.explained.clean, alone.explained.clean)
-    np.testing.assert_array_equal(later.random.clean, alone.random.clean)
+    later = played(frames)[5]
+    alone = played([(seen._replace(begins=seen.frame.index == 4), pixels) for seen, pixels in frames[4:]])[1]
+    np.testing.assert_array_equal(curves(later)["clean"], curves(alone)["clean"])
+    np.testing.assert_array_equal(random(later)["clean"], random(alone)["clean"])
 
 
 def test_a_faster_car_turns_its_wheel_further_for_the_same_curve() -> None:
-    slow, fast = (judged(drive(2, speed=speed))[1].predicted for speed in (math.nan, 20.0))
+    slow, fast = (played(drive(2, speed=speed))[1].prediction.predicted for speed in (math.nan, 20.0))
     assert slow.per_m == fast.per_m
     assert fast.angle_deg == pytest.approx(slow.angle_deg * (1 + CAR.slip_s2_per_m2 * 400))
 
@@ -171,46 +199,34 @@ def test_a_map_that_is_not_finite_is_refused() -> None:
         return torch.full((1, HEIGHT, WIDTH), math.nan)
 
     with pytest.raises(ValueError, match="NaN or infinity"):
-        judged(drive(2), method=broken)
+        played(drive(2), method=broken)
 
 
 class TestSideBySide:
     def test_threads_change_no_score_and_no_order(self) -> None:
         frames = drive(12)
-        alone = judged(frames)
-        times = StageTimes()
-        judge = Judge(
-            Linear(),
-            brightness,
-            rule=chosen_side,
-            vehicle=CAR,
-            control_every=2,
-            device=torch.device("cpu"),
-            times=times,
-        )
-        scorer = Scorer(
-            model=Linear(), control=RandomOrder(seed=0), rule=chosen_side, fill="black", seed=0, times=times
-        )
+        alone = played(frames)
+        predictor, scorer = stages(Linear())
         with scoring_side_by_side(scorer, workers=3) as submit:
-            together = [each.result() for each in [submit(judge(*frame)) for frame in frames]]
+            together = [each.result() for each in [submit(predictor(*frame)) for frame in frames]]
         for one, other in zip(alone, together, strict=True):
             assert one.seen.frame.index == other.seen.frame.index
-            for a, b in ((one.explained, other.explained), (one.random, other.random)):
+            for a, b in ((curves(one), curves(other)), (random(one), random(other))):
                 assert (a is None) == (b is None)
                 if a is not None:
-                    np.testing.assert_allclose(a.clean, b.clean, rtol=1e-6, atol=1e-6)
+                    np.testing.assert_allclose(a["clean"], b["clean"], rtol=1e-6, atol=1e-6)
 
     def test_the_callers_threads_are_given_back(self) -> None:
         before = torch.get_num_threads()
         inside: list[int] = []
 
-        def score(look: Look) -> Judged:
+        def score(pending: Pending) -> FrameResult:
             inside.append(torch.get_num_threads())
-            return look.judged
+            return pending.result
 
-        look = Look(judged(drive(1))[0], None, *[torch.zeros(1)] * 3, 1.0, False)
+        pending = stages(Linear())[0](*drive(1)[0])
         with scoring_side_by_side(score, workers=2) as submit:
-            submit(look).result()
+            submit(pending).result()
             assert torch.get_num_threads() == max(1, before - 2)
         assert torch.get_num_threads() == before
         assert inside == [1]
@@ -232,7 +248,7 @@ class TestSideBySide:
         with_hook.remove()
 
 
-def test_a_steering_model_is_judged_as_score_judges_it(
+def test_a_steering_model_is_scored_as_score_does(
     make_checkpoint: Callable[..., Checkpoint], shards: Path, tmp_path: Path
 ) -> None:
     """The same rows as `driving-xai score` writes for the same frames."""

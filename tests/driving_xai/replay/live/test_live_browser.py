@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from driving_xai.replay.live import Live
-from driving_xai.replay.server import LOOPBACK, serving
+from driving_xai.replay.live.control import Live
+from driving_xai.replay.live.server import LOOPBACK, serving
 
-from .test_live import course, reading
+from .test_control import playback, stats
 
 CHROMIUM = Path("/usr/bin/chromium")
 RATE = 50.0
@@ -33,19 +33,19 @@ class Playing:
         self.begun: list[tuple[float, str]] = []
 
     def __call__(self) -> None:
-        at_s, wish, plan = 0.0, None, course(free=True, frame_rate=RATE)
+        at_s, request, plan = 0.0, None, playback(free=True, frame_rate=RATE)
         while True:
             self.begun.append((at_s, plan.method))
-            self.live.begin(plan, at_s=at_s, fulfilled=wish)
+            self.live.begin(plan, at_s=at_s, answers=request)
             number = round(at_s * 20)
             while not self.live.interrupted:
-                self.live.show(np.roll(self.picture, number, 1), reading(number))
+                self.live.show(np.roll(self.picture, number, 1), stats(number))
                 number += 1
-            wish = self.live.next_wish()
-            if wish is None:
+            request = self.live.next_request()
+            if request is None:
                 return
-            at_s = self.live.at_s if wish.at_s is None else wish.at_s
-            plan = course(free=True, frame_rate=RATE, method=wish.method or plan.method)
+            at_s = self.live.at_s if request.at_s is None else request.at_s
+            plan = playback(free=True, frame_rate=RATE, method=request.method or plan.method)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +165,8 @@ def test_it_fits_a_phone(browser: Any, playing: Any, scheme: str) -> None:
 def test_the_end_of_the_replay_is_told(browser: Any) -> None:
     live = Live()
     with serving(live, host=LOOPBACK, port=0) as address:
-        live.begin(course(free=False), at_s=0.0)
-        live.show(np.zeros((48, 64, 3), np.uint8), reading(1))
+        live.begin(playback(free=False), at_s=0.0)
+        live.show(np.zeros((48, 64, 3), np.uint8), stats(1))
         view = View(browser, address)
         live.end()
         view.until(lambda: view.page.inner_text("#note") == "The end of the drive.")

@@ -6,11 +6,11 @@
   let number = 0, state = null, address = null, dragging = false, methods = "";
 
   const text = (value, unit, digits = 1) => (value === null || value === undefined ? "–" : `${value.toFixed(digits).replace("-", "−")}${unit}`);
-  let refused = ""; // why the last wish was not fulfilled
+  let refused = ""; // why the last request was not met
   const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-  async function wish(what) {
-    const answer = await fetch("/wish", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(what) });
+  async function ask(what) {
+    const answer = await fetch("/request", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(what) });
     refused = answer.ok ? "" : await answer.text();
     say(refused);
   }
@@ -43,35 +43,38 @@
     read();
   }
   function read() {
-    const reading = state.reading, course = state.course;
+    const stats = state.stats, playback = state.playback;
     byId("play").textContent = state.paused || state.ended ? "Play" : "Pause";
-    if (course) {
-      byId("what").textContent = course.method;
-      byId("seek").min = course.first_s; byId("seek").max = course.last_s;
-      byId("seek").disabled = byId("method").disabled = !course.free;
-      const offered = JSON.stringify(course.methods);
+    if (playback) {
+      byId("what").textContent = playback.method;
+      byId("predicted-name").textContent = playback.legend.predicted; byId("truth-name").textContent = playback.legend.truth;
+      byId("areas").textContent = playback.legend.areas;
+      byId("seek").min = playback.first_s; byId("seek").max = playback.last_s;
+      byId("seek").disabled = byId("method").disabled = !playback.free;
+      const offered = JSON.stringify(playback.methods);
       if (methods !== offered) {
         methods = offered;
-        byId("method").replaceChildren(...course.methods.map((name) => { const made = document.createElement("option"); made.textContent = made.value = name; return made; }));
+        byId("method").replaceChildren(...playback.methods.map((name) => { const made = document.createElement("option"); made.textContent = made.value = name; return made; }));
       }
-      if (document.activeElement !== byId("method")) byId("method").value = course.method;
+      if (document.activeElement !== byId("method")) byId("method").value = playback.method;
     }
     if (!refused) say(state.waiting ? "The model looks at what came before …" : state.ended ? "The end of the drive." : "");
-    if (!reading) return;
-    if (!dragging && !state.waiting) byId("seek").value = reading.time_s;
-    byId("seek").setAttribute("aria-valuetext", `${reading.time_s.toFixed(2)} s`);
-    byId("time").textContent = text(reading.time_s, " s", 2);
-    byId("frame").textContent = reading.frame;
-    byId("predicted").textContent = text(reading.predicted_deg, "°");
-    byId("truth").textContent = text(reading.truth_deg, "°");
-    byId("area").textContent = text(reading.area, "", 0);
-    byId("mean").textContent = text(reading.mean_area, "", 0) + (reading.half_width === null ? "" : ` ± ${reading.half_width.toFixed(0)}`);
-    byId("random").textContent = text(reading.random_area, "", 0);
+    if (!stats) return;
+    if (!dragging && !state.waiting) byId("seek").value = stats.time_s;
+    byId("seek").setAttribute("aria-valuetext", `${stats.time_s.toFixed(2)} s`);
+    byId("time").textContent = text(stats.time_s, " s", 2);
+    byId("frame").textContent = stats.frame;
+    byId("predicted").textContent = stats.predicted;
+    byId("truth").textContent = stats.truth === null ? "–" : stats.truth;
+    const digits = playback.legend.decimals;
+    byId("area").textContent = text(stats.area, "", digits);
+    byId("mean").textContent = text(stats.mean_area, "", digits) + (stats.half_width === null ? "" : ` ± ${stats.half_width.toFixed(digits)}`);
+    byId("random").textContent = text(stats.random_area, "", digits);
     const last = areas[areas.length - 1];
-    if (last && last.method !== course.method) areas.length = 0;
-    if (reading.area !== null && (!last || last.frame !== reading.frame)) areas.push({ frame: reading.frame, area: reading.area, method: course.method });
+    if (last && last.method !== playback.method) areas.length = 0;
+    if (stats.area !== null && (!last || last.frame !== stats.frame)) areas.push({ frame: stats.frame, area: stats.area, method: playback.method });
     if (areas.length > LENGTH) areas.shift();
-    chart(reading.random_area);
+    chart(stats.random_area);
   }
   function chart(random) {
     const high = Math.max(random || 0, ...areas.map((each) => each.area), 1e-9) * 1.08, y = (value) => HEIGHT * (1 - value / high);
@@ -79,13 +82,13 @@
     byId("history").querySelector("polyline").setAttribute("points", areas.map((each, x) => `${x},${y(each.area).toFixed(1)}`).join(" "));
     line.setAttribute("y1", at); line.setAttribute("y2", at);
   }
-  const toggle = () => wish({ do: state && (state.paused || state.ended) ? "play" : "pause" });
-  const step = () => wish({ do: "step" });
+  const toggle = () => ask({ do: state && (state.paused || state.ended) ? "play" : "pause" });
+  const step = () => ask({ do: "step" });
   byId("play").addEventListener("click", toggle);
   byId("step").addEventListener("click", step);
   byId("seek").addEventListener("input", () => { dragging = true; });
-  byId("seek").addEventListener("change", () => { dragging = false; wish({ do: "seek", at_s: Number(byId("seek").value) }); });
-  byId("method").addEventListener("change", () => wish({ do: "method", method: byId("method").value }));
+  byId("seek").addEventListener("change", () => { dragging = false; ask({ do: "seek", at_s: Number(byId("seek").value) }); });
+  byId("method").addEventListener("change", () => ask({ do: "method", method: byId("method").value }));
   document.addEventListener("keydown", (event) => {
     if (event.target.closest("button, select, input") || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === " ") { event.preventDefault(); toggle(); }

@@ -1,4 +1,4 @@
-"""The live view over HTTP, for machines without a screen: pictures out, wishes in.
+"""The HTTP server of the live view, for machines without a screen: pictures out, requests in.
 
 A viewer asks for the newest picture each time it has drawn the one before: a slow one skips frames, and
 one that vanishes leaves no stream behind that somebody would have to notice. The standard library serves
@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from driving_xai.errors import VideoError
-from driving_xai.replay.live import Live
+from driving_xai.replay.live.control import Live
 
 LOOPBACK = "127.0.0.1"
 _MOST_CLIENTS = 32
@@ -39,7 +39,7 @@ def serving(live: Live, *, host: str, port: int) -> Iterator[str]:
     """Serves a live view while the block runs; yields its address.
 
     Args:
-        live: what is seen, and who takes the wishes.
+        live: what is seen, and who takes the requests.
         host: address to listen on; any but the loopback lets others on the network in.
         port: 0 takes a free one.
 
@@ -155,8 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(length))
         # Only a page of this server can send this type without being asked for permission first.
-        if self.headers.get_content_type() != "application/json" or urlsplit(self.path).path != "/wish":
-            self._refuse(HTTPStatus.NOT_FOUND, "expected JSON to /wish")
+        if self.headers.get_content_type() != "application/json" or urlsplit(self.path).path != "/request":
+            self._refuse(HTTPStatus.NOT_FOUND, "expected JSON to /request")
             return
         try:
             _apply(self.live, json.loads(body))
@@ -212,35 +212,35 @@ class _Handler(BaseHTTPRequestHandler):
         """Every picture is a request: none is worth a line."""
 
 
-def _apply(live: Live, wish: Any) -> None:
+def _apply(live: Live, request: Any) -> None:
     """Does what a viewer asks for.
 
     Raises:
         ValueError: it is not possible; the message says why.
     """
-    wishes: Mapping[str, Callable[[], None]] = {
+    actions: Mapping[str, Callable[[], None]] = {
         "pause": lambda: live.pause(True),
         "play": lambda: live.pause(False),
         "step": live.step,
-        "seek": lambda: live.seek(float(wish["at_s"])),
-        "method": lambda: live.switch(str(wish["method"])),
+        "seek": lambda: live.seek(float(request["at_s"])),
+        "method": lambda: live.switch(str(request["method"])),
     }
-    name = wish.get("do") if isinstance(wish, dict) else None
-    if not isinstance(name, str) or name not in wishes:
-        raise ValueError(f"got {name!r}, expected one of: {', '.join(wishes)}")
-    wishes[name]()
+    name = request.get("do") if isinstance(request, dict) else None
+    if not isinstance(name, str) or name not in actions:
+        raise ValueError(f"got {name!r}, expected one of: {', '.join(actions)}")
+    actions[name]()
 
 
 @cache
 def _page() -> bytes:
-    folder = files("driving_xai.replay")
+    folder = files("driving_xai.replay.live")
     text = folder.joinpath("live.html").read_text(encoding="utf-8")
     return text.replace("/*script*/", _script()).encode()
 
 
 @cache
 def _script() -> str:
-    return files("driving_xai.replay").joinpath("live.js").read_text(encoding="utf-8")
+    return files("driving_xai.replay.live").joinpath("live.js").read_text(encoding="utf-8")
 
 
 @cache

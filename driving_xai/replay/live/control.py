@@ -1,4 +1,4 @@
-"""What a replay and its viewers share: the newest picture, and what the viewers ask for.
+"""The state that a replay shares with its viewers: the newest picture, and what they ask for.
 
 There is one place for a picture and no queue: whoever asks gets the newest, so a slow viewer skips what
 it missed and holds up nobody. Pausing holds the replay where pictures are shown, so that a step is
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -25,21 +25,21 @@ _WATCHED_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One frame in numbers; None where unknown."""
+class FrameStats:
+    """One frame in words and numbers; None where unknown."""
 
     time_s: float
     """In the drive."""
     frame: int
-    predicted_deg: float
-    truth_deg: float | None
+    predicted: str
+    truth: str | None
     area: float | None
-    """Under this frame's deletion curve, in degree x percent, as are those that follow."""
+    """Under this frame's deletion curve, the mean of several, in the task's unit, as are those that follow."""
     mean_area: float | None
     half_width: float | None
     random_area: float | None
     scored: int
-    """Frames behind the means."""
+    """Curves behind the means."""
 
 
 class Shown(NamedTuple):
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class Playback:
     """What is played, as viewers see it; given once a replay is open."""
 
     first_s: float
@@ -63,10 +63,12 @@ class Course:
     """That may be switched to; only the own one while a video is written."""
     free: bool
     """Whether viewers may seek and switch: not while a video is written."""
+    legend: Mapping[str, str | int]
+    """The words around a frame's numbers: `tasks.base.Legend` by its fields."""
 
 
-class Wish(NamedTuple):
-    """What viewers asked for that needs the replay to start anew."""
+class SeekRequest(NamedTuple):
+    """Another place or method that viewers asked for: the replay starts anew there."""
 
     at_s: float | None
     method: str | None
@@ -78,8 +80,8 @@ class _State:
     ended: bool = False
     waiting: bool = False
     """For the first picture from a new place."""
-    reading: Reading | None = None
-    course: Course | None = None
+    stats: FrameStats | None = None
+    playback: Playback | None = None
 
 
 class Live:
@@ -93,7 +95,7 @@ class Live:
         self._packed: tuple[int, bytes] = (-1, b"")
         self._pictures = 0
         self._steps = 0
-        self._wish: Wish | None = None
+        self._request: SeekRequest | None = None
         self._asked_s = -math.inf
         self._due_s = 0.0
         self._at_s = 0.0
@@ -101,21 +103,21 @@ class Live:
 
     # The replay's side.
 
-    def begin(self, course: Course, *, at_s: float, fulfilled: Wish | None = None) -> None:
+    def begin(self, playback: Playback, *, at_s: float, answers: SeekRequest | None = None) -> None:
         """Announces what is played from now on, and from where.
 
         Args:
-            fulfilled: the wish that this answers; one that came later stays.
+            answers: the request that this answers; one that came later stays.
         """
         with self._changed:
-            self._state.course, self._state.ended, self._state.waiting = course, False, True
+            self._state.playback, self._state.ended, self._state.waiting = playback, False, True
             self._at_s = at_s
             self._due_s = 0.0
-            if self._wish is fulfilled:
-                self._wish = None
-            self._tell()
+            if self._request is answers:
+                self._request = None
+            self._notify()
 
-    def show(self, picture: Image, reading: Reading) -> None:
+    def show(self, picture: Image, stats: FrameStats) -> None:
         """Hands over a picture, which must not be changed afterwards, once it is its turn.
 
         Waits while the replay is paused or, where nothing is written, while nobody looks or the drive's
@@ -123,24 +125,24 @@ class Live:
         """
         with self._changed:
             self._wait_for_turn()
-            if self._wish is not None or self._closed:
+            if self._request is not None or self._closed:
                 return
-            self._picture, self._state.reading, self._state.waiting = picture, reading, False
-            self._at_s = reading.time_s
+            self._picture, self._state.stats, self._state.waiting = picture, stats, False
+            self._at_s = stats.time_s
             self._pictures += 1
-            self._tell()
+            self._notify()
 
     def end(self) -> None:
-        """Tells viewers that the last picture was shown."""
+        """Says that the last picture was shown."""
         with self._changed:
             self._state.ended, self._steps = True, 0
-            self._tell()
+            self._notify()
 
     def close(self) -> None:
         """Lets everybody who waits go."""
         with self._changed:
             self._closed = True
-            self._tell()
+            self._notify()
 
     @property
     def closed(self) -> bool:
@@ -150,9 +152,9 @@ class Live:
 
     @property
     def interrupted(self) -> bool:
-        """Whether viewers wish for another place or method."""
+        """Whether viewers asked for another place or method."""
         with self._changed:
-            return self._wish is not None or self._closed
+            return self._request is not None or self._closed
 
     @property
     def at_s(self) -> float:
@@ -160,21 +162,21 @@ class Live:
         with self._changed:
             return self._at_s
 
-    def next_wish(self) -> Wish | None:
-        """Waits for a wish; None once closed."""
+    def next_request(self) -> SeekRequest | None:
+        """Waits for a request; None once closed."""
         with self._changed:
-            while self._wish is None and not self._closed:
+            while self._request is None and not self._closed:
                 # A wait without an end could not be interrupted from the keyboard.
                 self._changed.wait(_POLL_S)
-            return None if self._closed else self._wish
+            return None if self._closed else self._request
 
     def _wait_for_turn(self) -> None:
-        while not (self._closed or self._wish is not None):
+        while not (self._closed or self._request is not None):
             if self._steps:
                 self._steps -= 1
                 return
             now_s = time.monotonic()
-            free = self._state.course is not None and self._state.course.free
+            free = self._state.playback is not None and self._state.playback.free
             # The first picture waits for a viewer, not for the play button.
             held = self._state.paused and self._pictures > 0
             if not held and not (free and not self._watched(now_s)):
@@ -188,7 +190,7 @@ class Live:
                 self._changed.wait(_POLL_S)
 
     def _period_s(self) -> float:
-        return 1 / self._state.course.frame_rate if self._state.course is not None else 0.0
+        return 1 / self._state.playback.frame_rate if self._state.playback is not None else 0.0
 
     def _watched(self, now_s: float) -> bool:
         return now_s - self._asked_s < _WATCHED_S
@@ -220,17 +222,17 @@ class Live:
         """Holds the replay, or lets it go on; from the start where it had ended."""
         with self._changed:
             self._state.paused, self._steps, self._due_s = paused, 0, 0.0
-            course = self._state.course
-            if not paused and self._state.ended and course is not None and course.free:
-                self._wish = Wish(course.first_s, None)
-            self._tell()
+            playback = self._state.playback
+            if not paused and self._state.ended and playback is not None and playback.free:
+                self._request = SeekRequest(playback.first_s, None)
+            self._notify()
 
     def step(self) -> None:
         """Pauses, and shows one more frame."""
         with self._changed:
             self._state.paused = True
             self._steps += 1
-            self._tell()
+            self._notify()
 
     def seek(self, at_s: float) -> None:
         """Asks for another place of the drive.
@@ -239,12 +241,12 @@ class Live:
             ValueError: no such place, or a video is being written.
         """
         with self._changed:
-            course = self._free_course()
-            if not course.first_s <= at_s <= course.last_s:
-                raise ValueError(f"got {at_s} s, expected {course.first_s:.2f} to {course.last_s:.2f}")
+            playback = self._free_playback()
+            if not playback.first_s <= at_s <= playback.last_s:
+                raise ValueError(f"got {at_s} s, expected {playback.first_s:.2f} to {playback.last_s:.2f}")
             self._steps = 1 if self._state.paused else 0
-            self._wish = Wish(at_s, self._wish.method if self._wish else None)
-            self._tell()
+            self._request = SeekRequest(at_s, self._request.method if self._request else None)
+            self._notify()
 
     def switch(self, method: str) -> None:
         """Asks for another method.
@@ -253,23 +255,23 @@ class Live:
             ValueError: the model lacks what it needs, or a video is being written.
         """
         with self._changed:
-            course = self._free_course()
-            if method not in course.methods:
-                raise ValueError(f"got method {method!r}, expected one of: {', '.join(course.methods)}")
+            playback = self._free_playback()
+            if method not in playback.methods:
+                raise ValueError(f"got method {method!r}, expected one of: {', '.join(playback.methods)}")
             self._steps = 1 if self._state.paused else 0
-            self._wish = Wish(self._wish.at_s if self._wish else None, method)
-            self._tell()
+            self._request = SeekRequest(self._request.at_s if self._request else None, method)
+            self._notify()
 
-    def _free_course(self) -> Course:
-        course = self._state.course
-        if course is None or not course.free:
+    def _free_playback(self) -> Playback:
+        playback = self._state.playback
+        if playback is None or not playback.free:
             raise ValueError("the video that is being written decides place and method; replay without --out")
-        return course
+        return playback
 
     def _describe(self) -> dict[str, Any]:
         return asdict(self._state)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._number += 1
         self._changed.notify_all()
 

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.cli import app
-from driving_xai.replay.live import Live, Reading
-from driving_xai.replay.player import ReplayConfig, replay
-from driving_xai.replay.watching import fitting_methods, watch
-
-from .conftest import FRAMES
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.live.control import FrameStats, Live
+from driving_xai.replay.live.watching import watch
+from driving_xai.replay.methods import fitting_methods
+from driving_xai.replay.player import replay
+from tests.driving_xai.replay.conftest import FRAMES
 
 
 class Watched(Live):
@@ -24,17 +25,17 @@ class Watched(Live):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[np.ndarray, Reading]] = []
+        self.seen: list[tuple[np.ndarray, FrameStats]] = []
         self.came = threading.Condition()
 
-    def show(self, picture: np.ndarray, reading: Reading) -> None:
+    def show(self, picture: np.ndarray, stats: FrameStats) -> None:
         self._asked_s = float("inf")
-        super().show(picture, reading)
+        super().show(picture, stats)
         with self.came:
-            self.seen.append((picture, reading))
+            self.seen.append((picture, stats))
             self.came.notify_all()
 
-    def until(self, frame: int, *, after: int = 0) -> tuple[np.ndarray, Reading]:
+    def until(self, frame: int, *, after: int = 0) -> tuple[np.ndarray, FrameStats]:
         """Waits until a frame is shown, and returns it."""
         with self.came:
             assert self.came.wait_for(lambda: any(r.frame == frame for _, r in self.seen[after:]), 60)
@@ -69,7 +70,7 @@ def written(checkpoint: Checkpoint, recording: Path, tmp_path_factory: pytest.Te
 
 def test_viewers_see_what_a_video_would_hold(watched: Watched, written: Watched) -> None:
     watched.until(FRAMES - 1)
-    assert [reading for _, reading in watched.seen] == [reading for _, reading in written.seen]
+    assert [stats for _, stats in watched.seen] == [stats for _, stats in written.seen]
     for (ours, _), (theirs, _) in zip(watched.seen, written.seen, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -80,12 +81,12 @@ def test_after_a_seek_the_model_remembers_what_came_before(watched: Watched, wri
     sought = 5
     shown = len(watched.seen)
     watched.seek(written.seen[sought][1].time_s)
-    _, reading = watched.until(sought, after=shown)
+    _, stats = watched.until(sought, after=shown)
     assert watched.seen[shown][1].frame == sought, "what only fills the memory is not shown"
     expected = written.seen[sought][1]
-    assert reading.predicted_deg == expected.predicted_deg
-    assert reading.area == expected.area
-    assert (reading.scored, expected.scored) == (1, sought), "means begin anew"
+    assert stats.predicted == expected.predicted
+    assert stats.area == expected.area
+    assert (stats.scored, expected.scored) == (1, sought), "means begin anew"
 
 
 def test_another_method_goes_on_where_the_last_one_was(watched: Watched, written: Watched) -> None:
@@ -97,7 +98,7 @@ def test_another_method_goes_on_where_the_last_one_was(watched: Watched, written
     shown = len(watched.seen)
     watched.switch("grad-cam")
     picture, _ = watched.until(6, after=shown)
-    assert watched.newest(0, 1.0).state["course"]["method"] == "grad-cam"
+    assert watched.newest(0, 1.0).state["playback"]["method"] == "grad-cam"
     assert (picture != written.seen[6][0]).any()
 
 
@@ -131,7 +132,7 @@ def test_pausing_stepping_and_looking_leave_the_video_as_it_is(
 
 
 def test_only_methods_that_fit_are_offered(checkpoint: Checkpoint) -> None:
-    offered = fitting_methods(checkpoint)
+    offered = fitting_methods(checkpoint.model)
     assert {"sign-attention", "grad-cam", "random"} <= set(offered)
     assert not {"soft-attention", "rollout"} & set(offered)
 

@@ -1,0 +1,119 @@
+"""The configuration of a replay: which part of which source, by which method, drawn how."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from fractions import Fraction
+from typing import Literal, get_args
+
+from driving_xai.explain.options import OptionsOf
+from driving_xai.explain.registry import require_methods
+from driving_xai.perturb import FILLS, Fill
+from driving_xai.replay.frames import FASTEST_HZ, SLOWEST_HZ, Selection
+from driving_xai.replay.sink import Encoding, Preset
+
+Layout = Literal["grid", "cycle"]
+Reference = Literal["auto", "truth", "clean"]
+_CHOICES = {
+    "fill": FILLS,
+    "reference": get_args(Reference),
+    "layout": get_args(Layout),
+    "split": ("all", "train", "val", "test"),
+}
+_AT_LEAST_ONE = ("control_every", "batch_size")
+_OVER_ZERO = ("block_s", "heat_s", "cycle_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """What is played, how it is explained and scored, and how it is drawn.
+
+    Some options are for models of one task; `tasks.base.Task.only` lists them, and a model of another task
+    refuses them.
+
+    Raises:
+        ValueError: an option is out of range or unknown; the message says what is possible.
+        DataError: the part that is played ends before it starts.
+    """
+
+    method: str | None = None
+    """A name of `explain.registry.METHODS`; None is the model's own attention, `snna` for transformers,
+    otherwise `grad-cam`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of `method`, by its name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
+    target: str = "magnitude"
+    """What is explained of steering; see `targets.by_name`."""
+    layout: Layout = "grid"
+    """Of actions and classes: a tile for each output, or one whose map changes from one predicted output to
+    the next."""
+    cycle_s: float = 1.5
+    """How long each predicted output is shown, in `cycle`."""
+    score: bool = True
+    fill: Fill = "black"
+    """What takes a removed pixel's place."""
+    control_every: int = 10
+    """Scores a random order too on every n-th frame of those that are scored."""
+    batch_size: int = 32
+    """Most frames in one forward pass, edited ones included."""
+    reference: Reference = "auto"
+    """Whose curve of steering is drawn: the error against the driver, or against the unedited prediction.
+    Both are saved. `auto` is the driver where the source knows the steering."""
+    seed: int = 0
+    """Of ties, of the random order, of methods that draw and of the intervals."""
+    block_s: float = 5.0
+    """Length of the blocks that intervals are drawn from; of unrelated images one image."""
+    reader: str | None = None
+    drive: str | None = None
+    """Of labelled images, their group."""
+    split: Literal["all", "train", "val", "test"] = "all"
+    start_s: float = 0.0
+    end_s: float | None = None
+    frame_rate: float | None = None
+    """Of folders of images, which have no times, 20 a second unless given; of labelled images, 2."""
+    path: bool = True
+    """Draws the projected paths of steering."""
+    horizon: float | None = None
+    """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
+    heat_s: float = 2.0
+    """How slowly the heat map's scale and the curve's axis follow, in seconds."""
+    preset: Preset = "veryfast"
+    crf: int = 20
+
+    def __post_init__(self) -> None:
+        require_methods([self.method] if self.method else [], self.options, least=0)
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"got {name} {getattr(self, name)!r}, expected one of: {', '.join(map(str, known))}"
+                )
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}, expected 1 or more")
+        for name in _OVER_ZERO:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"got {name} {getattr(self, name)}, expected over 0")
+        Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
+        if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
+            raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
+        self.selection  # noqa: B018 - says what is wrong with the times.
+
+    @property
+    def selection(self) -> Selection:
+        """The part of a source that is played."""
+        return Selection(
+            reader=self.reader, drive=self.drive, split=self.split, start_s=self.start_s, end_s=self.end_s
+        )
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames a second for a source that does not say; None for the usual one."""
+        return None if self.frame_rate is None else Fraction(str(self.frame_rate)).limit_denominator(1001)
+
+    def changed(self) -> list[str]:
+        """Names of the options that differ from their defaults."""
+        return [
+            each.name
+            for each in fields(self)
+            if getattr(self, each.name)
+            != (each.default if each.default is not MISSING else each.default_factory())  # type: ignore[misc]
+        ]

@@ -1,0 +1,1 @@
+"""A replay that is watched in a browser while it is computed."""

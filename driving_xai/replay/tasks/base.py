@@ -1,0 +1,118 @@
+"""What a task is to a replay: how scores are read, which curves are drawn, what a picture shows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from data_prep.schema import Image
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.metrics.quantities import Quantity
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.frames import FrameSource, SourceFrame
+from driving_xai.replay.inset import CurveView
+from driving_xai.replay.model_input import ModelInput
+from driving_xai.replay.predict import Curves, FrameResult, Output, Prediction
+from driving_xai.types import Scores
+
+SEEN_AS = {"train": "seen in training", "val": "validation", "test": "held out", "gap": "next to training"}
+"""How the picture says what a split of the model's own shards means."""
+
+
+class Painter(Protocol):
+    """Draws the frames of one replay, in order. It carries what must be stable over time, such as scales."""
+
+    @property
+    def height(self) -> int:
+        """Of its pictures."""
+        ...
+
+    @property
+    def width(self) -> int: ...
+
+    def draw(self, result: FrameResult, curves: Sequence[CurveView | None]) -> Image:
+        """The picture of the next frame.
+
+        Args:
+            curves: for each explanation; None where nothing is scored.
+        """
+        ...
+
+
+class Legend(NamedTuple):
+    """The words that the live page puts around a task's numbers."""
+
+    predicted: str
+    truth: str
+    areas: str
+    """What the areas under the curves mean."""
+    decimals: int
+    """Of areas."""
+
+
+class Task(ABC):
+    """One task of a model on one source."""
+
+    name: ClassVar[str]
+    """As messages say it: models of ..."""
+    only: ClassVar[frozenset[str]]
+    """Options of `ReplayConfig` that models of other tasks cannot use."""
+    takes_images: ClassVar[bool]
+    """Whether single labelled images can be played."""
+    quantity: ClassVar[Quantity]
+    """What the curves are of."""
+    references: ClassVar[tuple[str, ...]]
+    """What the quantity is compared with: the keys of `Curves`."""
+    explains_every_frame: ClassVar[bool]
+    """Whether each frame has one explanation, so that the mean area has an interval over blocks of frames."""
+    legend: ClassVar[Legend]
+
+    def __init__(
+        self, checkpoint: Checkpoint, frames: FrameSource, cut: ModelInput, config: ReplayConfig
+    ) -> None:
+        self.checkpoint, self.frames, self.cut, self.config = checkpoint, frames, cut, config
+
+    @property
+    @abstractmethod
+    def reference(self) -> str:
+        """Whose curve is drawn, of `references`."""
+
+    @property
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """What is explained and edited, and what each reference means, for results.json."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the lower left corner of the picture says of this task."""
+        return ()
+
+    @abstractmethod
+    def read(self, clean: Scores, seen: SourceFrame) -> Prediction:
+        """What a model's scores for one frame (1 K) say."""
+
+    @abstractmethod
+    def curves(self, scores: Float[Tensor, "V K"], output: Output, prediction: Any, clean: Scores) -> Curves:
+        """An output's curves from the scores of the edited frames.
+
+        Args:
+            prediction: the frame's `Prediction.value`.
+            clean: the scores of the unedited frame.
+        """
+
+    @abstractmethod
+    def painter(self, first: FrameResult, provenance: str) -> Painter:
+        """What draws the frames.
+
+        Args:
+            first: decides sizes and colours.
+            provenance: what made the picture.
+        """
+
+    @abstractmethod
+    def in_words(self, result: FrameResult) -> tuple[str, str | None]:
+        """The prediction and the truth of a frame for the live page; None where the truth is unknown."""
