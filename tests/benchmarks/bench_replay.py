@@ -15,9 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
@@ -27,13 +25,11 @@ from data_prep.geometry import Geometry
 from data_prep.schema import VEHICLES
 from driving_xai import checkpoint as checkpoints
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.explain.registry import build
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.replay.background import StageTimes
-from driving_xai.replay.player import ReplayConfig, replay
-from driving_xai.replay.scoring import Judge, Scorer, scoring_side_by_side
-from driving_xai.replay.source import FrameSource, Selection, open_source
-from driving_xai.targets import magnitude
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.player import replay
+from driving_xai.replay.session import Session
 
 DRIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "udacity_ch2_001_640x480"
 GEOMETRY, CAR = Geometry(crop_top=1 / 3), VEHICLES["lincoln-mkz"]
@@ -54,40 +50,30 @@ def full_size(folder: Path, device: str) -> Checkpoint:
     return checkpoints.load(folder, device=device)
 
 
-def scoring_ms(checkpoint: Checkpoint, source: FrameSource, control_every: int) -> dict[str, float]:
-    """Milliseconds a frame of judging alone: frames lie in memory, nothing is drawn or written."""
+def scoring_ms(
+    checkpoint: Checkpoint, drive: Path, config: ReplayConfig, warm_up: int = 10
+) -> dict[str, float]:
+    """Milliseconds a frame of predicting, explaining and scoring alone: nothing is drawn or written."""
     times = StageTimes()
-    model: Any = checkpoint.model
-    device = next(model.parameters()).device
-    judge = Judge(
-        model,
-        build("sign-attention", model),
-        target=magnitude,
-        vehicle=CAR,
-        control_every=control_every,
-        device=device,
-        times=times,
-    )
-    control = build("random", model)
-    scorer = Scorer(model=model, control=control, target=magnitude, fill="black", seed=0, times=times)
-    frames = [(seen, GEOMETRY.apply(seen.frame.image)) for seen in source]
-    with scoring_side_by_side(scorer, 1 if device.type == "cuda" else torch.get_num_threads()) as submit:
-        for scored in [submit(judge(*each)) for each in frames[:10]]:
+    session = Session.open(checkpoint, drive, None, config)
+    predict, frames = session.predictor(times), list(session.inputs(times))
+    with session.scoring(times) as submit:
+        for scored in [submit(predict(*each)) for each in frames[:warm_up]]:
             scored.result()
         times.seconds.clear()
         begun = time.perf_counter()
-        for scored in [submit(judge(*each)) for each in frames[10:]]:
+        for scored in [submit(predict(*each)) for each in frames[warm_up:]]:
             scored.result()
-        count, whole = len(frames) - 10, time.perf_counter() - begun
+        count, whole = len(frames) - warm_up, time.perf_counter() - begun
     spent = {stage: 1e3 * seconds / count for stage, seconds in times.seconds.items()}
     return {**spent, "whole": 1e3 * whole / count}
 
 
-def replay_ms(checkpoint: Checkpoint, out: Path, **options: object) -> dict[str, float]:
+def replay_ms(checkpoint: Checkpoint, drive: Path, out: Path, **options: object) -> dict[str, float]:
     """Milliseconds a frame of each stage of a replay, and of the whole on the clock."""
     times = StageTimes()
     begun = time.perf_counter()
-    done = replay(checkpoint, DRIVE, out, ReplayConfig(**options), times=times)  # type: ignore[arg-type]
+    done = replay(checkpoint, drive, out, ReplayConfig(**options), times=times)  # type: ignore[arg-type]
     whole = time.perf_counter() - begun
     spent = {stage: 1e3 * times.seconds.get(stage, 0.0) / done.frames for stage in STAGES}
     return {**spent, "whole": 1e3 * whole / done.frames}
@@ -109,7 +95,9 @@ def describe_machine(device: str) -> None:
     )
 
 
-def run(seconds: float, path: Path | None, device: str) -> dict[str, dict[str, float]]:
+def run(
+    seconds: float, path: Path | None, device: str, drive: Path = DRIVE, warm_up: int = 10
+) -> dict[str, dict[str, float]]:
     """Measures and prints everything."""
     describe_machine(device)
     measured = {}
@@ -119,15 +107,14 @@ def run(seconds: float, path: Path | None, device: str) -> dict[str, dict[str, f
             if path is None
             else checkpoints.load(path, device=device)
         )
-        source = open_source(
-            DRIVE, vehicle=CAR, frame_rate=Fraction(20), selection=Selection(end_s=min(seconds, 4.0))
-        )
         out, clip = Path(folder) / "v.mp4", {"end_s": seconds}
-        measured["scoring, no control"] = scoring_ms(checkpoint, source, control_every=0)
-        measured["scoring, control on every frame"] = scoring_ms(checkpoint, source, control_every=1)
-        measured["replay, veryfast"] = replay_ms(checkpoint, out, **clip)
-        measured["replay, ultrafast"] = replay_ms(checkpoint, out, preset="ultrafast", **clip)
-        measured["replay, not scored"] = replay_ms(checkpoint, out, score=False, **clip)
+        for title, every in (("no control", 0), ("control on every frame", 1)):
+            # With so many frames between two controls only the first frame, of the warm-up, has one.
+            config = ReplayConfig(control_every=every or 10**6, end_s=min(seconds, 4.0))
+            measured[f"scoring, {title}"] = scoring_ms(checkpoint, drive, config, warm_up)
+        measured["replay, veryfast"] = replay_ms(checkpoint, drive, out, **clip)
+        measured["replay, ultrafast"] = replay_ms(checkpoint, drive, out, preset="ultrafast", **clip)
+        measured["replay, not scored"] = replay_ms(checkpoint, drive, out, score=False, **clip)
     for title, spent in measured.items():
         report(title, spent)
     return measured

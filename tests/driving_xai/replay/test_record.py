@@ -143,7 +143,9 @@ def test_rows_say_what_was_found(tmp_path: Path) -> None:
     assert first["normalised"] == pytest.approx(first["value"] / 25)
     assert first["base_corrected"] == pytest.approx(first["value"] - 25 * curves_of(expected)["truth"][0])
     assert first["error"] == pytest.approx(abs(2.7 - 1.5))
-    assert table["degenerate"].tolist() == [True, False] * 2 + [False] * 6, "the method's map of frame 7 alone"
+    assert table["degenerate"].tolist() == [True, False] * 2 + [False] * 6, (
+        "the method's map of frame 7 alone"
+    )
     unknown = table[(table["frame"] == 9) & (table["reference"] == "truth")]
     assert unknown[["truth", "error", "value"]].isna().all(axis=None)
     assert unknown["curve"].isna().all()

@@ -6,8 +6,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from driving_xai.checkpoint import Checkpoint
@@ -17,6 +20,7 @@ from driving_xai.replay.live.control import FrameStats, Live
 from driving_xai.replay.live.watching import watch
 from driving_xai.replay.methods import fitting_methods
 from driving_xai.replay.player import replay
+from driving_xai.types import Outputs
 from tests.driving_xai.replay.conftest import FRAMES
 
 
@@ -142,3 +146,46 @@ def test_the_command_wants_a_video_or_viewers(checkpoint: Checkpoint, arguments:
     done = CliRunner().invoke(app, ["replay", str(checkpoint.path), "source", *arguments])
     assert done.exit_code == 2
     assert "nothing to write; give --out FILE.mp4, or --serve PORT to look only" in done.stderr
+
+
+class Classes(nn.Module):
+    """The mean of each colour as three classes."""
+
+    outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return 2 * frames.mean((2, 3))
+
+
+def test_classes_are_watched_too_and_a_seek_needs_no_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(6):
+        pixels = np.full((48, 64, 3), 40, np.uint8)
+        pixels[:, :, number % 3] = 200  # Blue first, as OpenCV writes.
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    colours = Checkpoint(path=Path("c"), model=Classes(), config={"kind": "colours"}, metrics={}, sha256="")
+    live = Watched()
+    how = ReplayConfig(method="gradient-x-input", frame_rate=10)
+    thread = threading.Thread(target=watch, args=(colours, folder, live, how))
+    thread.start()
+    try:
+        _, stats = live.until(5)
+        assert stats.predicted.startswith("red 0.")
+        assert stats.truth is None
+        assert 0 < stats.area < 1
+        assert stats.scored == 6
+        shown = len(live.seen)
+        live.seek(0.4)
+        _, stats = live.until(4, after=shown)
+        assert stats.predicted.startswith("green 0.")
+        assert stats.scored == 1, "means begin anew"
+        live.switch("gradient")
+        playback = live.newest(0, 5.0).state["playback"]
+        assert playback["legend"]["truth"] == "label"
+        assert {"gradient", "occlusion"} <= set(playback["methods"])
+        assert "sign-attention" not in playback["methods"]
+    finally:
+        live.close()
+        thread.join(20)
+    assert not thread.is_alive()
