@@ -1,4 +1,4 @@
-"""glibc's allocator, told how a replay uses memory. Other C libraries are left as they are."""
+"""Settings of glibc's allocator for how a replay uses memory. Other C libraries are left as they are."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Literal, get_args
 
@@ -111,9 +111,5 @@ class ReplayConfig:
 
     def changed(self) -> list[str]:
         """Names of the options that differ from their defaults."""
-        return [
-            each.name
-            for each in fields(self)
-            if getattr(self, each.name)
-            != (each.default if each.default is not MISSING else each.default_factory())  # type: ignore[misc]
-        ]
+        usual = type(self)()
+        return [each.name for each in fields(self) if getattr(self, each.name) != getattr(usual, each.name)]

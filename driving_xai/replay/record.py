@@ -199,7 +199,7 @@ class RowWriter:
     def _rows_of(self, result: FrameResult, explanation: Explanation, curves: Curves) -> Iterator[Rows]:
         """Those of each reference: the method's, then the control's where it was scored."""
         seen, output, random = result.seen, explanation.output, explanation.random
-        place = {
+        place: dict[str, list[Any]] = {
             "drive": [seen.drive],
             "camera": [seen.camera],
             "segment": [seen.segment],

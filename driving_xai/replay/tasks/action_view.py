@@ -1,4 +1,4 @@
-"""The picture of a frame judged for its actions: a tile for each output with its bar, map and curve."""
+"""The picture of a frame with its actions: a tile for each output with its bar, map and curve."""
 
 from __future__ import annotations
 
