@@ -26,6 +26,11 @@ class HasInputSize(Protocol):
         ...
 
 
+def made_elsewhere(checkpoint: Checkpoint) -> bool:
+    """Whether no training here cut the frames of a checkpoint's model, as `models.foreign` loads one."""
+    return "input" not in checkpoint.config or "foreign" in checkpoint.config.get("model", {})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
     """The cut and the size of a model's frames: as in its training, or as the model declares."""
@@ -42,7 +47,7 @@ class ModelInput:
         Raises:
             CheckpointError: a checkpoint's section `input` is incomplete.
         """
-        if "input" in checkpoint.config:
+        if not made_elsewhere(checkpoint):
             return cls(rule=InputRule.of(checkpoint), size=None)
         model: Any = checkpoint.model
         return cls(rule=None, size=model.input_size if isinstance(model, HasInputSize) else None)

@@ -31,7 +31,7 @@ from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
 from driving_xai.replay.methods import built, default_method
-from driving_xai.replay.model_input import ModelInput
+from driving_xai.replay.model_input import ModelInput, made_elsewhere
 from driving_xai.replay.predict import (
     CONTROL,
     FrameResult,
@@ -277,7 +277,7 @@ class Session:
 
 def _vehicle(checkpoint: Checkpoint, task: type[Task]) -> Vehicle:
     """That of the model's training, for sources that do not know theirs."""
-    if task.takes_images or "input" not in checkpoint.config:
+    if task.takes_images or made_elsewhere(checkpoint):
         return VEHICLES[ANY_VEHICLE]
     try:
         return Vehicle(**checkpoint.config["input"]["vehicle"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,6 +20,9 @@ from driving_xai.viz.lettering import MUTED, PANEL, Colour, lettering
 Layout = Literal["grid", "cycle"]
 LEAST_WIDTH = 1280
 """Of the picture: smaller frames are enlarged by a whole factor, so that the text can be read."""
+
+MOST_OUTPUTS = 12
+"""That are drawn; of more, as of ImageNet's classes, the most probable ones of each frame."""
 
 _Part = UInt8[np.ndarray, "h w 3"]
 """Of a picture: drawn on in place."""
@@ -46,6 +49,8 @@ class ActionInstant(NamedTuple):
     """0 or 1; NaN where unknown."""
     shown: Mapping[int, Shown]
     """Predicted outputs, by column."""
+    columns: Sequence[int]
+    """The outputs that have a tile or a bar, in order: `ActionViewConfig.places` of them."""
     selected: int | None
     """The column whose map is shown where there is one tile; None where nothing is predicted."""
     caption: str
@@ -64,6 +69,11 @@ class ActionViewConfig:
     provenance: str
     last_fraction: float
 
+    @property
+    def places(self) -> int:
+        """Outputs that are drawn of each frame."""
+        return min(len(self.names), MOST_OUTPUTS)
+
 
 class ActionView:
     """Draws frames of one source. In a grid, outputs that are not predicted are dark and have no map."""
@@ -71,7 +81,7 @@ class ActionView:
     def __init__(self, *, height: int, width: int, config: ActionViewConfig) -> None:
         """`height` and `width` are of the source's frames."""
         self.config = config
-        tiles = len(config.names) if config.layout == "grid" else 1
+        tiles = config.places if config.layout == "grid" else 1
         self.columns = math.ceil(math.sqrt(tiles))
         rows = math.ceil(tiles / self.columns)
         factor = max(1, math.ceil(LEAST_WIDTH / (width * self.columns)))
@@ -80,7 +90,7 @@ class ActionView:
         self._unit = self._frame[1] / 640
         self._bar = round(_BAR_PX * self._unit)
         # Bars stand above the frame, not on it: traffic lights hang near its upper edge.
-        self._head = self._bar * (1 if config.layout == "grid" else len(config.names))
+        self._head = self._bar * (1 if config.layout == "grid" else config.places)
         self._strip = round(_STRIP_PX * max(1.0, self._unit))
         self.height = rows * (self._head + self._frame[0]) + self._strip
         self.width = self.columns * self._frame[1]
@@ -96,8 +106,8 @@ class ActionView:
         picture = np.full((self.height, self.width, 3), PANEL, dtype=np.uint8)
         base = cv2.resize(instant.image, self._frame[::-1], interpolation=cv2.INTER_CUBIC)
         if self.config.layout == "grid":
-            for column in range(len(self.config.names)):
-                self._draw_tile(self._place(picture, column), base, instant, column)
+            for place, column in enumerate(instant.columns):
+                self._draw_tile(self._place(picture, place), base, instant, column)
         else:
             self._draw_selected(self._place(picture, 0), base, instant)
         self._draw_strip(picture, instant.caption)
@@ -125,8 +135,8 @@ class ActionView:
         if instant.selected is not None:
             frame[:] = cv2.convertScaleAbs(base, alpha=_SEEN)
             self._draw_evidence(frame, instant.shown[instant.selected])
-        for column in range(len(self.config.names)):
-            self._draw_bar(tile[column * self._bar :][: self._bar], instant, column)
+        for place, column in enumerate(instant.columns):
+            self._draw_bar(tile[place * self._bar :][: self._bar], instant, column)
 
     def _draw_evidence(self, frame: _Part, shown: Shown) -> None:
         top, bottom, left, right = self._region

@@ -19,7 +19,13 @@ from driving_xai.replay.frames import FrameSource, SourceFrame
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.model_input import ModelInput
 from driving_xai.replay.predict import FRACTIONS, Curves, FrameResult, Output, Prediction
-from driving_xai.replay.tasks.action_view import ActionInstant, ActionView, ActionViewConfig, Shown
+from driving_xai.replay.tasks.action_view import (
+    MOST_OUTPUTS,
+    ActionInstant,
+    ActionView,
+    ActionViewConfig,
+    Shown,
+)
 from driving_xai.replay.tasks.base import SEEN_AS, Legend, Painter, Task
 from driving_xai.targets import output, probabilities
 from driving_xai.types import Scores
@@ -110,9 +116,19 @@ class ActionTask(Task):
             probability=result.prediction,
             labels=self._labels(result.seen),
             shown=shown,
+            columns=self._drawn(result),
             selected=columns[turn % len(columns)] if columns else None,
             caption=caption_of(result.seen),
         )
+
+    def _drawn(self, result: FrameResult) -> Sequence[int]:
+        """All outputs in their order; of many, the most probable ones, the explained ones first."""
+        count = len(self._outputs.names)
+        if count <= MOST_OUTPUTS:
+            return range(count)
+        explained = [each.output.column for each in result.explanations]
+        others = [column for column in np.argsort(-result.prediction).tolist() if column not in explained]
+        return [*explained, *others][:MOST_OUTPUTS]
 
     def in_words(self, result: FrameResult) -> tuple[str, str | None]:
         said = ", ".join(f"{each.output.name} {each.output.prediction:.2f}" for each in result.explanations)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from data_prep.schema import VEHICLES
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.evaluation.results import Results
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.model_input import ModelInput
 from driving_xai.replay.player import replay
+from driving_xai.replay.source import open_source
 from driving_xai.replay.tasks import steering, task_for
 from driving_xai.types import Frames, Outputs, Scores
 
@@ -113,9 +117,6 @@ def test_a_recurrent_one_keeps_its_nest_of_states_and_needs_no_attention(
     rows = Results.load(done.scores).select(method="gradient", measure="deletion", reference="clean")
     assert rows["frame"].tolist() == [n for n in range(FRAMES) if n not in (0, HOLE_AFTER)]
     # The steering of the third frame, by hand, with the memory of the first two.
-    from data_prep.schema import VEHICLES
-    from driving_xai.replay.source import open_source
-
     state: Any = None
     for seen in list(open_source(recording, vehicle=VEHICLES["lincoln-mkz"]))[:3]:
         pixels = torch.from_numpy(seen.frame.image.copy()).permute(2, 0, 1)[None].float() / 255
@@ -142,6 +143,40 @@ def test_the_caption_says_how_a_frame_was_made_to_fit(
         "gradient · not scored · frame resized to 200x66",
         "gradient · not scored · whole frame",
     ]
+
+
+class ManyClasses(nn.Module):
+    """As many classes as ImageNet has."""
+
+    outputs = Outputs(kind="multiclass", names=tuple(f"class-{number}" for number in range(1000)))
+    input_size = None
+
+    def forward(self, frames: Frames) -> Scores:
+        brightness = frames.mean((1, 2, 3))[:, None]
+        return 50 * brightness * torch.linspace(0, 1, 1000)
+
+
+@pytest.mark.parametrize("layout", ["grid", "cycle"])
+def test_of_many_classes_the_most_probable_are_drawn(recording: Path, tmp_path: Path, layout: Any) -> None:
+    how = ReplayConfig(**FAST, layout=layout, end_s=0.15)
+    done = replay(wrapped(ManyClasses()), recording, tmp_path / "v.mp4", how)
+    assert done.scores is not None
+    assert set(Results.load(done.scores).per_frame["target"]) == {"class-999"}
+    with av.open(str(done.video)) as video:
+        stream = video.streams.video[0]
+        assert stream.width * stream.height < 4e6, "a thousand tiles would be no picture"
+
+
+def test_a_loaded_foreign_model_needs_no_vehicle(recording: Path, tmp_path: Path) -> None:
+    """Such a checkpoint says what it is and has an input without a geometry."""
+    config = {
+        "kind": "steering",
+        "model": {"foreign": "theirs:pilotnet", "weights": None},
+        "input": {"geometry": None, "short_side_px": None},
+    }
+    loaded = replace(wrapped(PilotNet()), config=config)
+    done = replay(loaded, recording, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.15, score=False))
+    assert done.frames == 3
 
 
 def test_a_frame_is_resized_to_what_the_model_declares_or_used_whole() -> None:

@@ -164,6 +164,7 @@ def instant(columns: tuple[int, ...], labels: tuple[float, ...] = (np.nan,) * 4)
         probability=np.array([0.9, 0.2, 0.7, 0.1]),
         labels=np.array(labels),
         shown=dict.fromkeys(columns, shown),
+        columns=range(4),
         selected=columns[0] if columns else None,
         caption="c",
     )
