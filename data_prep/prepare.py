@@ -141,6 +141,7 @@ def prepare(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Turns one source into a folder of shards, whole or recognisably unfinished.
 
@@ -153,6 +154,7 @@ def prepare(
         resume: keep the shards that an earlier run of the same configuration finished, by hash.
         overwrite: replace an earlier output; a folder that holds anything else is refused.
         on_progress: called in this process after each shard.
+        on_note: called with a sentence that the user should see, for example that no lock is granted.
 
     Returns:
         The manifest, as saved.
@@ -168,7 +170,12 @@ def prepare(
     runner = engines.build(engine, workers=workers, scheduler=scheduler)
     job = read_job(config)
     opened = Output.open(
-        Path(out), fingerprint=job.fingerprint, source=job.source, resume=resume, overwrite=overwrite
+        Path(out),
+        fingerprint=job.fingerprint,
+        source=job.source,
+        resume=resume,
+        overwrite=overwrite,
+        on_unlocked=on_note,
     )
     with opened as output:
         done = output.finished(job.unit_paths)

@@ -1,0 +1,94 @@
+"""An exclusive lock on an output folder: two runs never write into one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from data_prep.errors import DataError
+
+LOCK_NAME = ".lock"
+"""What a run that was killed may leave in its folder. It holds nothing and locks nothing."""
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+"""What file systems answer that grant no locks: some mounts of NFS and Lustre, FUSE."""
+
+_MOST_TRIES = 100
+
+
+@contextmanager
+def exclusive(
+    folder: Path, *, file: str = LOCK_NAME, on_unlocked: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Keeps other runs out of a folder while the `with` block runs.
+
+    The system releases the lock however the process ends. The file is removed at the end; one that a
+    killed run left is taken over.
+
+    Args:
+        folder: the folder to write, made where it is missing.
+        file: the lock file, relative to the folder.
+        on_unlocked: called once with a sentence where the file system grants no locks; the run goes on.
+
+    Raises:
+        DataError: another run holds the lock.
+        OSError: the lock file cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, exclusive(Path(folder)):
+        ...     try:
+        ...         with exclusive(Path(folder)):
+        ...             pass
+        ...     except DataError as error:
+        ...         print(str(error).split(": ", 1)[1])
+        another run is writing here; wait for it or stop it
+    """
+    path = folder / file
+    with _locked(folder, path, on_unlocked):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # gone with its folder, or the folder has become read-only
+                path.unlink()
+
+
+def _locked(folder: Path, path: Path, on_unlocked: Callable[[str], None] | None) -> IO[bytes]:
+    """The open lock file; whoever holds it open holds the lock."""
+    for _ in range(_MOST_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as unless_locked:
+            try:
+                file = unless_locked.enter_context(path.open("ab"))
+            except FileNotFoundError:
+                continue  # the last holder removed the folder in this moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{folder}: another run is writing here; wait for it or stop it") from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                if on_unlocked is not None:
+                    on_unlocked(
+                        f"{folder}: the file system grants no locks ({error.strerror}); "
+                        "make sure that no second run writes here"
+                    )
+                unless_locked.pop_all()
+                return file
+            if _lies_at(file, path):
+                unless_locked.pop_all()
+                return file
+    raise DataError(f"{path}: cannot be made; remove it or choose another folder")
+
+
+def _lies_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the open file is still the one of this name: its last holder may just have removed it."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
