@@ -17,10 +17,10 @@ from typing import Any
 from data_prep.errors import DataError, OutputError
 from data_prep.jobs import Job, SourceState
 from data_prep.lock import exclusive
-from data_prep.sequences import FOLDER
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 from data_prep.shards.manifest import (
     FILE_NAME,
+    FOLDER,
     MAX_MANIFEST_BYTES,
     SCHEMA,
     Manifest,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep import engines
+from data_prep.drive_job import DriveJob
 from data_prep.engines import EngineName
 from data_prep.errors import DataError
 from data_prep.geometry import Geometry
@@ -23,7 +24,6 @@ from data_prep.output import Output
 from data_prep.policy import Fault, OnBad, Policy
 from data_prep.readers import READERS, entry
 from data_prep.schema import VEHICLES, Drive, ImageSet
-from data_prep.sequence_job import SequenceJob
 from data_prep.shards.manifest import Manifest
 from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule, check_gap
 
@@ -211,7 +211,7 @@ def read_job(config: PrepConfig) -> Job:
     geometry = config.geometry or Geometry()
     labelled = any(drive.steering_wheel is not None for drive in records)
     resolved = replace(config, geometry=geometry, split=config.split or ("block" if labelled else "test"))
-    return SequenceJob.plan(
+    return DriveJob.plan(
         records,
         config=resolved.to_json(),
         geometry=geometry,

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_prep.drive_job import MOST_CARRIED
 from data_prep.errors import DataError, OutputError
 from data_prep.geometry import Geometry, read_image
 from data_prep.prepare import PrepConfig, Progress, prepare, read_job
 from data_prep.schema import VEHICLES
-from data_prep.sequence_job import MOST_CARRIED
 from data_prep.shards.hdf5 import read_attributes, read_columns, read_frames
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
