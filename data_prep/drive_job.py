@@ -337,6 +337,7 @@ class DriveJob:
                 frames_read=len(drive),
                 dropped=dropped,
                 left_out=drive.left_out,
+                sorted_rows=drive.sorted_rows,
                 signal_samples_dropped=kept.signal_samples_dropped,
             )
         return reports
@@ -376,10 +377,15 @@ def _index_rows(
 def _check_drives(drives: Sequence[Drive]) -> None:
     if not drives:
         raise DataError("the source holds no drive; check the path and the reader")
-    names = [drive.name for drive in drives]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise DataError(f"several drives are named {', '.join(twice)}; rename their folders")
+    names = Counter(drive.name for drive in drives)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        files = [next(drive.images.files(0, 1), None) for drive in drives if drive.name == twice]
+        where = " and ".join(dict.fromkeys(file[1] for file in files[:3] if file))
+        raise DataError(
+            f"{names[twice]} drives would be named {twice} ({where or 'without images'}); "
+            "rename one file or folder, or prepare each into its own output"
+        )
     vehicles = sorted({drive.vehicle.name for drive in drives})
     if len(vehicles) > 1:
         raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")

@@ -23,6 +23,7 @@ from data_prep.options import check_options
 from data_prep.output import Output
 from data_prep.policy import Fault, OnBad, Policy
 from data_prep.readers import READERS, entry
+from data_prep.readers.paths import printable
 from data_prep.schema import VEHICLES, Drive, ImageSet
 from data_prep.shards.manifest import Manifest
 from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule, check_gap
@@ -116,7 +117,7 @@ class PrepConfig:
     def to_json(self) -> dict[str, Any]:
         """JSON values; of the source only its base name, so that output does not depend on where it lies."""
         value = asdict(self) | {
-            "source": self.source.resolve().name,
+            "source": printable(self.source.resolve().name),
             "reader_options": dict(self.reader_options),
         }
         return value | {name: list(value[name]) for name in ("refuse", "val_drives", "test_drives")}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data_prep.errors import DataError
-from data_prep.readers.paths import drive_name, existing_folder, inside
+from data_prep.readers.paths import drive_name, existing_folder, inside, printable
 from data_prep.schema import ImageItem, ImageSet
 
 NAME = "bdd-oia"
@@ -98,7 +98,7 @@ def image_set(source: Path, *, layout: Layout = "auto", labels: Labels = "action
         items=listing.ordered(),
         left_out=listing.reasons_left_out(),
         provenance={
-            "folder": source.resolve().name,
+            "folder": printable(source.resolve().name),
             "layout": chosen,
             "files": [path.name for path in files.values()],
         },
