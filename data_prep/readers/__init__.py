@@ -53,6 +53,9 @@ ENTRIES: Mapping[str, ReaderEntry] = {
     "udacity-sim": ReaderEntry(
         module="readers.udacity_sim", kind="sequences", reads="Udacity simulator driving_log.csv and IMG/"
     ),
+    "donkeycar": ReaderEntry(
+        module="readers.donkeycar", kind="sequences", reads="Donkeycar tubs, version 1 and 2"
+    ),
     "comma2k19": ReaderEntry(module="readers.comma2k19", kind="sequences", reads="comma2k19 segments"),
     "bdd-oia": ReaderEntry(
         module="readers.bdd_oia", kind="images", reads="BDD-OIA frames with driving actions"
@@ -61,6 +64,9 @@ ENTRIES: Mapping[str, ReaderEntry] = {
     "video": ReaderEntry(module="readers.video", kind="sequences", reads="a video file without labels"),
     "image-folder": ReaderEntry(
         module="readers.image_folder", kind="images", reads="one folder of images per class"
+    ),
+    "csv": ReaderEntry(
+        module="readers.named_csv", kind="sequences", reads="any CSV, its columns named by --option"
     ),
 }
 
