@@ -45,6 +45,11 @@ ENTRIES: Mapping[str, ReaderEntry] = {
         reads="rendered streets with driving actions whose causing pixels are known",
     ),
     "udacity-bag": ReaderEntry(module="readers.udacity_bag", kind="sequences", reads="Udacity ROS bags"),
+    "ros2-bag": ReaderEntry(
+        module="readers.ros2_bag",
+        kind="sequences",
+        reads="ROS 2 bags and MCAP, their topics named by --option",
+    ),
     "udacity-csv": ReaderEntry(
         module="readers.udacity_csv",
         kind="sequences",
