@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import apsw
 import numpy as np
 from jaxtyping import Int64
 from rosbags.highlevel import AnyReader, AnyReaderError
@@ -37,6 +38,7 @@ _DAMAGE = (
     ReaderError,
     SerdeError,
     TypesysError,
+    apsw.Error,
     sqlite3.Error,
     struct.error,
     AssertionError,
