@@ -61,6 +61,9 @@ ENTRIES: Mapping[str, ReaderEntry] = {
     "donkeycar": ReaderEntry(
         module="readers.donkeycar", kind="sequences", reads="Donkeycar tubs, version 1 and 2"
     ),
+    "lerobot": ReaderEntry(
+        module="readers.lerobot", kind="sequences", reads="LeRobot data sets, version 2 and 3"
+    ),
     "comma2k19": ReaderEntry(module="readers.comma2k19", kind="sequences", reads="comma2k19 segments"),
     "bdd-oia": ReaderEntry(
         module="readers.bdd_oia", kind="images", reads="BDD-OIA frames with driving actions"
