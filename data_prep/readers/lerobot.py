@@ -12,19 +12,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError, quoted
-from data_prep.geometry import Reduction, decode_image
+from data_prep.geometry import Reduction
 from data_prep.readers import video
+from data_prep.readers.lerobot_files import ParquetImages, VideoPart, read_schema, read_table
 from data_prep.readers.paths import drive_name, existing_folder, inside, printable, visible
 from data_prep.readers.units import AngleUnit, ControlUnits, Side, SpeedUnit, Wheel, vehicle_named
-from data_prep.schema import Drive, Image, ImageSource, Signal
+from data_prep.schema import Drive, ImageSource, Signal
 from data_prep.shards.atomic import read_bounded
 
 NAME = "lerobot"
@@ -250,8 +250,8 @@ class _DataSet:
             raise DataError(f"{folder}: no such folder; restore it from the data set")
         chunks = [chunk for chunk in visible(folder) if chunk.is_dir()]
         for path in [file for chunk in chunks for file in visible(chunk) if file.suffix == ".parquet"]:
-            names = [name for name in _schema(path).names if not name.startswith("stats/")]
-            yield from _table(path, names).to_pylist()
+            names = [name for name in read_schema(path).names if not name.startswith("stats/")]
+            yield from read_table(path, names).to_pylist()
 
 
 def _names(names: Any) -> list[str]:
@@ -283,30 +283,6 @@ def _range(text: str | None) -> range:
     return range(start, int(found[2]) if found[2] else start + 1)
 
 
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; restore it from the data set") from None
-    except (pa.ArrowException, OSError):
-        raise DataError(
-            f"{path}: not a Parquet file that can be read; restore it from the data set"
-        ) from None
-
-
-def _table(path: Path, columns: list[str], *, episode: int | None = None) -> pa.Table:
-    missing = [name for name in columns if name not in _schema(path).names]
-    if missing:
-        raise DataError(f"{path}: has no column {missing[0]}; restore it from the data set")
-    try:
-        filters = None if episode is None else [("episode_index", "==", episode)]
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
-    except (pa.ArrowException, OSError):
-        raise DataError(
-            f"{path}: not a Parquet file that can be read; restore it from the data set"
-        ) from None
-
-
 class _Files:
     """The table and the video that were read last: in version 3 the next episode is in the same."""
 
@@ -317,7 +293,7 @@ class _Files:
     def rows(self, path: Path, columns: list[str], episode: int) -> pa.Table:
         """The rows of an episode."""
         if self._table is None or self._table[0] != path:
-            table = _table(path, columns)
+            table = read_table(path, columns)
             number = _numbers(table["episode_index"], path)
             order = np.argsort(number, kind="stable")
             known, starts = np.unique(number[order], return_index=True)
@@ -422,60 +398,3 @@ def _images(
     near = np.abs(whole.time_ns[nearest] - in_video_ns) < 0.5e9 / data_set.fps
     missing = tuple(f"episode {episode.number} frame {row}" for row in every[~near])
     return VideoPart(video=whole.images, numbers=tuple(nearest[near].tolist())), every[near], missing
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoPart:
-    """Some frames of a video, in order: an `ImageSource`."""
-
-    video: ImageSource
-    numbers: tuple[int, ...]
-    """Of each frame in the video."""
-    sequential: ClassVar[bool] = True
-
-    def read(self, start: int, stop: int) -> Iterator[Image]:
-        """Yields the RGB images of frames `start` to `stop` (exclusive) in order."""
-        wanted = self.numbers[start:stop]
-        numbered = enumerate(self.video.read(wanted[0], wanted[-1] + 1), wanted[0])
-        position = 0
-        for number, image in numbered:
-            while position < len(wanted) and wanted[position] == number:
-                yield image
-                position += 1
-
-    def files(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
-        """The video."""
-        wanted = self.numbers[start:stop]
-        return self.video.files(wanted[0], wanted[-1] + 1) if wanted else iter(())
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParquetImages:
-    """An episode's images in a Parquet column of `{bytes, path}`: an `ImageSource`."""
-
-    path: Path
-    column: str
-    episode: int
-    length: int
-    reduced: Reduction = 1
-    sequential: ClassVar[bool] = True
-
-    def read(self, start: int, stop: int) -> Iterator[Image]:
-        """Yields the RGB images of frames `start` to `stop` (exclusive) in order.
-
-        Raises:
-            DataError: an image cannot be decoded; the message names file and frame.
-        """
-        table = _table(self.path, [self.column, "episode_index"], episode=self.episode)
-        for number, cell in enumerate(table[self.column].slice(start, stop - start), start):
-            value = cell.as_py()
-            data = value.get("bytes") if isinstance(value, dict) else value
-            name = f"{self.path.name} episode {self.episode} frame {number}"
-            if not isinstance(data, bytes):
-                raise DataError(f"{name}: holds no image; restore the file")
-            yield decode_image(data, name=name, reduced=self.reduced)
-
-    def files(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
-        """The Parquet file."""
-        del start, stop
-        yield self.path.name, str(self.path)
