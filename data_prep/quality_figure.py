@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from data_prep.split import PARTS
 
@@ -25,7 +26,7 @@ MOST_PANELS = 12
 COLOURS: Mapping[str, str] = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73", "gap": "#969696"}
 """Of the parts of the split; distinct with every common colour blindness. Source: Okabe and Ito 2008."""
 _INK = "#282828"
-_STYLE: Mapping[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws the same bytes
     "font.size": 7.5,
     "axes.titlesize": 7.5,
@@ -51,7 +52,7 @@ def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Figure:
     """
     names = list(quality)[:MOST_PANELS]
     height_in = _PANEL_IN * len(names) + _FOOT_IN
-    with mpl.rc_context(dict(_STYLE)):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI)
         grid = figure.add_gridspec(
             len(names),
@@ -62,7 +63,8 @@ def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Figure:
             top=1 - 0.45 / height_in,
             hspace=1.15 / (_PANEL_IN - 1.0),
         )
-        for place, name in zip(grid, names, strict=True):
+        for row, name in enumerate(names):
+            place = grid[row, 0]
             if kind == "sequences":
                 _drive(figure, place, name, quality[name], index[index["drive"] == name])
             else:
@@ -75,7 +77,7 @@ def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Figure:
 def encode(figure: Figure) -> bytes:
     """The figure as a PNG file; the same bytes for the same report."""
     file = io.BytesIO()
-    with mpl.rc_context(dict(_STYLE)):
+    with mpl.rc_context(_STYLE):
         figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
     return file.getvalue()
 
@@ -83,8 +85,8 @@ def encode(figure: Figure) -> bytes:
 def _drive(
     figure: Figure, place: SubplotSpec, name: str, report: Mapping[str, Any], rows: pd.DataFrame
 ) -> None:
-    left, right = place.subgridspec(1, 2, width_ratios=(2.2, 1), wspace=0.16)
-    track, histogram = figure.add_subplot(left), figure.add_subplot(right)
+    grid = place.subgridspec(1, 2, width_ratios=(2.2, 1), wspace=0.16)
+    track, histogram = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     track.set_title(_title(name, report), loc="left")
     time_s = (rows["time_ns"].to_numpy() - rows["time_ns"].iloc[0]) / 1e9
     _track(track, time_s, np.degrees(rows["steering_wheel_rad"].to_numpy(dtype=np.float64)), rows)
@@ -125,7 +127,7 @@ def _histogram(axes: Axes, histogram: Mapping[str, Any]) -> None:
     axes.set_xlim(0, len(counts))
     axes.set_xlabel("steering wheel (deg), edges of bins")
     axes.set_ylabel("frames")
-    axes.yaxis.get_major_locator().set_params(integer=True, nbins=5)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
 def _images(axes: Axes, name: str, report: Mapping[str, Any], rows: pd.DataFrame) -> None:
@@ -150,7 +152,7 @@ def _images(axes: Axes, name: str, report: Mapping[str, Any], rows: pd.DataFrame
         fontsize=5.5 if is_crowded else 7.5,
     )
     axes.set_ylabel("images")
-    axes.yaxis.get_major_locator().set_params(integer=True, nbins=5)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
 def _title(name: str, report: Mapping[str, Any]) -> str:

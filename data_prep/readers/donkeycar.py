@@ -145,9 +145,9 @@ def _record(tub: Path, value: Any) -> _Record | None:
     if not isinstance(value, dict):
         return None
     image, angle, time_ns = value.get(IMAGE), value.get(ANGLE), _time_of(value)
-    if not isinstance(image, str) or type(angle) not in (int, float) or time_ns is None:
+    if not isinstance(image, str) or not image or time_ns is None:
         return None
-    if not image or not abs(angle) <= 1.0:
+    if not isinstance(angle, int | float) or isinstance(angle, bool) or not abs(angle) <= 1.0:
         return None
     folder = "images/" if (tub / "images").is_dir() else ""
     inside(tub, folder + image)
