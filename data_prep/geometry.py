@@ -25,6 +25,8 @@ Reduction = Literal[1, 2, 4, 8]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_END_OF_IMAGE = b"\xff\xd9"
+_START_OF_SCAN = 0xDA
 _REDUCED_FLAGS: dict[int, int] = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -166,7 +168,7 @@ def decode_jpeg(data: bytes, *, name: str = "JPEG", reduced: Reduction = 1) -> I
     """
     _refuse_oversized(*jpeg_size(data, name=name), name)
     # Some OpenCV versions fill the missing part of a cut JPEG with grey instead of failing.
-    if b"\xff\xd9" not in data[-1024:]:
+    if _is_cut(data):
         raise DataError(f"{name}: a JPEG cut short after {len(data)} bytes; copy the file again")
     return _decode(data, _REDUCED_FLAGS[reduced], name)
 
@@ -270,7 +272,7 @@ class ImageFiles:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start of its length field, length) of each JPEG header segment before the pixels."""
+    """(marker, start of its length field, length) of each JPEG header segment up to the start of the pixels."""
     at = 2
     while data.startswith(_JPEG) and at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -278,10 +280,21 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             at += 1
             continue
         length = int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xDA or length < 2 or at + 2 + length > len(data):
+        if length < 2 or at + 2 + length > len(data):
             return
         yield marker, at + 2, length
+        if marker == _START_OF_SCAN:
+            return
         at += 2 + length
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether a JPEG's pixels have no end: an end of a thumbnail does not count, nor what lies behind the end.
+
+    Between the start of a scan and the end of the image a byte FF of the pixels is always followed by 00.
+    """
+    start = next((start for marker, start, _ in _segments(data) if marker == _START_OF_SCAN), None)
+    return start is None or data.rfind(_END_OF_IMAGE, start) < 0
 
 
 def _refuse_oversized(height: int, width: int, name: str) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +18,14 @@ import pyarrow as pa
 
 from data_prep import quality
 from data_prep.causes import MOST_LABELS, encode_causes
+from data_prep.decoding import Dropped, read_ahead
 from data_prep.errors import DataError
-from data_prep.geometry import Geometry, MissingImageError, decode_image, read_bytes
+from data_prep.geometry import Geometry, decode_image, read_bytes
 from data_prep.jobs import SourceState, check_visible, provenance, versions
 from data_prep.policy import Policy
 from data_prep.schema import ImageItem, ImageSet, RenderedImages
-from data_prep.sequences import FOLDER
 from data_prep.shards.atomic import replacing
-from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
+from data_prep.shards.manifest import FOLDER, Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import LabelledImage, image_index, write_images
 
 JPEG_QUALITY = 95
@@ -70,17 +69,19 @@ class ImageWork:
         """
         items = self.images.items[unit.start : unit.stop]
         check_visible((item.key, str(item.path)) for item in items if item.path is not None)
-        dropped: dict[str, list[int]] = {}
+        dropped = Dropped(self.policy)
         with ThreadPoolExecutor(self.threads) as pool:
-            checked = _in_order(pool, self._check, range(unit.start, unit.stop), ahead=4 * self.threads)
+            checked = read_ahead(pool, self._check, range(unit.start, unit.stop), ahead=4 * self.threads)
             with replacing(self.root / unit.path, scratch=self.scratch) as temporary:
                 rows = write_images(
                     temporary,
-                    self._usable(checked, dropped),
+                    _usable(checked, dropped),
                     self.images.label_names,
                     with_causes=self.images.rendered is not None,
                 )
-        return ShardEntry.of(self.root, unit.path, rows=rows, drive=self.images.name, dropped=dropped)
+        return ShardEntry.of(
+            self.root, unit.path, rows=rows, drive=self.images.name, dropped=dropped.by_reason
+        )
 
     def _check(self, position: int) -> _Checked:
         """Decodes every image, also those stored as they are: a cut file must not hide in a shard."""
@@ -107,16 +108,13 @@ class ImageWork:
         data = _encoded(image)
         return LabelledImage(data, item.key, item.labels, item.split, item.group, encode_causes(bits))
 
-    def _usable(self, checked: Iterable[_Checked], dropped: dict[str, list[int]]) -> Iterator[LabelledImage]:
-        for position, image, fault in checked:
-            if image is not None:
-                yield image
-                continue
-            assert fault is not None
-            reason = "missing_image" if isinstance(fault, MissingImageError) else "undecodable_image"
-            if self.policy.stops_at(reason):
-                raise fault
-            dropped.setdefault(reason, []).append(position)
+
+def _usable(checked: Iterable[_Checked], dropped: Dropped) -> Iterator[LabelledImage]:
+    for position, image, fault in checked:
+        if image is not None:
+            yield image
+        elif fault is not None:
+            dropped.add(position, fault)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +248,7 @@ def _check_set(images: ImageSet) -> None:
         raise DataError(f"{images.name}: no image is left ({reasons}); check the source")
     keys = [item.key for item in images.items]
     if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(keys).most_common(1)[0][0]
         raise DataError(f"{images.name}: several images have the key {twice}; keys must differ")
     assert images.rendered is None or len(images.label_names) <= MOST_LABELS
     for item in images.items:
@@ -259,18 +257,6 @@ def _check_set(images: ImageSet) -> None:
                 f"{images.name}: {item.key} has {len(item.labels)} labels, expected {len(images.label_names)}; "
                 "correct its annotation"
             )
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[int], _Checked], items: Iterable[int], *, ahead: int
-) -> Iterator[_Checked]:
-    """`function` of each item in order, `ahead` of them in flight, so that memory is bounded."""
-    remaining = iter(items)
-    waiting = deque(pool.submit(function, item) for item in islice(remaining, ahead))
-    while waiting:
-        result = waiting.popleft().result()
-        waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
-        yield result
 
 
 def _encoded(image: np.ndarray) -> bytes:

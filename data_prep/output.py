@@ -6,10 +6,9 @@ finished shard, and temporary files. The manifest exists only when everything el
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any
 
 from data_prep.errors import DataError, OutputError
 from data_prep.jobs import Job, SourceState
-from data_prep.sequences import FOLDER
+from data_prep.lock import exclusive
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 from data_prep.shards.manifest import (
     FILE_NAME,
+    FOLDER,
     MAX_MANIFEST_BYTES,
     SCHEMA,
     Manifest,
@@ -54,7 +54,14 @@ class Output:
     @classmethod
     @contextmanager
     def open(
-        cls, root: Path, *, fingerprint: str, source: SourceState, resume: bool, overwrite: bool
+        cls,
+        root: Path,
+        *,
+        fingerprint: str,
+        source: SourceState,
+        resume: bool,
+        overwrite: bool,
+        on_unlocked: Callable[[str], None] | None = None,
     ) -> Iterator[Output]:
         """Makes the folder ready.
 
@@ -64,6 +71,7 @@ class Output:
             source: the files of the source; where it is unfinished, a resumed run must find them unchanged.
             resume: keep what an earlier run of this plan finished.
             overwrite: remove what an earlier run, of any plan, wrote.
+            on_unlocked: called with a sentence where the file system grants no locks.
 
         Raises:
             DataError: the folder holds something else, or holds an output and neither `resume` nor
@@ -75,8 +83,7 @@ class Output:
         output = cls(root=root, fingerprint=fingerprint, times=source.times)
         try:
             output._check(resume=resume, overwrite=overwrite)
-            output.scratch.mkdir(parents=True, exist_ok=True)
-            with output._locked():
+            with exclusive(root, file=f"{STATE}/{_LOCK}", on_unlocked=on_unlocked):
                 output._begin(afresh=not resume)
                 yield output
         except OSError as error:
@@ -128,16 +135,6 @@ class Output:
     def _is_ours(manifest: Path) -> bool:
         with manifest.open("rb") as file:
             return SCHEMA.split("/")[0].encode() in file.read(MAX_MANIFEST_BYTES)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keeps a second run out; the system lets go of the lock however this process ends."""
-        with (self.scratch / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"{self.root}: another run is writing here; wait for it or stop it") from None
-            yield
 
     def _begin(self, *, afresh: bool) -> None:
         """Clears what an earlier run left, all of it or its temporary files, and notes the plan.

@@ -7,12 +7,16 @@ killed and resumed.
 from __future__ import annotations
 
 import inspect
+import json
+import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep import engines
+from data_prep.drive_job import MOST_CARRIED, DriveJob
 from data_prep.engines import EngineName
 from data_prep.errors import DataError
 from data_prep.geometry import Geometry
@@ -22,10 +26,10 @@ from data_prep.options import check_options
 from data_prep.output import Output
 from data_prep.policy import Fault, OnBad, Policy
 from data_prep.readers import READERS, entry
+from data_prep.readers.paths import printable
 from data_prep.schema import VEHICLES, Drive, ImageSet
-from data_prep.sequence_job import SequenceJob
 from data_prep.shards.manifest import Manifest
-from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule, check_gap
+from data_prep.split import BlockSplit, DriveSplit, NoRoomError, OnePart, SplitRule, Timeline, check_gap
 
 Split = Literal["block", "drive", "train", "val", "test"]
 
@@ -116,7 +120,7 @@ class PrepConfig:
     def to_json(self) -> dict[str, Any]:
         """JSON values; of the source only its base name, so that output does not depend on where it lies."""
         value = asdict(self) | {
-            "source": self.source.resolve().name,
+            "source": printable(self.source.resolve().name),
             "reader_options": dict(self.reader_options),
         }
         return value | {name: list(value[name]) for name in ("refuse", "val_drives", "test_drives")}
@@ -141,6 +145,7 @@ def prepare(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Turns one source into a folder of shards, whole or recognisably unfinished.
 
@@ -153,6 +158,7 @@ def prepare(
         resume: keep the shards that an earlier run of the same configuration finished, by hash.
         overwrite: replace an earlier output; a folder that holds anything else is refused.
         on_progress: called in this process after each shard.
+        on_note: called with a sentence that the user should see, for example that no lock is granted.
 
     Returns:
         The manifest, as saved.
@@ -168,7 +174,12 @@ def prepare(
     runner = engines.build(engine, workers=workers, scheduler=scheduler)
     job = read_job(config)
     opened = Output.open(
-        Path(out), fingerprint=job.fingerprint, source=job.source, resume=resume, overwrite=overwrite
+        Path(out),
+        fingerprint=job.fingerprint,
+        source=job.source,
+        resume=resume,
+        overwrite=overwrite,
+        on_unlocked=on_note,
     )
     with opened as output:
         done = output.finished(job.unit_paths)
@@ -204,18 +215,57 @@ def read_job(config: PrepConfig) -> Job:
     geometry = config.geometry or Geometry()
     labelled = any(drive.steering_wheel is not None for drive in records)
     resolved = replace(config, geometry=geometry, split=config.split or ("block" if labelled else "test"))
-    return SequenceJob.plan(
-        records,
-        config=resolved.to_json(),
-        geometry=geometry,
-        smoothing=config.smoothing,
-        lead_s=config.lead_s,
-        tolerance_s=config.tolerance_s,
-        hole_periods=config.hole_periods,
-        policy=config.policy,
-        split=_split_rule(resolved),
-        frames_per_shard=config.frames_per_shard,
-    )
+    try:
+        return DriveJob.plan(
+            records,
+            config=resolved.to_json(),
+            geometry=geometry,
+            smoothing=config.smoothing,
+            lead_s=config.lead_s,
+            tolerance_s=config.tolerance_s,
+            hole_periods=config.hole_periods,
+            policy=config.policy,
+            split=_split_rule(resolved),
+            frames_per_shard=config.frames_per_shard,
+        )
+    except NoRoomError as error:
+        fitting = _with_room(config, error.shortest)
+        raise DataError(f"{error}: {command_of(fitting)}") from None
+
+
+def _with_room(config: PrepConfig, shortest: Timeline) -> PrepConfig:
+    """Settings under which so short a drive has its blocks; or the whole drive as a test."""
+    lasts_s = int(shortest.time_ns[-1] - shortest.time_ns[0]) / 1e9
+    gap_s = math.floor(10 * lasts_s / config.blocks / 4) / 10
+    if gap_s <= config.lead_s:
+        return replace(config, split="test")
+    frames = gap_s * len(shortest.time_ns) / lasts_s
+    least = math.ceil(100 * (1.0 - MOST_CARRIED ** (1.0 / frames))) / 100 + 0.01
+    return replace(config, gap_s=gap_s, smoothing=max(config.smoothing, round(min(least, 1.0), 2)))
+
+
+def command_of(config: PrepConfig) -> str:
+    """The command line of a preparation, with OUT for the folder to write.
+
+    Example:
+        >>> command_of(PrepConfig(reader="video", source=Path("my drive.mp4"), seed=3))
+        "driving-xai prep video 'my drive.mp4' OUT --set seed=3"
+    """
+    words = ["driving-xai", "prep", config.reader, str(config.source), "OUT"]
+    for name, value in config.reader_options.items():
+        words += ["--option", f"{name}={value}"]
+    default = PrepConfig(reader=config.reader, source=config.source)
+    settings = {each.name: getattr(config, each.name) for each in fields(PrepConfig)[3:]}
+    if config.geometry is not None:
+        del settings["geometry"]
+        settings |= {
+            f"geometry.{each.name}": getattr(config.geometry, each.name) for each in fields(Geometry)
+        }
+    usual = {f"geometry.{each.name}": each.default for each in fields(Geometry)}
+    for name, value in settings.items():
+        if value != usual.get(name, getattr(default, name, None)):
+            words += ["--set", f"{name}={json.dumps(value) if isinstance(value, tuple) else value}"]
+    return shlex.join(words)
 
 
 def _check_for_images(config: PrepConfig) -> None:

@@ -41,6 +41,7 @@ def of_drive(
     dropped: Mapping[str, int],
     left_out: Mapping[str, tuple[str, ...]],
     signal_samples_dropped: Mapping[str, int],
+    sorted_rows: int = 0,
 ) -> dict[str, Any]:
     """The report of one drive.
 
@@ -50,6 +51,7 @@ def of_drive(
         dropped: reason to number of those frames.
         left_out: reason to the rows of the recording that gave no frame.
         signal_samples_dropped: signal to number of its samples that could not be used.
+        sorted_rows: rows of its table that had to be put into the order of their times.
 
     Returns:
         JSON values: counts, seconds, milliseconds and degrees as the keys say.
@@ -61,6 +63,7 @@ def of_drive(
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "left_out": _left_out(left_out),
         "signal_samples_dropped": dict(signal_samples_dropped),
+        **({"sorted_rows": sorted_rows} if sorted_rows else {}),
         "segments": int(rows["segment"].nunique()),
         "by_split": dict(sorted(Counter(rows["split"]).items())),
         **_timing(time_ns),

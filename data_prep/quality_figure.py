@@ -1,50 +1,49 @@
-"""The quality report as a picture: a panel for each drive, drawn with OpenCV.
-
-A drive's panel shows its steering over time in the colours of the split, with holes left blank, and
-the histogram of the angle; an image set's the number of positives of each label. RGB throughout.
-"""
+"""The quality report as a figure: steering over time and its histogram, or the positives of each label."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import io
+from collections.abc import Mapping
+from typing import Any
 
-import cv2
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from data_prep.schema import Image
 from data_prep.split import PARTS
 
 MOST_PANELS = 12
-"""Drives that are drawn; the others are named by their number."""
+"""Drives that are drawn; of the others only the number is given."""
 
-_WIDTH, _PANEL = 960, 190
-_MARGIN, _TRACK, _BARS_LEFT = 16, 620, 690
-_TOP, _FOOT = 30, 44
-_INK, _PALE, _PAPER = (40, 40, 40), (120, 120, 120), (255, 255, 255)
-# Told apart with every common colour blindness. Source: Okabe and Ito 2008.
-_COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "train": (0, 114, 178),
-    "val": (230, 159, 0),
-    "test": (0, 158, 115),
-    "gap": (150, 150, 150),
+COLOURS: Mapping[str, str] = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73", "gap": "#969696"}
+"""Of the parts of the split; distinct with every common colour blindness. Source: Okabe and Ito 2008."""
+_INK = "#282828"
+_STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws the same bytes
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#787878",
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.parse_math": False,
 }
-_ALL = "all"
+_WIDTH_IN, _PANEL_IN, _FOOT_IN, _DPI = 10.0, 2.6, 0.4, 100
 
 
-class _Box(NamedTuple):
-    """Where in a panel to draw, in pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-
-def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Image:
-    """The picture of a whole output.
+def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Figure:
+    """Draws a whole output.
 
     Args:
         kind: `sequences` or `images`.
@@ -52,139 +51,132 @@ def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Image:
         index: the index of the same output.
     """
     names = list(quality)[:MOST_PANELS]
-    panel = _drive if kind == "sequences" else _images
-    rows = {name: index[index["drive"] == name] if kind == "sequences" else index for name in names}
-    panels = [panel(name, quality[name], rows[name]) for name in names]
-    return np.concatenate([*panels, _legend(len(quality) - len(names))])
+    height_in = _PANEL_IN * len(names) + _FOOT_IN
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI)
+        grid = figure.add_gridspec(
+            len(names),
+            1,
+            left=0.065,
+            right=0.985,
+            bottom=(_FOOT_IN + 0.55) / height_in,
+            top=1 - 0.45 / height_in,
+            hspace=1.15 / (_PANEL_IN - 1.0),
+        )
+        for row, name in enumerate(names):
+            place = grid[row, 0]
+            if kind == "sequences":
+                _drive(figure, place, name, quality[name], index[index["drive"] == name])
+            else:
+                _images(figure.add_subplot(place), name, quality[name], index)
+        _legend(figure, set(index["split"]), others=len(quality) - len(names))
+        FigureCanvasAgg(figure).draw()  # lays out ticks under this style
+    return figure
 
 
-def _drive(name: str, report: Mapping[str, Any], rows: pd.DataFrame) -> Image:
-    image = _panel(name, report)
+def encode(figure: Figure) -> bytes:
+    """The figure as a PNG file; the same bytes for the same report."""
+    file = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _drive(
+    figure: Figure, place: SubplotSpec, name: str, report: Mapping[str, Any], rows: pd.DataFrame
+) -> None:
+    grid = place.subgridspec(1, 2, width_ratios=(2.2, 1), wspace=0.16)
+    track, histogram = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    track.set_title(_title(name, report), loc="left")
     time_s = (rows["time_ns"].to_numpy() - rows["time_ns"].iloc[0]) / 1e9
-    box = _Box(_MARGIN, _TOP, _TRACK, _PANEL - _TOP - _FOOT)
-    angle_deg = np.degrees(rows["steering_wheel_rad"].to_numpy(dtype=np.float64))
-    most = float(np.nanmax(np.abs(angle_deg))) if np.isfinite(angle_deg).any() else 0.0
-    _track(image, box, time_s, angle_deg, rows, most)
-    below = box.top + box.height + 14
-    _write(image, f"0 to {time_s[-1]:.1f} s, +-{most:.1f} deg, left is up", (_MARGIN, below), _PALE, 0.36)
-    histogram = report["label_histogram"]
-    if histogram is None:
-        _write(image, "no steering recorded", (_BARS_LEFT, _TOP + 50), _PALE)
-        return image
-    bars = _Box(_BARS_LEFT, _TOP, _WIDTH - _BARS_LEFT - _MARGIN, box.height)
-    _bars(image, bars, [[count] for count in histogram["counts"]], [_ALL])
-    edges = histogram["edges_deg"]
-    _write(
-        image, f"deg, bins from {edges[0]:.0f} to {edges[-1]:.0f}, not even", (bars.left, below), _PALE, 0.36
-    )
-    return image
+    _track(track, time_s, np.degrees(rows["steering_wheel_rad"].to_numpy(dtype=np.float64)), rows)
+    if report["label_histogram"] is None:
+        track.set_yticks([])
+        track.set_ylabel("")
+        histogram.set_axis_off()
+        histogram.text(0.5, 0.5, "no steering recorded", ha="center", transform=histogram.transAxes)
+    else:
+        _histogram(histogram, report["label_histogram"])
 
 
 def _track(
-    image: Image,
-    box: _Box,
-    time_s: Float64[np.ndarray, " T"],
-    angle_deg: Float64[np.ndarray, " T"],
-    rows: pd.DataFrame,
-    most: float,
+    axes: Axes, time_s: Float64[np.ndarray, " T"], angle_deg: Float64[np.ndarray, " T"], rows: pd.DataFrame
 ) -> None:
-    """A line for each unbroken run of one part; a band at its foot shows the parts without angles too."""
-    across = box.left + np.round(time_s / max(time_s[-1], 1e-9) * (box.width - 1)).astype(np.int32)
-    middle = box.top + box.height // 2
-    cv2.line(image, (box.left, middle), (box.left + box.width, middle), _PALE, 1)
-    down = middle - np.round(np.nan_to_num(angle_deg) / max(most, 1e-9) * (box.height // 2 - 6)).astype(
-        np.int32
-    )
+    """A line for each unbroken run of one part; a band at the foot shows the parts without angles too."""
     part, segment = rows["split"].to_numpy(dtype=str), rows["segment"].to_numpy()
     starts = np.flatnonzero((part[1:] != part[:-1]) | (np.diff(segment) != 0)) + 1
+    axes.axhline(0.0, color="#b4b4b4", linewidth=0.6)
     for run in np.split(np.arange(len(part)), starts):
-        colour = _COLOURS[part[run[0]]]
-        foot = box.top + box.height
-        cv2.rectangle(image, (int(across[run[0]]), foot - 3), (int(across[run[-1]]), foot), colour, -1)
-        known = run[np.isfinite(angle_deg[run])]
-        points = np.stack([across[known], down[known]], axis=1).reshape(-1, 1, 2)
-        cv2.polylines(image, [points], False, colour, 1, cv2.LINE_AA)
+        colour = COLOURS[part[run[0]]]
+        axes.plot(time_s[run], angle_deg[run], color=colour, linewidth=0.9)
+        ends = time_s[[run[0], run[-1]]]
+        axes.plot(
+            ends, [0.0, 0.0], color=colour, linewidth=4, transform=axes.get_xaxis_transform(), clip_on=False,
+            solid_capstyle="butt",
+        )  # fmt: skip
+    axes.set_xlim(0.0, max(float(time_s[-1]), 1e-3))
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("steering wheel (deg), left up")
 
 
-def _images(name: str, report: Mapping[str, Any], rows: pd.DataFrame) -> Image:
-    image = _panel(name, report)
+def _histogram(axes: Axes, histogram: Mapping[str, Any]) -> None:
+    """Bars of one width between the edges of their bins, which are uneven; the outer two are open."""
+    counts, edges = histogram["counts"], histogram["edges_deg"]
+    axes.bar(np.arange(len(counts)) + 0.5, counts, width=0.86, color=_INK)
+    axes.set_xticks(range(1, len(counts)), [f"{edge:g}" for edge in edges], rotation=90)
+    axes.set_xlim(0, len(counts))
+    axes.set_xlabel("steering wheel (deg), edges of bins")
+    axes.set_ylabel("frames")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def _images(axes: Axes, name: str, report: Mapping[str, Any], rows: pd.DataFrame) -> None:
+    """Stacked bars of the positives of each label, by part."""
+    axes.set_title(_title(name, report), loc="left")
     labels = list(report["labels"])
     if not labels:
-        _write(image, "images without labels", (_MARGIN, _TOP + 50), _PALE)
-        return image
-    parts = [part for part in PARTS if part in set(rows["split"])]
-    counts = [[int(((rows["split"] == part) & (rows[name] > 0)).sum()) for part in parts] for name in labels]
-    box = _Box(_MARGIN, _TOP, _WIDTH - 2 * _MARGIN, _PANEL - _TOP - _FOOT)
-    _bars(image, box, counts, parts)
-    step = box.width / len(labels)
-    for number, label in enumerate(labels):
-        place = (box.left + round((number + 0.1) * step), box.top + box.height + 14)
-        _write(image, label[: max(int(step / 7), 1)], place, _INK, 0.36)
-    return image
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "images without labels", ha="center", transform=axes.transAxes)
+        return
+    base = np.zeros(len(labels))
+    for part in (part for part in PARTS if part in set(rows["split"])):
+        counts = [int(((rows["split"] == part) & (rows[label] > 0)).sum()) for label in labels]
+        axes.bar(range(len(labels)), counts, bottom=base, width=0.8, color=COLOURS[part])
+        base += counts
+    is_crowded = sum(map(len, labels)) > 110
+    axes.set_xticks(
+        range(len(labels)),
+        [_shown(label[:24]) for label in labels],
+        rotation=20 if is_crowded else 0,
+        ha="right" if is_crowded else "center",
+        fontsize=5.5 if is_crowded else 7.5,
+    )
+    axes.set_ylabel("images")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
-def _panel(name: str, report: Mapping[str, Any]) -> Image:
-    """White, with the name, what was kept, and what was not and why."""
-    image = np.full((_PANEL, _WIDTH, 3), _PAPER, dtype=np.uint8)
-    title = f"{name[:40]}   {report['kept']:,} kept of {report['read']:,}"
+def _title(name: str, report: Mapping[str, Any]) -> str:
+    """The name, what was kept, and what was not and why."""
+    first = f"{_shown(name[:40])}   {report['kept']:,} kept of {report['read']:,}"
     if report.get("rate_hz"):
-        title += (
+        first += (
             f"   {report['rate_hz']:.2f} Hz   jitter {report['jitter_ms']:.1f} ms   "
             f"longest gap {report['longest_gap_s']:.3f} s   {report['segments']} segments"
         )
-    _write(image, title, (_MARGIN, 20), _INK)
     lost = {reason: found["count"] for reason, found in report["left_out"].items()} | report["dropped"]
-    said = ", ".join(f"{count:,} {reason}" for reason, count in lost.items()) or "nothing"
-    _write(image, f"left out: {said}"[:150], (_MARGIN, _PANEL - 12), _INK, 0.38)
-    return image
+    said = ", ".join(f"{count:,} {reason}" for reason, count in lost.items() if count) or "nothing"
+    return f"{first}\nleft out: {_shown(said[:150])}"
 
 
-def _bars(image: Image, box: _Box, counts: Sequence[Sequence[int]], parts: Sequence[str]) -> None:
-    """Stacked bars; the highest fills the box."""
-    most = max(max(sum(stack) for stack in counts), 1)
-    step = box.width / len(counts)
-    foot = box.top + box.height
-    for number, stack in enumerate(counts):
-        left, right = (box.left + round((number + side) * step) for side in (0.1, 0.9))
-        base = foot
-        for part, count in zip(parts, stack, strict=True):
-            top = base - round(count / most * (box.height - 14))
-            if count:  # a bin with one frame shows
-                cv2.rectangle(
-                    image,
-                    (left, min(top, base - 1)),
-                    (max(right, left + 1), base),
-                    _COLOURS.get(part, _INK),
-                    -1,
-                )
-            base = top
-    cv2.line(image, (box.left, foot), (box.left + box.width, foot), _PALE, 1)
-    _write(image, f"{most:,}", (box.left, box.top + 10), _PALE, 0.36)
+def _shown(text: str) -> str:
+    """The text with `?` for every character that the font lacks."""
+    font = get_font(findfont(FontProperties(family=list(_STYLE["font.family"]))))
+    return "".join(each if each.isprintable() and font.get_char_index(ord(each)) else "?" for each in text)
 
 
-def _legend(others: int) -> Image:
-    image = np.full((30, _WIDTH, 3), _PAPER, dtype=np.uint8)
-    for number, (part, colour) in enumerate(_COLOURS.items()):
-        left = _MARGIN + 90 * number
-        cv2.rectangle(image, (left, 10), (left + 12, 20), colour, -1)
-        _write(image, part, (left + 18, 20), _INK)
+def _legend(figure: Figure, parts: set[str], *, others: int) -> None:
+    handles = [Patch(color=colour, label=part) for part, colour in COLOURS.items() if part in parts]
+    if handles:
+        figure.legend(handles=handles, loc="lower left", ncols=len(handles), frameon=False)
     if others > 0:
-        _write(image, f"and {others} more drives", (_WIDTH - 200, 20), _INK)
-    return image
-
-
-def _write(
-    image: UInt8[np.ndarray, "H W 3"],
-    text: str,
-    place: tuple[int, int],
-    colour: tuple[int, int, int],
-    scale: float = 0.42,
-) -> None:
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
-
-
-def encode(image: Image) -> bytes:
-    """The picture as a PNG file."""
-    written, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    assert written
-    return data.tobytes()
+        figure.text(0.985, 0.14 / figure.get_figheight(), f"and {others} more drives", ha="right")

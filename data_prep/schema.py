@@ -101,6 +101,8 @@ class Drive:
     """Which pixels cause the label, known for synthetic drives only."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Rows of the recording that are no frames: reason (`missing_image`, ...) to what names them."""
+    sorted_rows: int = 0
+    """Rows of a table that the reader had to put into the order of their times."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where it came from: file names, sizes, licence. JSON values only, no absolute paths."""
 

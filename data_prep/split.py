@@ -7,7 +7,8 @@ puts one road into two drives, and the gap lies across that seam too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -37,6 +38,15 @@ class Timeline:
     """The cameras of one recording share it: what they saw at one instant stays together."""
     time_ns: Int64[np.ndarray, " T"]
     """Increasing."""
+
+
+class NoRoomError(DataError):
+    """A drive is too short for its blocks and gaps."""
+
+    def __init__(self, message: str, *, shortest: Timeline) -> None:
+        super().__init__(message)
+        self.shortest = shortest
+        """The recording that has the least time."""
 
 
 class Division(NamedTuple):
@@ -115,18 +125,21 @@ class BlockSplit:
             for line in timelines
         ]
         parts = with_gaps(timelines, [by_block[block] for block in blocks], gap_s=self.gap_s)
+        mine: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+        for line, part in zip(timelines, parts, strict=True):
+            mine[line.recording].append(part)
         for name, line in first.items():
-            mine = [part for other, part in zip(timelines, parts, strict=True) if other.recording == name]
-            self._check_parts(line, np.concatenate(mine))
+            self._check_parts(line, np.concatenate(mine[name]), first.values())
         return [Division(block, part) for block, part in zip(blocks, parts, strict=True)]
 
-    def _check_parts(self, line: Timeline, part: np.ndarray) -> None:
+    def _check_parts(self, line: Timeline, part: np.ndarray, all_lines: Iterable[Timeline]) -> None:
         empty = [name for name in ("train", "val", "test") if name not in part]
         if empty:
             lasts_s = (line.time_ns[-1] - line.time_ns[0]) / 1e9
-            raise DataError(
+            raise NoRoomError(
                 f"a drive of {lasts_s:.1f} s in {self.blocks} blocks with gaps of {self.gap_s} s leaves no frame for "
-                f"{' and '.join(empty)}; use a shorter gap_s, fewer blocks, or split test"
+                f"{' and '.join(empty)}; use split test, or a shorter gap_s and a larger smoothing",
+                shortest=min(all_lines, key=lambda each: int(each.time_ns[-1] - each.time_ns[0])),
             )
 
 
@@ -170,6 +183,7 @@ class DriveSplit:
             DataError: as `parts`, or the gaps leave a part without frames.
         """
         recordings = list(dict.fromkeys(line.recording for line in timelines))
+        numbers = {name: number for number, name in enumerate(recordings)}
         chosen = self.parts(recordings)
         whole = [np.full(len(line.time_ns), chosen[line.recording], dtype=object) for line in timelines]
         parts = with_gaps(timelines, whole, gap_s=self.gap_s)
@@ -179,7 +193,7 @@ class DriveSplit:
                 "others; use a shorter gap_s or name other drives"
             )
         return [
-            Division(_filled(recordings.index(line.recording), line), part)
+            Division(_filled(numbers[line.recording], line), part)
             for line, part in zip(timelines, parts, strict=True)
         ]
 
@@ -225,14 +239,18 @@ def near_on_clock(
         >>> near_on_clock(time_ns, np.zeros(3, dtype=np.int64), asked, ~asked, gap_s=4.5).tolist()
         [False, True]
     """
+    rows = np.flatnonzero(asked | anchors)
+    rows = rows[np.lexsort((time_ns[rows], clock[rows]))]
+    is_anchor, place = anchors[rows], np.arange(len(rows))
+    before = np.maximum.accumulate(np.where(is_anchor, place, -1))
+    after = np.minimum.accumulate(np.where(is_anchor, place, len(rows))[::-1])[::-1]
     near = np.zeros(len(time_ns), dtype=bool)
-    for each in np.unique(clock[anchors]):
-        there = np.sort(time_ns[anchors & (clock == each)])
-        here = np.flatnonzero(asked & (clock == each))
-        after = np.searchsorted(there, time_ns[here])
-        since = np.abs(time_ns[here] - there[np.maximum(after - 1, 0)])
-        until = np.abs(there[np.minimum(after, len(there) - 1)] - time_ns[here])
-        near[here] = np.minimum(since, until) < round(gap_s * 1e9)
+    for neighbour in (before, after):
+        here = np.flatnonzero((neighbour >= 0) & (neighbour < len(rows)))
+        there = rows[neighbour[here]]
+        same = clock[there] == clock[rows[here]]
+        distance = np.abs(time_ns[there[same]] - time_ns[rows[here[same]]])
+        near[rows[here[same]]] |= distance < round(gap_s * 1e9)
     return near[asked]
 
 

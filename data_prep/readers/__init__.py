@@ -45,6 +45,11 @@ ENTRIES: Mapping[str, ReaderEntry] = {
         reads="rendered streets with driving actions whose causing pixels are known",
     ),
     "udacity-bag": ReaderEntry(module="readers.udacity_bag", kind="sequences", reads="Udacity ROS bags"),
+    "ros2-bag": ReaderEntry(
+        module="readers.ros2_bag",
+        kind="sequences",
+        reads="ROS 2 bags and MCAP, their topics named by --option",
+    ),
     "udacity-csv": ReaderEntry(
         module="readers.udacity_csv",
         kind="sequences",
@@ -52,6 +57,12 @@ ENTRIES: Mapping[str, ReaderEntry] = {
     ),
     "udacity-sim": ReaderEntry(
         module="readers.udacity_sim", kind="sequences", reads="Udacity simulator driving_log.csv and IMG/"
+    ),
+    "donkeycar": ReaderEntry(
+        module="readers.donkeycar", kind="sequences", reads="Donkeycar tubs, version 1 and 2"
+    ),
+    "lerobot": ReaderEntry(
+        module="readers.lerobot", kind="sequences", reads="LeRobot data sets, version 2 and 3"
     ),
     "comma2k19": ReaderEntry(module="readers.comma2k19", kind="sequences", reads="comma2k19 segments"),
     "bdd-oia": ReaderEntry(
@@ -61,6 +72,9 @@ ENTRIES: Mapping[str, ReaderEntry] = {
     "video": ReaderEntry(module="readers.video", kind="sequences", reads="a video file without labels"),
     "image-folder": ReaderEntry(
         module="readers.image_folder", kind="images", reads="one folder of images per class"
+    ),
+    "csv": ReaderEntry(
+        module="readers.named_csv", kind="sequences", reads="any CSV, its columns named by --option"
     ),
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep.errors import DataError
 from data_prep.readers.image_files import find_images, merged
-from data_prep.readers.paths import drive_name, existing_folder
+from data_prep.readers.paths import drive_name, existing_folder, printable
 from data_prep.schema import ImageItem, ImageSet
 
 NAME = "bdd100k"
@@ -55,7 +55,10 @@ def image_set(source: Path, *, splits: str = "train") -> ImageSet:
         label_names=(),
         items=items,
         left_out=merged(left_out),
-        provenance={"folder": source.resolve().name, "splits": sorted({item.split for item in items})},
+        provenance={
+            "folder": printable(source.resolve().name),
+            "splits": sorted({item.split for item in items}),
+        },
     )
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data_prep.errors import DataError
-from data_prep.readers.paths import drive_name, existing_folder, inside
+from data_prep.readers.paths import drive_name, existing_folder, inside, printable
 from data_prep.schema import ImageItem, ImageSet
 
 NAME = "bdd-oia"
@@ -54,6 +54,8 @@ _CONFUSE = 4
 """Position of the fifth flag: the annotators could not tell."""
 _JSON_FOLDERS = (".", "labels", "annotations")
 _IMAGE_FOLDERS = ("data", "images", ".")
+_MOST_TRIED = 20
+"""Listed images that are looked for to find their folder."""
 _SNNA_START = re.compile(rb"\s*\{\s*\"[^\"]{1,300}\.(jpg|jpeg|png)\"\s*:\s*\[", re.IGNORECASE)
 
 
@@ -70,7 +72,7 @@ def image_set(source: Path, *, layout: Layout = "auto", labels: Labels = "action
     where it tests, rather than validates, rather than trains).
 
     Args:
-        source: the folder of the JSON files, with the images in `data/`.
+        source: the folder of the JSON files, with the images in `data/`, or `test/` beside `test.json`.
         layout: which files to read; `auto` prefers the official ones, which flag confusion.
         labels: the four actions, or also the 21 reasons of `{split}_25k_images_reasons.json`.
 
@@ -83,13 +85,19 @@ def image_set(source: Path, *, layout: Layout = "auto", labels: Labels = "action
     if labels not in ("actions", "actions-and-reasons"):
         raise DataError(f"labels is {labels!r}; choose actions or actions-and-reasons")
     chosen, files = _layout(existing_folder(source), layout)
-    images = _image_folder(source)
-    listing = _Listing(images)
+    listing = _Listing()
     for split in reversed([split for split in SPLITS if split in files]):
-        rows = _official(files[split]) if chosen == "official" else _snna(files[split])
+        rows = list(_official(files[split]) if chosen == "official" else _snna(files[split]))
         reasons = _reasons(files[split], split) if labels == "actions-and-reasons" else None
+        images = _image_folder(source, files[split], rows)
         for row in rows:
-            listing.add(split, row, reasons)
+            listing.add(split, images, row, reasons)
+    if not listing.ordered() and "missing_image" in listing.reasons_left_out():
+        looked = ", ".join(f"{folder}/" for folder in _IMAGE_FOLDERS if folder != ".")
+        raise DataError(
+            f"{source}: none of the images that {', '.join(path.name for path in files.values())} list is there; "
+            f"looked in {looked}, in a folder of the split's name beside its JSON file, and in {source.name}/ itself"
+        )
     names = ACTIONS if labels == "actions" else ACTIONS + REASONS
     return ImageSet(
         name=drive_name(source),
@@ -98,7 +106,7 @@ def image_set(source: Path, *, layout: Layout = "auto", labels: Labels = "action
         items=listing.ordered(),
         left_out=listing.reasons_left_out(),
         provenance={
-            "folder": source.resolve().name,
+            "folder": printable(source.resolve().name),
             "layout": chosen,
             "files": [path.name for path in files.values()],
         },
@@ -116,34 +124,35 @@ class _Row(NamedTuple):
 class _Listing:
     """Collects images over the splits and says what was not taken."""
 
-    def __init__(self, images: Path) -> None:
-        self._images = images.resolve()
+    def __init__(self) -> None:
         self._items: dict[str, ImageItem] = {}
         self._left_out: dict[str, list[str]] = {}
 
-    def add(self, split: str, row: _Row, reasons: Mapping[str, tuple[int, ...]] | None) -> None:
-        """Takes an image, or notes why not."""
-        fault = self._fault(split, row, reasons)
+    def add(self, split: str, images: Path, row: _Row, reasons: Mapping[str, tuple[int, ...]] | None) -> None:
+        """Takes an image out of the folder `images`, or notes why not."""
+        fault = self._fault(split, images, row, reasons)
         if fault is not None:
             self._left_out.setdefault(fault, []).append(f"{split}/{row.name}")
             return
         assert row.category is not None
-        path = inside(self._images, row.name)
+        path = inside(images, row.name)
         actions = row.category[:_CONFUSE]
         self._items[row.name] = ImageItem(
             path=path,
-            key=path.relative_to(self._images).as_posix(),
+            key=path.relative_to(images).as_posix(),
             labels=actions if reasons is None else actions + reasons[row.name],
             split=split,
             group=path.stem.rpartition("_")[0] or path.stem,
         )
 
-    def _fault(self, split: str, row: _Row, reasons: Mapping[str, tuple[int, ...]] | None) -> str | None:
+    def _fault(
+        self, split: str, images: Path, row: _Row, reasons: Mapping[str, tuple[int, ...]] | None
+    ) -> str | None:
         if row.category is None:
             return "no_annotation"
         if any(row.category[_CONFUSE:]):
             return "confuse"
-        if not inside(self._images, row.name).is_file():
+        if not inside(images, row.name).is_file():
             return "missing_image"
         if reasons is not None and row.name not in reasons:
             return "no_reason"
@@ -169,8 +178,8 @@ def _layout(source: Path, layout: Layout) -> tuple[str, dict[str, Path]]:
         if files := _files(source, candidate):
             return candidate, files
     raise DataError(
-        f"{source}: found neither train_25k_images_actions.json nor a train.json of image names; "
-        "expected the folder that holds them, with the images in data/"
+        f"{source}: found neither train_25k_images_actions.json nor a train.json of image names (nor of val or test), "
+        "there or in labels/ or annotations/; expected the folder that holds them, with the images in data/"
     )
 
 
@@ -193,8 +202,15 @@ def _is_snna(path: Path) -> bool:
         return False
 
 
-def _image_folder(source: Path) -> Path:
-    return next(source / name for name in _IMAGE_FOLDERS if (source / name).is_dir())
+def _image_folder(source: Path, listed_in: Path, rows: Sequence[_Row]) -> Path:
+    """Where the images of one split lie, resolved: `data/` and the like, or `test/` beside `test.json`."""
+    split = listed_in.name.split("_")[0].removesuffix(".json")
+    candidates = [source / name for name in _IMAGE_FOLDERS]
+    candidates[2:2] = [listed_in.parent / split, source / split]
+    folders = [folder.resolve() for folder in candidates if folder.is_dir()]
+    first = [row.name for row in rows[:_MOST_TRIED]]
+    holding = (folder for folder in folders if any(inside(folder, name).is_file() for name in first))
+    return next(holding, folders[0])
 
 
 def _snna(path: Path) -> Iterator[_Row]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.readers.paths import printable, visible
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 """What is decoded."""
 _OTHER_SUFFIXES = frozenset({".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
@@ -17,7 +19,7 @@ class ImageFile(NamedTuple):
     path: Path
     """Resolved."""
     key: str
-    """The path below the root, with `/` on every system."""
+    """The path below the root, with `/` on every system, as text."""
 
 
 class Found(NamedTuple):
@@ -38,7 +40,7 @@ def find_images(folder: Path, *, root: Path) -> Found:
     images: list[ImageFile] = []
     left_out: dict[str, list[str]] = {}
     for path in _files(folder):
-        key, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+        key, suffix = printable(path.relative_to(root).as_posix()), path.suffix.lower()
         resolved = path.resolve()
         if suffix in _OTHER_SUFFIXES:
             left_out.setdefault("unsupported_format", []).append(key)
@@ -62,9 +64,7 @@ def merged(parts: list[dict[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]
 
 def _files(folder: Path) -> Iterator[Path]:
     """Files by name; a linked folder is not entered, so that no link makes a circle."""
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
+    for entry in visible(folder):
         if entry.is_dir() and not entry.is_symlink():
             yield from _files(entry)
         elif entry.is_file():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.errors import DataError
 from data_prep.readers.image_files import ImageFile, find_images, has_images, merged
-from data_prep.readers.paths import drive_name, existing_folder
+from data_prep.readers.paths import drive_name, existing_folder, printable, visible
 from data_prep.schema import ImageItem, ImageSet
 
 NAME = "image-folder"
@@ -79,15 +79,19 @@ def image_set(
     return ImageSet(
         name=drive_name(source),
         source=NAME,
-        label_names=classes,
+        label_names=tuple(map(printable, classes)),
         items=items,
         left_out=merged(left_out),
-        provenance={"folder": source.resolve().name, "classes": len(classes), "own_splits": "" not in splits},
+        provenance={
+            "folder": printable(source.resolve().name),
+            "classes": len(classes),
+            "own_splits": "" not in splits,
+        },
     )
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [entry for entry in visible(folder) if entry.is_dir()]
 
 
 def _splits(source: Path) -> dict[str, Path]:

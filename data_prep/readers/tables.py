@@ -1,9 +1,8 @@
-"""CSV files of recordings: read as text first, so that no 19-digit time passes through a float."""
+"""CSV files of recordings: tables of text, columns of numbers, and the images that rows name."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +12,12 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError, quoted
-from data_prep.readers.paths import inside
+from data_prep.readers.dialects import cells_of
+from data_prep.readers.paths import inside, printable
 from data_prep.shards.atomic import sha256_of
 from data_prep.signals import credible
 
-_NANOSECONDS = re.compile(r"\d{19}")
-MAX_CSV_BYTES = 256 * 2**20
-"""Ten hours of Udacity's three cameras take 240 MiB."""
-MAX_HEADER_CHARACTERS = 2**16
-"""What is looked at of a first line to tell what a CSV is."""
-_RAGGED = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
-_FLOAT_SPACING_NS = 256
-"""Distance between neighbouring float64 values near 1.4e18, the nanoseconds of the years since 2014."""
+_THOUSANDS = r"[+-]?[1-9]\d{0,2}(,\d{3})+"
 
 
 def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool = True) -> pd.DataFrame:
@@ -36,10 +29,9 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
         header: whether the first row names the columns.
 
     Raises:
-        DataError: the file is missing, empty, over `MAX_CSV_BYTES`, not a table, has a row longer than the first, or lacks
-            a column or has it twice.
+        DataError: as `cells_of`, or the table lacks a column or has it twice.
     """
-    cells = _cells(path)
+    cells = cells_of(path, columns or ())
     names = tuple(cells.iloc[0]) if header else tuple(columns or ())
     if len(names) != cells.shape[1]:
         raise DataError(
@@ -52,34 +44,6 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, *, header: bool =
     return table.set_axis(list(names), axis=1).set_axis(range(1 + int(header), len(cells) + 1))
 
 
-def _cells(path: Path) -> pd.DataFrame:
-    """The whole file without regard to its header: pandas then refuses a row longer than the first."""
-    try:
-        if path.stat().st_size > MAX_CSV_BYTES:
-            raise DataError(
-                f"{path}: {path.stat().st_size:,} bytes, over the {MAX_CSV_BYTES:,} read; divide it"
-            )
-        cells = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skipinitialspace=True, header=None, index_col=False
-        )
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such CSV; check the source folder") from None
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path}: empty, expected a CSV with rows; restore the file") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        if ragged := _RAGGED.search(str(error)):
-            expected, line, found = ragged.groups()
-            raise DataError(
-                f"{path} line {line}: {found} cells, expected at most {expected} as in the first row; "
-                "correct or remove the row"
-            ) from None
-        reason = quoted(str(error).splitlines()[0].strip(), most=120)
-        raise DataError(f"{path}: not a CSV ({reason}); check the file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    return cells.fillna("").map(str.strip)
-
-
 def _check_columns(names: Sequence[str], columns: Sequence[str], path: Path) -> None:
     missing = [name for name in columns if name not in names]
     if missing:
@@ -90,48 +54,16 @@ def _check_columns(names: Sequence[str], columns: Sequence[str], path: Path) -> 
         raise DataError(f"{path}: has the column {twice[0]} twice; remove one")
 
 
-def nanoseconds(table: pd.DataFrame, column: str, path: Path) -> Int64[np.ndarray, " N"]:
-    """A column of 19-digit times, exactly.
-
-    Raises:
-        DataError: a time is not 19 digits, or the digits show that all went through a float.
-    """
-    for line, text in table[column].items():
-        if _NANOSECONDS.fullmatch(text):
-            continue
-        if re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", text) and re.search(r"[.eE]", text):
-            raise DataError(
-                f"{path} line {line}: {column} {quoted(text)} was damaged by a float (a spreadsheet or float64 column); "
-                "expected 19 digits; restore the original CSV"
-            )
-        raise DataError(
-            f"{path} line {line}: {column} is {quoted(text)}, expected 19 digits of nanoseconds; correct it"
-        )
-    try:
-        times = table[column].to_numpy(dtype=object).astype(np.int64)
-    except OverflowError:
-        raise DataError(f"{path}: a {column} is beyond 64 bits of nanoseconds; correct it") from None
-    # Clocks that tick in whole milliseconds give multiples too, but of a million.
-    ticks = np.any(times % 1_000_000)
-    if len(times) >= 8 and ticks and not np.any(times % _FLOAT_SPACING_NS):
-        raise DataError(
-            f"{path}: every {column} is a multiple of {_FLOAT_SPACING_NS}, so all were damaged by a float64; "
-            "restore the original CSV"
-        )
-    return times
-
-
 def numbers(
     table: pd.DataFrame, column: str, path: Path, *, most: float = np.inf
 ) -> Float64[np.ndarray, " N"]:
     """A column of numbers; an empty cell is NaN, unknown, and so is a number beyond `most`.
 
     Raises:
-        DataError: a cell is neither a number nor empty.
+        DataError: a cell is neither a number nor empty, or its commas may be decimal or of thousands.
     """
-    values = pd.to_numeric(table[column].where(table[column] != ""), errors="coerce").to_numpy(
-        dtype=np.float64
-    )
+    text = _with_points(table[column], column, path)
+    values = pd.to_numeric(text.where(text != ""), errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(np.isnan(values) & ~table[column].str.lower().isin(["", "nan"]).to_numpy())
     if len(wrong):
         line, text = table.index[wrong[0]], table[column].iloc[wrong[0]]
@@ -141,11 +73,25 @@ def numbers(
     return credible(values, most=most)
 
 
+def _with_points(text: pd.Series, column: str, path: Path) -> pd.Series:
+    """The column with decimal commas made points."""
+    with_comma = text[text.str.contains(",", regex=False)]
+    if not len(with_comma):
+        return text
+    if text.str.contains(".", regex=False).any() or with_comma.str.fullmatch(_THOUSANDS).all():
+        line, first = with_comma.index[0], with_comma.iloc[0]
+        raise DataError(
+            f"{path} line {line}: {column} is {quoted(first)}, whose comma may be decimal or of thousands; "
+            "save the file with decimal points"
+        )
+    return text.str.replace(",", ".", regex=False)
+
+
 def table_provenance(path: Path, rows: int) -> dict[str, Any]:
     """What identifies the CSV a drive was read from."""
     return {
-        "folder": path.resolve().parent.name,
-        "csv": path.name,
+        "folder": printable(path.resolve().parent.name),
+        "csv": printable(path.name),
         "rows": rows,
         "csv_sha256": sha256_of(path),
     }

@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int64
 from data_prep.errors import DataError, quoted
 from data_prep.geometry import Reduction
 from data_prep.readers.cameras import Cameras, check_correction, chosen, correction_of, name_of, shifted
-from data_prep.readers.paths import drive_name
+from data_prep.readers.paths import drive_name, visible
 from data_prep.readers.ros1_bag import MessageReader, Messages, Topic, is_bag, open_index
 from data_prep.readers.ros1_images import FIELDS, BagImages, BagPart
 from data_prep.readers.ros1_messages import Layout
@@ -46,7 +46,7 @@ _REPORT_TYPES = re.compile(r"dbw_(mkz|fca|ford)_msgs/(SteeringReport|WheelSpeedR
 
 
 def recognises(source: Path) -> bool:
-    """Whether the source is a ROS1 bag or a folder with bags directly inside."""
+    """Whether the source is a ROS1 bag or a folder with bags directly inside or one level down."""
     return bool(_bags(source))
 
 
@@ -60,12 +60,12 @@ def drives(
     wheel_radius_m: float = WHEEL_RADIUS_M,
     reduced: Reduction = 1,
 ) -> list[Drive]:
-    """Reads one bag, or every bag directly inside a folder, as drives in the order of their time.
+    """Reads one bag, or every bag of a folder, as drives in the order of their time.
 
     The images stay in the bags: this reads the index, every time stamp and the vehicle's reports.
 
     Args:
-        source: the bag or the folder.
+        source: the bag, the folder, or the folder of folders of bags.
         camera: which of the three cameras, or `all`, a drive each; the bags are then gone through thrice.
         topic: the camera's topic in bags that name it differently.
         parts: `separate` makes a drive of each bag; `joined` makes one of consecutive bags with at
@@ -82,7 +82,9 @@ def drives(
     check_correction(side_camera_correction_rad)
     bags = _bags(source)
     if not bags:
-        raise DataError(f"{source}: no ROS1 bag found; expected a .bag file or a folder that holds some")
+        raise DataError(
+            f"{source}: no ROS1 bag found; expected a .bag file, or a folder with some in it or one level down"
+        )
     found = []
     for each in chosen(camera):
         recordings = [_read(path, each, topic, wheel_radius_m) for path in bags]
@@ -102,9 +104,14 @@ def _check_options(camera: str, topic: str | None, parts: str, wheel_radius_m: f
 
 
 def _bags(source: Path) -> list[Path]:
-    if source.is_dir():
-        return sorted(path for path in source.glob("*.bag") if path.is_file())
-    return [source] if source.is_file() and is_bag(source) else []
+    if not source.is_dir():
+        return [source] if source.is_file() and is_bag(source) else []
+    below = [entry for entry in visible(source) if entry.is_dir()]
+    return _bags_in(source) or [path for folder in below for path in _bags_in(folder)]
+
+
+def _bags_in(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.suffix == ".bag" and path.is_file()]
 
 
 @dataclass(frozen=True, kw_only=True)

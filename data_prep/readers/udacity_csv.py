@@ -23,15 +23,10 @@ from data_prep.readers.cameras import (
     name_of,
     shifted,
 )
-from data_prep.readers.paths import drive_name, existing_folder
-from data_prep.readers.tables import (
-    MAX_HEADER_CHARACTERS,
-    listed_images,
-    nanoseconds,
-    numbers,
-    read_csv,
-    table_provenance,
-)
+from data_prep.readers.dialects import first_row
+from data_prep.readers.paths import drive_name, existing_folder, visible
+from data_prep.readers.tables import listed_images, numbers, read_csv, table_provenance
+from data_prep.readers.times import in_time, nanoseconds
 from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
 
@@ -86,13 +81,14 @@ def _recordings(source: Path) -> list[tuple[Path, Path]]:
     """(folder, its CSV) of the source itself, or else of the folders below it, by name."""
     if not source.is_dir():
         return []
-    folders = [source] if _table_of(source) else sorted(entry for entry in source.iterdir() if entry.is_dir())
+    folders = [source] if _table_of(source) else [entry for entry in visible(source) if entry.is_dir()]
     found = [(folder, _table_of(folder)) for folder in folders]
     return [(folder, table) for folder, table in found if table]
 
 
 def _table_of(folder: Path) -> Path | None:
-    interpolated = sorted(folder.glob("*interpolated.csv"))
+    tables = [path for path in visible(folder) if path.name.endswith(".csv")]
+    interpolated = [path for path in tables if path.name.endswith("interpolated.csv")]
     if len(interpolated) > 1:
         names = ", ".join(path.name for path in interpolated)
         raise DataError(f"{folder}: holds {names}; expected one; put each recording into its own folder")
@@ -100,10 +96,9 @@ def _table_of(folder: Path) -> Path | None:
         return interpolated[0]
     if not (folder / "center").is_dir():
         return None
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            header = {cell.strip() for cell in file.readline(MAX_HEADER_CHARACTERS).split(",")}
-        if path.name != _RANDOM_STEERING and header.issuperset(CHALLENGE_COLUMNS):
+    for path in tables:
+        header = first_row(path, CHALLENGE_COLUMNS)
+        if path.name != _RANDOM_STEERING and set(header).issuperset(CHALLENGE_COLUMNS):
             return path
     return None
 
@@ -115,6 +110,8 @@ def _drive(folder: Path, path: Path, camera: Camera, offset_rad: float, reduced:
         rows = _challenge(path)
     else:
         raise DataError(f"{folder}: challenge 2 has no {camera} camera; leave camera out")
+    order = in_time(rows.time_ns)
+    rows = rows.taken(order.rows)
     images = listed_images(folder, rows.images)
     recording = drive_name(folder)
     return Drive(
@@ -128,6 +125,7 @@ def _drive(folder: Path, path: Path, camera: Camera, offset_rad: float, reduced:
         steering_wheel=shifted(Signal(time_ns=rows.time_ns, value=rows.angle_rad), offset_rad),
         speed=None if rows.speed_mps is None else Signal(time_ns=rows.time_ns, value=rows.speed_mps),
         left_out={"missing_image": images.missing} if images.missing else {},
+        sorted_rows=order.moved,
         provenance=table_provenance(path, len(rows.images)) | {"side_camera_correction_rad": offset_rad},
     )
 
@@ -139,6 +137,11 @@ class _Rows(NamedTuple):
     angle_rad: Float64[np.ndarray, " N"]
     speed_mps: Float64[np.ndarray, " N"] | None
     images: list[str]
+
+    def taken(self, rows: Int64[np.ndarray, " M"]) -> _Rows:
+        """These rows, in this order."""
+        speed_mps = None if self.speed_mps is None else self.speed_mps[rows]
+        return _Rows(self.time_ns[rows], self.angle_rad[rows], speed_mps, [self.images[r] for r in rows])
 
 
 def _interpolated(path: Path, camera: Camera) -> _Rows:
@@ -159,6 +162,8 @@ def _interpolated(path: Path, camera: Camera) -> _Rows:
 def _challenge(path: Path) -> _Rows:
     table = read_csv(path, CHALLENGE_COLUMNS)
     time_ns = nanoseconds(table, "frame_id", path)
-    images = [f"center/{stamp}.jpg" for stamp in time_ns.tolist()]
+    written = table["frame_id"].tolist()
+    stamps = written if (path.parent / "center" / f"{written[0]}.jpg").is_file() else time_ns.tolist()
+    images = [f"center/{stamp}.jpg" for stamp in stamps]
     angle = numbers(table, "steering_angle", path, most=MOST_STEERING_RAD)
     return _Rows(time_ns, angle, None, images)

@@ -25,8 +25,10 @@ from data_prep.readers.cameras import (
     name_of,
     shifted,
 )
+from data_prep.readers.dialects import first_row
 from data_prep.readers.paths import drive_name, existing_folder, file_name
-from data_prep.readers.tables import MAX_HEADER_CHARACTERS, listed_images, numbers, read_csv, table_provenance
+from data_prep.readers.tables import listed_images, numbers, read_csv, table_provenance
+from data_prep.readers.times import in_time
 from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.signals import MOST_SPEED_MPS
 
@@ -85,7 +87,10 @@ def drives(
     found = []
     for each in cameras:
         named = [f"{IMAGES}/{file_name(text)}" for text in table[each]]
-        time_ns, images = _times(named, path), listed_images(source, named)
+        stamps = _times(named, path)
+        order = in_time(stamps)
+        time_ns = stamps[order.rows]
+        images = listed_images(source, [named[row] for row in order.rows])
         offset_rad = correction_of(each, side_camera_correction_rad)
         drive = Drive(
             name=name_of(drive_name(source), each),
@@ -95,9 +100,10 @@ def drives(
             vehicle=vehicle,
             time_ns=time_ns[images.rows],
             images=ImageFiles(folder=source.resolve(), names=images.names, reduced=reduced),
-            steering_wheel=shifted(Signal(time_ns=time_ns, value=angle), offset_rad),
-            speed=Signal(time_ns=time_ns, value=speed),
+            steering_wheel=shifted(Signal(time_ns=time_ns, value=angle[order.rows]), offset_rad),
+            speed=Signal(time_ns=time_ns, value=speed[order.rows]),
             left_out={"missing_image": images.missing} if images.missing else {},
+            sorted_rows=order.moved,
             provenance=table_provenance(path, len(table)) | {"side_camera_correction_rad": offset_rad},
         )
         found.append(drive)
@@ -105,11 +111,9 @@ def drives(
 
 
 def _has_header(path: Path) -> bool:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.readline(MAX_HEADER_CHARACTERS).split(",")[0].strip().lower() == COLUMNS[0]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such log; expected {LOG} beside {IMAGES}/") from None
+    if not path.exists():
+        raise DataError(f"{path}: no such log; expected {LOG} beside {IMAGES}/")
+    return "".join(first_row(path, COLUMNS)[:1]).lower() == COLUMNS[0]
 
 
 def _times(names: list[str], path: Path) -> Int64[np.ndarray, " N"]:

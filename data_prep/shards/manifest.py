@@ -14,6 +14,8 @@ from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 
 SCHEMA = "driving-xai-shards/1"
 FILE_NAME = "manifest.json"
+FOLDER = "shards"
+"""Where the shards lie, relative to the manifest."""
 MAX_MANIFEST_BYTES = 256 * 2**20
 """A shard of 2,000 frames adds 300 bytes."""
 _OBJECTS = ("config", "signals", "quality", "provenance")

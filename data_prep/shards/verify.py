@@ -63,8 +63,9 @@ def verify(root: Path) -> Report:
         index = parquet.read_index(root)
         problems += [Problem(manifest.index.path, what) for what in index_faults(manifest, index)]
         problems += _uncounted(manifest, index)
+    rows = None if index is None else _Rows(index)
     for entry in manifest.shards:
-        problems += [Problem(entry.path, what) for what in _shard_faults(root, entry, manifest, index)]
+        problems += [Problem(entry.path, what) for what in _shard_faults(root, entry, manifest, rows)]
     return Report(
         root=root, shards=len(manifest.shards), rows=manifest.rows, problems=tuple(sorted(problems))
     )
@@ -78,14 +79,23 @@ def _unlisted(root: Path, manifest: Manifest) -> Iterator[Problem]:
             yield Problem(name, "not in the manifest; remove it")
 
 
-def _shard_faults(
-    root: Path, entry: ShardEntry, manifest: Manifest, index: pd.DataFrame | None
-) -> Iterator[str]:
+class _Rows:
+    """The index by shard, grouped once."""
+
+    def __init__(self, index: pd.DataFrame) -> None:
+        self._index = index
+        self._of_shard = index.groupby("shard", sort=False).indices
+
+    def of(self, path: str) -> pd.DataFrame:
+        return self._index.iloc[self._of_shard.get(path, [])]
+
+
+def _shard_faults(root: Path, entry: ShardEntry, manifest: Manifest, rows: _Rows | None) -> Iterator[str]:
     faults = [*_file_faults(root, entry)]
     yield from faults
     if not faults:
-        rows = None if index is None else index[index["shard"] == entry.path]
-        yield from shard_faults(root / entry.path, entry, manifest, rows)
+        mine = None if rows is None else rows.of(entry.path)
+        yield from shard_faults(root / entry.path, entry, manifest, mine)
 
 
 def _uncounted(manifest: Manifest, index: pd.DataFrame) -> Iterator[Problem]:

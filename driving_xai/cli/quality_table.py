@@ -80,7 +80,8 @@ def _left_out(report: Mapping[str, Any]) -> str:
     lost = {reason: found["count"] for reason, found in report["left_out"].items()}
     for reason, count in report["dropped"].items():
         lost[reason] = lost.get(reason, 0) + count
-    return _counts(lost)
+    moved = report.get("sorted_rows")
+    return _counts(lost) + (f"; {moved:,} rows sorted by time" if moved else "")
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -143,6 +143,7 @@ def prep(
             resume=resume,
             overwrite=overwrite,
             on_progress=shown,
+            on_note=console.say,
         )
     if publish_to is not None:
         with console.progress("publish", unit="files") as on_sent:

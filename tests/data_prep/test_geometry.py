@@ -167,3 +167,42 @@ def test_a_file_beyond_any_image_is_refused_unread(tmp_path):
         file.truncate(MAX_IMAGE_BYTES + 1)  # takes no room on the disk
     with pytest.raises(DataError, match="over the 268,435,456 bytes"):
         read_image(tmp_path / "bomb.jpg")
+
+
+def with_thumbnail(data: bytes) -> bytes:
+    """The JPEG with another, whole one in its EXIF segment, as cameras write it."""
+    thumbnail = jpeg(9, 16, 16)
+    payload = b"Exif\0\0" + b"II*\0\x08\0\0\0\0\0" + thumbnail
+    return data[:2] + b"\xff\xe1" + (len(payload) + 2).to_bytes(2) + payload + data[2:]
+
+
+BEHIND = {
+    "a motion photo's video": b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 40,
+    "padding": b"\0" * 4096,
+    "a second picture": jpeg(5),
+    "a second picture that is cut": jpeg(5)[:700],
+    "a line end": b"\r\n",
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("make", [lambda data: data, with_thumbnail], ids=["plain", "thumbnail"])
+def test_what_stands_behind_a_jpegs_end_is_no_cut(make, behind):
+    whole = make(jpeg(3))
+    found = decode_image(whole + behind, name="a.jpg")
+    assert np.array_equal(found, decode_image(whole, name="a.jpg"))
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("make", [lambda data: data, with_thumbnail], ids=["plain", "thumbnail"])
+def test_a_jpeg_without_its_end_is_cut_also_behind_a_thumbnail(make, kept):
+    whole = make(jpeg(3))
+    with pytest.raises(DataError, match=r"cut short|without a JPEG header"):
+        decode_image(whole[: int(kept * len(whole))], name="a.jpg")
+
+
+def test_a_jpeg_cut_at_the_end_of_its_thumbnail_is_cut():
+    whole = with_thumbnail(jpeg(3))
+    end = whole.index(b"\xff\xd9") + 2
+    with pytest.raises(DataError, match=r"cut short|without a JPEG header"):
+        decode_image(whole[:end], name="a.jpg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_prep.drive_job import MOST_CARRIED
 from data_prep.errors import DataError, OutputError
 from data_prep.geometry import Geometry, read_image
 from data_prep.prepare import PrepConfig, Progress, prepare, read_job
 from data_prep.schema import VEHICLES
-from data_prep.sequence_job import MOST_CARRIED
 from data_prep.shards.hdf5 import read_attributes, read_columns, read_frames
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
@@ -331,6 +332,27 @@ def test_refusing_names_the_first_bad_frame(source, tmp_path):
     with pytest.raises(DataError, match=rf"missing_image, first center/{image.name}"):
         prepare(config(source, on_bad="refuse"), tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()
+
+
+@pytest.mark.parametrize(
+    ("frames", "options"), [(120, {}), (90, {"blocks": 3}), (40, {}), (120, {"lead_s": 0.5})]
+)
+def test_a_drive_too_short_for_the_defaults_is_told_the_command_that_works(frames, options, tmp_path):
+    source = challenge(tmp_path / "short drive", frames)
+    config = PrepConfig(reader="udacity-csv", source=source, reader_options={"reduced": 2}, **options)
+    with pytest.raises(DataError, match="leaves no frame") as error:
+        prepare(config, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    words = shlex.split(str(error.value).partition(": driving-xai prep ")[2])
+    assert words[:3] == ["udacity-csv", str(source), "OUT"]
+    assert words[3:5] == ["--option", "reduced=2"]
+    told = dict(word.split("=") for word in words[6::2])
+    told = {name: text if name == "split" else float(text) for name, text in told.items()}
+    if "blocks" in told:
+        told["blocks"] = int(told["blocks"])
+    prepare(replace(config, **told), tmp_path / "out")
+    index = read_index(tmp_path / "out")
+    assert set(index["split"]) >= ({"test"} if "split" in told else {"train", "val", "test"})
 
 
 def test_bad_clocks_are_dropped_and_counted_or_refused(tmp_path):

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import DataError
-from data_prep.split import UNIX_FROM_NS, BlockSplit, DriveSplit, OnePart, Timeline, clock_names
+from data_prep.split import (
+    UNIX_FROM_NS,
+    BlockSplit,
+    DriveSplit,
+    OnePart,
+    Timeline,
+    clock_names,
+    near_on_clock,
+)
 
 
 def line(drive: str, time_ns: np.ndarray, recording: str = "") -> Timeline:
@@ -163,3 +171,24 @@ def test_drives_recorded_at_the_same_time_cannot_be_told_apart():
     lines = [line(name, recorded(20, since_s=0.01 * k)) for k, name in enumerate("abc")]
     with pytest.raises(DataError, match="ran at the same time as others"):
         DriveSplit(val=("b",), test=("c",)).divide(lines)
+
+
+def near_by_comparing_all(time_ns, clock, asked, anchors, gap_s):
+    """The definition, pair by pair."""
+    return [
+        any(
+            anchors[b] and clock[a] == clock[b] and abs(int(time_ns[a]) - int(time_ns[b])) < gap_s * 1e9
+            for b in range(len(time_ns))
+        )
+        for a in np.flatnonzero(asked)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_near_on_a_clock_is_what_comparing_all_pairs_finds(seed):
+    rng = np.random.default_rng(seed)
+    time_ns = rng.integers(0, 40, 60) * 10**9
+    clock = rng.integers(-1, 4, 60)
+    asked, anchors = rng.random(60) < 0.5, rng.random(60) < 0.3
+    found = near_on_clock(time_ns, clock, asked, anchors, gap_s=2.0)
+    assert found.tolist() == near_by_comparing_all(time_ns, clock, asked, anchors, 2.0)

@@ -237,3 +237,38 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
 def test_unknown_options(tmp_path, options):
     with pytest.raises(DataError, match="choose"):
         image_set(tmp_path, **options)
+
+
+def snna(folder: Path, *, seeds: dict[str, int]) -> dict[str, Annotations]:
+    """SNNA's layout as its authors publish it: `test/` with the images beside `test.json`."""
+    labels = {}
+    for split, seed in seeds.items():
+        drawn_labels = {f"{split}-{name}": flags[:4] for name, flags in drawn(6, seed).items()}
+        (folder / split).mkdir(parents=True)
+        for name, data in zip(drawn_labels, generated_jpegs(6, height=16, width=16), strict=True):
+            (folder / split / name).write_bytes(data)
+        (folder / f"{split}.json").write_text(json.dumps(drawn_labels))
+        labels[split] = drawn_labels
+    return labels
+
+
+def test_images_in_a_folder_of_the_splits_name_are_found(tmp_path):
+    labels = snna(tmp_path / "in", seeds={"train": 1, "test": 2})
+    assert recognise(tmp_path / "in") == "bdd-oia"
+    items = image_set(tmp_path / "in").items
+    assert len(items) == 12
+    assert {item.key: list(item.labels) for item in items if item.split == "test"} == labels["test"]
+    below = tmp_path / "below"
+    below.mkdir()
+    (tmp_path / "in").rename(below / "labels")
+    assert [item.key for item in image_set(below).items] == [item.key for item in items]
+
+
+def test_a_set_without_its_images_says_where_it_looked(tmp_path):
+    snna(tmp_path / "in", seeds={"test": 2})
+    (tmp_path / "in" / "test").rename(tmp_path / "in" / "pictures")
+    with pytest.raises(
+        DataError, match=r"none of the images that test.json list is there; looked in data/"
+    ) as error:
+        image_set(tmp_path / "in")
+    assert "beside its JSON file" in str(error.value)

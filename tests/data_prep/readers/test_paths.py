@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,15 @@ from hypothesis import strategies as st
 
 from data_prep.errors import DataError
 from data_prep.readers import ENTRIES, READERS, entry, recognise
-from data_prep.readers.paths import drive_name, existing_folder, file_name, inside
+from data_prep.readers.paths import (
+    MOST_NAME_BYTES,
+    drive_name,
+    existing_folder,
+    file_name,
+    inside,
+    printable,
+    visible,
+)
 from data_prep.readers.tables import listed_images
 
 
@@ -75,11 +85,46 @@ def test_names(tmp_path):
     (tmp_path / "clip.one.mp4").write_bytes(b"")
     assert drive_name(tmp_path / "clip.one.mp4") == "clip.one"
     (tmp_path / "---").mkdir()
-    with pytest.raises(DataError, match="rename it"):
-        drive_name(tmp_path / "---")
+    assert re.fullmatch("drive-[0-9a-f]{8}", drive_name(tmp_path / "---"))
     assert file_name("C:\\a\\b.jpg ") == "b.jpg"
     with pytest.raises(DataError, match="a file, expected a folder"):
         existing_folder(tmp_path / "clip.one.mp4")
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("行车记录.mkv", "行车记录"),
+        ("画像", "画像"),
+        ("Fahrt über Köln.mp4", "Fahrt-über-Köln"),
+        ("रिकॉर्डिंग 1.mp4", "रिकॉर्डिंग-1"),
+        ("cafe\u0301.mkv", "caf\u00e9"),
+        ("поездка №1.mkv", "поездка-1"),
+    ],
+)
+def test_names_of_any_alphabet_stay(file, expected, tmp_path):
+    (tmp_path / file).write_bytes(b"")
+    assert drive_name(tmp_path / file) == expected
+
+
+def test_names_that_are_no_text_or_too_long_are_told_by_a_hash(tmp_path):
+    latin = tmp_path / os.fsdecode(b"stra\xdfe.mkv")
+    latin.write_bytes(b"")
+    assert drive_name(latin) == "stra-e"
+    assert printable(latin.name) == "stra\\xdfe.mkv"
+    names = {drive_name(tmp_path / name) for name in ("🚗.mkv", "🚙.mkv")}
+    assert len(names) == 2
+    long = drive_name(tmp_path / ("道" * 84))
+    assert len(long.encode()) <= MOST_NAME_BYTES
+    assert long != drive_name(tmp_path / ("道" * 83))
+
+
+def test_what_systems_leave_in_folders_is_not_listed(tmp_path):
+    for name in (".DS_Store", "._a.mkv", "Thumbs.db", "desktop.ini", "a.mkv", "b"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("__MACOSX", ".git", "c"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in visible(tmp_path)] == ["a.mkv", "b", "c"]
 
 
 def test_the_table_of_readers(tmp_path):

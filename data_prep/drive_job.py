@@ -1,12 +1,14 @@
-"""A run over drives: align them, cut them into units, index and describe what came out."""
+"""A run over drives: align, cut into shards of HDF5, write, index and describe them."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from data_prep import quality, sequences
+from data_prep import quality
 from data_prep.alignment import AlignedDrive, align
+from data_prep.decoding import Decoded, Dropped, Unusable, decoded
 from data_prep.errors import DataError
 from data_prep.geometry import Geometry
-from data_prep.jobs import SourceState, provenance, versions
+from data_prep.jobs import SourceState, check_visible, provenance, versions
 from data_prep.policy import Policy
 from data_prep.schema import Drive
-from data_prep.sequences import SequenceUnit, SequenceWork, Unusable
-from data_prep.shards.manifest import Manifest, ShardEntry, canonical_json
+from data_prep.shards.atomic import replacing
+from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, SequenceWriter
+from data_prep.shards.manifest import FOLDER, Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import SEQUENCE_INDEX
 from data_prep.signals import segments
 from data_prep.split import BlockSplit, SplitRule, Timeline, clock_names
@@ -33,13 +37,99 @@ MOST_CARRIED = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceJob:
+class DriveUnit:
+    """The kept frames `start` to `stop` (exclusive) of one drive, and where they go."""
+
+    drive: int
+    start: int
+    stop: int
+    path: str
+    """Relative to the output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriveWork:
+    """Writes units; sent to each worker once."""
+
+    drives: Sequence[Drive]
+    aligned: Sequence[AlignedDrive]
+    geometry: Geometry
+    smoothing: float
+    policy: Policy
+    root: Path
+    scratch: Path
+    """For temporary files, on the file system of `root`."""
+    threads: int
+
+    def __call__(self, unit: DriveUnit) -> ShardEntry:
+        """Decodes, resizes and writes one shard, whole or not at all.
+
+        Raises:
+            DataError: the source is not there, or an image cannot be used and the policy refuses that.
+        """
+        drive, aligned = self.drives[unit.drive], self.aligned[unit.drive]
+        wanted = aligned.frame[unit.start : unit.stop]
+        check_visible(drive.images.files(int(wanted[0]), int(wanted[-1]) + 1))
+        images = decoded(drive, wanted, self.geometry, threads=self.threads)
+        with (
+            replacing(self.root / unit.path, scratch=self.scratch) as temporary,
+            SequenceWriter(
+                temporary,
+                most_rows=len(wanted),
+                height=self.geometry.height,
+                width=self.geometry.width,
+                causes=drive.causes is not None,
+            ) as writer,
+        ):
+            good, dropped = self._append(writer, images)
+            # `good` are source frames in order; the aligned rows are found by them.
+            rows = unit.start + np.searchsorted(wanted, good)
+            columns = {name: values[rows] for name, values in aligned.columns.items()}
+            writer.finish(columns, self._attributes(drive))
+        return ShardEntry.of(self.root, unit.path, rows=len(good), drive=drive.name, dropped=dropped)
+
+    def _append(
+        self, writer: SequenceWriter, images: Iterator[Decoded | Unusable]
+    ) -> tuple[list[int], dict[str, list[int]]]:
+        """Writes what can be read; returns the numbers of the frames that could and could not."""
+        good: list[int] = []
+        dropped = Dropped(self.policy)
+        usable = _usable(images, dropped)
+        while chunk := list(islice(usable, FRAMES_PER_CHUNK)):
+            causes = [item.cause for item in chunk if item.cause is not None]
+            writer.append(np.stack([item.image for item in chunk]), np.stack(causes) if causes else None)
+            good += [item.frame for item in chunk]
+        return good, dropped.by_reason
+
+    def _attributes(self, drive: Drive) -> dict[str, Any]:
+        return {
+            "drive": drive.name,
+            "source": drive.source,
+            "camera": drive.camera,
+            "smoothing": self.smoothing,
+            "speed_known": drive.speed is not None,
+            "steering_known": drive.steering_wheel is not None,
+            **{f"vehicle_{name}": value for name, value in asdict(drive.vehicle).items()},
+            **{f"geometry_{name}": value for name, value in asdict(self.geometry).items()},
+        }
+
+
+def _usable(images: Iterator[Decoded | Unusable], dropped: Dropped) -> Iterator[Decoded]:
+    for item in images:
+        if isinstance(item, Decoded):
+            yield item
+        else:
+            dropped.add(item.frame, item.fault)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriveJob:
     """Drives to HDF5 shards."""
 
     config: dict[str, Any]
     drives: Sequence[Drive]
     aligned: Sequence[AlignedDrive]
-    units: Sequence[SequenceUnit]
+    units: Sequence[DriveUnit]
     geometry: Geometry
     smoothing: float
     hole_periods: float
@@ -60,7 +150,7 @@ class SequenceJob:
         policy: Policy,
         split: SplitRule,
         frames_per_shard: int,
-    ) -> SequenceJob:
+    ) -> DriveJob:
         """Aligns the drives and cuts them into units.
 
         Raises:
@@ -85,7 +175,7 @@ class SequenceJob:
             config=config,
             drives=drives,
             aligned=aligned,
-            units=sequences.plan(drives, aligned, frames_per_shard=frames_per_shard),
+            units=_units(drives, aligned, frames_per_shard=frames_per_shard),
             geometry=geometry,
             smoothing=smoothing,
             hole_periods=hole_periods,
@@ -137,8 +227,8 @@ class SequenceJob:
                 digest.update(np.ascontiguousarray(aligned.columns[name]).tobytes())
         return digest.hexdigest()
 
-    def work(self, *, root: Path, scratch: Path, threads: int) -> SequenceWork:
-        return SequenceWork(
+    def work(self, *, root: Path, scratch: Path, threads: int) -> DriveWork:
+        return DriveWork(
             drives=self.drives,
             aligned=self.aligned,
             geometry=self.geometry,
@@ -155,10 +245,12 @@ class SequenceJob:
         Raises:
             DataError: no image of a drive could be used, or those that could not left a gap that is refused.
         """
+        units = defaultdict(list)
+        for unit in self.units:
+            units[unit.drive].append(unit)
         tables = []
         for number, (drive, kept) in enumerate(zip(self.drives, self.aligned, strict=True)):
-            units = [unit for unit in self.units if unit.drive == number]
-            rows = sequences.index_rows(drive, kept, entries, units)
+            rows = _index_rows(drive, kept, entries, units[number])
             if not len(rows):
                 raise self._nothing_usable(number)
             tables.append(rows)
@@ -188,7 +280,7 @@ class SequenceJob:
 
     def _nothing_usable(self, number: int) -> DataError:
         drive, kept = self.drives[number], self.aligned[number]
-        first = next(sequences.decoded(drive, kept.frame[:1], self.geometry, threads=1))
+        first = next(decoded(drive, kept.frame[:1], self.geometry, threads=1))
         reason = first.fault if isinstance(first, Unusable) else "unreadable"
         return DataError(
             f"drive {drive.name}: none of its {len(kept)} images can be used; the first: {reason}"
@@ -210,10 +302,7 @@ class SequenceJob:
             shards=shards,
             index=index,
             signals=self._signals(),
-            quality={
-                drive.name: self._quality(drive, kept, shards, rows[rows["drive"] == drive.name])
-                for drive, kept in zip(self.drives, self.aligned, strict=True)
-            },
+            quality=self._quality(shards, rows),
             provenance=provenance(self.config, fingerprint),
         )
 
@@ -232,31 +321,71 @@ class SequenceJob:
             "slip_term": {drive.name: "off" if drive.speed is None else "on" for drive in self.drives},
         }
 
-    @staticmethod
-    def _quality(
-        drive: Drive, kept: AlignedDrive, shards: Sequence[ShardEntry], rows: pd.DataFrame
-    ) -> dict[str, Any]:
-        dropped = {reason: len(frames) for reason, frames in kept.dropped.items()}
+    def _quality(self, shards: Sequence[ShardEntry], rows: pd.DataFrame) -> dict[str, Any]:
+        """The report of each drive."""
+        unusable: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for shard in shards:
-            if shard.drive == drive.name:
-                for reason, frames in shard.dropped.items():
-                    dropped[reason] = dropped.get(reason, 0) + len(frames)
-        return quality.of_drive(
-            rows,
-            frames_read=len(drive),
-            dropped=dropped,
-            left_out=drive.left_out,
-            signal_samples_dropped=kept.signal_samples_dropped,
-        )
+            for reason, frames in shard.dropped.items():
+                unusable[shard.drive][reason] += len(frames)
+        of_drive = dict(iter(rows.groupby("drive", sort=False)))
+        reports = {}
+        for drive, kept in zip(self.drives, self.aligned, strict=True):
+            dropped = Counter({reason: len(frames) for reason, frames in kept.dropped.items()})
+            dropped.update(unusable[drive.name])
+            reports[drive.name] = quality.of_drive(
+                of_drive[drive.name],
+                frames_read=len(drive),
+                dropped=dropped,
+                left_out=drive.left_out,
+                sorted_rows=drive.sorted_rows,
+                signal_samples_dropped=kept.signal_samples_dropped,
+            )
+        return reports
+
+
+def _units(
+    drives: Sequence[Drive], aligned: Sequence[AlignedDrive], *, frames_per_shard: int
+) -> list[DriveUnit]:
+    """Cuts every drive into shards of `frames_per_shard` frames; the last may be shorter."""
+    units = []
+    for number, (drive, kept) in enumerate(zip(drives, aligned, strict=True)):
+        for part, start in enumerate(range(0, len(kept), frames_per_shard)):
+            stop = min(start + frames_per_shard, len(kept))
+            path = f"{FOLDER}/{drive.name}-{part:05d}.h5"
+            units.append(DriveUnit(drive=number, start=start, stop=stop, path=path))
+    return units
+
+
+def _index_rows(
+    drive: Drive,
+    aligned: AlignedDrive,
+    entries: Mapping[str, ShardEntry],
+    units: Sequence[DriveUnit],
+) -> pd.DataFrame:
+    """The index of one drive before segments and splits: its units' rows without the frames that failed."""
+    parts = []
+    for unit in units:
+        entry = entries[unit.path]
+        frame = aligned.frame[unit.start : unit.stop]
+        kept = ~np.isin(frame, [f for frames in entry.dropped.values() for f in frames])
+        columns = {name: values[unit.start : unit.stop][kept] for name, values in aligned.columns.items()}
+        row = np.arange(int(kept.sum()), dtype=np.int32)
+        parts.append(pd.DataFrame({"shard": unit.path, "row": row, "frame": frame[kept], **columns}))
+    return pd.concat(parts, ignore_index=True).assign(drive=drive.name, camera=drive.camera)
 
 
 def _check_drives(drives: Sequence[Drive]) -> None:
     if not drives:
         raise DataError("the source holds no drive; check the path and the reader")
-    names = [drive.name for drive in drives]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"several drives are named {', '.join(twice)}; rename their folders")
+    names = Counter(drive.name for drive in drives)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        files = [next(drive.images.files(0, 1), None) for drive in drives if drive.name == twice]
+        where = " and ".join(dict.fromkeys(file[1] for file in files[:3] if file))
+        raise DataError(
+            f"{names[twice]} drives would be named {twice} ({where or 'without images'}); "
+            "rename one file or folder, or prepare each into its own output"
+        )
     vehicles = sorted({drive.vehicle.name for drive in drives})
     if len(vehicles) > 1:
         raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")
