@@ -255,6 +255,58 @@ def test_damage_at_the_start_of_a_range_takes_no_frame_of_another(tmp_path):
     assert number_of(next(video.read(39, 40))) == 39
 
 
+def readable(video: Video, size: int) -> list[np.ndarray]:
+    """Every frame that can be decoded, read in ranges; one that cannot be is stepped over, as prep does."""
+    found, at = [], 0
+    while at < len(video):
+        try:
+            for image in video.read(at, min(at + size, len(video))):
+                found.append(image)
+                at += 1
+        except DataError:
+            at += 1
+    return found
+
+
+def test_a_video_that_does_not_begin_with_a_keyframe(tmp_path):
+    """What a decode from the start gives, and the frames before the first keyframe are counted as lost."""
+    whole, path = write(tmp_path / "whole.mkv", KINDS["h264 mkv"]), tmp_path / "joined.mkv"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and number >= 5:
+                packet.stream = stream
+                container.mux(packet)
+    video = Video.index(path)
+    expected = decoded_in_one_pass(path)
+    assert len(video) == 95
+    for size in (1, 7, 95):
+        found = readable(video, size)
+        assert [number_of(image) for image in found] == [number_of(image) for image in expected]
+        assert number_of(found[0]) == 12
+
+
+@pytest.mark.parametrize("name", ["h264", "MPEG-TS with B-frames", "AVI with B-frames", "raw"])
+def test_changed_bytes_give_frames_or_one_line(name, tmp_path):
+    kind = Kind(".h264", "libx264", {"g": "12", "bf": "2"}, "h264") if name == "raw" else KINDS[name]
+    whole = write(tmp_path / f"whole{kind.suffix}", kind, 40).read_bytes()
+    generator = np.random.default_rng(0)
+    path, faults = tmp_path / f"changed{kind.suffix}", []
+    for _ in range(8):
+        data = bytearray(whole)
+        for at in generator.integers(0, len(data), 8):
+            data[at] ^= 1 << int(generator.integers(8))
+        path.write_bytes(data)
+        try:
+            video = Video.index(path, rate_hz=20 if name == "raw" else None)
+        except DataError as fault:
+            faults.append(str(fault))
+            continue
+        at_once, in_parts = (len(readable(video, size)) for size in (40, 7))
+        assert at_once == in_parts <= len(video)
+    assert all("\n" not in fault for fault in faults)
+
+
 def test_a_file_that_is_cut_short_gives_what_is_left(tmp_path):
     for name in ("MPEG-TS with B-frames", "AVI with B-frames", "h264 mkv"):
         path = write(tmp_path / f"clip{KINDS[name].suffix}", KINDS[name])
