@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import DataError
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.readers import recognise
 from data_prep.readers.comma2k19 import drives, recognises
 
@@ -117,6 +118,21 @@ def test_a_short_video_ends_with_the_frame_it_lacks(tmp_path):
     with pytest.raises(DataError, match="ends or breaks at frame 3"):
         next(images.read(4, 5))  # known by now: the video is not decoded again
     assert levels(drives(write_segment(tmp_path / "x", start_s=0.0, level=9))[0].images.read(9, 12)) == []
+
+
+def test_frames_without_a_time_are_counted(tmp_path):
+    """Which times belong to which frames is open then; the first are taken, as the data set's own tools do."""
+    long = write_segment(tmp_path / "route" / "0", start_s=0.0, frames=4, level=50)
+    write_video(long / "video.hevc", [50, 60, 70, 80, 90, 100])
+    write_segment(tmp_path / "route" / "1", start_s=60.0, frames=4, level=100)
+    [drive] = drives(tmp_path)
+    assert levels(drive.images.read(0, 8)) == [50, 60, 70, 80, 100, 110, 120, 130]
+    assert drive.left_out == {
+        "frame_without_time": ("route/0/video.hevc frame 4", "route/0/video.hevc frame 5")
+    }
+    config = PrepConfig(reader="comma2k19", source=tmp_path, on_bad="refuse")
+    with pytest.raises(DataError, match=r"frame_without_time, first route/0/video\.hevc frame 4"):
+        prepare(config, tmp_path / "out")
 
 
 def test_the_real_segment_turns_left_where_its_angle_is_positive(shared_data, tmp_path):

@@ -18,6 +18,7 @@ from data_prep.readers.video import drives
 from data_prep.shards.hdf5 import read_frames
 from data_prep.shards.parquet import read_index
 from tests.data_prep.recordings import scene
+from tests.data_prep.videos import KINDS, number_of, write, write_raw
 
 
 def write_video(
@@ -154,3 +155,62 @@ def test_a_title_in_a_broken_encoding_is_no_reason_to_refuse_the_pictures(tmp_pa
         av.open(str(path))
     (drive,) = drives(path)
     assert len(list(drive.images.read(0, 1))) == 1
+
+
+def test_a_raw_stream_is_read_at_the_rate_that_is_given(tmp_path):
+    write_raw(tmp_path / "clip.hevc", "libx265", 40)
+    with pytest.raises(DataError, match=r"clip\.hevc: a raw hevc stream has no times; .*--option rate=20"):
+        drives(tmp_path)
+    (drive,) = drives(tmp_path, rate=20)
+    assert np.diff(drive.time_ns).tolist() == [50_000_000] * 39
+    assert [number_of(image) for image in drive.images.read(30, 40)] == list(range(30, 40))
+    write_raw(tmp_path / "other.h264", "libx264", 12)
+    assert [len(drive) for drive in drives(tmp_path, rate=20)] == [40, 12]
+
+
+def test_the_shown_size_is_noted(tmp_path):
+    path = write(tmp_path / "phone.mp4", KINDS["h264"], 3, turn=(0, 1, -1, 0))
+    (drive,) = drives(path)
+    assert drive.provenance["size"] == "48x160"
+    assert next(drive.images.read(0, 1)).shape == (160, 48, 3)
+
+
+_CASES = {  # frames
+    "rotated_90.mov": 40,
+    "open_gop_hevc.mp4": 120,
+    "mpegts_in_mp4.mp4": 120,
+    "mpegts_bframes.mp4": 120,
+    "no_index.avi": 120,
+    "avi_bframes.avi": 60,
+    "raw.hevc": 60,
+    "cover_first.mp4": 40,
+    "variable_rate.mp4": 60,
+}
+
+
+@pytest.mark.parametrize("name", _CASES)
+@pytest.mark.parametrize("frames_per_shard", [37, 2000])
+def test_files_that_follow_public_reports(name, frames_per_shard, shared_data, tmp_path):
+    path = shared_data.parent / "cases" / "video" / name
+    if not path.is_file():
+        pytest.skip("needs ../shared/cases")
+    manifest = prepare(
+        PrepConfig(
+            reader="video",
+            source=path,
+            reader_options={"rate": 20} if name == "raw.hevc" else {},
+            geometry=Geometry(height=120, width=160),
+            frames_per_shard=frames_per_shard,
+        ),
+        tmp_path / "out",
+    )
+    (report,) = manifest.quality.values()
+    assert (report["read"], report["kept"], report["dropped"]) == (_CASES[name], _CASES[name], {})
+    index = read_index(tmp_path / "out")
+    frames = [
+        read_frames(tmp_path / "out" / row.shard, row.row, row.row + 1)[0] for row in index.itertuples()
+    ]
+    if name == "rotated_90.mov":
+        assert all(np.abs(frame[15, 15].astype(int) - [255, 0, 0]).max() < 4 for frame in frames)
+    else:
+        assert [number_of(frame[50:]) for frame in frames] == list(range(_CASES[name]))
