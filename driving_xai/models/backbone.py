@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import weights as weights_files
-from driving_xai.models.feature_maps import evaluating, last_feature_map
+from driving_xai.models.feature_maps import evaluating, last_feature_map, removed_after
 from driving_xai.models.weights import Weights, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,14 +75,11 @@ def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained
             or `pretrained`, and timm has no such weights.
         CheckpointError: `pretrained`, and the weights are neither cached nor reachable.
     """
-    import timm
-
     _check_name(config.backbone)
     fetched = fetched_name(config.backbone) if pretrained else None
     keywords = _keywords(config, drop_path)
     try:
-        with _attempts_unsaid():
-            trunk = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **keywords)
+        trunk = _made(config.backbone, pretrained=pretrained, **keywords)
     except OSError as error:
         raise CheckpointError(
             f"timm's weights {fetched} are neither cached nor reachable; give a local file, or "
@@ -95,6 +92,22 @@ def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained
         raise UnsupportedModelError(f"backbone {config.backbone} cannot be built {cure}") from error
     _check(config, trunk)
     return trunk
+
+
+def _made(name: str, *, global_pool: str | None = None, pretrained: bool, **keywords: Any) -> Any:
+    """timm's module, without its pooling where the pooling can be left out; `forward_features` has none."""
+    import timm
+
+    with _attempts_unsaid():
+        if global_pool is not None:
+            try:
+                return timm.create_model(
+                    name, num_classes=0, pretrained=pretrained, global_pool=global_pool, **keywords
+                )
+            except (AssertionError, TypeError, ValueError):
+                # Some refuse; what else is wrong is wrong again below.
+                pass
+        return timm.create_model(name, num_classes=0, pretrained=pretrained, **keywords)
 
 
 def fetched_name(backbone: str) -> str:
@@ -241,13 +254,35 @@ def feature_layer(config: BackboneConfig, trunk: Any) -> str | None:
     """
     if is_transformer(trunk):
         return None
+    frames = torch.zeros(1, 3, *_probe_sizes(config, trunk)[-1])
+    modules = dict(trunk.named_modules())
     stages = getattr(trunk, "feature_info", None) or [{}]
-    names = {name for name, _ in trunk.named_modules()}
-    if (named := stages[-1].get("module")) in names:
-        return str(named)
-    size = _probe_sizes(config, trunk)[-1]
-    layer = last_feature_map(trunk, torch.zeros(1, 3, *size))
-    return next(name for name, module in trunk.named_modules() if module is layer)
+    named = modules.get(str(stages[-1].get("module")))
+    if named is not None and _puts_out(named, trunk, frames) == stages[-1].get("num_chs"):
+        return str(stages[-1]["module"])
+    layer = last_feature_map(_Features(trunk), frames)
+    return next(name for name, module in modules.items() if module is layer)
+
+
+class _Features(nn.Module):
+    """A backbone as it is used here, without whatever lies behind its features."""
+
+    def __init__(self, trunk: Any) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.trunk.forward_features(frames)
+
+
+def _puts_out(layer: nn.Module, trunk: Any, frames: Tensor) -> int | None:
+    """The channels of a layer's output; None where it is no feature map [B, C, h, w]."""
+    found: list[Any] = []
+    handle = layer.register_forward_hook(lambda _layer, _inputs, output: found.append(output))
+    with torch.no_grad(), evaluating(trunk), removed_after([handle]):
+        trunk.forward_features(frames)
+    maps = found[0] if len(found) == 1 and isinstance(found[0], Tensor) else None
+    return maps.shape[1] if maps is not None and maps.dim() == 4 else None
 
 
 def load_backbone(trunk: Any, path: Path) -> Weights:

@@ -334,7 +334,7 @@ def _unpickled(path: Path) -> Any:
         found = re.search(r"(?:GLOBAL|instantiate class|import|type) (\w+(?:\.\w+)*)", str(error))
         if found is None:
             raise CheckpointError(
-                f"{path} cannot be read as tensors and plain values; {_cure(_start_of(path))}"
+                f"{path} cannot be read as tensors and plain values, and its code is not run; {_cure(_start_of(path))}"
             ) from error
         raise CheckpointError(
             f"{path} holds more than tensors and plain values ({found[1]}), and its code is not run; "
