@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import weights as weights_files
 from driving_xai.models.feature_maps import evaluating, last_feature_map, removed_after
+from driving_xai.models.pretrained import timm_network
 from driving_xai.models.weights import Weights, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,6 +79,8 @@ def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained
     keywords = _keywords(config, drop_path)
     try:
         trunk = _made(config.backbone, pretrained=pretrained, **keywords)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(
             f"timm's weights {fetched} are neither cached nor reachable; give a local file, or "
@@ -98,16 +99,15 @@ def _made(name: str, *, global_pool: str | None = None, pretrained: bool, **keyw
     """timm's module, without its pooling where the pooling can be left out; `forward_features` has none."""
     import timm
 
-    with _attempts_unsaid():
-        if global_pool is not None:
-            try:
-                return timm.create_model(
-                    name, num_classes=0, pretrained=pretrained, global_pool=global_pool, **keywords
-                )
-            except (AssertionError, TypeError, ValueError):
-                # Some refuse; what else is wrong is wrong again below.
-                pass
-        return timm.create_model(name, num_classes=0, pretrained=pretrained, **keywords)
+    create = timm_network if pretrained else timm.create_model
+    if global_pool is not None:
+        try:
+            return create(name, num_classes=0, global_pool=global_pool, **keywords)
+        except (AssertionError, TypeError, ValueError) as error:
+            # Some refuse; what else is wrong is wrong again below.
+            if isinstance(error, CheckpointError):
+                raise
+    return create(name, num_classes=0, **keywords)
 
 
 def fetched_name(backbone: str) -> str:
@@ -149,18 +149,6 @@ def _check_name(backbone: str) -> None:
         near = difflib.get_close_matches(backbone, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "timm.list_models() has the names"
         raise UnsupportedModelError(f"backbone {backbone!r} is unknown to timm; {hint}")
-
-
-@contextmanager
-def _attempts_unsaid() -> Iterator[None]:
-    """Keeps huggingface_hub from logging each of its attempts; what came of them is an error or weights."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def is_transformer(trunk: nn.Module) -> bool:

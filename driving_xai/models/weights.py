@@ -144,6 +144,9 @@ def find(path: Path, network: nn.Module) -> Weights:
     path, part = file_of(path)
     tensors = read(path)
     wanted = network.state_dict().keys()
+    # EfficientNet's own names look like chunks.
+    if not any(_CHUNKED.search(name) for name in wanted):
+        tensors = {_CHUNKED.sub(r"\1blocks.\2", name): value for name, value in tensors.items()}
     counts = _prefixes(tensors, wanted)
     if part is not None:
         counts = {each: count for each, count in counts.items() if f".{part}." in f".{each}"}
@@ -287,7 +290,7 @@ def _nothing(path: Path, part: str | None, tensors: Collection[str], wanted: Col
 def _own_name(name: str) -> str:
     for inserted in _TRANSPARENT:
         name = name.replace(inserted, "")
-    return _CHUNKED.sub(r"\1blocks.\2", name)
+    return name
 
 
 def _flat(content: Mapping[Any, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:

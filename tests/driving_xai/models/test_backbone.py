@@ -3,6 +3,8 @@
 import json
 import logging
 import pickle
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -212,11 +214,33 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch, caplog) -> Non
         raise OSError("name or service not known")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    monkeypatch.setattr("driving_xai.models.pretrained.require_reachable", lambda *_: None)
     level = logging.getLogger("huggingface_hub").level
     with pytest.raises(CheckpointError, match=r"weights resnet18\.a1_in1k are neither cached nor reachable"):
         build_backbone(BackboneConfig(backbone="resnet18"), pretrained=True)
     assert not caplog.records
     assert logging.getLogger("huggingface_hub").level == level
+
+
+def test_without_a_network_one_attempt_says_so(monkeypatch) -> None:
+    """huggingface_hub alone tries for the better part of a minute."""
+    asked = []
+
+    def unreachable(request: urllib.request.Request, timeout: float) -> None:
+        asked.append((request.get_method(), timeout))
+        raise urllib.error.URLError("name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    message = r"resnet18\.a1_in1k are neither cached nor reachable \(.*name or service not known\); give a local file"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        build_backbone(BackboneConfig(backbone="resnet18"), pretrained=True)
+    assert "\n" not in str(caught.value)
+    assert asked == [("HEAD", 10.0)]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE forbids"):
+        build_backbone(BackboneConfig(backbone="resnet18"), pretrained=True)
+    assert len(asked) == 1
 
 
 CONVOLUTIONAL = (
