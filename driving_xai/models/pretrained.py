@@ -33,7 +33,7 @@ def timm_network(name: str, **keywords: Any) -> Any:
     cached = None if settings is None else _cached(settings)
     if settings is not None and cached is None:
         require_reachable(_address(settings), f"timm's weights {settings.architecture}.{settings.tag}")
-    from_cache = {} if cached is None else {"pretrained_cfg_overlay": {"file": str(cached)}}
+    from_cache: dict[str, Any] = {} if cached is None else {"pretrained_cfg_overlay": {"file": str(cached)}}
     with attempts_unsaid():
         return timm.create_model(name, pretrained=True, **from_cache, **keywords)
 
