@@ -47,7 +47,7 @@ def require_reachable(address: str, what: str) -> None:
     Raises:
         CheckpointError: no answer, or one that the file is not there.
     """
-    cure = "give a local file (--weights FILE), or take random weights (--weights random)"
+    cure = "give a local file of weights, or take random ones"
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         raise CheckpointError(f"{what} are not cached, and HF_HUB_OFFLINE forbids to fetch them; {cure}")
     request = urllib.request.Request(address, method="HEAD")
