@@ -185,7 +185,9 @@ def test_torchvisions_network_with_weights_of_a_file_or_none(tmp_path) -> None:
 def test_published_weights_without_a_network_are_one_line(spec, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match=r"not cached, .*give a local file of weights, or take random ones") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"not cached, .*give a local file of weights, or take random ones"
+    ) as caught:
         load_model(spec)
     assert "\n" not in str(caught.value)
 
