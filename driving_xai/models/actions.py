@@ -23,7 +23,7 @@ from driving_xai.models.backbone import (
     fixed_size,
     is_transformer,
 )
-from driving_xai.models.weights import file_of, read
+from driving_xai.models.weights import file_of, first_line, read
 from driving_xai.types import Frames, Outputs, Scores
 
 ACTIONS = ("forward", "stop", "left", "right")
@@ -130,7 +130,7 @@ class ActionModel(nn.Module):
         """
         self._check_size(frames)
         if self.vit is None:
-            return self.cnn.forward_features(self._standardised(frames)).mean((2, 3))
+            return self._maps(frames).mean((2, 3))
         height, width = (
             side // patch * patch for side, patch in zip(frames.shape[-2:], self._patch, strict=True)
         )
@@ -143,6 +143,18 @@ class ActionModel(nn.Module):
             intermediates_only=True,
         )
         return torch.cat([prefix[:, 0] for _, prefix in taken], dim=1)
+
+    def _maps(self, frames: Frames) -> Float[Tensor, "B width h w"]:
+        try:
+            return self.cnn.forward_features(self._standardised(frames))
+        except RuntimeError as error:
+            height, width = frames.shape[-2:]
+            if min(height, width) >= min(self.cnn.pretrained_cfg["input_size"][1:]):
+                raise
+            raise UnsupportedModelError(
+                f"frames are {height} x {width} px, too small for {self.config.backbone} ({first_line(error)}); "
+                "give larger frames"
+            ) from error
 
     def _standardised(self, frames: Frames) -> Frames:
         return (frames - self.mean) / self.std

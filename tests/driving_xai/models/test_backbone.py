@@ -318,7 +318,7 @@ def used(name: str) -> ActionModel | None:
         if model.cam_layer is None
         else [model.cam_layer.register_forward_hook(lambda *run: found.append(run[2]))]
     )
-    size = model._one_size or ((96, 96) if name == "inception_v3" else (64, 96))
+    size = model._one_size or ((160, 192) if "inception" in name else (64, 96))
     with torch.no_grad(), removed_after(handles):
         assert model(torch.rand(1, 3, *size)).isfinite().all()
     if handles:
@@ -337,6 +337,13 @@ def test_a_backbone_of_timms_is_built_by_its_type_and_not_by_its_name(name) -> N
     if name in OF_ONE_SIZE:
         with pytest.raises(UnsupportedModelError, match=r"px only; set model\.image_size"):
             model(torch.rand(1, 3, 64, 96))
+
+
+def test_frames_that_a_network_shrinks_to_nothing_are_one_line() -> None:
+    model = ActionModel(ActionConfig(backbone="inception_v3")).eval()
+    with pytest.raises(UnsupportedModelError, match="64 x 96 px, too small for inception_v3") as caught:
+        model(torch.rand(1, 3, 64, 96))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", REFUSED)
