@@ -127,6 +127,7 @@ def test_help_needs_no_heavy_library() -> None:
 DISTRIBUTIONS: Mapping[str, str] = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "pytorch_grad_cam": "grad-cam",
     "rerun": "rerun-sdk",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

@@ -19,9 +19,11 @@ from driving_xai.models.backbone import (
     IMAGENET_STD,
     BackboneConfig,
     build_backbone,
+    feature_layer,
+    fixed_size,
     is_transformer,
-    read_tensors,
 )
+from driving_xai.models.weights import file_of, first_line, read
 from driving_xai.types import Frames, Outputs, Scores
 
 ACTIONS = ("forward", "stop", "left", "right")
@@ -82,6 +84,9 @@ class ActionModel(nn.Module):
             raise UnsupportedModelError(
                 f"the head reads {config.blocks} blocks and {config.backbone} has {len(trunk.blocks)}; set blocks"
             )
+        # A name, because a module kept twice would be saved twice.
+        self._cam = feature_layer(config, trunk)
+        self._one_size = fixed_size(config, trunk)
         given = trunk.pretrained_cfg if pretrained else {}
         self.register_buffer("mean", torch.tensor(given.get("mean", IMAGENET_MEAN)).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(given.get("std", IMAGENET_STD)).view(3, 1, 1))
@@ -101,7 +106,7 @@ class ActionModel(nn.Module):
 
     @property
     def cam_layer(self) -> nn.Module | None:
-        return None if self.cnn is None else self.cnn.get_submodule(self.cnn.feature_info[-1]["module"])
+        return None if self._cam is None else self.cnn.get_submodule(self._cam)
 
     @property
     def cells_px(self) -> tuple[float, float] | None:
@@ -125,7 +130,7 @@ class ActionModel(nn.Module):
         """
         self._check_size(frames)
         if self.vit is None:
-            return self.cnn.forward_features(self._standardised(frames)).mean((2, 3))
+            return self._maps(frames).mean((2, 3))
         height, width = (
             side // patch * patch for side, patch in zip(frames.shape[-2:], self._patch, strict=True)
         )
@@ -139,6 +144,18 @@ class ActionModel(nn.Module):
         )
         return torch.cat([prefix[:, 0] for _, prefix in taken], dim=1)
 
+    def _maps(self, frames: Frames) -> Float[Tensor, "B width h w"]:
+        try:
+            return self.cnn.forward_features(self._standardised(frames))
+        except RuntimeError as error:
+            height, width = frames.shape[-2:]
+            if min(height, width) >= min(self.cnn.pretrained_cfg["input_size"][1:]):
+                raise
+            raise UnsupportedModelError(
+                f"frames are {height} x {width} px, too small for {self.config.backbone} ({first_line(error)}); "
+                "give larger frames"
+            ) from error
+
     def _standardised(self, frames: Frames) -> Frames:
         return (frames - self.mean) / self.std
 
@@ -147,6 +164,12 @@ class ActionModel(nn.Module):
         return self.vit.patch_embed.patch_size
 
     def _check_size(self, frames: Frames) -> None:
+        if self._one_size is not None and tuple(frames.shape[-2:]) != tuple(self._one_size):
+            (height, width), (rows, columns) = frames.shape[-2:], self._one_size
+            raise UnsupportedModelError(
+                f"frames are {height} x {width} px and this {self.config.backbone} takes {rows} x {columns} px only; "
+                "set model.image_size to the frames', or use another backbone"
+            )
         smallest = 32 if self.vit is None else max(self._patch)
         if min(frames.shape[-2:]) < smallest:
             height, width = frames.shape[-2:]
@@ -158,23 +181,29 @@ class ActionModel(nn.Module):
 
 
 def load_head(model: ActionModel, path: Path) -> None:
-    """Loads the head alone, from SNNA's linear checkpoint or a state dict with `weight` and `bias`.
+    """Loads the head alone, from SNNA's linear checkpoint or a file with `weight` and `bias` of a head.
 
     Raises:
         CheckpointError: it cannot be read, or is a head of another width or number of actions.
     """
-    content = read_tensors(path)
-    content = content.get("state_dict", content)
-    found = {
-        name.rpartition(".")[2]: value
-        for name, value in content.items()
-        if name.rpartition(".")[0] in ("", "head", "linear", "module.linear")
+    path, _ = file_of(path)
+    heads: dict[str, dict[str, Tensor]] = {}
+    for name, value in read(path).items():
+        owner, _, own = name.rpartition(".")
+        if owner.rpartition(".")[2] in _HEAD_OWNERS and own in ("weight", "bias"):
+            heads.setdefault(owner, {})[own] = value
+    wanted = {name: tuple(value.shape) for name, value in model.head.state_dict().items()}
+    shapes = {
+        owner: {name: tuple(value.shape) for name, value in head.items()} for owner, head in heads.items()
     }
-    wanted = model.head.state_dict()
-    if found.keys() != wanted.keys() or any(found[name].shape != wanted[name].shape for name in wanted):
-        shapes = {name: tuple(value.shape) for name, value in found.items() if isinstance(value, Tensor)}
+    fitting = [owner for owner, found in shapes.items() if found == wanted]
+    if not fitting:
         raise CheckpointError(
-            f"{path} holds a head of {shapes or 'no known layout'}; this model's is "
-            f"{ {name: tuple(value.shape) for name, value in wanted.items()} }; set model.backbone or model.blocks"
+            f"{path} holds heads of {shapes or 'no known layout'}; this model's is {wanted}; "
+            "set model.backbone or model.blocks"
         )
-    model.head.load_state_dict(found)
+    model.head.load_state_dict(heads[fitting[0]])
+
+
+_HEAD_OWNERS = ("", "head", "linear", "fc", "classifier", "module", "state_dict", "model")
+"""What a linear head is called, or the wrapper of a file that holds nothing else."""

@@ -7,30 +7,24 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
-import pickle
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from driving_xai.errors import CheckpointError, UnsupportedModelError
+from driving_xai.models import weights as weights_files
+from driving_xai.models.feature_maps import evaluating, last_feature_map, removed_after
+from driving_xai.models.pretrained import timm_network
+from driving_xai.models.weights import Weights, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]; what DINO, DINOv2 and SNNA standardise with."""
 
-_PREFIXES = ("module.", "_orig_mod.", "backbone.", "vit.", "cnn.")
-"""What wrappers put before a backbone's own names: data parallelism, compilation, DINO's multi-crop wrapper,
-our models."""
-_NESTED = ("teacher", "student", "model", "state_dict")
-"""Where training scripts keep weights; the first one found counts, so DINO's teacher before its student."""
 _HEADS = ("head.", "fc.", "classifier.")
 """Classifiers of vision transformers, ResNets and EfficientNets: no part of a backbone."""
 _STANDARDISATION = ("mean", "std")
@@ -80,26 +74,40 @@ def build_backbone(config: BackboneConfig, *, drop_path: float = 0.0, pretrained
             or `pretrained`, and timm has no such weights.
         CheckpointError: `pretrained`, and the weights are neither cached nor reachable.
     """
-    import timm
-
     _check_name(config.backbone)
     fetched = fetched_name(config.backbone) if pretrained else None
     keywords = _keywords(config, drop_path)
     try:
-        with _attempts_unsaid():
-            trunk = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **keywords)
-    except (TypeError, AssertionError, RuntimeError, NotImplementedError) as error:
-        given = ", ".join(keywords)
-        raise UnsupportedModelError(
-            f"backbone {config.backbone} cannot be built with {given} ({_first_line(error)}); change these"
-        ) from error
+        trunk = _made(config.backbone, pretrained=pretrained, **keywords)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(
             f"timm's weights {fetched} are neither cached nor reachable; give a local file, or "
             "take random weights"
         ) from error
+    # timm has a thousand networks, whose constructors refuse in as many ways.
+    except Exception as error:
+        given = ", ".join(_chosen(config))
+        cure = f"with {given} ({first_line(error)}); change these" if given else f"({first_line(error)})"
+        raise UnsupportedModelError(f"backbone {config.backbone} cannot be built {cure}") from error
     _check(config, trunk)
     return trunk
+
+
+def _made(name: str, *, global_pool: str | None = None, pretrained: bool, **keywords: Any) -> Any:
+    """timm's module, without its pooling where the pooling can be left out; `forward_features` has none."""
+    import timm
+
+    create = timm_network if pretrained else timm.create_model
+    if global_pool is not None:
+        try:
+            return create(name, num_classes=0, global_pool=global_pool, **keywords)
+        except (AssertionError, TypeError, ValueError) as error:
+            # Some refuse; what else is wrong is wrong again below.
+            if isinstance(error, CheckpointError):
+                raise
+    return create(name, num_classes=0, **keywords)
 
 
 def fetched_name(backbone: str) -> str:
@@ -143,18 +151,6 @@ def _check_name(backbone: str) -> None:
         raise UnsupportedModelError(f"backbone {backbone!r} is unknown to timm; {hint}")
 
 
-@contextmanager
-def _attempts_unsaid() -> Iterator[None]:
-    """Keeps huggingface_hub from logging each of its attempts; what came of them is an error or weights."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def is_transformer(trunk: nn.Module) -> bool:
     """Whether a backbone is one of timm's plain vision transformers."""
     from timm.models.vision_transformer import VisionTransformer
@@ -164,7 +160,18 @@ def is_transformer(trunk: nn.Module) -> bool:
 
 def _keywords(config: BackboneConfig, drop_path: float) -> dict[str, Any]:
     """timm's keywords; those left at None stay out, since no two families know the same ones."""
-    transformer = "vit" in config.backbone or "deit" in config.backbone
+    transformer = _makes_transformers(config.backbone)
+    named = {
+        **_chosen(config),
+        "drop_path_rate": drop_path or None,
+        "dynamic_img_size": True if transformer else None,
+        "global_pool": None if transformer else "",
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _chosen(config: BackboneConfig) -> dict[str, Any]:
+    """What the configuration changes about an architecture, by timm's keywords."""
     named = {
         "img_size": config.image_size,
         "patch_size": config.patch_px,
@@ -172,11 +179,22 @@ def _keywords(config: BackboneConfig, drop_path: float) -> dict[str, Any]:
         "depth": config.depth,
         "num_heads": config.heads,
         "output_stride": config.output_stride,
-        "drop_path_rate": drop_path or None,
-        "dynamic_img_size": True if transformer else None,
-        "global_pool": None if transformer else "",
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _makes_transformers(backbone: str) -> bool:
+    """Whether timm defines the name where it defines plain vision transformers.
+
+    The type decides and not the name: repvit, fastvit, mobilevit and efficientvit are convolutional.
+    """
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    module = sys.modules[timm.model_entrypoint(backbone.partition(".")[0]).__module__]
+    return any(
+        isinstance(each, type) and issubclass(each, VisionTransformer) for each in vars(module).values()
+    )
 
 
 def _check(config: BackboneConfig, trunk: Any) -> None:
@@ -186,26 +204,81 @@ def _check(config: BackboneConfig, trunk: Any) -> None:
                 f"backbone {config.backbone} has no class token to read; use a ViT of DINO, DINOv2 or DeiT"
             )
         return
-    try:
-        with torch.no_grad():
-            found = trunk.eval().forward_features(torch.zeros(1, 3, 64, 64))
-        is_grid = found.dim() == 4 and found.shape[1] == trunk.num_features
-    except AssertionError:  # Transformers of a fixed size refuse the probe.
-        is_grid = False
+    found: object = None
+    reason = ""
+    for size in _probe_sizes(config, trunk):
+        try:
+            with torch.no_grad(), evaluating(trunk):
+                found = trunk.forward_features(torch.zeros(1, 3, *size))
+            break
+        # What networks raise at frames that they are not made for is of any type.
+        except Exception as error:
+            reason = f" (frames of {size[0]} x {size[1]} px: {first_line(error)})"
+    is_grid = isinstance(found, Tensor) and found.dim() == 4 and found.shape[1] == trunk.num_features
     if not is_grid:
         raise UnsupportedModelError(
-            f"backbone {config.backbone} ends neither in a class token nor in feature maps [B, C, h, w]; "
-            "use a ViT or a convolutional network"
+            f"backbone {config.backbone} ends neither in a class token nor in feature maps [B, C, h, w]"
+            f"{'' if isinstance(found, Tensor) else reason}; use a ViT or a convolutional network"
         )
-    trunk.train()
 
 
-def load_backbone(trunk: Any, path: Path) -> None:
+def _probe_sizes(config: BackboneConfig, trunk: Any) -> list[tuple[int, ...]]:
+    """Sizes of frames to try, the cheapest first; a network of a fixed size takes one only."""
+    own = fixed_size(config, trunk)
+    return [own] if own else [(64, 64), tuple(trunk.pretrained_cfg["input_size"][1:])]
+
+
+def fixed_size(config: BackboneConfig, trunk: Any) -> tuple[int, ...] | None:
+    """Height and width of the only frames that a convolutional backbone takes; None of any other."""
+    if is_transformer(trunk) or not trunk.pretrained_cfg.get("fixed_input_size"):
+        return None
+    return config.image_size or tuple(trunk.pretrained_cfg["input_size"][1:])
+
+
+def feature_layer(config: BackboneConfig, trunk: Any) -> str | None:
+    """The name of the layer that puts out the last feature maps; None of a transformer.
+
+    That is the one timm names, or where it names none the one that is found.
+    """
+    if is_transformer(trunk):
+        return None
+    frames = torch.zeros(1, 3, *_probe_sizes(config, trunk)[-1])
+    modules = dict(trunk.named_modules())
+    stages = getattr(trunk, "feature_info", None) or [{}]
+    named = modules.get(str(stages[-1].get("module")))
+    if named is not None and _puts_out(named, trunk, frames) == stages[-1].get("num_chs"):
+        return str(stages[-1]["module"])
+    layer = last_feature_map(_Features(trunk), frames)
+    return next(name for name, module in modules.items() if module is layer)
+
+
+class _Features(nn.Module):
+    """A backbone as it is used here, without whatever lies behind its features."""
+
+    def __init__(self, trunk: Any) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.trunk.forward_features(frames)
+
+
+def _puts_out(layer: nn.Module, trunk: Any, frames: Tensor) -> int | None:
+    """The channels of a layer's output; None where it is no feature map [B, C, h, w]."""
+    found: list[Any] = []
+    handle = layer.register_forward_hook(lambda _layer, _inputs, output: found.append(output))
+    with torch.no_grad(), evaluating(trunk), removed_after([handle]):
+        trunk.forward_features(frames)
+    maps = found[0] if len(found) == 1 and isinstance(found[0], Tensor) else None
+    return maps.shape[1] if maps is not None and maps.dim() == 4 else None
+
+
+def load_backbone(trunk: Any, path: Path) -> Weights:
     """Loads weights into a backbone, strictly; positional embeddings of another grid are interpolated.
 
-    Known are DINO's own checkpoints (teacher before student, `module.` and `backbone.` stripped, the
-    projection head left out), DINOv2's, plain state dicts, .safetensors files, and directories that
-    `train dino` or `train actions` wrote. Nothing is unpickled but tensors.
+    Any wrapper is seen through, see `weights.find`: DINO's own checkpoints (teacher before student), DINOv2's,
+    plain state dicts, .safetensors files, and directories that `train dino` or `train actions` wrote.
+    Heads are left out. No code of a file is run.
 
     Args:
         trunk: what `build_backbone` made; changed in place.
@@ -214,77 +287,39 @@ def load_backbone(trunk: Any, path: Path) -> None:
     Raises:
         CheckpointError: it cannot be read, or is of another architecture or patch size.
     """
-    weights = backbone_weights(path)
+    found = weights_files.find(path, trunk)
     if is_transformer(trunk):
-        from timm.models.vision_transformer import checkpoint_filter_fn
-
-        _check_patches(trunk, weights, path)
-        try:
-            weights = checkpoint_filter_fn(weights, trunk)
-        except (RuntimeError, KeyError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path} is of another architecture ({_first_line(error)}); set model.backbone to the file's"
-            ) from error
-    wanted = trunk.state_dict()
-    missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    other = [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
-    for names, what in ((missing, "lacks"), (extra, "has unknown"), (sorted(other), "has another shape of")):
-        if names:
-            raise CheckpointError(
-                f"{path} {what} {names[0]} (and {len(names) - 1} more): it is of another architecture; "
-                "set model.backbone and its size to the file's"
-            )
-    trunk.load_state_dict(weights)
+        found = _in_timms_names(found, trunk)
+    weights_files.require_fit(
+        found,
+        trunk,
+        name=trunk.pretrained_cfg.get("architecture", type(trunk).__name__),
+        ignored=(*_HEADS, *_STANDARDISATION),
+        cure="set model.backbone and its size to the file's",
+    )
+    weights_files.put(found, trunk)
+    return found
 
 
-def backbone_weights(path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors of a checkpoint by their own names; see `load_backbone`.
+def _in_timms_names(found: Weights, trunk: Any) -> Weights:
+    """Names of the original repositories in timm's, and positions on the grid of the trunk."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
 
-    Raises:
-        CheckpointError: it cannot be read, or holds no weights.
-    """
-    content = read_tensors(path / "model.safetensors" if path.is_dir() else path)
-    for name in _NESTED:
-        if isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    weights = {_stripped(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    beside = [name for name in weights if name.startswith(_HEADS) or name in _STANDARDISATION]
-    weights = {name: value for name, value in weights.items() if name not in beside}
-    if not weights:
-        raise CheckpointError(
-            f"{path} holds no weights of a backbone; expected a DINO checkpoint or a state dict"
-        )
-    return weights
-
-
-def read_tensors(path: Path) -> Mapping[str, Any]:
-    """What a .safetensors or PyTorch file holds, read without running any code in it.
-
-    Raises:
-        CheckpointError: missing, damaged, or it would have to run code.
-    """
+    _check_patches(trunk, found.tensors, found.path)
+    ignored = (*_HEADS, *_STANDARDISATION)
+    unknown = {name: value for name, value in found.unknown.items() if not name.startswith(ignored)}
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            # Another pickle protocol than torch's own is warned of; what it holds decides here.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; check the path of the weights") from error
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        named = checkpoint_filter_fn({**found.tensors, **unknown}, trunk)
+    except (RuntimeError, KeyError, AttributeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({_first_line(error)}); copy or download it again"
+            f"{found.path} is of another architecture ({first_line(error)}); set model.backbone to the file's"
         ) from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and its code is not run; "
-            "save its state dict alone, or as .safetensors"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict")
-    return content
+    wanted = trunk.state_dict().keys()
+    return replace(
+        found,
+        tensors={name: value for name, value in named.items() if name in wanted},
+        unknown={name: value for name, value in named.items() if name not in wanted},
+    )
 
 
 def saved_backbone(path: Path) -> BackboneConfig | None:
@@ -315,12 +350,6 @@ def architecture_of(config: BackboneConfig) -> BackboneConfig:
     return BackboneConfig(**{field.name: values[field.name] for field in fields(BackboneConfig)})
 
 
-def _stripped(name: str) -> str:
-    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(prefix)
-    return name
-
-
 def _check_patches(trunk: Any, weights: Mapping[str, Tensor], path: Path) -> None:
     """timm would resample the patches of another size in silence."""
     found = weights.get("patch_embed.proj.weight")
@@ -332,7 +361,3 @@ def _check_patches(trunk: Any, weights: Mapping[str, Tensor], path: Path) -> Non
             f"{path} has patches of {found.shape[-1]} px, this model of {wanted[-1]}; "
             "set model.backbone to a name of the file's patch size, or model.patch_px"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from driving_xai.errors import CheckpointError, UnsupportedModelError
-from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, read_tensors
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.feature_maps import cell_centres, evaluating, last_feature_map, linear_head
 from driving_xai.models.lambda_layer import LambdaLayer
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
+from driving_xai.models.weights import find, put, require_fit
 from driving_xai.types import Frames, Outputs, Scores
 
 _CBAM = "cbam-"
@@ -161,32 +162,30 @@ def build_network(config: ClassifierConfig, classes: int) -> nn.Module:
 def load_weights(model: Classifier, path: Path) -> None:
     """Loads a local file into a classifier, strictly; a head for other classes is left as it is drawn.
 
-    The file is read without running code. All of it must fit the network built for as many classes as
-    the file has; only then is a last layer of another size put aside.
+    The file is read without running code, and any wrapper is seen through (`weights.find`). All of it must
+    fit the network built for as many classes as the file has; only then is a last layer of another size
+    put aside.
 
     Args:
-        path: .safetensors or a PyTorch state dict, with timm's names (or this project's).
+        path: .safetensors or a PyTorch file, with timm's names (or this project's).
 
     Raises:
         CheckpointError: it cannot be read or is of another network.
     """
-    weights = {name: value for name, value in read_tensors(path).items() if isinstance(value, Tensor)}
-    head = next((name for name, module in _linear_layers(model.network)), None)
-    if head is None or f"{head}.weight" not in weights:
-        raise CheckpointError(
-            f"{path} holds no {head}.weight; expected the weights of {model.config.network}"
-        )
-    whole = build_network(model.config, len(weights[f"{head}.weight"]))
-    try:
-        whole.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path} is of another network than {model.config.network}: {reason}"
-        ) from error
-    if len(weights[f"{head}.weight"]) != len(model.config.classes):
-        weights = {name: value for name, value in weights.items() if not name.startswith(f"{head}.")}
-    model.network.load_state_dict(weights, strict=False)
+    found = find(path, model.network)
+    head = next((name for name, _ in _linear_layers(model.network)), None)
+    last = None if head is None else found.tensors.get(f"{head}.weight")
+    classes = len(model.config.classes)
+    whole = model.network
+    if last is not None and last.dim() and len(last) != classes:
+        whole = build_network(model.config, len(last))
+    require_fit(found, whole, name=model.config.network)
+    own = model.network.state_dict()
+    # Of another number of classes only what makes the scores has other shapes.
+    found = replace(
+        found, tensors={**own, **{k: v for k, v in found.tensors.items() if v.shape == own[k].shape}}
+    )
+    put(found, model.network)
 
 
 def _small(config: ClassifierConfig, classes: int, *, attended: bool = False) -> nn.Module:

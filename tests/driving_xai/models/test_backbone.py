@@ -3,6 +3,8 @@
 import json
 import logging
 import pickle
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from driving_xai.errors import CheckpointError, UnsupportedModelError
+from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.backbone import (
     BackboneConfig,
     architecture_of,
@@ -18,6 +21,7 @@ from driving_xai.models.backbone import (
     load_backbone,
     saved_backbone,
 )
+from driving_xai.models.feature_maps import removed_after
 
 TINY = BackboneConfig(
     backbone="vit_tiny_patch16_224", embed_dim=24, depth=2, heads=3, patch_px=8, image_size=(32, 32)
@@ -112,7 +116,7 @@ def test_a_convolutional_backbone_loads_strictly_too(tmp_path) -> None:
     torch.save(source.state_dict(), tmp_path / "w.pth")
     load_backbone(loaded, tmp_path / "w.pth")
     assert torch.equal(outputs(loaded, 64, 64), outputs(source, 64, 64))
-    with pytest.raises(CheckpointError, match="no patch embedding"):
+    with pytest.raises(CheckpointError, match="holds no weights of this network"):
         load_backbone(trunk_of(), tmp_path / "w.pth")
 
 
@@ -167,9 +171,9 @@ def damaged(kind: str, tmp_path: Path) -> Path:
         ("wider", "another architecture"),
         ("missing", "no such file"),
         ("list", "expected a state dict"),
-        ("empty", "no weights of a backbone"),
+        ("empty", "holds no weights"),
         ("cut", "cannot be read"),
-        ("text", "not run|cannot be read"),
+        ("text", "a page or a text"),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_line_and_changes_nothing(tmp_path, kind, message) -> None:
@@ -210,8 +214,161 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch, caplog) -> Non
         raise OSError("name or service not known")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    monkeypatch.setattr("driving_xai.models.pretrained.require_reachable", lambda *_: None)
     level = logging.getLogger("huggingface_hub").level
     with pytest.raises(CheckpointError, match=r"weights resnet18\.a1_in1k are neither cached nor reachable"):
         build_backbone(BackboneConfig(backbone="resnet18"), pretrained=True)
     assert not caplog.records
     assert logging.getLogger("huggingface_hub").level == level
+
+
+def test_without_a_network_one_attempt_says_so(monkeypatch) -> None:
+    """huggingface_hub alone tries for the better part of a minute."""
+    asked = []
+
+    def unreachable(request: urllib.request.Request, timeout: float) -> None:
+        asked.append((request.get_method(), timeout))
+        raise urllib.error.URLError("name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    message = r"resnet18\.a1_in1k are neither cached nor reachable \(.*name or service not known\); give a local file"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        build_backbone(BackboneConfig(backbone="resnet18"), pretrained=True)
+    assert "\n" not in str(caught.value)
+    assert asked == [("HEAD", 10.0)]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE forbids"):
+        build_backbone(BackboneConfig(backbone="resnet18"), pretrained=True)
+    assert len(asked) == 1
+
+
+CONVOLUTIONAL = (
+    *(
+        "repvit_m0_9",
+        "fastvit_t8",
+        "mobilevit_xxs",
+        "efficientvit_b0",
+        "convnext_atto",
+        "mobilenetv3_small_050",
+    ),
+    *(
+        "regnetx_002",
+        "densenet121",
+        "inception_v3",
+        "ghostnet_100",
+        "tf_efficientnet_lite0",
+        "hrnet_w18_small",
+    ),
+)
+"""Names with and without "vit" in them; inception_v3 takes no 64 px, hrnet's stages are lists."""
+OF_ONE_SIZE = ("coatnet_nano_rw_224", "maxvit_nano_rw_256", "efficientvit_m0", "levit_conv_128s")
+TRANSFORMERS = (
+    *(
+        "deit_tiny_distilled_patch16_224",
+        "vit_tiny_r_s16_p8_224",
+        "deit3_small_patch16_224",
+        "flexivit_small",
+    ),
+    "vit_tiny_patch16_224",
+)
+REFUSED = (
+    *("hiera_tiny_224", "pit_ti_224", "efficientformer_l1", "swin_tiny_patch4_window7_224", "cait_xxs24_224"),
+    *("xcit_nano_12_p16_224", "eva02_tiny_patch14_224", "levit_128s", "crossvit_tiny_240", "convit_tiny"),
+    *("mixer_s32_224", "mvitv2_tiny", "vit_relpos_small_patch16_224", "resmlp_12_224"),
+)
+LARGE = (
+    *(
+        "inception_v4",
+        "inception_resnet_v2",
+        "volo_d1_224",
+        "coatnet_0_rw_224",
+        "beit_base_patch16_224",
+        "vgg11",
+    ),
+    *(
+        "samvit_base_patch16",
+        "swinv2_tiny_window8_256",
+        "convnextv2_atto",
+        "davit_tiny",
+        "nest_tiny",
+        "dla34",
+    ),
+    *(
+        "twins_pcpvt_small",
+        "sequencer2d_s",
+        "naflexvit_base_patch16_gap",
+        "nasnetalarge",
+        "edgenext_xx_small",
+    ),
+)
+
+
+def used(name: str) -> ActionModel | None:
+    """An action model on the backbone, run once with its layer for activation maps; None where refused."""
+    try:
+        model = ActionModel(ActionConfig(backbone=name, blocks=1)).eval()
+    except UnsupportedModelError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        assert name in str(error)  # noqa: PT017
+        return None
+    found = []
+    handles = (
+        []
+        if model.cam_layer is None
+        else [model.cam_layer.register_forward_hook(lambda *run: found.append(run[2]))]
+    )
+    size = model._one_size or ((160, 192) if "inception" in name else (64, 96))
+    with torch.no_grad(), removed_after(handles):
+        assert model(torch.rand(1, 3, *size)).isfinite().all()
+    if handles:
+        (maps,) = found
+        # Rows before columns and channels first: wide frames have wide maps.
+        assert maps.dim() == 4
+        assert (maps.shape[2] < maps.shape[3]) == (size[0] < size[1]), maps.shape
+    return model
+
+
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, *OF_ONE_SIZE, *TRANSFORMERS])
+def test_a_backbone_of_timms_is_built_by_its_type_and_not_by_its_name(name) -> None:
+    model = used(name)
+    assert model is not None
+    assert (model.vit is not None) == (name in TRANSFORMERS)
+    if name in OF_ONE_SIZE:
+        with pytest.raises(UnsupportedModelError, match=r"px only; set model\.image_size"):
+            model(torch.rand(1, 3, 64, 96))
+
+
+def test_frames_that_a_network_shrinks_to_nothing_are_one_line() -> None:
+    model = ActionModel(ActionConfig(backbone="inception_v3")).eval()
+    with pytest.raises(UnsupportedModelError, match="64 x 96 px, too small for inception_v3") as caught:
+        model(torch.rand(1, 3, 64, 96))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_neither_class_token_nor_feature_maps_is_one_line(name) -> None:
+    assert used(name) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_any_other_network_is_built_or_refused_in_one_line(name) -> None:
+    used(name)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BackboneConfig(backbone="resnet10t", embed_dim=8), r"cannot be built with embed_dim \("),
+        (
+            BackboneConfig(backbone="vit_tiny_patch16_224", output_stride=8),
+            r"cannot be built with output_stride \(",
+        ),
+        (BackboneConfig(backbone="swin_tiny_patch4_window7_224", patch_px=3), "swin_tiny_patch4_window7_224"),
+    ],
+)
+def test_a_setting_that_an_architecture_does_not_have_is_named(config, message) -> None:
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        build_backbone(config)
+    assert "dynamic_img_size" not in str(caught.value).partition("(")[0]

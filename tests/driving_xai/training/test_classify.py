@@ -167,7 +167,7 @@ def test_weights_of_a_local_file_are_loaded_strictly(tmp_path):
     load_weights(other, tmp_path / "three.safetensors")
     assert torch.equal(other.network.layer4[0].conv1.weight, whole.network.layer4[0].conv1.weight)
     assert torch.equal(other.network.fc.weight, drawn)
-    with pytest.raises(CheckpointError, match="is of another network than resnet18"):
+    with pytest.raises(CheckpointError, match="another architecture than resnet18"):
         load_weights(Classifier(replace(whole.config, network="resnet18")), tmp_path / "three.safetensors")
     torch.save({"fc.weight": print}, tmp_path / "code.pth")
     with pytest.raises(CheckpointError, match="code is not run"):

