@@ -15,7 +15,8 @@ from jaxtyping import Int64
 from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.drives import Route, Run, hold_out_from, open_index, runs
+from driving_xai.data.drives import Route, Run, open_index, runs
+from driving_xai.data.splits import HoldOut
 from driving_xai.errors import DataError
 from driving_xai.evaluation.data import Split, choose_rows, require_geometry
 from driving_xai.evaluation.instants import Instants, instants_of, walk
@@ -69,7 +70,7 @@ class DrivenRoute:
         self._every, self._with_causes = every, with_causes
         column = "steering_wheel_rad_smoothed" if truth == "smoothed" else "steering_wheel_rad"
         self._truth_deg = np.degrees(self._route.index[column].to_numpy(dtype=np.float64))
-        chosen = choose_rows(self._route.index, split, checkpoint, manifest, hold_out_from)
+        chosen = choose_rows(self._route.index, split, checkpoint, manifest, HoldOut.from_config)
         self._runs = self._chosen(chosen, split)
         if with_causes:
             self._route.causes(self._runs[0].rows[:1])  # Fails here rather than in the middle of a run.

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.images import LabelledImages, fold_out_from
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import DataError
 from driving_xai.evaluation.data import Split, choose_rows, require_geometry
 from driving_xai.metrics.batch import Batch, Quantity
@@ -71,7 +72,9 @@ class Pictures:
         short_side_px = checkpoint.config.get("input", {}).get("short_side_px")
         self._images = LabelledImages(shards, short_side_px=short_side_px)
         require_geometry(checkpoint, self._images.manifest, shards)
-        chosen = choose_rows(self._images.index, split, checkpoint, self._images.manifest, fold_out_from)
+        chosen = choose_rows(
+            self._images.index, split, checkpoint, self._images.manifest, FoldOut.from_config
+        )
         self._rows = np.flatnonzero(chosen)[::every]
         if not len(self._rows):
             raise DataError(f"{shards}: split {split} has no image to score; choose another")

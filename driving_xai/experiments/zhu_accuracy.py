@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from driving_xai import checkpoint
-from driving_xai.data.images import FoldOut, LabelledImages
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments.tables import write_results
 from driving_xai.training import runs

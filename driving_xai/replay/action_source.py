@@ -15,8 +15,9 @@ from jaxtyping import Float64, UInt8
 from data_prep.schema import VEHICLES, Image
 from data_prep.shards.manifest import FILE_NAME, Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.images import LabelledImages, fold_out_from, resized
+from driving_xai.data.images import LabelledImages, resized
 from driving_xai.data.input_rule import InputRule, Region
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import DataError
 from driving_xai.evaluation.data import require_geometry
 from driving_xai.replay.source import Selection, open_source
@@ -112,7 +113,9 @@ def _of_shards(
     require_geometry(checkpoint, images.manifest, path)
     index = images.index
     own = checkpoint.config.get("data", {}).get("shards_sha256") == images.manifest.sha256
-    splits = fold_out_from(checkpoint.config).splits(index) if own else index["split"].to_numpy(dtype=str)
+    splits = (
+        FoldOut.from_config(checkpoint.config).splits(index) if own else index["split"].to_numpy(dtype=str)
+    )
     chosen = np.ones(len(index), bool) if excerpt.split == "all" else splits == excerpt.split
     if excerpt.drive is not None:
         chosen &= (index["group"] == excerpt.drive).to_numpy()

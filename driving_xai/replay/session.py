@@ -21,7 +21,7 @@ from data_prep.schema import Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.drives import hold_out_from
+from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.summary import describe_machine
@@ -364,7 +364,7 @@ def _own_method(checkpoint: Checkpoint) -> str:
 def _own_shards(checkpoint: Checkpoint) -> OwnShards | None:
     """How the model saw the shards it was trained on."""
     sha256 = checkpoint.config.get("data", {}).get("shards_sha256")
-    return None if sha256 is None else OwnShards(sha256, hold_out_from(checkpoint.config).splits)
+    return None if sha256 is None else OwnShards(sha256, HoldOut.from_config(checkpoint.config).splits)
 
 
 def _rate(hertz: float) -> Fraction:

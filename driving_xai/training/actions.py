@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
-from driving_xai.data.images import FoldOut, LabelledImages
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.actions import ActionConfig, ActionModel, load_head
 from driving_xai.models.backbone import (

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from driving_xai.data.images import ImageSet
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.channel_spatial import ChannelSpatialAttention, Parts
 from driving_xai.models.classify import Classifier
 from driving_xai.models.feature_maps import removed_after
-from driving_xai.training.classify import Images
 from driving_xai.types import Frames
 
 
@@ -38,7 +38,7 @@ class AttentionTraining:
 
 def train_attention(
     model: Classifier,
-    images: Images,
+    images: ImageSet,
     rows: np.ndarray,
     labels: Int64[Tensor, " N"],
     how: AttentionTraining,

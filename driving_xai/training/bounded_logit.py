@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from driving_xai import checkpoint
-from driving_xai.data.images import LabelledImages, Split
+from driving_xai.data.images import Examples, LabelledImages, classes_of
+from driving_xai.data.splits import Split
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.backbone import fetched_name
 from driving_xai.models.bounded_logit import (
@@ -34,14 +35,6 @@ from driving_xai.types import Frames, Scores
 
 Labels = Int[Tensor, " N"] | Float[Tensor, "N K"]
 """The class of each example, or 0 and 1 for each of its labels."""
-
-
-class Examples(Protocol):
-    """What a network reads, by rows: frames, or features kept on disk."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, rows: np.ndarray) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -353,16 +346,9 @@ def describe(how: BoundedLogitTraining, images: LabelledImages) -> dict[str, Any
 
 
 def _labels(images: LabelledImages, kind: Literal["multiclass", "multilabel"]) -> Labels:
-    columns = images.labels(images.label_names)
     if kind == "multilabel":
-        return columns
-    if len(wrong := (columns.sum(1) != 1).nonzero()):
-        key = images.index["key"].iloc[int(wrong[0])]
-        raise DataError(
-            f"{images.root}: {key} has {int(columns[wrong[0]].sum())} classes, expected one; "
-            "for several labels an image set model.output_kind=multilabel"
-        )
-    return columns.argmax(1)
+        return images.labels(images.label_names)
+    return classes_of(images)
 
 
 def _train_head(

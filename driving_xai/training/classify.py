@@ -5,22 +5,22 @@ Training is a pure function of the images, the configuration and the seed; see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from driving_xai import checkpoint
-from driving_xai.data.images import LabelledImages
+from driving_xai.data.images import ImageSet, LabelledImages, classes_of
 from driving_xai.errors import DataError
 from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
@@ -41,25 +41,6 @@ from driving_xai.types import Frames, Scores
 _BIAS_ROW = -1
 """Stands for the bias image among the rows of training images."""
 _LABN_HEADS = ("branch.", "attend.", "classify.", "head.")
-
-
-class Images(Protocol):
-    """Labelled images by rows; `driving_xai.data.images.LabelledImages` is one."""
-
-    @property
-    def label_names(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def rows(self, split: Literal["train", "val", "test"]) -> Int[np.ndarray, " N"]: ...
-
-    def labels(self, names: Sequence[str]) -> Float[Tensor, "N K"]:
-        """One column for each name, 0 or 1."""
-        ...
-
-    def frames(self, rows: np.ndarray) -> Frames: ...
-
-    def shuffled(self, rows: np.ndarray, draw: torch.Generator) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +93,7 @@ class ClassifierTraining:
 
 
 def train(
-    images: Images,
+    images: ImageSet,
     out: Path,
     how: ClassifierTraining,
     *,
@@ -214,29 +195,9 @@ def describe(
     }
 
 
-def classes_of(images: Images) -> Int64[Tensor, " N"]:
-    """The class of each image, by its place among the label names.
-
-    Raises:
-        DataError: there are fewer than two classes, or an image has none or several.
-    """
-    names = images.label_names
-    if len(names) < 2:
-        raise DataError(f"the shards have {len(names)} label columns, expected two classes or more")
-    one_hot = images.labels(names)
-    wrong = (one_hot.sum(1) != 1).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"image {row} of the index has {int(one_hot[row].sum())} classes, expected one; several labels an "
-            "image are for `train actions`"
-        )
-    return one_hot.argmax(1)
-
-
 @torch.no_grad()
 def predict(
-    model: Classifier, images: Images, rows: np.ndarray, *, batch_size: int = 64
+    model: Classifier, images: ImageSet, rows: np.ndarray, *, batch_size: int = 64
 ) -> Float[Tensor, "N K"]:
     """The scores of these images, on the CPU, from the model in eval mode."""
     was_training = model.training
@@ -272,7 +233,7 @@ class _Recipe(L.LightningModule):
     class_weights: Tensor
 
     def __init__(
-        self, model: Classifier, how: ClassifierTraining, images: Images, labels: Int64[Tensor, " N"]
+        self, model: Classifier, how: ClassifierTraining, images: ImageSet, labels: Int64[Tensor, " N"]
     ) -> None:
         super().__init__()
         self.model, self.how, self.images, self.labels = model, how, images, labels
@@ -405,7 +366,7 @@ def _last_linear(network: nn.Module) -> str:
     return f"{names[-1]}." if names else "no head"
 
 
-def mean_image(images: Images, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
+def mean_image(images: ImageSet, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
     """The bias image: the mean of these images.
 
     Source: Iida et al. 2022, eq. 13, whose printed sum has one image too many.
@@ -415,7 +376,7 @@ def mean_image(images: Images, rows: np.ndarray, batch_size: int = 256) -> Float
 
 
 @torch.no_grad()
-def _standardise(model: Classifier, images: Images, rows: np.ndarray, most: int = 512) -> None:
+def _standardise(model: Classifier, images: ImageSet, rows: np.ndarray, most: int = 512) -> None:
     """Takes the channels' mean and deviation from a sample of the training images."""
     sample = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
     pixels = images.frames(sample)
@@ -424,7 +385,7 @@ def _standardise(model: Classifier, images: Images, rows: np.ndarray, most: int 
 
 
 def _measure(
-    model: Classifier, images: Images, labels: Int64[Tensor, " N"], trainer: L.Trainer
+    model: Classifier, images: ImageSet, labels: Int64[Tensor, " N"], trainer: L.Trainer
 ) -> dict[str, Any]:
     """Each tested split beside the majority of the training images."""
     model.to(trainer.strategy.root_device).eval()

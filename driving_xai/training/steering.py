@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, Subset
 from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
-from driving_xai.data.drives import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
+from driving_xai.data.drives import Route, Run, Window, Windows, labelled, open_index, runs
+from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training.augment import Augmentation, augment
