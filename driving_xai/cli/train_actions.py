@@ -165,7 +165,7 @@ def dino(
         "devices": devices,
     }
     how = settings.resolve(DinoTraining, config, options=options, assignments=assignments or ())
-    from driving_xai.training.runs import rank
+    from driving_xai.training.processes import rank
 
     if how.start == "timm" and rank() == 0:
         tell_fetched(how.model.backbone)

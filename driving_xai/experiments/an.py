@@ -44,7 +44,7 @@ from driving_xai.targets import outputs_at
 from driving_xai.training.attention import AttentionTraining, train_attention
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining
-from driving_xai.training.runs import Device
+from driving_xai.training.loop import Device
 from driving_xai.types import Explainer, Frames
 
 OURS = "attention-guided-cam"

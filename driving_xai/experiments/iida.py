@@ -38,7 +38,7 @@ from driving_xai.targets import outputs_at
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining, mean_image
 from driving_xai.training.labn import LabnLoss
-from driving_xai.training.runs import Device
+from driving_xai.training.loop import Device
 from driving_xai.types import Explainer, Frames, Saliency
 
 LABN = "labn"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +31,7 @@ from driving_xai.models.bounded_logit import (
 )
 from driving_xai.models.frozen_cnn import FrozenCNN, frozen_cnn
 from driving_xai.training.feature_cache import Precision, as_frames, cached_features
+from driving_xai.training.loop import describe as describe_training
 from driving_xai.types import Frames, Scores
 
 Labels = Int[Tensor, " N"] | Float[Tensor, "N K"]
@@ -332,17 +333,15 @@ def train(
 
 def describe(how: BoundedLogitTraining, images: LabelledImages) -> dict[str, Any]:
     """The config.json of a model trained so on these images, less its schema."""
-    training = asdict(how)
-    if how.fetches:
-        training["weights"] = {"timm": fetched_name(how.model.backbone)}
-    return {
-        "kind": "bounded-logit",
-        "model": training.pop("model"),
-        "training": training,
-        "input": {"geometry": images.manifest.geometry, "short_side_px": images.short_side_px},
-        "data": {"shards_sha256": images.manifest.sha256, "held_out": {}},
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-    }
+    described = describe_training(
+        "bounded-logit",
+        how,
+        inputs={"geometry": images.manifest.geometry, "short_side_px": images.short_side_px},
+        data={"shards_sha256": images.manifest.sha256, "held_out": {}},
+        resolved={"weights": {"timm": fetched_name(how.model.backbone)}} if how.fetches else {},
+    )
+    # Lightning takes no part in this recipe.
+    return {**described, "versions": {"torch": torch.__version__, "python": platform.python_version()}}
 
 
 def _labels(images: LabelledImages, kind: Literal["multiclass", "multilabel"]) -> Labels:
