@@ -74,6 +74,7 @@ def train_attention(
     optimiser = torch.optim.Adam(block.parameters(), lr=how.learning_rate)
     wanted, draw = labels[rows].to(maps.device), torch.Generator().manual_seed(seed)
     weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    # A loop by hand, as in `bounded_logit.fit`: small steps on maps that are computed once.
     for _ in range(how.epochs):
         for chosen in torch.randperm(len(rows), generator=draw).split(how.batch_size):
             scores = F.linear(block(maps[chosen]).mean((2, 3)), weight, bias)

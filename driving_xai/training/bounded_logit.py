@@ -101,6 +101,8 @@ def fit(
         labels: of all N examples.
         parameters: what learns; None for all. The others stay, but dropout is active for them as well.
     """
+    # A loop by hand: Lightning's hooks double the time of such small steps on kept features (1.4 to 2.9 ms
+    # on one core). A training takes seconds to minutes; it neither resumes nor is shared among processes.
     learns = list(network.parameters() if parameters is None else parameters)
     # A third faster here: the steps are many and the weights few.
     optimizer = torch.optim.Adam(learns, lr=how.learning_rate, fused=True)

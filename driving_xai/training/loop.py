@@ -7,6 +7,7 @@ unbroken one does, and several processes learn what one does, but for rounding.
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import signal
@@ -32,7 +33,8 @@ from driving_xai.errors import CheckpointError
 from driving_xai.training.logs import loggers, progress_of
 from driving_xai.training.processes import Part, as_one_batch, part_of, placement, rank, was_restarted
 
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for _name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 RESUME = "resume"
 """Inside the output directory: what `--resume` continues from."""
@@ -46,6 +48,8 @@ class RecipeModule(L.LightningModule):
 
     seed: int
     """Of the recipe's configuration."""
+    leaves_parameters_out = False
+    """Whether a step may not reach every parameter; processes that train together must know."""
 
     @abstractmethod
     def rates(self, epoch: int) -> dict[str, float]:
@@ -190,7 +194,7 @@ def run(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device],
         devices=where.devices,
         num_nodes=where.machines,
-        strategy=_strategy(strategy, where.processes),
+        strategy=_strategy(strategy, where.processes, module),
         precision="bf16-mixed" if mixed else "32-true",
         max_epochs=epochs,
         gradient_clip_val=gradient_clip or None,
@@ -207,7 +211,7 @@ def run(
     if not epochs:
         return trainer
     for logger in trainer.loggers:
-        logger.log_hyperparams(dict(config))
+        logger.log_hyperparams(json.loads(checkpoint.as_json(config)))
     _fit(trainer, module, state)
     if best is not None:
         kept = torch.load(out / RESUME / "best.ckpt", map_location="cpu", weights_only=True)
@@ -229,9 +233,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
 
-def _strategy(name: str, processes: int) -> str | Strategy:
-    # Parameters that a step does not reach are told apart: of single frames some of the LSTM's, say.
-    return DDPStrategy(find_unused_parameters=True) if name == "auto" and processes > 1 else name
+def _strategy(name: str, processes: int, module: RecipeModule) -> str | Strategy:
+    if name != "auto" or processes == 1:
+        return name
+    return DDPStrategy(find_unused_parameters=module.leaves_parameters_out)
 
 
 def _keeping(out: Path, best: Best | None) -> ModelCheckpoint:

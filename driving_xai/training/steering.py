@@ -101,6 +101,8 @@ class SteeringModule(RecipeModule):
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         # A list, so that Lightning does not save these layers a second time.
         self.frozen = list(_first_layers(model, how.frozen_convolutions).requires_grad_(False))
+        # What reads the LSTM's last state sees nothing of it in a single frame.
+        self.leaves_parameters_out = how.frame_epochs > 0
         self.batches: list[list[int]] = []
         """The windows of each global batch of this epoch."""
 
