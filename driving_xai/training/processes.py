@@ -168,15 +168,17 @@ class _GlobalBatch(TorchFunctionMode):
         over = [axis for axis in range(values.dim()) if axis != 1]
         shape = [1, -1] + [1] * (values.dim() - 2)
         counts = float(self._part.share > 0)
-        size = values.new_tensor([counts * values.numel() / values.shape[1]])
-        sums = _Sum.apply(torch.cat([counts * values.sum(over), size]))
-        size, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
+        # Sums in float64: a sign or a quantised value further on makes a step of a rounding error.
+        size = values.new_tensor([counts * values.numel() / values.shape[1]], dtype=torch.float64)
+        sums = _Sum.apply(torch.cat([counts * values.sum(over, dtype=torch.float64), size]))
+        size, mean = sums[-1].detach(), (sums[:-1] / sums[-1].detach()).float()
         centred = values - mean.view(shape)
-        variance = _Sum.apply(counts * centred.square().sum(over)) / size
+        squares = _Sum.apply(counts * centred.square().sum(over, dtype=torch.float64))
+        variance = (squares / size).float()
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                unbiased = variance * size / (size - 1).clamp_min(1)
+                unbiased = squares / (size - 1).clamp_min(1)
                 running_var.lerp_(unbiased.to(running_var.dtype), momentum)
         scale = (variance + eps).rsqrt()
         scale = scale if weight is None else scale * weight.float()

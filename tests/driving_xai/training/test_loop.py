@@ -98,7 +98,8 @@ def test_logs_are_one_run_across_a_resume(whole, tmp_path) -> None:
     trained(tmp_path, resume=True)
     assert [folder.name for folder in (tmp_path / "logs").iterdir()] == ["version_0"]
     rows, expected = (
-        list(csv.DictReader((out / "logs/version_0/metrics.csv").read_text().splitlines())) for out in (tmp_path, whole)
+        list(csv.DictReader((out / "logs/version_0/metrics.csv").read_text().splitlines()))
+        for out in (tmp_path, whole)
     )
     assert rows == expected
     assert [row["epoch"] for row in rows if row["train_loss"]] == ["0", "1", "2"]
