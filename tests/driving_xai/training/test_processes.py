@@ -106,11 +106,23 @@ def program(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Co
     )
 
 
-def same_losses(one: Path, other: Path, *, rtol: float = 1e-4) -> None:
-    """Of training and validation, epoch by epoch."""
+def same_losses(one: Path, other: Path, *, rtol: float = 1e-4, later: float | None = None) -> None:
+    """Of training and validation, epoch by epoch.
+
+    Args:
+        rtol: of the first epoch.
+        later: of the others, where training amplifies rounding; None is `rtol`.
+    """
     tables = [pd.read_csv(out / "logs" / "version_0" / "metrics.csv") for out in (one, other)]
     assert len(tables[0]) > 1
-    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=rtol)
+    first = [table[table["epoch"] == 0] for table in tables]
+    pd.testing.assert_frame_equal(*first, check_exact=False, rtol=rtol)
+    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=later or rtol)
+
+
+STEERING_LOSSES = {"rtol": 1e-4, "later": 1e-2}
+"""Weights changed by 1e-7 of themselves at the start change the losses of one process by 1e-5, 8e-5 and 7e-4
+in its three epochs, by 1e-6 by 8e-4, 2e-3 and 5e-2: so much does this training amplify rounding."""
 
 
 def test_two_processes_train_a_classifier_as_one_does(tmp_path) -> None:
@@ -126,7 +138,7 @@ def test_two_processes_train_steering_as_one_does(route, tmp_path) -> None:
     steering.train(route, tmp_path / "one", together.STEERING, device="cpu")
     done = program("steering", tmp_path / "two", "--devices", 2, "--shards", route)
     assert done.returncode == 0, done.stderr
-    same_losses(tmp_path / "one", tmp_path / "two", rtol=1e-3)
+    same_losses(tmp_path / "one", tmp_path / "two", **STEERING_LOSSES)
 
 
 @pytest.mark.slow
@@ -160,4 +172,4 @@ def test_torchrun_restarts_a_killed_process_and_the_training_ends_as_one_does(ro
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.died").exists()
     steering.train(route, tmp_path / "one", together.STEERING, device="cpu")
-    same_losses(tmp_path / "one", tmp_path / "out", rtol=1e-3)
+    same_losses(tmp_path / "one", tmp_path / "out", **STEERING_LOSSES)
