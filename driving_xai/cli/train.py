@@ -22,6 +22,13 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto takes CUDA where there is one.")
 ]
 
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Processes that train together, one a device. [default: 1, or torchrun's]"
+    ),
+]
+
 
 @app.command()
 def steering(
@@ -54,6 +61,7 @@ def steering(
         typer.Option(metavar="CHECKPOINT", help="Start with the convolutions of this steering model."),
     ] = None,
     device: Device = "auto",
+    devices: Devices = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -92,7 +100,8 @@ def steering(
             shards,
             out,
             how,
-            device=resolve_device(device),
+            device=(on := resolve_device(device)),
+            devices=resolve_devices(devices, on),
             resume=resume,
             callbacks=callbacks,
             encoder_from=encoder_from,
@@ -103,11 +112,18 @@ def steering(
 def tell(
     out: Path, metrics: Mapping[str, Any], line: Callable[[Mapping[str, Any]], str], *, as_json: bool
 ) -> None:
-    """Prints what a training has reached.
+    """Prints what a training has reached; of several processes the first.
 
     Args:
         line: says the metrics in words, for a person.
     """
+    from driving_xai.training.loop import worse_than_trivial
+    from driving_xai.training.processes import rank
+
+    if rank() > 0:
+        return
+    if sentence := worse_than_trivial(metrics):
+        console.say(sentence)
     if as_json:
         console.print_json({"out": str(out), "metrics": metrics})
     else:
@@ -132,6 +148,23 @@ def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda
             "--device cuda, but torch finds no CUDA device; use cpu, or see `driving-xai doctor`"
         )
     return name
+
+
+def resolve_devices(count: int | None, device: Literal["cpu", "cuda"]) -> int | None:
+    """The number asked for, once there are so many and torchrun agrees."""
+    import torch
+
+    from driving_xai.training.processes import placement
+
+    try:
+        here = placement(count).devices
+    except ValueError as error:
+        raise settings.SettingsError(str(error)) from None
+    if device == "cuda" and here > torch.cuda.device_count():
+        raise settings.SettingsError(
+            f"--devices {here}, but torch finds {torch.cuda.device_count()} CUDA devices; use fewer, or --device cpu"
+        )
+    return count
 
 
 def tell_fetched(backbone: str) -> None:

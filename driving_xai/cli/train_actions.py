@@ -11,7 +11,15 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device, check_shards, resolve_device, tell, tell_fetched
+from driving_xai.cli.train import (
+    Device,
+    Devices,
+    check_shards,
+    resolve_device,
+    resolve_devices,
+    tell,
+    tell_fetched,
+)
 
 Images = Annotated[
     Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, of labelled images.")
@@ -64,6 +72,7 @@ def actions(
         int | None, typer.Option(min=0, help="Processes that load images. [default: 0]")
     ] = None,
     device: Device = "auto",
+    devices: Devices = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -106,7 +115,8 @@ def actions(
             shards,
             out,
             how,
-            device=resolve_device(device),
+            device=(on := resolve_device(device)),
+            devices=resolve_devices(devices, on),
             resume=resume,
             callbacks=(EpochLines(on_progress),),
             on_features=_FeatureLines(),
@@ -129,7 +139,7 @@ def dino(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[default: 200]")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images in a step, on each device. [default: 16]")
+        int | None, typer.Option(min=1, help="Images in a step of each process. [default: 16]")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="For 256 images in a step; scaled to fewer. [default: 0.0005]")
@@ -138,7 +148,7 @@ def dino(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that make views, for each device. [default: 0]")
     ] = None,
-    devices: Annotated[int | None, typer.Option(min=1, help="That train together. [default: 1]")] = None,
+    devices: Devices = None,
     device: Device = "auto",
     resume: Resume = False,
     dry_run: DryRun = False,
@@ -165,7 +175,7 @@ def dino(
         "devices": devices,
     }
     how = settings.resolve(DinoTraining, config, options=options, assignments=assignments or ())
-    from driving_xai.training.runs import rank
+    from driving_xai.training.processes import rank
 
     if how.start == "timm" and rank() == 0:
         tell_fetched(how.model.backbone)
@@ -177,9 +187,9 @@ def dino(
 
     with console.progress("train", unit="epochs") as on_progress:
         callbacks = (EpochLines(on_progress),)
-        metrics = train(shards, out, how, device=resolve_device(device), resume=resume, callbacks=callbacks)
-    if rank() > 0:  # Of several devices one tells.
-        return
+        on = resolve_device(device)
+        resolve_devices(devices, on)
+        metrics = train(shards, out, how, device=on, resume=resume, callbacks=callbacks)
     tell(out, metrics, tables.self_distillation, as_json=as_json)
 
 

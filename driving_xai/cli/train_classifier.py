@@ -11,7 +11,15 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device, check_shards, resolve_device, tell, tell_fetched
+from driving_xai.cli.train import (
+    Device,
+    Devices,
+    check_shards,
+    resolve_device,
+    resolve_devices,
+    tell,
+    tell_fetched,
+)
 from driving_xai.cli.train_actions import Images, Out, Resume, Seed
 
 
@@ -42,6 +50,7 @@ def classifier(
     learning_rate: Annotated[float | None, typer.Option(help="[default: 0.001]")] = None,
     seed: Seed = None,
     device: Device = "auto",
+    devices: Devices = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -62,6 +71,10 @@ def classifier(
             "the original"
         )
     if network is not None and network in _SELECTING:
+        if (devices or 1) > 1:
+            raise console.SettingsError(
+                f"--devices {devices}, but {network} trains on kept features in one process; leave it out"
+            )
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         options = {f"{stage}.{name}": value for name, value in given.items() for stage in _STAGES}
         options |= {"weights": None if weights is None else str(weights), "seed": seed}
@@ -89,7 +102,8 @@ def classifier(
             shards,
             out,
             how,
-            device=resolve_device(device),
+            device=(on := resolve_device(device)),
+            devices=resolve_devices(devices, on),
             resume=resume,
             callbacks=(EpochLines(on_progress),),
         )
@@ -131,8 +145,10 @@ def _selecting(
     if dry_run:
         console.print_json({"recipe": name, "config": asdict(how)})
         return
+    on = resolve_device(device)
+    console.say(
+        f"an epoch is {len(images.rows('train')):,} images, {how.augmented.batch_size} a step, on {on}"
+    )
     with console.progress("features", unit="images") as on_progress:
-        metrics = train(
-            images, out, how, device=resolve_device(device), resume=resume, on_progress=on_progress
-        )
+        metrics = train(images, out, how, device=on, resume=resume, on_progress=on_progress)
     tell(out, metrics, tables.class_accuracy, as_json=as_json)

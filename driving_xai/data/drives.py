@@ -1,8 +1,8 @@
-"""Torch views of shards: windows to train on, segments to walk through, and what was held out."""
+"""Torch views of drive shards: windows to train on and segments to walk through."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,53 +19,8 @@ from data_prep.shards.atomic import sha256_of
 from data_prep.shards.hdf5 import read_causes, read_frames
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
-from data_prep.split import clocks, near_on_clock
+from data_prep.signals import steering_wheel_rad
 from driving_xai.errors import DataError
-
-
-@dataclass(frozen=True, kw_only=True)
-class HoldOut:
-    """Which rows are for testing; by default those that prep marked."""
-
-    block: int | None = None
-    """Test on this time block (or drive) and train on the others; None takes prep's split."""
-    gap_s: float = 2.0
-    """Rows of other splits this close in time to a tested or validated row are dropped, also those of
-    another drive where both are in Unix time."""
-    val_fraction: float = 0.1
-    """With `block`: the last part of every other block, used for early stopping; 0 for none."""
-
-    def __post_init__(self) -> None:
-        if self.gap_s < 0 or not 0 <= self.val_fraction < 1:
-            raise ValueError(
-                f"gap_s is {self.gap_s}, val_fraction {self.val_fraction}; expected 0 or more, and 0 up to 1"
-            )
-
-    def splits(self, index: pd.DataFrame) -> np.ndarray:
-        """The split (train, val, test or gap) of each row of a shard index.
-
-        Raises:
-            DataError: the index has no such block, or nothing is left to train on.
-        """
-        if self.block is None:
-            return index["split"].to_numpy(dtype=str)
-        blocks = index["block"].to_numpy()
-        if self.block not in blocks:
-            raise DataError(f"block {self.block} is not in these shards; they have {sorted(set(blocks))}")
-        splits = np.where(blocks == self.block, "test", "train").astype("<U5")
-        time_ns = index["time_ns"].to_numpy()
-        clock = clocks(index["drive"].to_numpy(), time_ns)
-        for block in sorted(set(blocks) - {self.block}):
-            rows = np.flatnonzero(blocks == block)
-            rows = rows[np.lexsort((time_ns[rows], clock[rows]))]
-            splits[rows[len(rows) - round(self.val_fraction * len(rows)) :]] = "val"
-        for kept, others in (("test", ("train", "val")), ("val", ("train",))):
-            asked = np.isin(splits, others)
-            near = near_on_clock(time_ns, clock, asked, splits == kept, gap_s=self.gap_s)
-            splits[np.flatnonzero(asked)[near]] = "gap"
-        if not (splits == "train").any():
-            raise DataError(f"holding out block {self.block} leaves nothing to train on; prepare more data")
-        return splits
 
 
 def degrees_per_unit(speed_mps: np.ndarray, vehicle: Vehicle) -> np.ndarray:
@@ -73,8 +28,7 @@ def degrees_per_unit(speed_mps: np.ndarray, vehicle: Vehicle) -> np.ndarray:
 
     Source: Tashiro and Awano 2023, eq. 3, solved for the angle.
     """
-    slip = 1 + vehicle.slip_s2_per_m2 * np.nan_to_num(speed_mps, nan=0.0) ** 2
-    return np.degrees(vehicle.wheelbase_m * vehicle.steering_ratio * slip)
+    return np.degrees(steering_wheel_rad(np.ones_like(speed_mps), speed_mps, vehicle))
 
 
 class Window(NamedTuple):
@@ -201,15 +155,3 @@ def open_index(root: Path, manifest: Manifest) -> pd.DataFrame:
 def labelled(index: pd.DataFrame) -> np.ndarray:
     """Whether each row has a target."""
     return np.isfinite(index["inverse_turning_radius"].to_numpy(dtype=np.float64))
-
-
-def hold_out_from(config: Mapping) -> HoldOut:
-    """The hold-out rule a checkpoint was made with.
-
-    Raises:
-        DataError: the checkpoint's configuration does not say.
-    """
-    try:
-        return HoldOut(**config["data"]["held_out"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"the checkpoint does not say what was held out ({error}); train it again") from error

@@ -1,19 +1,17 @@
-"""Torch views of image shards: labelled single images, by rows of their index."""
+"""Labelled single images by rows: the protocol that training reads, and a torch view of image shards."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -22,65 +20,79 @@ from data_prep.geometry import decode_image
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import IMAGES_PER_GROUP, LabelledImage, read_images
 from driving_xai.data.drives import open_index
+from driving_xai.data.splits import Split
 from driving_xai.errors import DataError
 from driving_xai.types import Frames
-
-Split = Literal["train", "val", "test"]
 
 _BLOCK_GROUPS = 8
 """Row groups whose images are mixed with each other, and whose bytes stay in memory."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoldOut:
-    """Which images are for testing; by default those that prep marked."""
+class ImageSet(Protocol):
+    """Labelled images of one size, by rows; `LabelledImages` is one, and so is any class with these members."""
 
-    fold: int | None = None
-    """Test on this one of `folds` parts and train on the others; None takes prep's split."""
-    folds: int = 5
-    val_fraction: float = 0.1
-    """With `fold`: of the other groups, used to choose the epoch and thresholds; 0 for none."""
-    seed: int = 0
-    """Of which group goes to which part."""
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
 
-    def __post_init__(self) -> None:
-        if self.folds < 2 or not 0 <= self.val_fraction < 1 or not 0 <= (self.fold or 0) < self.folds:
-            raise ValueError(
-                f"fold is {self.fold} of {self.folds}, val_fraction {self.val_fraction}; expected a fold from 0 "
-                "on, below at least 2 folds, and a fraction of 0 up to, but not, 1"
-            )
+    def __len__(self) -> int: ...
 
-    def splits(self, index: pd.DataFrame) -> np.ndarray:
-        """The split (train, val or test) of each row of an image index; groups stay whole.
+    def rows(self, split: Split) -> Int[np.ndarray, " n"]:
+        """Positions of a split's images."""
+        ...
 
-        Raises:
-            DataError: there are fewer groups than folds.
-        """
-        if self.fold is None:
-            return index["split"].to_numpy(dtype=str)
-        groups = sorted(set(index["group"]))
-        if len(groups) < self.folds:
-            raise DataError(
-                f"{len(groups)} groups of images cannot be cut into {self.folds} folds; use fewer"
-            )
-        order = np.random.default_rng(self.seed).permutation(len(groups))
-        part = {groups[number]: "train" for number in order}
-        part |= {groups[number]: "test" for number in order[self.fold :: self.folds]}
-        others = [groups[number] for number in order if part[groups[number]] == "train"]
-        part |= dict.fromkeys(others[: round(self.val_fraction * len(others))], "val")
-        return index["group"].map(part).to_numpy(dtype=str)
+    def labels(self, names: Sequence[str]) -> Float[Tensor, "N K"]:
+        """One column for each name, 0 or 1, of all images."""
+        ...
+
+    def frames(self, rows: np.ndarray) -> Frames:
+        """The images of these rows, in their order, RGB in [0, 1]."""
+        ...
+
+    def shuffled(self, rows: np.ndarray, draw: torch.Generator) -> np.ndarray:
+        """The rows in a random order that is quick to read."""
+        ...
 
 
-def fold_out_from(config: Mapping[str, Any]) -> FoldOut:
-    """The rule a checkpoint was made with.
+class Examples(Protocol):
+    """The inputs of a network by rows: frames, or features kept on disk."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: np.ndarray) -> Tensor:
+        """The inputs of these rows, in their order."""
+        ...
+
+
+def classes_of(images: ImageSet) -> Int64[Tensor, " N"]:
+    """The class of each image, by its place among the label names.
 
     Raises:
-        DataError: the checkpoint's configuration does not say.
+        DataError: there are fewer than two classes, or an image has none or several.
     """
-    try:
-        return FoldOut(**config["data"]["held_out"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"the checkpoint does not say what was held out ({error}); train it again") from error
+    names = images.label_names
+    if len(names) < 2:
+        raise DataError(f"the images have {len(names)} label columns, expected two classes or more")
+    return exactly_one_class(images.labels(names))
+
+
+def exactly_one_class(labels: Float[Tensor, "N K"]) -> Int64[Tensor, " N"]:
+    """The class of each row of 0 and 1.
+
+    Raises:
+        DataError: a row has no class or several.
+
+    Example:
+        >>> exactly_one_class(torch.eye(3)[[2, 0]])
+        tensor([2, 0])
+    """
+    counts = labels.sum(1)
+    if len(wrong := (counts != 1).nonzero()):
+        row = int(wrong[0])
+        raise DataError(
+            f"image {row} of the index has {int(counts[row])} classes, expected one; images with several labels "
+            "are for `train actions`, or for model.output_kind=multilabel"
+        )
+    return labels.argmax(1)
 
 
 class ImageBatch(NamedTuple):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.drives import Route, Run, hold_out_from, open_index, runs
-from driving_xai.data.images import LabelledImages, fold_out_from
+from driving_xai.data.drives import Route, Run, open_index, runs
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut, HoldOut
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.evaluation.config import ScoreConfig, Split
 from driving_xai.evaluation.instants import Instants, instants_of, walk
@@ -247,7 +248,7 @@ class DriveData:
         self._every, self._with_masks = config.every, with_masks
         column = "steering_wheel_rad_smoothed" if config.truth == "smoothed" else "steering_wheel_rad"
         self._truth_deg = np.degrees(self._route.index[column].to_numpy(dtype=np.float64))
-        chosen = choose_rows(self._route.index, config.split, checkpoint, manifest, hold_out_from)
+        chosen = choose_rows(self._route.index, config.split, checkpoint, manifest, HoldOut.from_config)
         self._runs = self._chosen(chosen, config.split)
         if with_masks:
             self._route.causes(self._runs[0].rows[:1])  # Fails here rather than in the middle of a run.
@@ -388,7 +389,7 @@ class ImageData:
         short_side_px = checkpoint.config.get("input", {}).get("short_side_px")
         self._images = LabelledImages(shards, short_side_px=short_side_px, manifest=manifest)
         require_geometry(checkpoint, manifest, shards)
-        chosen = choose_rows(self._images.index, config.split, checkpoint, manifest, fold_out_from)
+        chosen = choose_rows(self._images.index, config.split, checkpoint, manifest, FoldOut.from_config)
         self._rows = np.flatnonzero(chosen)[:: config.every]
         if not len(self._rows):
             raise DataError(f"{shards}: split {config.split} has no image to score; choose another")

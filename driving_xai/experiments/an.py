@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from driving_xai import checkpoint
+from driving_xai.data.images import classes_of
 from driving_xai.errors import DataError
 from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.cluttered_digits import Clutter
@@ -42,8 +43,8 @@ from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.targets import outputs_at
 from driving_xai.training.attention import AttentionTraining, train_attention
 from driving_xai.training.augment import Augmentation
-from driving_xai.training.classify import ClassifierTraining, classes_of
-from driving_xai.training.runs import Device
+from driving_xai.training.classify import ClassifierTraining
+from driving_xai.training.loop import Device
 from driving_xai.types import Explainer, Frames
 
 OURS = "attention-guided-cam"

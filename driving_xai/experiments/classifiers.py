@@ -11,7 +11,7 @@ from driving_xai.errors import CheckpointError
 from driving_xai.experiments.held_images import NamedImages
 from driving_xai.models.classify import Classifier
 from driving_xai.training.classify import ClassifierTraining, describe, train
-from driving_xai.training.runs import RESUME, Device
+from driving_xai.training.loop import RESUME, Device
 
 
 def trained_classifier(

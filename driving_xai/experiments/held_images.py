@@ -13,15 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from driving_xai.data.images import LabelledImages
+from driving_xai.data.images import ImageSet, LabelledImages
 from driving_xai.experiments.cluttered_digits import Clutter, cluttered, handwritten_digits
-from driving_xai.training.classify import Images
 from driving_xai.types import Frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldImages:
-    """N images of one class each; see `training.classify.Images`."""
+    """N images of one class each; see `data.images.ImageSet`."""
 
     label_names: tuple[str, ...]
     pixels: UInt8[Tensor, "N 3 H W"]
@@ -63,7 +62,7 @@ class HeldImages:
 class NamedImages:
     """Images of an experiment, and what its result says of them."""
 
-    images: Images
+    images: ImageSet
     described: Mapping[str, Any]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from driving_xai.data.images import ImageSet, classes_of
 from driving_xai.errors import DataError
 from driving_xai.experiments.classifiers import trained_classifier
 from driving_xai.experiments.held_images import HeldImages, NamedImages, given_or
@@ -35,9 +36,9 @@ from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.perturb import Fill
 from driving_xai.targets import outputs_at
 from driving_xai.training.augment import Augmentation
-from driving_xai.training.classify import ClassifierTraining, Images, classes_of, mean_image
+from driving_xai.training.classify import ClassifierTraining, mean_image
 from driving_xai.training.labn import LabnLoss
-from driving_xai.training.runs import Device
+from driving_xai.training.loop import Device
 from driving_xai.types import Explainer, Frames, Saliency
 
 LABN = "labn"
@@ -202,7 +203,7 @@ def _network(
     return trained_classifier(source, folder, replace(how.training, labn=loss, seed=seed), device=device)
 
 
-def _positives(images: Images, how: Iida, seed: int) -> tuple[np.ndarray, Frames, Tensor]:
+def _positives(images: ImageSet, how: Iida, seed: int) -> tuple[np.ndarray, Frames, Tensor]:
     """Tested images of the positive class, their frames, and that class for each."""
     names = images.label_names
     wanted = len(names) - 1 if how.positive is None else _place(names, how.positive)

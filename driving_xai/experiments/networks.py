@@ -14,7 +14,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
-from driving_xai.training.runs import Device
+from driving_xai.training.loop import Device
 from driving_xai.training.steering import SteeringTraining, describe, train
 
 

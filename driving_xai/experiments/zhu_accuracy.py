@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from driving_xai import checkpoint
-from driving_xai.data.images import FoldOut, LabelledImages
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments.tables import write_results
-from driving_xai.training import runs
+from driving_xai.training import loop
 from driving_xai.training.actions import (
     PREDICTIONS,
     ActionTraining,
@@ -67,7 +68,7 @@ def run(
     out: Path,
     how: ZhuAccuracy,
     *,
-    device: runs.Device = "auto",
+    device: loop.Device = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Trains the models that `out` does not hold yet, and sums up what all of them say of images held out.
@@ -118,7 +119,7 @@ def _tested(
     images: LabelledImages,
     how: ZhuAccuracy,
     fold: int | None,
-    device: runs.Device,
+    device: loop.Device,
 ) -> pd.DataFrame:
     """A row for each tested image of one model: the row in the index, and for each action what the model,
     the majority in its training and the truth say."""
@@ -127,7 +128,7 @@ def _tested(
     try:
         loaded = checkpoint.load(folder, kind="actions")
     except CheckpointError:
-        resume = (folder / runs.RESUME / "config.json").exists()
+        resume = (folder / loop.RESUME / "config.json").exists()
         train(shards, folder, training, device=device, resume=resume, features=folder.parent / "features")
         loaded = checkpoint.load(folder, kind="actions")
     wanted = json.loads(json.dumps(describe(training, images.manifest)))

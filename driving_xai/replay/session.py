@@ -19,8 +19,7 @@ from data_prep.schema import VEHICLES, Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.drives import hold_out_from
-from driving_xai.data.images import fold_out_from
+from driving_xai.data.splits import FoldOut, HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.evaluation.data import require_geometry
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
@@ -304,7 +303,7 @@ def _own_shards(checkpoint: Checkpoint) -> OwnShards | None:
 
     def splits(index: pd.DataFrame) -> np.ndarray:
         # Only images have groups.
-        held_out = fold_out_from if "group" in index else hold_out_from
-        return held_out(checkpoint.config).splits(index)
+        held_out = FoldOut if "group" in index else HoldOut
+        return held_out.from_config(checkpoint.config).splits(index)
 
     return None if sha256 is None else OwnShards(sha256, splits)

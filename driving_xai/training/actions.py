@@ -1,8 +1,6 @@
 """The action recipe: labelled images -> a checkpoint, on frozen features or with all weights trained.
 
-Training is a pure function of the shards, the configuration and the seed: every epoch draws its order,
-and every step its flips and augmentations, from the seed and its own number, so a resumed run ends where
-an unbroken one does.
+Training is a pure function of the shards, the configuration and the seed; see `training.loop`.
 """
 
 from __future__ import annotations
@@ -21,10 +19,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
-from driving_xai.data.images import FoldOut, LabelledImages
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.actions import ActionConfig, ActionModel, load_head
 from driving_xai.models.backbone import (
@@ -34,7 +33,6 @@ from driving_xai.models.backbone import (
     load_backbone,
     saved_backbone,
 )
-from driving_xai.training import runs
 from driving_xai.training.action_inputs import (
     FrozenFeatures,
     Inputs,
@@ -43,12 +41,25 @@ from driving_xai.training.action_inputs import (
     frozen_features,
 )
 from driving_xai.training.augment import Augmentation, augment
+from driving_xai.training.loop import (
+    Best,
+    Device,
+    Precision,
+    RecipeModule,
+    file_of_weights,
+    mix,
+    resume_state,
+    run,
+)
+from driving_xai.training.loop import describe as describe_training
 from driving_xai.training.multilabel import (
     CalibrationRule,
     agreement,
     calibrated_thresholds,
     trivial_agreements,
 )
+from driving_xai.training.processes import in_parts, part_of, rank
+from driving_xai.training.schedules import rate_share
 
 PREDICTIONS = "predictions.parquet"
 """Inside the output directory: the probabilities of every validated and tested image."""
@@ -92,7 +103,7 @@ class ActionTraining:
     """Choose each action's threshold on validation, for its F1 or accuracy; none is a probability of 1/2."""
     gradient_clip: float = 0.0
     """Largest norm of all gradients together; 0 for no limit."""
-    precision: runs.Precision = "auto"
+    precision: Precision = "auto"
     feature_precision: Literal["fp16", "fp32"] = "fp32"
     """In which frozen features are kept on disk."""
     seed: int = 0
@@ -129,25 +140,35 @@ class Batch(NamedTuple):
 
 
 class _Batches(Dataset[Batch]):
-    """The batches of one epoch; which images are mirrored depends on the seed, the epoch and the batch."""
+    """One process's parts of an epoch's batches; what is mirrored depends on the seed, the epoch and the batch."""
 
     def __init__(
-        self, inputs: Inputs, targets: Tensor, chunks: Sequence[np.ndarray], how: ActionTraining, epoch: int
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        chunks: Sequence[np.ndarray],
+        how: ActionTraining,
+        epoch: int,
+        *,
+        number: int = 0,
+        processes: int = 1,
     ) -> None:
         self.inputs, self.targets, self.chunks, self.how, self.epoch = inputs, targets, chunks, how, epoch
+        self.number, self.processes = number, processes
 
     def __len__(self) -> int:
         return len(self.chunks)
 
     def __getitem__(self, number: int) -> Batch:
-        how, rows = self.how, self.chunks[number]
-        draw = torch.Generator().manual_seed(runs.mix(how.seed, self.epoch, number))
-        turn = torch.rand(len(rows), generator=draw) < (0.0 if how.flip == "none" else 0.5)
+        how, part = self.how, part_of(len(self.chunks[number]), self.number, self.processes)
+        rows = self.chunks[number][part.inside]
+        draw = torch.Generator().manual_seed(mix(how.seed, self.epoch, number))
+        turn = torch.rand(part.total, generator=draw)[part.inside] < (0.0 if how.flip == "none" else 0.5)
         inputs, targets = self.inputs.batch(rows, turn.numpy()), self.targets[torch.from_numpy(rows)]
         if how.flip == "swap":
             targets = torch.where(turn[:, None], targets[:, swapped(how.model.actions)], targets)
         if how.augmentation != _CALM:
-            inputs = augment(inputs[:, None], targets[:, :1], how.augmentation, draw)[0][:, 0]
+            inputs = augment(inputs[:, None], targets[:, :1], how.augmentation, draw, part=part)[0][:, 0]
         return Batch(inputs, targets)
 
 
@@ -162,50 +183,52 @@ def swapped(actions: Sequence[str]) -> list[int]:
     return [actions.index(other.get(action, action)) for action in actions]
 
 
-class _Recipe(L.LightningModule):
-    """One training step and one validation for Lightning's loop; `net` reads the inputs."""
+class ActionModule(RecipeModule):
+    """One training step and one validation of an action model, for Lightning's loop; `net` reads the inputs."""
 
     def __init__(
         self, net: nn.Module, inputs: Inputs, images: LabelledImages, how: ActionTraining, splits: _Splits
     ) -> None:
         super().__init__()
-        self.net, self.how, self.splits = net, how, splits
+        self.net, self.how, self.splits, self.seed = net, how, splits, how.seed
         self.inputs, self.images, self.targets = inputs, images, images.labels(how.model.actions)
+        self.totals: list[int] = []
+        """Images of each global batch of this epoch."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        how, parameters = self.how, self.net.parameters()
+        how, rate = self.how, self.rates(0)["all"]
+        groups = [{"params": list(self.net.parameters()), "name": "all"}]
         if how.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=self._rate(0), weight_decay=how.weight_decay)
-        return torch.optim.SGD(
-            parameters, lr=self._rate(0), momentum=how.momentum, weight_decay=how.weight_decay
-        )
+            return torch.optim.AdamW(groups, lr=rate, weight_decay=how.weight_decay)
+        return torch.optim.SGD(groups, lr=rate, momentum=how.momentum, weight_decay=how.weight_decay)
 
-    def on_train_epoch_start(self) -> None:
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self._rate(self.current_epoch)
-
-    def _rate(self, epoch: int) -> float:
+    def rates(self, epoch: int) -> dict[str, float]:
         how = self.how
-        rate = how.learning_rate * how.batch_size / 256
-        if epoch < how.warmup_epochs:
-            return rate * (epoch + 1) / (how.warmup_epochs + 1)
-        if how.schedule == "constant":
-            return rate
-        done = (epoch - how.warmup_epochs) / max(how.epochs - how.warmup_epochs, 1)
-        return rate * (0.5 + 0.5 * float(np.cos(np.pi * done)))
+        share = rate_share(epoch, how.epochs, how.schedule, warmup_epochs=how.warmup_epochs)
+        return {"all": how.learning_rate * how.batch_size / 256 * share}
+
+    def extent(self) -> str:
+        what = "images' kept features" if self.how.tune == "head" else "images"
+        train, val = len(self.splits.train), len(self.splits.val)
+        return f"{train:,} {what}, {self.how.batch_size} a step, validated on {val:,}"
 
     def train_dataloader(self) -> DataLoader[Batch]:
         how, epoch = self.how, self.trainer.current_epoch
-        draw = torch.Generator().manual_seed(runs.mix(how.seed, epoch))
+        draw = torch.Generator().manual_seed(mix(how.seed, epoch))
         rows = self.images.shuffled(self.splits.train, draw)
         chunks = np.array_split(rows, max(round(len(rows) / how.batch_size), 1))
-        batches = _Batches(self.inputs, self.targets, chunks, how, epoch)
+        self.totals = [len(chunk) for chunk in chunks]
+        here = {"number": self.global_rank, "processes": self.processes}
+        batches = _Batches(self.inputs, self.targets, chunks, how, epoch, **here)
         return DataLoader(batches, batch_size=None, num_workers=how.workers)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        torch.manual_seed(runs.mix(self.how.seed, self.current_epoch, batch_idx))
-        loss = F.binary_cross_entropy_with_logits(self.net(batch.inputs), batch.targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        self.draw(batch_idx)
+        part = self.part(self.totals[batch_idx])
+        with self.as_one_batch(part):
+            logits = self.net(batch.inputs)
+        loss = part.share * F.binary_cross_entropy_with_logits(logits, batch.targets)
+        self.log_loss(loss, part.total)
         return loss
 
     def val_dataloader(self) -> list[int]:
@@ -213,7 +236,8 @@ class _Recipe(L.LightningModule):
 
     def validation_step(self, _: int, __: int) -> None:
         rows = self.splits.val
-        logits = self.logits(rows)
+        number, processes = self.global_rank, self.processes
+        logits = torch.cat(in_parts(rows, self.logits, number=number, processes=processes))
         targets = self.targets[torch.from_numpy(rows)]
         self.log("val_loss", F.binary_cross_entropy_with_logits(logits, targets), batch_size=1)
         found = agreement((logits > 0).numpy(), targets.bool().numpy(), self.how.model.actions)
@@ -243,7 +267,8 @@ def train(
     out: Path,
     how: ActionTraining,
     *,
-    device: runs.Device = "auto",
+    device: Device = "auto",
+    devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
     features: Path | None = None,
@@ -254,6 +279,7 @@ def train(
     Args:
         shards: a folder that `prep` wrote from labelled images.
         out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
+        devices: processes that train together, each on a part of every batch; None is one, or torchrun's.
         resume: continue an interrupted run of the same configuration.
         callbacks: Lightning callbacks, for progress.
         features: folder for the features of a frozen backbone, which runs may share; None is
@@ -261,8 +287,8 @@ def train(
         on_features: called while they are computed with the images done and the total.
 
     Returns:
-        The metrics that are also written: accuracy and F1 of each split beside predictors that do not
-        look.
+        The metrics that are also written: accuracy and F1 of each split, and of predictors that do not
+        look. Of several processes only the first has them.
 
     Raises:
         DataError: the shards hold no such labels, or nothing to train on.
@@ -279,26 +305,26 @@ def train(
     model = start_model(how)
     # Images that the model cannot take are found here, before OUT belongs to this configuration.
     model.eval().features(images.frames(splits.train[:1]))
-    state = runs.resume_state(out, config, resume)
-    recipe = _recipe(model, images, how, splits, features or out / "features", device, on_features)
+    state = resume_state(out, config, resume)
+    module = _module(model, images, how, splits, features or out / "features", device, on_features)
     validated = len(splits.val) > 0 and how.keep == "best"
-    trainer = runs.build_trainer(
+    run(
+        module.train(),
         out,
+        config=config,
+        state=state,
         epochs=how.epochs,
         device=device,
+        devices=devices,
         precision=how.precision,
+        best=Best(monitor="val_accuracy", mode="max") if validated else None,
+        gradient_clip=how.gradient_clip,
         callbacks=callbacks,
-        monitor="val_accuracy" if validated else None,
-        mode="max",
-        gradient_clip=how.gradient_clip or None,
     )
-    if how.epochs:
-        runs.fit(trainer, recipe.train(), state)
-    if how.epochs and validated:
-        best = torch.load(out / runs.RESUME / "best.ckpt", map_location="cpu", weights_only=True)
-        recipe.load_state_dict(best["state_dict"])
-    judged = _judge(recipe.eval())
-    metrics = _measure(judged, recipe)
+    if rank() > 0:
+        return {}
+    judged = _judge(module.eval())
+    metrics = _measure(judged, module)
     with replacing(out / PREDICTIONS) as temporary:
         judged.to_parquet(temporary, index=False)
     checkpoint.save(out, model, config, metrics)
@@ -339,25 +365,21 @@ def with_saved_architecture(how: ActionTraining) -> ActionTraining:
 
 def describe(how: ActionTraining, manifest: Manifest) -> dict[str, Any]:
     """The config.json of a model trained so on these shards, less its schema."""
-    training = asdict(how)
-    for name in ("start", "head"):
-        value = training[name]
-        if value not in (None, "random", "timm"):
-            path = Path(value)
-            file = path / checkpoint.WEIGHTS if path.is_dir() else path
-            if not file.is_file():
-                raise CheckpointError(f"{file}: no such file; check the path of the weights")
-            training[name] = {"file": path.name, "sha256": sha256_of(file)}
-    if how.start == "timm":
-        training["start"] = {"timm": fetched_name(how.model.backbone)}
-    return {
-        "kind": "actions",
-        "model": training.pop("model"),
-        "training": training,
-        "input": {"geometry": manifest.geometry, "short_side_px": how.short_side_px},
-        "data": {"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
-        "versions": runs.versions(),
+    weights = {name: getattr(how, name) for name in ("start", "head")}
+    resolved: dict[str, Any] = {
+        name: file_of_weights(Path(value))
+        for name, value in weights.items()
+        if value not in (None, "random", "timm")
     }
+    if how.start == "timm":
+        resolved["start"] = {"timm": fetched_name(how.model.backbone)}
+    return describe_training(
+        "actions",
+        how,
+        inputs={"geometry": manifest.geometry, "short_side_px": how.short_side_px},
+        data={"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
+        resolved=resolved,
+    )
 
 
 def _split(images: LabelledImages, held_out: FoldOut) -> _Splits:
@@ -368,17 +390,17 @@ def _split(images: LabelledImages, held_out: FoldOut) -> _Splits:
     return splits
 
 
-def _recipe(
+def _module(
     model: ActionModel,
     images: LabelledImages,
     how: ActionTraining,
     splits: _Splits,
     features: Path,
-    device: runs.Device,
+    device: Device,
     on_features: OnProgress | None,
-) -> _Recipe:
+) -> ActionModule:
     if how.tune == "all":
-        return _Recipe(model, MirroredFrames(images=images), images, how, splits)
+        return ActionModule(model, MirroredFrames(images=images), images, how, splits)
     on_cuda = device != "cpu" and torch.cuda.is_available()
     frozen = frozen_features(
         model,
@@ -389,24 +411,24 @@ def _recipe(
         device="cuda" if on_cuda else "cpu",
         on_progress=on_features,
     )
-    return _Recipe(model.to("cpu").head, frozen, images, how, splits)
+    return ActionModule(model.to("cpu").head, frozen, images, how, splits)
 
 
-def _judge(recipe: _Recipe) -> pd.DataFrame:
+def _judge(module: ActionModule) -> pd.DataFrame:
     """A row for each validated and tested image: its row in the index, split, and actions' probabilities."""
     tables = []
     for name in ("val", "test"):
-        rows = getattr(recipe.splits, name)
-        probability = torch.sigmoid(recipe.logits(rows).double()).numpy()
-        by_action = dict(zip(recipe.how.model.actions, probability.T, strict=True))
+        rows = getattr(module.splits, name)
+        probability = torch.sigmoid(module.logits(rows).double()).numpy()
+        by_action = dict(zip(module.how.model.actions, probability.T, strict=True))
         tables.append(pd.DataFrame({"index_row": rows, "split": name, **by_action}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _measure(judged: pd.DataFrame, recipe: _Recipe) -> dict[str, Any]:
+def _measure(judged: pd.DataFrame, module: ActionModule) -> dict[str, Any]:
     """Accuracy and F1 of each split, the thresholds they were found with, and predictors that do not look."""
-    how, names = recipe.how, list(recipe.how.model.actions)
-    truth = recipe.targets.bool().numpy()
+    how, names = module.how, list(module.how.model.actions)
+    truth = module.targets.bool().numpy()
     parts = {name: judged[judged["split"] == name] for name in judged["split"].unique()}
     rule: CalibrationRule = how.calibrate if "val" in parts else "none"
     held = parts.get("val", judged)
@@ -420,6 +442,6 @@ def _measure(judged: pd.DataFrame, recipe: _Recipe) -> dict[str, Any]:
         metrics[name] = {
             "images": len(part),
             **agreement(part[names].to_numpy() > thresholds, wanted, names),
-            **trivial_agreements(truth[recipe.splits.train], wanted, names),
+            **trivial_agreements(truth[module.splits.train], wanted, names),
         }
     return metrics

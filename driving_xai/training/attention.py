@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from driving_xai.data.images import ImageSet
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.channel_spatial import ChannelSpatialAttention, Parts
 from driving_xai.models.classify import Classifier
 from driving_xai.models.feature_maps import removed_after
-from driving_xai.training.classify import Images
 from driving_xai.types import Frames
 
 
@@ -38,7 +38,7 @@ class AttentionTraining:
 
 def train_attention(
     model: Classifier,
-    images: Images,
+    images: ImageSet,
     rows: np.ndarray,
     labels: Int64[Tensor, " N"],
     how: AttentionTraining,
@@ -74,6 +74,7 @@ def train_attention(
     optimiser = torch.optim.Adam(block.parameters(), lr=how.learning_rate)
     wanted, draw = labels[rows].to(maps.device), torch.Generator().manual_seed(seed)
     weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    # A loop by hand, as in `bounded_logit.fit`: small steps on maps that are computed once.
     for _ in range(how.epochs):
         for chosen in torch.randperm(len(rows), generator=draw).split(how.batch_size):
             scores = F.linear(block(maps[chosen]).mean((2, 3)), weight, bias)

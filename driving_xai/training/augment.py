@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from driving_xai.training.processes import Part, whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -35,26 +37,31 @@ def augment(
     target: Float[Tensor, "B T"],
     how: Augmentation,
     generator: torch.Generator,
+    *,
+    part: Part | None = None,
 ) -> tuple[Float[Tensor, "B T 3 H W"], Float[Tensor, "B T"]]:
     """Frames and targets after one draw of the augmentation.
 
     Args:
         generator: a CPU generator; the draw is the same on every device.
+        part: of which global batch these windows are; it is drawn for, so that the windows change as they
+            would in the whole batch. None is all of it.
     """
-    batch, device = len(frames), frames.device
+    device = frames.device
+    part = whole(len(frames)) if part is None else part
 
     def uniform(reach: float) -> Tensor:
-        drawn = torch.rand(batch, generator=generator) * 2 - 1
+        drawn = torch.rand(part.total, generator=generator)[part.inside] * 2 - 1
         return (drawn * reach).to(device).view(-1, 1, 1, 1, 1)
 
     if how.flip:
-        mirrored = (torch.rand(batch, generator=generator) < 0.5).to(device)
+        mirrored = (torch.rand(part.total, generator=generator)[part.inside] < 0.5).to(device)
         frames = torch.where(mirrored.view(-1, 1, 1, 1, 1), frames.flip(-1), frames)
         target = torch.where(mirrored.view(-1, 1), -target, target)
     else:
         frames = frames.clone()
     if how.shift or how.pitch:
-        frames = _moved(frames, how, generator)
+        frames = _moved(frames, how, generator, part)
     # From here on in place: a batch is large beside the caches.
     if how.saturation:
         grey = frames.mean(2, keepdim=True)
@@ -63,17 +70,19 @@ def augment(
         mean = frames.mean((1, 2, 3, 4), keepdim=True)
         frames.sub_(mean).mul_(1 + uniform(how.contrast)).add_(mean)
     if how.shadow:
-        frames.mul_(_shadows(frames, how.shadow, generator))
+        frames.mul_(_shadows(frames, how.shadow, generator, part))
     if how.brightness:
         frames.mul_(uniform(how.brightness).exp())
     return frames.clamp_(0, 1), target
 
 
-def _moved(frames: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+def _moved(frames: Tensor, how: Augmentation, generator: torch.Generator, part: Part) -> Tensor:
     """Each window moved by its own whole number of columns and rows, the edges repeated."""
     height, width = frames.shape[-2:]
-    columns = torch.randint(0, 2 * how.shift + 1, (len(frames),), generator=generator).tolist()
-    rows = torch.randint(0, 2 * how.pitch + 1, (len(frames),), generator=generator).tolist()
+    columns, rows = (
+        torch.randint(0, 2 * reach + 1, (part.total,), generator=generator)[part.inside].tolist()
+        for reach in (how.shift, how.pitch)
+    )
     edge = (how.shift, how.shift, how.pitch, how.pitch)
     padded = F.pad(frames.flatten(1, 2), edge, mode="replicate").unflatten(1, frames.shape[1:3])
     moved = torch.empty_like(frames)
@@ -82,10 +91,10 @@ def _moved(frames: Tensor, how: Augmentation, generator: torch.Generator) -> Ten
     return moved
 
 
-def _shadows(frames: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def _shadows(frames: Tensor, probability: float, generator: torch.Generator, part: Part) -> Tensor:
     """A factor per pixel: darker on one side of a random line, for some of the windows."""
     batch, height, width = len(frames), *frames.shape[-2:]
-    drawn = torch.rand(batch, 4, generator=generator).to(frames.device)
+    drawn = torch.rand(part.total, 4, generator=generator)[part.inside].to(frames.device)
     across = torch.linspace(0, 1, width, device=frames.device)
     down = torch.linspace(0, 1, height, device=frames.device).view(-1, 1)
     line = drawn[:, 0].view(-1, 1, 1) + (drawn[:, 1] - drawn[:, 0]).view(-1, 1, 1) * down

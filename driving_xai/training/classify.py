@@ -1,65 +1,39 @@
 """The classifier recipe: labelled images -> a checkpoint.
 
-Training is a pure function of the images, the configuration and the seed; see `training.runs`.
+Training is a pure function of the images, the configuration and the seed; see `training.loop`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int64
-from lightning.pytorch.callbacks import EarlyStopping
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from driving_xai import checkpoint
-from driving_xai.data.images import LabelledImages
+from driving_xai.data.images import ImageSet, LabelledImages, classes_of
 from driving_xai.errors import DataError
 from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
 from driving_xai.training.augment import Augmentation, augment
-from driving_xai.training.labn import LabnLoss, labn_loss
-from driving_xai.training.runs import (
-    RESUME,
-    Device,
-    Precision,
-    build_trainer,
-    fit,
-    mix,
-    resume_state,
-    versions,
-)
+from driving_xai.training.labn import LabnLoss, Shares, labn_loss
+from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, resume_state, run
+from driving_xai.training.loop import describe as describe_training
+from driving_xai.training.processes import Part, in_parts, rank
+from driving_xai.training.schedules import rate_share
 from driving_xai.types import Frames, Scores
 
 _BIAS_ROW = -1
 """Stands for the bias image among the rows of training images."""
 _LABN_HEADS = ("branch.", "attend.", "classify.", "head.")
-
-
-class Images(Protocol):
-    """Labelled images by rows; `driving_xai.data.images.LabelledImages` is one."""
-
-    @property
-    def label_names(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def rows(self, split: Literal["train", "val", "test"]) -> Int[np.ndarray, " N"]: ...
-
-    def labels(self, names: Sequence[str]) -> Float[Tensor, "N K"]:
-        """One column for each name, 0 or 1."""
-        ...
-
-    def frames(self, rows: np.ndarray) -> Frames: ...
-
-    def shuffled(self, rows: np.ndarray, draw: torch.Generator) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +86,14 @@ class ClassifierTraining:
 
 
 def train(
-    images: Images,
+    images: ImageSet,
     out: Path,
     how: ClassifierTraining,
     *,
     data: Mapping[str, Any],
     geometry: Mapping[str, Any] | None = None,
     device: Device = "auto",
+    devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
 ) -> dict[str, Any]:
@@ -129,11 +104,13 @@ def train(
         out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
         data: what the checkpoint says of the images, such as the shards' hash.
         geometry: how they were cut from what a camera saw, by field of `Geometry`; None where they were not.
+        devices: processes that train together, each on a part of every batch; None is one, or torchrun's.
         resume: continue an interrupted run of the same configuration.
         callbacks: Lightning callbacks, for progress.
 
     Returns:
-        The metrics that are also written: accuracy and log loss of each split beside the majority.
+        The metrics that are also written: accuracy and log loss of each split, and of the majority. Of
+        several processes only the first has them.
 
     Raises:
         DataError: there is nothing to train on, or an image has not exactly one class.
@@ -152,24 +129,25 @@ def train(
         _standardise(model, images, rows)
     else:
         load_weights(model, Path(how.weights))
-    recipe = _Recipe(model, how, images, labels)
+    module = ClassifierModule(model, how, images, labels)
     # Once nothing of the configuration can be refused any more: a refused run leaves no folder.
     state = resume_state(out, config, resume)
     validated = len(images.rows("val")) > 0
-    early = EarlyStopping("val_loss", patience=how.patience or 0, check_on_train_epoch_end=True)
-    trainer = build_trainer(
+    trainer = run(
+        module,
         out,
+        config=config,
+        state=state,
         epochs=how.epochs,
-        monitor="val_loss" if validated else None,
         device=device,
+        devices=devices,
         precision=how.precision,
+        best=Best(monitor="val_loss", patience=how.patience) if validated else None,
         gradient_clip=how.gradient_clip,
-        callbacks=(*((early,) if validated and how.patience else ()), *callbacks),
+        callbacks=callbacks,
     )
-    fit(trainer, recipe, state)
-    if validated:
-        best = torch.load(out / RESUME / "best.ckpt", map_location="cpu", weights_only=True)
-        recipe.load_state_dict(best["state_dict"])
+    if rank() > 0:
+        return {}
     metrics = {"epochs": trainer.current_epoch, **_measure(model, images, labels, trainer)}
     checkpoint.save(out, model, config, metrics)
     return metrics
@@ -181,6 +159,7 @@ def train_on_shards(
     how: ClassifierTraining,
     *,
     device: Device = "auto",
+    devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
 ) -> dict[str, Any]:
@@ -194,6 +173,7 @@ def train_on_shards(
         data=data,
         geometry=images.manifest.geometry,
         device=device,
+        devices=devices,
         resume=resume,
         callbacks=callbacks,
     )
@@ -203,40 +183,14 @@ def describe(
     how: ClassifierTraining, data: Mapping[str, Any], geometry: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The config.json of a model trained so on these images, less its schema."""
-    training = asdict(how)
-    return {
-        "kind": "classifier",
-        "model": training.pop("model"),
-        "training": training,
-        "input": {"geometry": geometry, "short_side_px": None},
-        "data": dict(data),
-        "versions": versions(),
-    }
-
-
-def classes_of(images: Images) -> Int64[Tensor, " N"]:
-    """The class of each image, by its place among the label names.
-
-    Raises:
-        DataError: there are fewer than two classes, or an image has none or several.
-    """
-    names = images.label_names
-    if len(names) < 2:
-        raise DataError(f"the shards have {len(names)} label columns, expected two classes or more")
-    one_hot = images.labels(names)
-    wrong = (one_hot.sum(1) != 1).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"image {row} of the index has {int(one_hot[row].sum())} classes, expected one; several labels an "
-            "image are for `train actions`"
-        )
-    return one_hot.argmax(1)
+    return describe_training(
+        "classifier", how, inputs={"geometry": geometry, "short_side_px": None}, data=data
+    )
 
 
 @torch.no_grad()
 def predict(
-    model: Classifier, images: Images, rows: np.ndarray, *, batch_size: int = 64
+    model: Classifier, images: ImageSet, rows: np.ndarray, *, batch_size: int = 64
 ) -> Float[Tensor, "N K"]:
     """The scores of these images, on the CPU, from the model in eval mode."""
     was_training = model.training
@@ -265,17 +219,18 @@ def judged(scores: Scores, labels: Int64[Tensor, " N"], train_labels: Int64[Tens
     }
 
 
-class _Recipe(L.LightningModule):
-    """One training step and one validation for Lightning's loop."""
+class ClassifierModule(RecipeModule):
+    """One training step and one validation of a classifier, for Lightning's loop."""
 
     bias: Tensor
     class_weights: Tensor
 
     def __init__(
-        self, model: Classifier, how: ClassifierTraining, images: Images, labels: Int64[Tensor, " N"]
+        self, model: Classifier, how: ClassifierTraining, images: ImageSet, labels: Int64[Tensor, " N"]
     ) -> None:
         super().__init__()
         self.model, self.how, self.images, self.labels = model, how, images, labels
+        self.seed = how.seed
         self.is_labn = isinstance(model.network, LambdaAttentionBranchNetwork)
         rows = images.rows("train")
         self.register_buffer("bias", mean_image(images, rows) if self.is_labn else torch.zeros(0))
@@ -299,28 +254,26 @@ class _Recipe(L.LightningModule):
             parts["heads" if self._is_head(name) else "features"].append(weight)
         return parts
 
-    def configure_optimizers(self):
-        groups = [{"params": weights, "part": part} for part, weights in self._parts().items()]
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = [{"params": weights, "name": name} for name, weights in self._parts().items()]
         return torch.optim.AdamW(groups, lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
 
     def on_train_epoch_start(self) -> None:
-        slower = self.how.features_learning_rate
-        if slower == 0:  # Every epoch, because validation brings training mode back.
+        super().on_train_epoch_start()
+        if self.how.features_learning_rate == 0:  # Every epoch, because validation brings training mode back.
             for name, module in self.model.network.named_modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm) and not self._is_head(name):
                     module.eval()
-        for group in self.trainer.optimizers[0].param_groups:
-            own = slower if group["part"] == "features" and slower is not None else self.how.learning_rate
-            group["lr"] = own * self._share_of_rate(self.current_epoch)
 
-    def _share_of_rate(self, epoch: int) -> float:
-        warm = self.how.warmup_epochs
-        if epoch < warm:
-            return (epoch + 1) / warm
-        if self.how.schedule == "constant":
-            return 1.0
-        done = (epoch - warm) / max(self.how.epochs - warm, 1)
-        return 0.01 + 0.99 * (0.5 + 0.5 * float(np.cos(np.pi * done)))
+    def rates(self, epoch: int) -> dict[str, float]:
+        how = self.how
+        share = rate_share(epoch, how.epochs, how.schedule, warmup_epochs=how.warmup_epochs)
+        slower = how.learning_rate if how.features_learning_rate is None else how.features_learning_rate
+        return {"heads": how.learning_rate * share, "features": slower * share}
+
+    def extent(self) -> str:
+        train, val = (len(self.images.rows(split)) for split in ("train", "val"))
+        return f"{train:,} images, {self.how.batch_size} a step, validated on {val:,}"
 
     def train_dataloader(self) -> DataLoader:
         draw = torch.Generator().manual_seed(mix(self.how.seed, self.trainer.current_epoch))
@@ -337,38 +290,52 @@ class _Recipe(L.LightningModule):
         return DataLoader(batches, batch_size=None)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        # Dropout and augmentation draw from (seed, epoch, step), so that a resumed run draws the same.
-        drawn = mix(self.how.seed, self.current_epoch, batch_idx)
-        torch.manual_seed(drawn)
-        draw = torch.Generator().manual_seed(drawn)
-        frames, labels = self._examples(batch.cpu().numpy())
+        draw, part = self.draw(batch_idx), self.part(len(batch))
+        rows = batch.cpu().numpy()
+        rows = np.concatenate(
+            [rows[rows != _BIAS_ROW], rows[rows == _BIAS_ROW]]
+        )  # The bias image comes last.
+        frames = self._frames(rows[part.inside])
         nothing = torch.zeros(len(frames), 1, device=frames.device)
-        frames = augment(frames.unsqueeze(1), nothing, self.how.augmentation, draw)[0].squeeze(1)
-        loss = self._loss(frames, labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        changes = self.how.augmentation
+        frames = augment(frames.unsqueeze(1), nothing, changes, draw, part=part)[0].squeeze(1)
+        with self.as_one_batch(part):
+            loss = self._loss(frames, self._classes(rows).to(self.device), part)
+        self.log_loss(loss, part.total)
         return loss
 
-    def _examples(self, rows: np.ndarray) -> tuple[Frames, Int64[Tensor, " B"]]:
+    def _frames(self, rows: np.ndarray) -> Frames:
         is_bias = rows == _BIAS_ROW
-        stored = rows[~is_bias]
-        frames = self.images.frames(stored).to(self.device)
-        labels = self.labels[stored].to(self.device)
-        if is_bias.any():
-            frames = torch.cat([frames, self.bias[None].to(frames)])
-            labels = torch.cat([labels, labels.new_tensor([self.negative])])
-        return frames, labels
+        bias = self.bias[None].expand(int(is_bias.sum()), -1, -1, -1) if is_bias.any() else None
+        if is_bias.all():
+            assert bias is not None, "no rows"
+            return bias
+        frames = self.images.frames(rows[~is_bias]).to(self.device)
+        return frames if bias is None else torch.cat([frames, bias.to(frames)])
 
-    def _loss(self, frames: Frames, labels: Int64[Tensor, " B"]) -> Tensor:
+    def _classes(self, rows: np.ndarray) -> Int64[Tensor, " B"]:
+        known = self.labels[np.where(rows == _BIAS_ROW, 0, rows)]
+        return torch.where(torch.from_numpy(rows == _BIAS_ROW), self.negative, known)
+
+    def _loss(self, frames: Frames, labels: Int64[Tensor, " B"], part: Part) -> Tensor:
+        """The part's share of the batch's loss.
+
+        Args:
+            labels: of the whole batch, whose class weights the cross-entropy divides by.
+        """
+        weighted = part.share_of(self.class_weights[labels], self.processes) if self.processes > 1 else 1.0
         if self.is_labn:
             return labn_loss(
                 self.model,
                 frames,
-                labels,
+                labels[part.inside],
                 self.how.labn,
                 bias=self.bias,
                 class_weights=self.class_weights,
+                shares=Shares(cross_entropy=weighted, divergence=part.share),
             )
-        return F.cross_entropy(self.model(frames), labels, weight=self.class_weights)
+        own = F.cross_entropy(self.model(frames), labels[part.inside], weight=self.class_weights)
+        return weighted * own
 
     def val_dataloader(self) -> list[int]:
         # One item stands for the whole split.
@@ -376,7 +343,13 @@ class _Recipe(L.LightningModule):
 
     def validation_step(self, _: int, __: int) -> None:
         rows = self.images.rows("val")
-        scores = predict(self.model, self.images, rows)
+        parts = in_parts(
+            rows,
+            lambda mine: predict(self.model, self.images, mine),
+            number=self.global_rank,
+            processes=self.processes,
+        )
+        scores = torch.cat(parts)
         loss = F.cross_entropy(scores, self.labels[rows])
         accuracy = (scores.argmax(1) == self.labels[rows]).float().mean()
         self.log_dict({"val_loss": loss, "val_accuracy": accuracy}, batch_size=1)
@@ -405,7 +378,7 @@ def _last_linear(network: nn.Module) -> str:
     return f"{names[-1]}." if names else "no head"
 
 
-def mean_image(images: Images, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
+def mean_image(images: ImageSet, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
     """The bias image: the mean of these images.
 
     Source: Iida et al. 2022, eq. 13, whose printed sum has one image too many.
@@ -415,7 +388,7 @@ def mean_image(images: Images, rows: np.ndarray, batch_size: int = 256) -> Float
 
 
 @torch.no_grad()
-def _standardise(model: Classifier, images: Images, rows: np.ndarray, most: int = 512) -> None:
+def _standardise(model: Classifier, images: ImageSet, rows: np.ndarray, most: int = 512) -> None:
     """Takes the channels' mean and deviation from a sample of the training images."""
     sample = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
     pixels = images.frames(sample)
@@ -424,7 +397,7 @@ def _standardise(model: Classifier, images: Images, rows: np.ndarray, most: int 
 
 
 def _measure(
-    model: Classifier, images: Images, labels: Int64[Tensor, " N"], trainer: L.Trainer
+    model: Classifier, images: ImageSet, labels: Int64[Tensor, " N"], trainer: L.Trainer
 ) -> dict[str, Any]:
     """Each tested split beside the majority of the training images."""
     model.to(trainer.strategy.root_device).eval()

@@ -11,7 +11,7 @@ train their backbone so on the 70,000 training images of BDD100K.
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +26,10 @@ from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
 from driving_xai.data.images import LabelledImages
-from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
+from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.models.backbone import (
     BackboneConfig,
     build_backbone,
@@ -38,8 +37,11 @@ from driving_xai.models.backbone import (
     is_transformer,
     load_backbone,
 )
-from driving_xai.training import runs
 from driving_xai.training.dino_views import Crops, ViewBatches, Views
+from driving_xai.training.loop import Device, Precision, RecipeModule, file_of_weights, mix, resume_state, run
+from driving_xai.training.loop import describe as describe_training
+from driving_xai.training.processes import Part, placement, rank
+from driving_xai.training.schedules import cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class DinoTraining:
     crops: Crops = field(default_factory=Crops)
     epochs: int = 200
     batch_size: int = 16
-    """On each device."""
+    """Of each process."""
     learning_rate: float = 5e-4
     """For batches of 256; it is multiplied by the images of a step, over all devices, by 256."""
     warmup_epochs: int = 10
@@ -82,9 +84,10 @@ class DinoTraining:
     drop_path: float = 0.1
     """Of the student."""
     devices: int = 1
+    """Processes that train together, over all machines; under torchrun as many as it started."""
     strategy: str = "auto"
     """Lightning's name for how devices work together; auto is one process a device."""
-    precision: runs.Precision = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     workers: int = 0
     """Processes that make views, for each device."""
@@ -104,23 +107,6 @@ class DinoTraining:
         for name in ("teacher_momentum", "centre_momentum", "drop_path"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
-
-
-def cosine(step: int, steps: int, start: float, end: float, *, warmup_steps: int = 0) -> float:
-    """A value that grows linearly from 0 to `start` in the warm-up, then falls along half a cosine to `end`.
-
-    Source: Caron et al. 2021, released code: warm-up over its steps, both ends included; the cosine
-    ends one step before `end`. Deviation: a warm-up longer than the training is cut to it.
-
-    Example:
-        >>> [round(cosine(step, 6, 1.0, 0.0, warmup_steps=3), 2) for step in range(6)]
-        [0.0, 0.5, 1.0, 1.0, 0.75, 0.25]
-    """
-    warmup_steps = min(warmup_steps, steps)
-    if step < warmup_steps:
-        return start * step / max(warmup_steps - 1, 1)
-    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
-    return end + 0.5 * (start - end) * (1 + float(np.cos(np.pi * done)))
 
 
 class Branch(nn.Module):
@@ -155,8 +141,8 @@ class Branch(nn.Module):
         return features[:, 0] if self.is_transformer else features.mean((2, 3))
 
 
-class DinoRecipe(L.LightningModule):
-    """One training step for Lightning's loop."""
+class DinoModule(RecipeModule):
+    """One training step of self-distillation, for Lightning's loop."""
 
     def __init__(self, student: Branch, teacher: Branch, images: LabelledImages, how: DinoTraining) -> None:
         super().__init__()
@@ -172,6 +158,7 @@ class DinoRecipe(L.LightningModule):
             student_temp=how.student_temperature,
             center_momentum=how.centre_momentum,
         )
+        self.seed = how.seed
         self.last_means: dict[str, float] = {}
         """What a resumed run logged last."""
         self.rows = np.sort(np.concatenate([images.rows(split) for split in how.splits]))
@@ -193,15 +180,27 @@ class DinoRecipe(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Biases and normalisations are not decayed; schedules set the values before each step.
         learnt = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        decayed = [parameter for parameter in learnt if parameter.dim() > 1]
+        others = [parameter for parameter in learnt if parameter.dim() == 1]
         groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in learnt if parameter.dim() > 1]},
-            {"params": [parameter for parameter in learnt if parameter.dim() == 1], "weight_decay": 0.0},
+            {"params": decayed, "name": "decayed"},
+            {"params": others, "name": "others", "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=0.0)
 
+    def rates(self, epoch: int) -> dict[str, float]:
+        """The rate that an epoch starts with; each step sets its own."""
+        steps = self.steps_per_epoch()
+        rate = self._rate(epoch * steps)
+        return {"decayed": rate, "others": rate}
+
+    def extent(self) -> str:
+        together = self.how.batch_size * self.how.devices
+        return f"{self.steps_per_epoch() * together:,} images without labels, {together} a step"
+
     def train_dataloader(self) -> DataLoader[Views]:
         how, epoch = self.how, self.trainer.current_epoch
-        order = self.images.shuffled(self.rows, torch.Generator().manual_seed(runs.mix(how.seed, epoch)))
+        order = self.images.shuffled(self.rows, torch.Generator().manual_seed(mix(how.seed, epoch)))
         mine = order[self.global_rank :: self.trainer.world_size]
         chunks = [
             mine[start : start + how.batch_size]
@@ -212,11 +211,14 @@ class DinoRecipe(L.LightningModule):
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
         # Stochastic depth draws from (seed, epoch, step, device), so that a resumed run draws the same.
-        torch.manual_seed(runs.mix(self.how.seed, self.current_epoch, batch_idx, self.global_rank))
+        torch.manual_seed(mix(self.how.seed, self.current_epoch, batch_idx, self.global_rank))
         self._follow_schedules()
-        with torch.no_grad():
-            taught = [projection.float() for projection in self.teacher(views[:2])]
-        said = [projection.float() for projection in self.student(views)]
+        size, number = self.how.batch_size, self.global_rank
+        part = Part(number * size, (number + 1) * size, self.processes * size, 1.0)
+        with self.as_one_batch(part):
+            with torch.no_grad():
+                taught = [projection.float() for projection in self.teacher(views[:2])]
+            said = [projection.float() for projection in self.student(views)]
         self._log_spread(taught)
         loss = self.loss(taught, said, teacher_temp=self._teacher_temperature())
         self._log("train_loss", loss, len(views[0]))
@@ -245,16 +247,20 @@ class DinoRecipe(L.LightningModule):
 
     def _follow_schedules(self) -> None:
         how = self.how
-        rate = how.learning_rate * how.batch_size * how.devices / 256
         decayed, others = self.trainer.optimizers[0].param_groups
-        warmup = how.warmup_epochs * self.steps_per_epoch()
-        decayed["lr"] = others["lr"] = self._scheduled(rate, how.min_learning_rate, 0, warmup)
+        decayed["lr"] = others["lr"] = self._rate(self.trainer.global_step)
         decayed["weight_decay"] = self._scheduled(how.weight_decay, how.final_weight_decay, 0)
 
-    def _scheduled(self, start: float, end: float, offset: int, warmup: int = 0) -> float:
-        """The value at this step, or `offset` steps beside it once Lightning has counted on."""
+    def _rate(self, step: int) -> float:
+        how, steps = self.how, self.steps_per_epoch()
+        rate = how.learning_rate * how.batch_size * how.devices / 256
+        warmup = how.warmup_epochs * steps
+        return cosine(step, how.epochs * steps, rate, how.min_learning_rate, warmup_steps=warmup)
+
+    def _scheduled(self, start: float, end: float, offset: int) -> float:
+        """The value at this step, or `offset` steps from it once Lightning has counted on."""
         steps = self.how.epochs * self.steps_per_epoch()
-        return cosine(self.trainer.global_step + offset, steps, start, end, warmup_steps=warmup)
+        return cosine(self.trainer.global_step + offset, steps, start, end)
 
     def _teacher_temperature(self) -> float:
         how = self.how
@@ -290,7 +296,7 @@ def train(
     out: Path,
     how: DinoTraining,
     *,
-    device: runs.Device = "auto",
+    device: Device = "auto",
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
 ) -> dict[str, Any]:
@@ -314,29 +320,32 @@ def train(
             fit.
         UnsupportedModelError: the architecture cannot be built, or crops are no whole patches.
     """
+    how = replace(how, devices=placement(how.devices if how.devices > 1 else None).processes)
     images = LabelledImages(shards, keep_mib=how.keep_mib)
     config = describe(how, images.manifest)
     L.seed_everything(how.seed, verbose=False)
     student = Branch(_first_backbone(how), how)
     teacher = Branch(build_backbone(how.model), how)
     teacher.load_state_dict(student.state_dict())
-    recipe = DinoRecipe(student, teacher, images, how)
-    recipe.steps_per_epoch()
-    state = runs.resume_state(out, config, resume)
-    trainer = runs.build_trainer(
+    module = DinoModule(student, teacher, images, how)
+    module.steps_per_epoch()
+    state = resume_state(out, config, resume)
+    run(
+        module,
         out,
+        config=config,
+        state=state,
         epochs=how.epochs,
         device=device,
-        precision=how.precision,
-        callbacks=callbacks,
         devices=how.devices,
         strategy=how.strategy,
+        precision=how.precision,
+        callbacks=callbacks,
     )
-    runs.fit(trainer, recipe, state)
     # Of a run that was whole already nothing is logged again: its state still has them.
-    metrics = {**recipe.last_means, **recipe.logged_means(), "epochs": how.epochs}
-    if runs.rank() == 0:
-        checkpoint.save(out, recipe.teacher.backbone, config, metrics)
+    metrics = {**module.last_means, **module.logged_means(), "epochs": how.epochs}
+    if rank() == 0:
+        checkpoint.save(out, module.teacher.backbone, config, metrics)
     return metrics
 
 
@@ -356,20 +365,15 @@ def _first_backbone(how: DinoTraining) -> Any:
 
 def describe(how: DinoTraining, manifest: Manifest) -> dict[str, Any]:
     """The config.json of a backbone trained so on these shards, less its schema."""
-    training = asdict(how)
+    resolved: dict[str, Any] = {}
     if how.start == "timm":
-        training["start"] = {"timm": fetched_name(how.model.backbone)}
+        resolved["start"] = {"timm": fetched_name(how.model.backbone)}
     elif how.start != "random":
-        path = Path(how.start)
-        file = path / checkpoint.WEIGHTS if path.is_dir() else path
-        if not file.is_file():
-            raise CheckpointError(f"{file}: no such file; check the path of the weights")
-        training["start"] = {"file": path.name, "sha256": sha256_of(file)}
-    return {
-        "kind": "dino",
-        "model": training.pop("model"),
-        "training": training,
-        "input": {"geometry": manifest.geometry},
-        "data": {"shards_sha256": manifest.sha256, "splits": list(how.splits)},
-        "versions": runs.versions(),
-    }
+        resolved["start"] = file_of_weights(Path(how.start))
+    return describe_training(
+        "dino",
+        how,
+        inputs={"geometry": manifest.geometry},
+        data={"shards_sha256": manifest.sha256, "splits": list(how.splits)},
+        resolved=resolved,
+    )

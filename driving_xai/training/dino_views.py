@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from driving_xai.data.images import LabelledImages
-from driving_xai.training import runs
+from driving_xai.training.loop import mix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class ViewBatches(Dataset[Views]):
         rows = self.chunks[number]
         views = []
         for row, image in zip(rows.tolist(), self.images.arrays(rows), strict=True):
-            with _draws_from(runs.mix(self.seed, self.epoch, row)):
+            with _draws_from(mix(self.seed, self.epoch, row)):
                 views.append(self._transform(Image.fromarray(image)))
         return [torch.stack(same) for same in zip(*views, strict=True)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,17 @@ class LabnLoss:
             )
 
 
+class Shares(NamedTuple):
+    """What the two kinds of means over a part of a batch are multiplied by; see `processes.Part.share`."""
+
+    cross_entropy: float
+    """Its mean is weighted by class."""
+    divergence: float
+
+
+WHOLE = Shares(1.0, 1.0)
+
+
 def labn_loss(
     model: Classifier,
     frames: Float[Tensor, "B 3 H W"],
@@ -50,12 +61,14 @@ def labn_loss(
     *,
     bias: Float[Tensor, "3 H W"],
     class_weights: Float[Tensor, " K"] | None = None,
+    shares: Shares = WHOLE,
 ) -> Float[Tensor, ""]:
     """The loss of a batch.
 
     Args:
         bias: the mean of the training images, RGB in [0, 1].
         class_weights: of both cross-entropies; None weighs classes alike.
+        shares: of a process that has a part of the batch.
 
     Source: Iida et al. 2022, eqs. 8 to 12.
     Deviation: eq. 12 indexes the attention at the image's resolution; it is upsampled bilinearly.
@@ -65,6 +78,7 @@ def labn_loss(
     found = network.branches(model.normalised(frames))
     loss = F.cross_entropy(found.scores, labels, weight=class_weights)
     loss = loss + how.branch_weight * F.cross_entropy(found.branch_scores, labels, weight=class_weights)
+    loss = shares.cross_entropy * loss
     if how.divergence_weight == 0:
         return loss
     masked = masked_by_attention(frames, found.attention.detach(), bias, threshold=how.mask_threshold)
@@ -72,7 +86,7 @@ def labn_loss(
     divergence = F.kl_div(
         model(masked).log_softmax(1), clean.log_softmax(1), log_target=True, reduction="batchmean"
     )
-    return loss + how.divergence_weight * divergence
+    return loss + how.divergence_weight * (shares.divergence * divergence)
 
 
 def masked_by_attention(

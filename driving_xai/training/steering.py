@@ -1,8 +1,6 @@
 """The steering recipe: windows of a drive -> a checkpoint.
 
-Training is a pure function of the shards, the configuration and the seed: every epoch draws its
-windows, and every step its augmentations and dropout, from the seed and its own number, so a resumed
-run ends where an unbroken one does.
+Training is a pure function of the shards, the configuration and the seed; see `training.loop`.
 """
 
 from __future__ import annotations
@@ -18,29 +16,23 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EarlyStopping
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
-from driving_xai.data.drives import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
+from driving_xai.data.drives import Route, Run, Window, Windows, labelled, open_index, runs
+from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
-from driving_xai.training.runs import (
-    RESUME,
-    Device,
-    Precision,
-    build_trainer,
-    fit,
-    mix,
-    resume_state,
-    versions,
-)
+from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, resume_state, run
+from driving_xai.training.loop import describe as describe_training
+from driving_xai.training.processes import gathered, rank
+from driving_xai.training.schedules import rate_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,34 +91,40 @@ class SteeringTraining:
             raise ValueError(f"averaging is {self.averaging}; expected 0 up to, but not, 1")
 
 
-class _Recipe(L.LightningModule):
-    """One training step and one validation for Lightning's loop."""
+class SteeringModule(RecipeModule):
+    """One training step and one validation of a steering model, for Lightning's loop."""
 
     def __init__(self, model: SteeringModel, how: SteeringTraining, route: Route, splits: _Splits) -> None:
         super().__init__()
         self.model, self.how, self.route, self.splits = model, how, route, splits
+        self.seed = how.seed
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         # A list, so that Lightning does not save these layers a second time.
         self.frozen = list(_first_layers(model, how.frozen_convolutions).requires_grad_(False))
+        # What reads the LSTM's last state sees nothing of it in a single frame.
+        self.leaves_parameters_out = how.frame_epochs > 0
+        self.batches: list[list[int]] = []
+        """The windows of each global batch of this epoch."""
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [weights for weights in self.model.parameters() if weights.requires_grad]
-        return torch.optim.Adam(trained, lr=self._rate(0), weight_decay=self.how.weight_decay)
+        group = {"params": trained, "name": "all"}
+        return torch.optim.Adam([group], lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
 
     def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         for layer in self.frozen:
             layer.eval()
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self._rate(self.current_epoch)
 
-    def _rate(self, epoch: int) -> float:
+    def rates(self, epoch: int) -> dict[str, float]:
         how = self.how
-        in_frames = epoch < how.frame_epochs
-        rate = how.frame_learning_rate if in_frames else how.learning_rate
-        if how.schedule == "constant":
-            return rate
-        done, total = (epoch, how.frame_epochs) if in_frames else (epoch - how.frame_epochs, how.epochs)
-        return rate * (0.5 + 0.5 * float(np.cos(np.pi * done / max(total, 1)))) + 0.01 * rate
+        if epoch < how.frame_epochs:
+            return {"all": how.frame_learning_rate * rate_share(epoch, how.frame_epochs, how.schedule)}
+        return {"all": how.learning_rate * rate_share(epoch - how.frame_epochs, how.epochs, how.schedule)}
+
+    def extent(self) -> str:
+        train, val = (sum(map(len, kept)) for kept in (self.splits.train, self.splits.val))
+        return f"{train:,} frames in windows of {self.how.window}, {self.how.batch_size} a step, validated on {val:,}"
 
     def train_dataloader(self) -> DataLoader[Window]:
         how, epoch = self.how, self.trainer.current_epoch
@@ -140,22 +138,20 @@ class _Recipe(L.LightningModule):
             )
         # Shuffled here and not by the loader, whose order depends on how often it is asked for one.
         order = torch.randperm(len(windows), generator=draw).tolist()
-        return DataLoader(
-            Subset(windows, order),
-            batch_size=how.batch_size * how.window // length,
-            num_workers=how.workers,
-        )
+        size = how.batch_size * how.window // length
+        self.batches = [order[start : start + size] for start in range(0, len(order), size)]
+        mine = [batch[self.part(len(batch)).inside] for batch in self.batches]
+        return DataLoader(windows, batch_sampler=mine, num_workers=how.workers)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
-        # Dropout and augmentation draw from (seed, epoch, step), so that a resumed run draws the same.
-        drawn = mix(self.how.seed, self.current_epoch, batch_idx)
-        torch.manual_seed(drawn)
-        draw = torch.Generator().manual_seed(drawn)
-        frames, target = augment(batch.frames.float() / 255, batch.target, self.how.augmentation, draw)
-        scores, _, _ = self.model(frames)
+        draw, part = self.draw(batch_idx), self.part(len(self.batches[batch_idx]))
+        changes = self.how.augmentation
+        frames, target = augment(batch.frames.float() / 255, batch.target, changes, draw, part=part)
+        with self.as_one_batch(part):
+            scores, _, _ = self.model(frames)
         scale = self.model.target_scale
-        loss = _LOSSES[self.how.loss](scores.float() / scale, target / scale)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        loss = part.share * _LOSSES[self.how.loss](scores.float() / scale, target / scale)
+        self.log_loss(loss, part.total)
         return loss
 
     @torch.no_grad()
@@ -175,26 +171,16 @@ class _Recipe(L.LightningModule):
         return [0] if self.splits.val else []
 
     def validation_step(self, _: int, __: int) -> None:
-        walked = walk(self.averaged, self.route, self.splits.val, device=self.device)
-        self.log("val_mae_deg", mae_deg(walked), prog_bar=True, batch_size=1)
+        mine = self.splits.val[self.global_rank :: self.processes]
+        walked = [walk(self.averaged, self.route, [each], device=self.device) for each in mine]
+        everywhere = pd.concat([table for tables in gathered(walked) for table in tables])
+        self.log("val_mae_deg", mae_deg(everywhere), prog_bar=True, batch_size=1)
 
 
 def _first_layers(model: SteeringModel, convolutions: int) -> nn.Sequential:
     """The encoder before its convolution of that number, counted from 0."""
     places = [at for at, layer in enumerate(model.encoder) if isinstance(layer, nn.Conv2d)]
     return model.encoder[: places[convolutions]]
-
-
-class _WindowStopping(EarlyStopping):
-    """Early stopping that begins with the epochs over windows: a plateau of single frames stops nothing."""
-
-    def __init__(self, frame_epochs: int, *, patience: int) -> None:
-        super().__init__("val_mae_deg", patience=patience, check_on_train_epoch_end=True)
-        self.frame_epochs = frame_epochs
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch >= self.frame_epochs:
-            super().on_train_epoch_end(trainer, pl_module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +203,7 @@ def train(
     how: SteeringTraining,
     *,
     device: Device = "auto",
+    devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
     encoder_from: Path | None = None,
@@ -226,13 +213,15 @@ def train(
     Args:
         shards: a directory that `prep` wrote, with steering.
         out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
+        devices: processes that train together, each on a part of every batch; None is one, or torchrun's.
         resume: continue an interrupted run of the same configuration.
         callbacks: Lightning callbacks, for progress.
         encoder_from: a steering checkpoint whose convolutions this model starts with; it must hold out
             the same frames. None starts from random ones.
 
     Returns:
-        The metrics that are also written: MAE in degrees for each split beside trivial predictors.
+        The metrics that are also written: MAE in degrees for each split, and of trivial predictors. Of
+        several processes only the first has them.
 
     Raises:
         DataError: the shards hold no steering or too little of it.
@@ -256,14 +245,25 @@ def train(
     if start is not None:
         _start_encoder(model, start, config)
     state = resume_state(out, config, resume)
-    recipe = _Recipe(model, how, route, splits)
-    trainer = _trainer(out, how, device, bool(splits.val), callbacks)
-    fit(trainer, recipe, state)
-    if splits.val:
-        best = out / RESUME / "best.ckpt"
-        recipe.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
-    metrics = _measure(recipe, trainer)
-    checkpoint.save(out, recipe.averaged, config, metrics)
+    module = SteeringModule(model, how, route, splits)
+    best = Best(monitor="val_mae_deg", patience=how.patience, first_epoch=how.frame_epochs)
+    trainer = run(
+        module,
+        out,
+        config=config,
+        state=state,
+        epochs=how.frame_epochs + how.epochs,
+        device=device,
+        devices=devices,
+        precision=how.precision,
+        best=best if splits.val else None,
+        gradient_clip=how.gradient_clip,
+        callbacks=callbacks,
+    )
+    if rank() > 0:
+        return {}
+    metrics = _measure(module, trainer)
+    checkpoint.save(out, module.averaged, config, metrics)
     return metrics
 
 
@@ -283,42 +283,13 @@ def describe(
     Args:
         encoder_sha256: of the checkpoint whose convolutions it started with.
     """
-    training = asdict(how)
-    if encoder_sha256 is not None:
-        training["encoder_from_sha256"] = encoder_sha256
-    return {
-        "kind": "steering",
-        "model": training.pop("model"),
-        "training": training,
-        "input": {
-            "geometry": manifest.geometry,
-            "vehicle": manifest.vehicle,
-            "signals": dict(manifest.signals),
-        },
-        "data": {"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
-        "versions": versions(),
-    }
-
-
-def _trainer(
-    out: Path,
-    how: SteeringTraining,
-    device: Device,
-    validated: bool,
-    callbacks: tuple[L.Callback, ...],
-) -> L.Trainer:
-    # It acts after the epoch, which validation belongs to, as the trainer's own checkpoints do: a run then
-    # resumes between two epochs.
-    early = _WindowStopping(how.frame_epochs, patience=how.patience or 0)
-    stop = (early,) if validated and how.patience else ()
-    return build_trainer(
-        out,
-        epochs=how.frame_epochs + how.epochs,
-        monitor="val_mae_deg" if validated else None,
-        device=device,
-        precision=how.precision,
-        gradient_clip=how.gradient_clip,
-        callbacks=(*stop, *callbacks),
+    inputs = {"geometry": manifest.geometry, "vehicle": manifest.vehicle, "signals": dict(manifest.signals)}
+    return describe_training(
+        "steering",
+        how,
+        inputs=inputs,
+        data={"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
+        resolved={} if encoder_sha256 is None else {"encoder_from_sha256": encoder_sha256},
     )
 
 
@@ -353,11 +324,11 @@ def _fit_scales(model: SteeringModel, route: Route, train: list[Run], frames: in
     model.input_std.copy_(colours.std((0, 2, 3)).clamp_min(1e-3).view(3, 1, 1))
 
 
-def _measure(recipe: _Recipe, trainer: L.Trainer) -> dict[str, Any]:
+def _measure(module: SteeringModule, trainer: L.Trainer) -> dict[str, Any]:
     """MAE in degrees of each split, tested beside what a constant steering angle would get."""
-    route, splits = recipe.route, recipe.splits
+    route, splits = module.route, module.splits
     device = trainer.strategy.root_device
-    model = recipe.averaged.to(device).eval()
+    model = module.averaged.to(device).eval()
     metrics: dict[str, Any] = {"epochs": trainer.current_epoch}
     for name in ("val", "test"):
         if kept := getattr(splits, name):

@@ -7,7 +7,8 @@ import pytest
 from data_prep.schema import VEHICLES
 from data_prep.signals import inverse_turning_radius
 from data_prep.split import UNIX_FROM_NS
-from driving_xai.data.drives import HoldOut, Run, Windows, degrees_per_unit, runs
+from driving_xai.data.drives import Run, Windows, degrees_per_unit, runs
+from driving_xai.data.splits import HoldOut
 from driving_xai.errors import DataError
 
 

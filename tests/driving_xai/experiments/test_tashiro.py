@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.geometry import Geometry
 from data_prep.prepare import PrepConfig, prepare
-from driving_xai.data.drives import HoldOut
+from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError
 from driving_xai.experiments import networks
 from driving_xai.experiments.tashiro import Tashiro, run

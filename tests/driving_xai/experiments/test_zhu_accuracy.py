@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from driving_xai import checkpoint
-from driving_xai.data.images import FoldOut, LabelledImages
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments.zhu_accuracy import ZhuAccuracy, _interval, run
 from driving_xai.models.actions import ActionConfig

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from driving_xai import checkpoint
-from driving_xai.data.images import FoldOut, LabelledImages
+from driving_xai.data.images import LabelledImages
+from driving_xai.data.splits import FoldOut
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.training.action_inputs import MirroredFrames, frozen_features

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from driving_xai.data.images import classes_of
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.training.attention import AttentionTraining, feature_maps, train_attention
-from driving_xai.training.classify import classes_of
 from tests.driving_xai.training.pictures import SIDE, Pictures
 
 

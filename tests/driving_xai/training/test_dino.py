@@ -18,11 +18,12 @@ from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.models.actions import ActionConfig
 from driving_xai.models.backbone import BackboneConfig, build_backbone
-from driving_xai.training import runs
 from driving_xai.training.actions import ActionTraining
 from driving_xai.training.actions import train as train_actions
-from driving_xai.training.dino import Branch, DinoTraining, cosine, entropy, train
+from driving_xai.training.dino import Branch, DinoTraining, entropy, train
 from driving_xai.training.dino_views import Crops, ViewBatches
+from driving_xai.training.loop import mix
+from driving_xai.training.schedules import cosine
 
 MODEL = BackboneConfig(
     backbone="vit_tiny_patch16_224", patch_px=8, embed_dim=24, depth=2, heads=3, image_size=(24, 40)
@@ -114,7 +115,7 @@ def slow_run(shards: Path, how: DinoTraining) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW(groups)
     step = 0
     for epoch in range(how.epochs):
-        order = images.shuffled(rows, torch.Generator().manual_seed(runs.mix(how.seed, epoch)))
+        order = images.shuffled(rows, torch.Generator().manual_seed(mix(how.seed, epoch)))
         chunks = [order[i * how.batch_size : (i + 1) * how.batch_size] for i in range(steps)]
         for views in (
             ViewBatches(images, chunks, how.crops, seed=how.seed, epoch=epoch)[i] for i in range(steps)

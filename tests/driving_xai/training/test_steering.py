@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from data_prep.prepare import PrepConfig, prepare
 from driving_xai import checkpoint
-from driving_xai.data.drives import HoldOut
+from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig
 from driving_xai.training.steering import SteeringTraining, train

@@ -1,0 +1,180 @@
+"""The loop of all recipes: kills leave good checkpoints, logs continue, and what it says of a training."""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+import signal
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from driving_xai import checkpoint
+from driving_xai.errors import CheckpointError
+from driving_xai.training import loop
+from driving_xai.training.classify import ClassifierTraining, train
+from tests.driving_xai.training import together
+from tests.driving_xai.training.pictures import Pictures
+
+HOW = replace(together.CLASSIFIER, epochs=3)
+SAVES = 6
+"""Of best.ckpt and last.ckpt in three epochs that all improve."""
+
+
+class Interrupt(L.Callback):
+    """Ctrl-C in the middle of the second epoch."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+def trained(out: Path, how: ClassifierTraining = HOW, **options) -> dict:
+    return train(Pictures(), out, how, data={}, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    trained(out)
+    return out
+
+
+def die(out: Path, save: int, share: float) -> None:
+    """Trains, and is killed when so much of the numbered checkpoint file is written; needs no temporary folder."""
+    tempfile.tempdir = "/nowhere"
+    written, real = [0], torch.save
+
+    def partial(content, path) -> None:
+        written[0] += 1
+        if written[0] < save:
+            real(content, path)
+            return
+        data = io.BytesIO()
+        real(content, data)
+        Path(path).write_bytes(data.getvalue()[: int(share * len(data.getvalue()))])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = partial
+    trained(out)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_training_leaves_good_checkpoints_and_resumes_to_the_same_weights(
+    whole, tmp_path, seed
+) -> None:
+    draw = np.random.default_rng(seed)
+    save, share = int(draw.integers(1, SAVES + 1)), float(draw.choice([0.0, 0.3, 1.0]))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.driving_xai.training.test_loop"])
+    process = context.Process(target=die, args=(tmp_path, save, share))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+    folder = tmp_path / loop.RESUME
+    assert list(folder.glob("*.tmp"))
+    for name in ("best.ckpt", "last.ckpt"):
+        if (folder / name).exists():
+            torch.load(folder / name, weights_only=True)
+    assert (folder / "best.ckpt").exists() == (save > 1)
+    trained(tmp_path, resume=True)
+    assert not list(tmp_path.rglob("*.tmp"))
+    for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_logs_are_one_run_across_a_resume(whole, tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, callbacks=(Interrupt(),))
+    trained(tmp_path, resume=True)
+    assert [folder.name for folder in (tmp_path / "logs").iterdir()] == ["version_0"]
+    rows, expected = (
+        list(csv.DictReader((out / "logs/version_0/metrics.csv").read_text().splitlines()))
+        for out in (tmp_path, whole)
+    )
+    assert rows == expected
+    assert [row["epoch"] for row in rows if row["train_loss"]] == ["0", "1", "2"]
+    events = EventAccumulator(str(tmp_path / "logs/version_0")).Reload()
+    assert [scalar.step for scalar in events.Scalars("train_loss")] == [6, 13, 20]
+    assert "_hparams_/experiment" in events.PluginTagToContent("hparams")
+    text = (tmp_path / "logs/version_0/hparams.yaml").read_text()
+    assert "learning_rate: 0.001" in text
+    assert "python/" not in text
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(whole) -> None:
+    before = {name: (whole / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.METRICS)}
+    trained(whole, resume=True)
+    assert before == {name: (whole / name).read_bytes() for name in before}
+
+
+def test_a_process_that_torchrun_starts_again_resumes_by_itself(whole, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    config = {"kind": "x"}
+    assert loop.resume_state(tmp_path, config, resume=False) is None
+    (tmp_path / loop.RESUME / "last.ckpt").touch()
+    assert loop.resume_state(tmp_path, config, resume=False) == tmp_path / loop.RESUME / "last.ckpt"
+    with pytest.raises(CheckpointError, match="another configuration"):
+        loop.resume_state(tmp_path, {"kind": "y"}, resume=False)
+
+
+class Line(L.Callback):
+    """What the loop says at the start."""
+
+    line = ""
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.line = loop.what_runs(trainer, pl_module)
+
+
+def test_what_runs_is_one_line(tmp_path) -> None:
+    line = Line()
+    trained(tmp_path, replace(HOW, epochs=1), callbacks=(line,))
+    assert line.line == "an epoch is 36 images, 5 a step, validated on 12; epochs 1 to 1 on cpu"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"test": {"mae_deg": 3.0, "mae_deg_zero": 4.0, "mae_deg_train_mean": 2.5}}, "mae_deg 3 against 2.5"),
+        ({"test": {"mae_deg": 2.0, "mae_deg_zero": 4.0, "mae_deg_train_mean": 2.5}}, None),
+        ({"val": {"accuracy": 0.5, "accuracy_majority": 0.5}}, "On the val split"),
+        ({"test": {"accuracy": 0.6, "majority": {"accuracy": 0.7}}}, "accuracy 0.6 against 0.7"),
+        (
+            {
+                "test": {"accuracy": 0.9, "accuracy_majority": 0.5},
+                "val": {"accuracy": 0.1, "accuracy_majority": 0.5},
+            },
+            None,
+        ),
+        ({"train_loss": 1.0}, None),
+    ],
+)
+def test_a_model_that_is_no_better_than_without_looking_is_named(metrics, expected) -> None:
+    found = loop.worse_than_trivial(metrics)
+    assert found is None if expected is None else expected in found
+
+
+def test_more_devices_than_there_are_is_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="devices is 3 and torch finds 1 GPUs"):
+        loop.run(
+            loop.RecipeModule(),
+            tmp_path,
+            config={},
+            state=None,
+            epochs=1,
+            device="cuda",
+            precision="32",
+            devices=3,
+        )
