@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.shards import Json
+from driving_xai.cli.options import Json
 
 
 def report(
