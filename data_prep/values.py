@@ -168,14 +168,24 @@ def checked(hint: Any, value: Any, name: str, *, start: Any = None) -> Any:
         return found
     if origin in (Union, UnionType):
         return _checked_union(hint, value, name, start)
-    if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
-        items = _require(isinstance(value, list | tuple), hint, value, name)
-        return tuple(checked(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(items))
+    if origin is tuple:
+        return _checked_tuple(hint, value, name)
     if _is_table(hint):
         return _checked_table(hint, value, name, start)
     converted = _converted(hint, value)
     _require(_fits(hint, converted), hint, value, name)
-    return _single(hint, converted)
+    return float(converted) if hint is float else converted
+
+
+def _checked_tuple(hint: Any, value: Any, name: str) -> tuple[Any, ...]:
+    kinds = arguments_of(hint)
+    _require(isinstance(value, list | tuple), hint, value, name)
+    if kinds[-1] is ...:
+        return tuple(checked(kinds[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    _require(len(value) == len(kinds), hint, value, name)
+    with suppress(InvalidValue):
+        return tuple(checked(kind, item, name) for kind, item in zip(kinds, value, strict=True))
+    raise InvalidValue(f"{name} is {quoted(value)}; expected {described(hint)}")
 
 
 def _checked_union(hint: Any, value: Any, name: str, start: Any) -> Any:
@@ -221,28 +231,13 @@ def _is_table(hint: Any) -> bool:
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """What TOML and a command line cannot say, from what they say instead."""
+    """A path or a number from the text that stands for it."""
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if origin_of(hint) is tuple and isinstance(value, list | tuple):
-        kinds = arguments_of(hint)
-        same = len(kinds) == len(value)
-        return tuple(map(_converted, kinds, value)) if same else tuple(value)
-    if isinstance(value, BareText):
-        if hint in (int, float):
-            try:
-                return hint(value)
-            except ValueError:
-                return str(value)
-        return str(value)
-    return value
-
-
-def _single(hint: Any, value: Any) -> Any:
-    """A value that fits, of its type exactly: 1 is a number, and as a float 1.0."""
-    if origin_of(hint) is tuple:
-        return tuple(map(_single, arguments_of(hint), value))
-    return float(value) if hint is float else value
+    if isinstance(value, BareText) and hint in (int, float):
+        with suppress(ValueError):
+            return hint(value)
+    return str(value) if isinstance(value, BareText) else value
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -253,8 +248,6 @@ def _fits(hint: Any, value: Any) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in arguments_of(hint))
     if hint is int and isinstance(value, int) and not -_BEYOND < value < _BEYOND:
         return False
-    if origin_of(hint) is tuple and isinstance(value, tuple) and len(value) == len(arguments_of(hint)):
-        return all(map(_fits, arguments_of(hint), value))
     try:
         _adapter(hint).validate_python(value)
     except (ValidationError, OverflowError):

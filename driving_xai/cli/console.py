@@ -14,7 +14,7 @@ import typer
 from data_prep.errors import DataError
 
 FAILED, USAGE, INVALID_DATA, BELOW_THRESHOLD, INTERRUPTED = 1, 2, 3, 4, 130
-"""Exit codes beside 0; 130 is the shell's convention for Ctrl-C."""
+"""Exit codes other than 0; 130 is the shell's convention for Ctrl-C."""
 
 OnProgress = Callable[[int, int], None]
 """Called with what is done and the total."""
@@ -54,20 +54,23 @@ def exit_code(error: Exception) -> int | None:
 def one_line(error: Exception) -> str:
     """An error that a user can cause, for `complain`."""
     if isinstance(error, _ClickUsageError):
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "driving-xai"
-        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        return (
-            f"{message} See `{command} --help`"
-            if message.endswith("?")
-            else f"{message}; see `{command} --help`"
-        )
+        return _usage(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
     message = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"out of memory ({message}); lower --batch-size or --workers"
     return message
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    see = f"ee `{context.command_path if context else 'driving-xai'} --help`"
+    # Only the error of an unknown option has near ones, and it adds them in words of its own.
+    if near := getattr(error, "possibilities", None):
+        return f"{error.message}; did you mean {' or '.join(sorted(near))}? S{see}"
+    message = error.format_message().rstrip(".")
+    return f"{message} S{see}" if message.endswith("?") else f"{message}; s{see}"
 
 
 def complain(message: str) -> None:

@@ -15,13 +15,13 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(help="Of the route, the training and the scoring.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the route, the training and the scoring.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Do the main job on a rendered route; needs no data.
 
-    Prepares shards, trains a steering model with sign attention, scores its explanations beside two
-    controls, and renders the annotated drive.
+    Prepares shards, trains a steering model with sign attention, scores its explanations against two
+    baselines, and renders the annotated drive.
 
     An interrupted demo continues when it is started again with the same folder.
 

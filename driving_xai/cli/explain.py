@@ -62,21 +62,21 @@ def explain(
     how = settings.resolve(ExplainConfig, config, options=options, assignments=assignments or ())
     loaded = open_model(checkpoint, device=resolve_device(device))
     written = explain_images(loaded, images, out, how)
-    _tell_enlarged(written)
+    _say_enlarged(written)
     if as_json:
         console.print_json({"written": [str(each) for each in written]})
     else:
         typer.echo("\n".join(map(str, written)))
 
 
-def _tell_enlarged(written: Sequence[Path]) -> None:
+def _say_enlarged(written: Sequence[Path]) -> None:
     """Says which images held fewer pixels than the model was shown."""
     grown = []
-    for told in map(json.loads, (file.read_text() for file in written)):
-        region, (rows, columns) = told["seen"]["region"], told["seen"]["size"]
+    for described in map(json.loads, (file.read_text() for file in written)):
+        region, (rows, columns) = described["seen"]["region"], described["seen"]["size"]
         height, width = region["bottom"] - region["top"], region["right"] - region["left"]
         if height < rows or width < columns:
-            grown.append(f"{told['image']['name']} ({height} x {width} px to {rows} x {columns})")
+            grown.append(f"{described['image']['name']} ({height} x {width} px to {rows} x {columns})")
     if grown:
         more = f" and {len(grown) - 1} more" if len(grown) > 1 else ""
         console.say(f"enlarged for the model, which sees no more detail by it: {grown[0]}{more}")

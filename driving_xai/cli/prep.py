@@ -33,20 +33,20 @@ def prep(
     split: Annotated[
         Literal["block", "drive", "train", "val", "test"] | None,
         typer.Option(
-            help="Of drives: by time blocks in each, by whole drives, or all into one part. "
+            help="How drives are split: by time blocks in each, by whole drives, or all into one part. "
             "[default: block; test where no steering is recorded; images keep their authors' split]"
         ),
     ] = None,
     smoothing: Annotated[
         float | None,
-        typer.Option(help="Of drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]"),
+        typer.Option(help="Drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]"),
     ] = None,
     crop_top: Annotated[float | None, typer.Option(help="Fraction of the image's height to cut off.")] = None,
     crop_bottom: Annotated[
         float | None, typer.Option(help="Fraction of the image's height to cut off.")
     ] = None,
     vehicle: Annotated[
-        str | None, typer.Option(help="In place of the vehicle that the reader knows.")
+        str | None, typer.Option(help="The vehicle, in place of the one that the reader knows.")
     ] = None,
     on_bad: Annotated[
         Literal["drop", "refuse"] | None,
@@ -63,7 +63,7 @@ def prep(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of a random choice of whole drives; synthetic streets: --option seed=N. [default: 0]"
+            help="Seed of a random choice of whole drives; for synthetic streets use --option seed=N. [default: 0]"
         ),
     ] = None,
     engine: Annotated[

@@ -36,7 +36,7 @@ def classifier(
             "--model",
             metavar="NAME",
             help="small-cnn, lambda-resnet, labn, cbam-RESNET or any timm name; bla, bla-t, bla-ph or l2x-f "
-            "select what they judge by. [default: resnet18]",
+            "classify by the evidence that they select. [default: resnet18]",
         ),
     ] = None,
     weights: Annotated[
@@ -59,7 +59,7 @@ def classifier(
     """Train an image classifier: a timm network, a lambda ResNet, or one that explains itself.
 
     The classes are the label columns of the shards. OUT then holds model.safetensors, config.json (every
-    setting) and metrics.json, accuracy beside that of always saying the commonest class.
+    setting) and metrics.json, accuracy next to that of always choosing the most common class.
 
     \b
     Example: driving-xai train classifier shards model --model labn --set model.stem=small

@@ -201,7 +201,7 @@ def test_better_means_with_the_whole_interval() -> None:
         ("prep udacity-cvs {route} {out}", "reader 'udacity-cvs' is unknown; choose one of synthetic"),
         ("prep synthetic {route} {out} --set gap_s=.x", "gap_s is '.x'; expected a number"),
         ("verify", "Missing argument 'SHARDS'; see `driving-xai verify --help`"),
-        ("verify {shards} --jsn", "No such option: --jsn"),
+        ("verify {shards} --jsn", "No such option: --jsn; did you mean --json? See `driving-xai verify"),
         ("train steering {shards} {out} --epochs many", "Invalid value for '--epochs'"),
         ("train steering {shards} {out} --config {wrong}", "epoch is no setting; did you mean epochs?"),
         ("train steering {shards} {out} --config {wrong}.toml", "no such configuration file"),
