@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version as installed_version
@@ -105,6 +106,12 @@ class LazyGroup(TyperGroup):
             ctx.fail(f"No such command {name!r}; {nearest(name, self._table)}")
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), err=True)
+            raise typer.Exit(console.USAGE)
+        return super().parse_args(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, each.summary) for name, each in self._table.items()])
@@ -116,25 +123,35 @@ class Root(LazyGroup):
     Anything else is a bug of ours and keeps its traceback.
     """
 
+    def make_context(self, *arguments: Any, **attributes: Any) -> Any:
+        with _one_line_errors():
+            return super().make_context(*arguments, **attributes)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _one_line_errors():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # Typer ends quietly when the reader of our output has gone, as `| head` does
-        except KeyboardInterrupt:
-            console.complain("interrupted; nothing half-written was left under a final name")
-            raise typer.Exit(console.INTERRUPTED) from None
-        except Exception as error:
-            code = console.exit_code(error)
-            if code is None:
-                raise
-            console.complain(console.one_line(error))
-            raise typer.Exit(code) from None
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # Typer ends quietly when the reader of our output has gone, as `| head` does
+    except KeyboardInterrupt:
+        console.complain("interrupted; nothing half-written was left under a final name")
+        raise typer.Exit(console.INTERRUPTED) from None
+    except Exception as error:
+        code = console.exit_code(error)
+        if code is None:
+            raise
+        console.complain(console.one_line(error))
+        raise typer.Exit(code) from None
 
 
 def _load(name: str, entry: Command | Group) -> Any:
     if isinstance(entry, Group):
-        return LazyGroup(name=name, table=entry.commands, help=entry.summary, no_args_is_help=True, **_PLAIN)
+        return LazyGroup(name=name, table=entry.commands, help=entry.summary, **_PLAIN)
     module, _, attribute = entry.target.partition(":")
     found = getattr(import_module(f"driving_xai.cli.{module}"), attribute)
     if isinstance(found, typer.Typer):
@@ -150,7 +167,6 @@ def _load(name: str, entry: Command | Group) -> Any:
 app = typer.Typer(
     name="driving-xai",
     cls=Root,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a bug's traceback is for us; it must show everything, plainly
     help="See, and prove, what a camera-based driving model looks at.",

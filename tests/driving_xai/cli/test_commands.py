@@ -436,8 +436,20 @@ def test_a_bug_keeps_its_traceback(run, made, monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_root_usage_errors_exit_2(run) -> None:
-    assert run("--nope").exit_code == 2
+def test_root_usage_errors_are_one_line_and_exit_2(run) -> None:
+    result = run("--nope")
+    assert (result.exit_code, one_line(result.stderr)) == (
+        2,
+        "No such option: --nope; see `driving-xai --help`",
+    )
+    assert "did you mean --version?" in one_line(run("--versoin").stderr)
+
+
+@pytest.mark.parametrize("words", [[], ["train"]])
+def test_a_group_alone_shows_its_help_and_exits_2(run, words: list[str]) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == run(*words, "--help").stdout
 
 
 def test_version(run) -> None:
