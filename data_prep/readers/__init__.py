@@ -118,7 +118,8 @@ def checked_options(name: str, read: Callable[..., Any], options: Mapping[str, A
     try:
         return checked_keywords(options, keyword_types(read), owner="it", prefix=f"reader {name}: ")
     except InvalidValue as error:
-        raise DataError(f"{error}; correct --option NAME=VALUE") from None
+        asks = str(error).endswith("?")
+        raise DataError(str(error) if asks else f"{error}; correct --option NAME=VALUE") from None
 
 
 def recognise(source: Path) -> str:
