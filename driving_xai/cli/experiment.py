@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.shards import Assignments, Config, Json
-from driving_xai.cli.train import Device, resolve_device, tell_fetched
+from driving_xai.cli.options import Assignments, Config, Device, Json, resolve_device
+from driving_xai.cli.training import tell_fetched
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run an experiment, ours beside theirs.")
 

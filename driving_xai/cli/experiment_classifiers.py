@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.experiment import ImageData, TableOut, given, show
-from driving_xai.cli.shards import Assignments, Config, Json
-from driving_xai.cli.train import Device, resolve_device
+from driving_xai.cli.experiment import ImageData, TableOut, app, given, show
+from driving_xai.cli.options import Assignments, Config, Device, Json, resolve_device
 
 
 def an_table3(
@@ -125,4 +124,5 @@ def _iida(
     show(out, results, as_json)
 
 
-COMMANDS = (an_table3, an_table4, iida_table2, iida_table4)
+for command in (an_table3, an_table4, iida_table2, iida_table4):
+    app.command()(command)
