@@ -10,7 +10,6 @@ from driving_xai.cli import (
     about,
     drives,
     experiment,
-    experiment_classifiers,
     explain,
     replay,
     report,
@@ -60,8 +59,6 @@ app.command()(drives.score)
 app.command()(sanity.sanity)
 app.command()(replay.replay)
 app.command()(report.report)
-for command in experiment_classifiers.COMMANDS:
-    experiment.app.command()(command)
 app.add_typer(experiment.app, name="experiment")
 app.command()(about.doctor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,6 +165,10 @@ def tables(
     }
     write_results(out, results, _text(results, table))
     return results
+
+
+table3 = partial(tables, table="table3")
+table4 = partial(tables, table="table4")
 
 
 def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> Found:

@@ -90,6 +90,7 @@ def run(
     out: Path,
     how: Mnist,
     *,
+    device: Literal["cpu"] = "cpu",
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Trains five networks for every seed that `out` does not hold yet.
@@ -97,6 +98,7 @@ def run(
     Args:
         data: shards of `prep image-folder` with the classes 3 and 8; None for scikit-learn's digits.
         out: gets `runs/` for each seed, `results.json` and `table.md`.
+        device: the networks are too small for a GPU.
 
     Raises:
         DataError: the shards have other classes.

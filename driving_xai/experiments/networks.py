@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
+from driving_xai.models.steering_config import OWN_METHOD, AttentionKind
 from driving_xai.training.runs import Device
 from driving_xai.training.steering import SteeringTraining, describe, train
 
@@ -47,9 +48,20 @@ def trained(
     return found
 
 
+def fitting(methods: Sequence[str], attention: AttentionKind) -> tuple[str, ...]:
+    """The methods that a network with this attention can run: not those that read another kind of attention.
+
+    Example:
+        >>> fitting(("grad-cam", "soft-attention", "soft-attention-filtered"), "sign")
+        ('grad-cam',)
+    """
+    others = tuple(name for kind, name in OWN_METHOD.items() if kind != attention)
+    return tuple(name for name in methods if not name.startswith(others))
+
+
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """A kind of network: its name in tables, and what it changes in the model's configuration."""
+class Variant:
+    """A variant of the network: its name in tables, and what it changes in the model's configuration."""
 
     name: str
     changes: Mapping[str, Any]
@@ -67,7 +79,7 @@ class Networks:
     encoder_epochs: int
     device: Device
 
-    def get(self, network: Network, run: int) -> Checkpoint:
+    def get(self, network: Variant, run: int) -> Checkpoint:
         """The network of one training run."""
         how = self._of_run(run, self.training, network.changes)
         start = self._encoder(run) if self.encoder_epochs else None
@@ -75,7 +87,7 @@ class Networks:
             self.shards, self._folder(network.name, run), how, device=self.device, encoder_from=start
         )
 
-    def scores(self, network: Network, run: int, label: str, config: ScoreConfig) -> Results:
+    def scores(self, network: Variant, run: int, label: str, config: ScoreConfig) -> Results:
         """Its explanations' scores; `label` names the set of methods."""
         where = self._folder(network.name, run) / "scores" / label
         return score(self.get(network, run), self.shards, where, config, resume=where.exists())

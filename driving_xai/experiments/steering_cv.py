@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
+from driving_xai.errors import OptionError
 from driving_xai.evaluation.results import Results
-from driving_xai.evaluation.run import ScoreConfig, score
-from driving_xai.experiments.networks import Device, trained
+from driving_xai.evaluation.run import CONTROLS, ScoreConfig, score
+from driving_xai.experiments.networks import Device, fitting, trained
+from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
+from driving_xai.explain.options import OptionsOf
+from driving_xai.explain.registry import require_methods
+from driving_xai.models.steering_config import OWN_METHOD, AttentionKind
 from driving_xai.training.steering import SteeringTraining
 
 NAME = "steering-cv"
-AttentionKind = Literal["none", "soft", "sign"]
-_OWN_METHOD: Mapping[AttentionKind, tuple[str, ...]] = {
-    "none": (),
-    "soft": ("soft-attention",),
-    "sign": ("sign-attention",),
-}
 _CONSTANTS = ("mae_deg_zero", "mae_deg_train_mean", "mae_deg_train_median")
 
 
@@ -40,8 +39,20 @@ class CrossValidation:
     """Which blocks to hold out in turn; None takes all."""
     score_every: int = 10
     """Score every n-th held-out frame; 0 scores none."""
+    methods: tuple[str, ...] = ("grad-cam",)
+    """Scored beyond each model's own attention; each perhaps with a label, `grad-cam@LABEL`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of `methods` by name or label: `{"lime": {"samples": 500}}`; see docs/methods.md."""
     training: SteeringTraining = field(default_factory=SteeringTraining)
     """Its held-out block and attention are replaced in turn."""
+
+    def __post_init__(self) -> None:
+        require_methods(self.methods, self.options, least=0)
+        for name in self.options:
+            if self.score_every == 0 or not any(fitting((name,), each) for each in self.attentions):
+                raise OptionError(
+                    f"options.{name} would be ignored: no model of this run is explained by {name}"
+                )
 
 
 def run(
@@ -61,6 +72,8 @@ def run(
     Returns:
         What `results.json` holds: the models, and means over blocks by attention.
     """
+    turns = "the experiment goes through all"
+    require_unset(how, {"training.held_out.block": turns, "training.model.attention": turns})
     blocks = how.blocks or tuple(int(b) for b in np.unique(read_index(shards)["block"]))
     pairs = [(block, attention) for block in blocks for attention in how.attentions]
     models = []
@@ -95,8 +108,11 @@ def _model(
     found = {"test": network.metrics["test"], "sha256": network.sha256}
     if how.score_every == 0:
         return found
+    own = OWN_METHOD.get(attention)
+    methods = tuple(dict.fromkeys((*([own] if own else []), *fitting(how.methods, attention))))
     config = ScoreConfig(
-        methods=(*_OWN_METHOD[attention], "grad-cam"),
+        methods=methods or CONTROLS[:1],
+        options={name: given for name, given in how.options.items() if name in methods},
         measures=("deletion", "insertion"),
         every=how.score_every,
     )

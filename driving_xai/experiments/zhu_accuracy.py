@@ -62,6 +62,11 @@ class ZhuAccuracy:
             raise ValueError(f"folds is {self.folds}; expected 0, or at least 2")
 
 
+def fetched_backbone(how: ZhuAccuracy) -> str | None:
+    """The backbone whose weights timm fetches, if any."""
+    return how.training.model.backbone if how.training.start == "timm" else None
+
+
 def run(
     shards: Path,
     out: Path,
