@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
+from driving_xai.experiments.recipes import planned, require_unset
 from driving_xai.experiments.seeded_runs import (
     DIFFERENCES,
     Found,
@@ -152,11 +153,12 @@ def table1(
     Returns:
         What `results.json` holds.
     """
+    require_unset(how, unread_images(data))
     source = frozen(data, out, how.network, how.stand_in, device=device)
     plan = {
         "experiment": "baumhauer-table1",
         "columns": list(COLUMNS),
-        "how": _without_seeds(how.explanations),
+        "how": planned(how.explanations),
         **source.plan,
     }
     runs = each_run(
@@ -187,9 +189,11 @@ def table1(
     return results
 
 
-def _without_seeds(how: Explanations) -> dict[str, Any]:
-    """What decides a run: how many others there are does not."""
-    return {name: value for name, value in asdict(how).items() if name != "seeds"}
+def unread_images(data: Path | None) -> dict[str, str]:
+    """Settings of images and network without effect on this data, and why."""
+    if data is None:
+        return {"network": "the stand-in has a network of its own; see stand_in"}
+    return {"stand_in": "images are given"}
 
 
 def heads_of_seed(

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from driving_xai.experiments.baumhauer import DATA_SETS, Explanations, heading, heads_of_seed
+from driving_xai.experiments.baumhauer import DATA_SETS, Explanations, heading, heads_of_seed, unread_images
 from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
+from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.seeded_runs import (
     DIFFERENCES,
     Found,
@@ -69,6 +70,11 @@ def table2(
         data: shards of `prep image-folder`; None for the stand-in.
         out: gets `images/` for each image, `features/`, `results.json` and `table.md`.
     """
+    no_l2x = "no L2X is trained for Table 2"
+    require_unset(
+        how,
+        {**unread_images(data), "explanations.subset_size": no_l2x, "explanations.tau": no_l2x},
+    )
     source = frozen(data, out, how.network, how.stand_in, device=device)
     seeds = range(how.explanations.seeds)
     heads = [heads_of_seed(source, how.explanations, seed, names=tuple(MAPS)) for seed in seeds]

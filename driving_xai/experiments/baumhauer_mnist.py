@@ -20,6 +20,7 @@ from driving_xai.errors import DataError
 from driving_xai.experiments.class_images import ClassImages, from_shards, in_memory
 from driving_xai.experiments.cluttered_digits import alone, handwritten_digits
 from driving_xai.experiments.frozen_features import OnProgress
+from driving_xai.experiments.recipes import planned, require_unset
 from driving_xai.experiments.seeded_runs import (
     Found,
     Mean,
@@ -103,15 +104,14 @@ def run(
     Raises:
         DataError: the shards have other classes.
     """
+    _require_used(how)
     images = _stand_in(how.image_px) if data is None else from_shards(data, size_px=how.image_px)
     if images.classes != CLASSES:
         raise DataError(
             f"{data}: has the classes {', '.join(images.classes)}; expected folders named 3 and 8"
         )
     frames = FrameExamples(images.read(np.arange(len(images))))
-    # More seeds may be asked for later.
-    decisive = {name: value for name, value in asdict(how).items() if name != "seeds"}
-    plan = {"experiment": "baumhauer-mnist", "how": decisive, "images": images.sha256}
+    plan = {"experiment": "baumhauer-mnist", "how": planned(how), "images": images.sha256}
     runs = each_run(out / "runs", plan, how.seeds, lambda seed: _run(images, frames, how, seed), on_progress)
     quantities = ("accuracy", "loss", "accuracy_soft")
     results = {
@@ -135,6 +135,15 @@ def run(
     }
     write_results(out, results, _text(results))
     return results
+
+
+def _require_used(how: Mnist) -> None:
+    reasons = {}
+    if not {"bla", "bla-t"} & set(how.networks):
+        reasons |= dict.fromkeys(("theta", "gamma", "thresholding"), "networks holds neither bla nor bla-t")
+    if not {"l2x", "l2x-multiplied"} & set(how.networks):
+        reasons |= dict.fromkeys(("subset_size", "tau"), "networks holds no l2x")
+    require_unset(how, reasons)
 
 
 def _stand_in(size_px: int) -> ClassImages:

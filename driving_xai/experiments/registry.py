@@ -201,7 +201,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         data="classes",
         details="From 8 seeds on (--set seeds=8; the paper has 4) differences are tested.",
         examples=("- -o ablation --set training.epochs=20",),
-        unread={"rise_masks": "iida-table2", "training.labn.bias_image": "no experiment: Table 4 varies it"},
+        unread={
+            **dict.fromkeys(("methods", "options", "rise_masks"), "iida-table2"),
+            "training.labn.bias_image": "no experiment: Table 4 varies it",
+        },
     ),
     "baumhauer-table1": Experiment(
         paper=BAUMHAUER,

@@ -6,7 +6,7 @@ is given beside constant predictors and its explanations beside controls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from data_prep.shards.parquet import read_index
 from driving_xai.errors import OptionError
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import CONTROLS, ScoreConfig, score
-from driving_xai.experiments.networks import Device, fitting, trained
+from driving_xai.experiments.networks import Device, fitting, trained_steering
 from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
 from driving_xai.explain.options import OptionsOf
@@ -104,7 +104,7 @@ def _model(
         model=replace(how.training.model, attention=attention),
         held_out=replace(how.training.held_out, block=block),
     )
-    network = trained(shards, folder, training, device=device)
+    network = trained_steering(shards, folder, training, device=device)
     found = {"test": network.metrics["test"], "sha256": network.sha256}
     if how.score_every == 0:
         return found

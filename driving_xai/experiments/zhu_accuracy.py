@@ -7,7 +7,6 @@ predictors that do not look.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from driving_xai import checkpoint
 from driving_xai.data.images import FoldOut, LabelledImages
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai.errors import DataError
+from driving_xai.experiments.networks import trained
+from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
 from driving_xai.training import runs
 from driving_xai.training.actions import (
@@ -89,6 +89,7 @@ def run(
         DataError: a division has no images to test; nothing is trained.
         CheckpointError: `out` holds a model that was trained otherwise.
     """
+    _require_used(how)
     numbers = range(how.folds) if how.folds else [None]
     images = LabelledImages(shards)
     for number in numbers:
@@ -113,6 +114,16 @@ def run(
     return results
 
 
+def _require_used(how: ZhuAccuracy) -> None:
+    reasons = dict.fromkeys(
+        ("training.held_out.fold", "training.held_out.folds"), "`folds` says it for all models"
+    )
+    if not how.folds:
+        parts = ("training.held_out.val_fraction", "training.held_out.seed")
+        reasons |= dict.fromkeys(parts, "prep's split is taken where folds is 0")
+    require_unset(how, reasons)
+
+
 def _held_out(how: ZhuAccuracy, fold: int | None) -> FoldOut:
     return replace(how.training.held_out, fold=fold, folds=max(how.folds, 2))
 
@@ -129,22 +140,22 @@ def _tested(
     the majority in its training and the truth say."""
     held_out = _held_out(how, fold)
     training = with_saved_architecture(replace(how.training, held_out=held_out))
-    try:
-        loaded = checkpoint.load(folder, kind="actions")
-    except CheckpointError:
-        resume = (folder / runs.RESUME / "config.json").exists()
-        train(shards, folder, training, device=device, resume=resume, features=folder.parent / "features")
-        loaded = checkpoint.load(folder, kind="actions")
-    wanted = json.loads(json.dumps(describe(training, images.manifest)))
-    if other := [part for part in ("model", "training", "data") if loaded.config[part] != wanted[part]]:
-        raise CheckpointError(f"{folder} was trained with another {', '.join(other)}; give another folder")
+    loaded = trained(
+        folder,
+        "actions",
+        lambda resume: train(
+            shards, folder, training, device=device, resume=resume, features=folder.parent / "features"
+        ),
+        wanted=describe(training, images.manifest),
+        usual=ActionTraining(),
+    )
     names = list(training.model.actions)
-    judged = pd.read_parquet(folder / PREDICTIONS).query("split == 'test'")
+    predicted = pd.read_parquet(folder / PREDICTIONS).query("split == 'test'")
     truth = images.labels(names).bool().numpy()
     majority = truth[held_out.splits(images.index) == "train"].mean(0) > 0.5
     thresholds = np.array([loaded.metrics["thresholds"][name] for name in names])
-    said = judged[names].to_numpy() > thresholds
-    rows = judged["index_row"].to_numpy()
+    said = predicted[names].to_numpy() > thresholds
+    rows = predicted["index_row"].to_numpy()
     columns = {f"{name}/says": said[:, k] for k, name in enumerate(names)}
     columns |= {f"{name}/majority": np.full(len(rows), majority[k]) for k, name in enumerate(names)}
     columns |= {f"{name}/truth": truth[rows, k] for k, name in enumerate(names)}

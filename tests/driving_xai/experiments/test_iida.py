@@ -170,3 +170,14 @@ def test_networks_that_were_trained_otherwise_are_refused(compared, tmp_path):
 def test_a_class_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="positive is 'ill'; the classes are clear, spotted"):
         table2(None, tmp_path, replace(HOW, positive="ill"))
+
+
+def test_a_further_method_is_scored_with_its_options(compared, tmp_path):
+    out, usual = compared
+    shutil.copytree(out / "models", tmp_path / "models")
+    how = replace(HOW, methods=("rise@coarse",), options={"rise@coarse": {"grid": 2}})
+    results = table2(None, tmp_path, how)
+    for name in ("rise", "labn", "random"):
+        assert results["runs"][0][name] == usual["runs"][0][name]
+    assert results["runs"][0]["rise@coarse"] != usual["runs"][0]["rise"]
+    assert "| rise@coarse |" in (tmp_path / "table.md").read_text()
