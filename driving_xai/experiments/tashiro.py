@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from data_prep.shards.manifest import Manifest
 from driving_xai.errors import OptionError
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import CONTROLS, ScoreConfig
 from driving_xai.evaluation.summary import describe_machine
+from driving_xai.experiments import figures
 from driving_xai.experiments import tashiro_tables as tables
 from driving_xai.experiments.areas import Pool, compare
-from driving_xai.experiments.drawing import Drawing
 from driving_xai.experiments.networks import Device, Networks, Variant, fitting
 from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
@@ -149,7 +150,7 @@ def run(
         device=device,
     )
     found = _trained_and_scored(networks, required(how), how, on_progress)
-    results, table, figures = present(how, found)
+    results, table, drawn = present(how, found)
     machine = describe_machine(next(networks.get(SIGN, 0).model.parameters()).device)
     saved = {
         "experiment": name,
@@ -158,7 +159,7 @@ def run(
         **machine,
         **results,
     }
-    _save(out / name, saved, table, figures)
+    _save(out / name, saved, table, drawn)
     return saved
 
 
@@ -172,10 +173,10 @@ def _require_used(how: Tashiro) -> None:
     require_unset(how, reasons)
 
 
-def _save(folder: Path, results: dict[str, Any], table: str, figures: Mapping[str, Drawing]) -> None:
+def _save(folder: Path, results: dict[str, Any], table: str, drawn: Mapping[str, Figure]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for stem, drawing in figures.items():
-        drawing.save(folder / stem)
+    for stem, figure in drawn.items():
+        figures.save(figure, folder / stem)
     write_results(folder, results, table)
 
 
@@ -221,7 +222,7 @@ def _pools(name: str, found: Found) -> dict[tuple[str, str], Pool]:
     return pools
 
 
-Presented = tuple[dict[str, Any], str, dict[str, Drawing]]
+Presented = tuple[dict[str, Any], str, dict[str, Figure]]
 
 
 def _table2_networks(how: Tashiro) -> list[NetworkSpec]:
