@@ -262,7 +262,7 @@ def _sweep_figure(
     *,
     log: bool,
 ) -> Figure:
-    """The mean over runs with its interval (area) or the span of the runs (error), and each run."""
+    """The mean over runs, in a band from the lowest run to the highest."""
     x = [float(row[option]) for row in rows]
     by_run = [row["area_by_run"] if quantity == "area" else row["mae_deg_by_run"] for row in rows]
     drawn = [
