@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from driving_xai import checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS
-from driving_xai.experiments.cluttered_digits import Clutter
-from driving_xai.experiments.held_images import NamedImages, digits_in_clutter, given_or
+from driving_xai.experiments.image_sets import NamedImages, open_images
 from driving_xai.experiments.networks import trained_classifier
 from driving_xai.experiments.recipes import planned, require_unset
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     Mean,
@@ -28,6 +27,7 @@ from driving_xai.experiments.seeded_runs import (
     tested_text,
     values_of,
 )
+from driving_xai.experiments.stand_ins import Clutter, digits_in_clutter
 from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
 from driving_xai.explain.cam import AttentionGuidedCAM, GradCAM
 from driving_xai.explain.grid import Cells
@@ -144,7 +144,7 @@ def tables(
         if data is None
         else None
     )
-    source = given_or(data, stand_in, "digits in clutter (stand-in for ImageNet)")
+    source = open_images(data, stand_in, "digits in clutter (stand-in for ImageNet)")
     # A checkpoint is what it holds, wherever it lies.
     fixed = (
         None if how.checkpoint is None else checkpoint.load(Path(how.checkpoint), kind="classifier").sha256

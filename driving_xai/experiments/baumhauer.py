@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
+from driving_xai.experiments.baumhauer_features import Device, Frozen, Network, OnProgress, StandIn, frozen
 from driving_xai.experiments.recipes import planned, require_unset
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     Mean,
@@ -200,9 +200,9 @@ def heads_of_seed(
     source: Frozen, how: Explanations, seed: int, *, names: Sequence[str] = tuple(COLUMNS)
 ) -> dict[str, AttentiveHead]:
     """The baseline of a seed and the explanations that start from it, by name of the column."""
-    given = (source.features, source.images.labels, source.images.train)
+    given = (source.features, source.images.classes, source.images.rows("train"))
     corrected, literal = (
-        how.training(source.images.classes, source.channels, multiplied=flag) for flag in (False, True)
+        how.training(source.images.label_names, source.channels, multiplied=flag) for flag in (False, True)
     )
     heads = {"baseline": train_baseline(corrected, *given, seed=seed)}
     for name in names:
@@ -220,8 +220,10 @@ def _judged(source: Frozen, how: Explanations, seed: int) -> Found:
     images = source.images
     found = {}
     for name, head in heads_of_seed(source, how, seed).items():
-        by_hard = judge(head, source.features, images.labels, images.test)
-        by_soft = judge(head, source.features, images.labels, images.test, explanation="soft", seed=seed)
+        by_hard = judge(head, source.features, images.classes, images.rows("test"))
+        by_soft = judge(
+            head, source.features, images.classes, images.rows("test"), explanation="soft", seed=seed
+        )
         found[name] = {
             **by_hard._asdict(),
             "accuracy_soft": by_soft.accuracy,
@@ -236,7 +238,7 @@ def _selected(head: AttentiveHead, source: Frozen) -> float:
     """Mean number of cells that a hard explanation has; all of them without attention."""
     if head.explain is None:
         return float(source.features.cells.shape[1])
-    parts = np.array_split(source.images.test, max(1, len(source.images.test) // 256))
+    parts = np.array_split(source.images.rows("test"), max(1, len(source.images.rows("test")) // 256))
     counts = [(head.select(source.features.batch(rows)) > 0).sum(1) for rows in parts]
     return float(torch.cat(counts).double().mean())
 

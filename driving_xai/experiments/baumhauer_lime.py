@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from driving_xai.experiments.baumhauer import DATA_SETS, Explanations, heading, heads_of_seed, unread_images
-from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
+from driving_xai.experiments.baumhauer_features import Device, Frozen, Network, OnProgress, StandIn, frozen
 from driving_xai.experiments.recipes import require_unset
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     Mean,
@@ -78,7 +78,7 @@ def table2(
     source = frozen(data, out, how.network, how.stand_in, device=device)
     seeds = range(how.explanations.seeds)
     heads = [heads_of_seed(source, how.explanations, seed, names=tuple(MAPS)) for seed in seeds]
-    test = source.images.test
+    test = source.images.rows("test")
     rows = test[np.unique(np.linspace(0, len(test) - 1, min(how.images, len(test))).round().astype(int))]
     plan = {"experiment": "baumhauer-table2", "how": asdict(how), **source.plan}
     side = round(source.features.cells.shape[1] ** 0.5)

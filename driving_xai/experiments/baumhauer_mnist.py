@@ -17,11 +17,10 @@ from torch import nn
 
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
-from driving_xai.experiments.class_images import ClassImages, from_shards, in_memory
-from driving_xai.experiments.cluttered_digits import alone, handwritten_digits
-from driving_xai.experiments.frozen_features import OnProgress
+from driving_xai.experiments.baumhauer_features import OnProgress
+from driving_xai.experiments.image_sets import ResizedImages, from_shards, in_memory
 from driving_xai.experiments.recipes import planned, require_unset
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.runs import (
     Found,
     Mean,
     each_run,
@@ -30,6 +29,7 @@ from driving_xai.experiments.seeded_runs import (
     unpaired,
     values_of,
 )
+from driving_xai.experiments.stand_ins import alone, handwritten_digits
 from driving_xai.experiments.tables import markdown_header, markdown_row, p_text, write_results
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel, Thresholding
 from driving_xai.models.subset_sampling import L2XConfig, L2XModel
@@ -106,9 +106,9 @@ def run(
     """
     _require_used(how)
     images = _stand_in(how.image_px) if data is None else from_shards(data, size_px=how.image_px)
-    if images.classes != CLASSES:
+    if images.label_names != CLASSES:
         raise DataError(
-            f"{data}: has the classes {', '.join(images.classes)}; expected folders named 3 and 8"
+            f"{data}: has the classes {', '.join(images.label_names)}; expected folders named 3 and 8"
         )
     frames = FrameExamples(images.read(np.arange(len(images))))
     plan = {"experiment": "baumhauer-mnist", "how": planned(how), "images": images.sha256}
@@ -119,7 +119,7 @@ def run(
         "config": asdict(how),
         "data": images.describe(),
         "stand_in": data is None,
-        "epochs": how.schedule(len(images.train)).epochs,
+        "epochs": how.schedule(len(images.rows("train"))).epochs,
         "means": {
             name: {each: asdict(Mean.of(values_of(runs, name, each))) for each in quantities}
             for name in how.networks
@@ -146,7 +146,7 @@ def _require_used(how: Mnist) -> None:
     require_unset(how, reasons)
 
 
-def _stand_in(size_px: int) -> ClassImages:
+def _stand_in(size_px: int) -> ResizedImages:
     train, test = handwritten_digits().only((3, 8)).split(0.6)
     told = {"data": "scikit-learn digits", "classes": CLASSES, "size_px": size_px}
     return in_memory(
@@ -158,14 +158,14 @@ def _stand_in(size_px: int) -> ClassImages:
     )
 
 
-def _run(images: ClassImages, frames: FrameExamples, how: Mnist, seed: int) -> Found:
-    schedule = how.schedule(len(images.train))
+def _run(images: ResizedImages, frames: FrameExamples, how: Mnist, seed: int) -> Found:
+    schedule = how.schedule(len(images.rows("train")))
     found: dict[str, dict[str, float]] = {}
     for name in how.networks:
         network = _network(name, how, seed)
-        fit(network, frames, images.labels, images.train, schedule, seed=seed)
+        fit(network, frames, images.classes, images.rows("train"), schedule, seed=seed)
         hard, soft = (
-            judge(network, frames, images.labels, images.test, explanation=kind, seed=seed)
+            judge(network, frames, images.classes, images.rows("test"), explanation=kind, seed=seed)
             for kind in ("hard", "soft")
         )
         found[name] = {**hard._asdict(), "accuracy_soft": soft.accuracy, "loss_soft": soft.loss}

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS
-from driving_xai.experiments.held_images import HeldImages, NamedImages, given_or
 from driving_xai.experiments.iida_claims import (
     COARSE,
     EXACT,
@@ -23,10 +22,11 @@ from driving_xai.experiments.iida_claims import (
     compare_maps,
     lines_of_tests,
 )
+from driving_xai.experiments.image_sets import MemoryImages, NamedImages, open_images
 from driving_xai.experiments.networks import trained_classifier
 from driving_xai.experiments.recipes import planned, require_unset
-from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of
-from driving_xai.experiments.spots import Spots, spotted_discs
+from driving_xai.experiments.runs import Found, Mean, each_run, values_of
+from driving_xai.experiments.stand_ins import Spots, spotted_discs
 from driving_xai.experiments.tables import write_results
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import build, require_methods, without_label
@@ -212,7 +212,7 @@ def _source(data: Path | None, how: Iida) -> NamedImages:
         if data is None
         else None
     )
-    return given_or(data, stand_in, "spotted discs (synthetic stand-in for IDRiD and DeFN)")
+    return open_images(data, stand_in, "spotted discs (synthetic stand-in for IDRiD and DeFN)")
 
 
 def _plan(name: str, how: Iida, source: NamedImages) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def _compared(source: NamedImages, how: Iida, model: Classifier, seed: int) -> F
         options = {**usual, **how.options.get(name, {})}
         explainer = build(name, model, seed=seed, batch_size=how.batch_size, options=options)
         maps[name] = _map(model, explainer, frames, classes, how.batch_size)
-    if isinstance(source.images, HeldImages) and source.images.causes is not None:
+    if isinstance(source.images, MemoryImages) and source.images.causes is not None:
         maps.update(_known(source.images.causes[torch.from_numpy(rows)], seed))
     found = {
         name: _scored(source, model, frames, saliency, classes, how, seed) for name, saliency in maps.items()

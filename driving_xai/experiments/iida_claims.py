@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     interval_text,
@@ -23,7 +23,7 @@ _ON_PIXELS = "PID 1"
 def compare_maps(runs: Sequence[Found]) -> list[dict[str, Any]]:
     """Whether scores tell a sparse map from a coarse one, PID better on patches than on pixels; LABN beside others.
 
-    The first two where the runs know the causes. Each test is `seeded_runs.paired`.
+    The first two where the runs know the causes. Each test is `runs.paired`.
     """
     known = EXACT in runs[0]
     pairs = [(EXACT, COARSE)] if known else []

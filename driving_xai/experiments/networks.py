@@ -14,7 +14,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
-from driving_xai.experiments.held_images import NamedImages
+from driving_xai.experiments.image_sets import NamedImages
 from driving_xai.models.classify import Classifier
 from driving_xai.models.steering_config import OWN_METHOD, AttentionKind
 from driving_xai.training import classify, steering

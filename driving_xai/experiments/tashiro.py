@@ -22,10 +22,10 @@ from driving_xai.evaluation.run import CONTROLS, ScoreConfig
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.experiments import figures
 from driving_xai.experiments import tashiro_tables as tables
-from driving_xai.experiments.areas import Pool, compare
 from driving_xai.experiments.networks import Device, Networks, Variant, fitting
 from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
+from driving_xai.experiments.tashiro_areas import Pool, compare
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
 from driving_xai.models.steering_config import OWN_METHOD, AttentionKind, SignRole

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from driving_xai.experiments.areas import paired_p, text_of, welch_p
 from driving_xai.experiments.figures import Line, Value, interval_plot, line_plot
 from driving_xai.experiments.tables import p_text
+from driving_xai.experiments.tashiro_areas import paired_p, text_of, welch_p
 from driving_xai.metrics.registry import MEASURES, CurveMeasure
 
 PAPER_MAE_DEG = {"soft": 4.94, "sign": 4.67, "none": 4.77}

@@ -15,8 +15,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import an
 from driving_xai.experiments.an import OURS, An, _recipe, _tested_rows, tables
-from driving_xai.experiments.cluttered_digits import Clutter
-from driving_xai.experiments.held_images import digits_in_clutter
+from driving_xai.experiments.stand_ins import Clutter, digits_in_clutter
 from driving_xai.explain.registry import build
 from driving_xai.metrics.confidence import OfClass, average_drop, scores_of_weighted
 from driving_xai.models.classify import ClassifierConfig

@@ -13,10 +13,10 @@ from scipy import stats
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.experiments.held_images import NamedImages
 from driving_xai.experiments.iida import Iida, _plan, _recipe, table2, table4
-from driving_xai.experiments.seeded_runs import each_run
-from driving_xai.experiments.spots import Spots, spotted_discs
+from driving_xai.experiments.image_sets import NamedImages
+from driving_xai.experiments.runs import each_run
+from driving_xai.experiments.stand_ins import Spots, spotted_discs
 
 HOW = Iida(
     training=replace(_recipe(), epochs=1, batch_size=8),

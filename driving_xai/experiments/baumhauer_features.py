@@ -16,8 +16,8 @@ from torch import nn
 
 from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import canonical_json
-from driving_xai.experiments.class_images import ClassImages, from_shards, in_memory
-from driving_xai.experiments.cluttered_digits import Clutter, cluttered, handwritten_digits
+from driving_xai.experiments.image_sets import ResizedImages, from_shards, in_memory
+from driving_xai.experiments.stand_ins import Clutter, cluttered, handwritten_digits
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.models.frozen_cnn import frozen_cnn
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit
@@ -67,7 +67,7 @@ class StandIn:
 class Frozen:
     """Images, a network that does not learn, and its kept features."""
 
-    images: ClassImages
+    images: ResizedImages
     network: nn.Module
     architecture: Mapping[str, Any]
     """What the network was built with."""
@@ -132,7 +132,7 @@ def frozen(
     )
 
 
-def stand_in_images(how: StandIn) -> ClassImages:
+def stand_in_images(how: StandIn) -> ResizedImages:
     """Pictures to train on and to test on, of different digits."""
     _, others = handwritten_digits().split(0.5, seed=how.seed)
     train, test = others.only(how.classes).split(0.5, seed=how.seed)
