@@ -42,7 +42,7 @@ app = typer.Typer(
     cls=_Experiments,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Run an experiment, ours beside theirs.",
+    help="Run an experiment: a paper's table or figure, ours next to theirs.",
 )
 
 

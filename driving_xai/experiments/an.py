@@ -1,4 +1,4 @@
-"""Attention-guided CAM beside the four CAMs: Tables 3 and 4 of An and Joe 2022."""
+"""Average drop, increase and insertion of attention-guided CAM and four CAMs (An and Joe 2022, Tables 3 and 4)."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ def _text(results: Mapping[str, Any], table: str) -> str:
 
 
 def _rows(results: Mapping[str, Any], columns: Sequence[str], digits: str) -> list[str]:
-    """A table of means beside the paper's, and one of differences from attention-guided CAM."""
+    """A table of means with the paper's, and one of differences from attention-guided CAM."""
     heads = [head for name in columns for head in ((name, "paper") if name in _PAPER else (name,))]
     lines = markdown_header("method", heads)
     for method, means in results["means"].items():

@@ -1,7 +1,4 @@
-"""Bounded logit attention on frozen features: what an explanation costs.
-
-Table 1 of Baumhauer et al. 2021.
-"""
+"""Accuracy and loss of bounded logit attention and L2X on frozen features (Baumhauer et al. 2021, Table 1)."""
 
 from __future__ import annotations
 
@@ -144,7 +141,7 @@ def table1(
     device: Device = "cpu",
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Trains a baseline, and five explanations of it beside a control, for every seed that `out` does not hold yet.
+    """Trains a baseline, a control and five explanations for every seed that `out` does not hold yet.
 
     Args:
         data: shards of `prep image-folder`; None for the stand-in.
@@ -165,7 +162,7 @@ def table1(
         out / "runs",
         plan,
         how.explanations.seeds,
-        lambda seed: _judged(source, how.explanations, seed),
+        lambda seed: _evaluated(source, how.explanations, seed),
         on_progress,
     )
     quantities = ("accuracy", "loss")
@@ -216,7 +213,7 @@ def heads_of_seed(
     return heads
 
 
-def _judged(source: Frozen, how: Explanations, seed: int) -> Found:
+def _evaluated(source: Frozen, how: Explanations, seed: int) -> Found:
     images = source.images
     found = {}
     for name, head in heads_of_seed(source, how, seed).items():

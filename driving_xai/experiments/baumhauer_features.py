@@ -1,4 +1,4 @@
-"""Images behind a frozen network: the user's with a network of timm, or a stand-in with a small one."""
+"""Features of a frozen network: of the user's images by a network of timm, or of a stand-in by a small one."""
 
 from __future__ import annotations
 
@@ -137,21 +137,21 @@ def stand_in_images(how: StandIn) -> ResizedImages:
     _, others = handwritten_digits().split(0.5, seed=how.seed)
     train, test = others.only(how.classes).split(0.5, seed=how.seed)
     parts = ("classes", "train", "test", "clutter", "seed")
-    told = {name: value for name, value in asdict(how).items() if name in parts}
+    decisive = {name: value for name, value in asdict(how).items() if name in parts}
     return in_memory(
         f"stand-in: scikit-learn's handwritten digits {', '.join(map(str, how.classes))} in clutter",
         tuple(str(name) for name in how.classes),
         cluttered(train, how.train, how.clutter, seed=how.seed + 1),
         cluttered(test, how.test, how.clutter, seed=how.seed + 2),
-        sha256=hashlib.sha256(canonical_json(told)).hexdigest(),
+        sha256=hashlib.sha256(canonical_json(decisive)).hexdigest(),
     )
 
 
 def pretrained_stand_in(folder: Path, how: StandIn) -> nn.Module:
     """The convolutions of a baseline that learnt from other digits; from `folder`, where it is kept."""
     parts = ("channels", "pooled", "pictures", "pictured", "pretraining", "seed")
-    told = {name: value for name, value in asdict(how).items() if name in parts}
-    kept = folder / f"network-{hashlib.sha256(canonical_json(told)).hexdigest()[:16]}.safetensors"
+    decisive = {name: value for name, value in asdict(how).items() if name in parts}
+    kept = folder / f"network-{hashlib.sha256(canonical_json(decisive)).hexdigest()[:16]}.safetensors"
     config = BoundedLogitConfig(
         classes=tuple(str(digit) for digit in range(10)),
         attention="none",

@@ -1,7 +1,4 @@
-"""Bounded logit attention on frozen features: whom an explanation agrees with.
-
-Table 2 of Baumhauer et al. 2021.
-"""
+"""Rank correlation of BLA and CAM with LIME (Baumhauer et al. 2021, Table 2)."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ def table2(
 ) -> dict[str, Any]:
     """Correlates the explanations of every seed with LIME on that seed's baseline, image by image.
 
-    A hidden image is seen once by the frozen network and judged by every seed's baseline.
+    An image with hidden patches passes the frozen network once and then every seed's baseline.
 
     Args:
         data: shards of `prep image-folder`; None for the stand-in.
@@ -150,8 +147,8 @@ def _correlations(
             **{name: trained[name].attend(features)[0] for name in ("bla", "bla-t", "bla-ph")},
         }
         stacked = np.stack([each.double().numpy() for each in maps.values()])
-        worth = np.broadcast_to((hidden.solver @ fitted.double()).numpy(), stacked.shape)
-        for name, value in zip(maps, lime_rank_correlation(worth, stacked), strict=True):
+        by_lime = np.broadcast_to((hidden.solver @ fitted.double()).numpy(), stacked.shape)
+        for name, value in zip(maps, lime_rank_correlation(by_lime, stacked), strict=True):
             found[name][str(seed)] = None if np.isnan(value) else float(value)  # type: ignore[assignment]
     return found
 

@@ -1,7 +1,4 @@
-"""Three against eight: bounded logit attention and L2X, trained from nothing on small digits.
-
-Section 4.1 of Baumhauer et al. 2021.
-"""
+"""Accuracy of bounded logit attention and L2X that tell 3 from 8, trained from scratch (Baumhauer et al. 2021, 4.1)."""
 
 from __future__ import annotations
 
@@ -148,13 +145,13 @@ def _require_used(how: Mnist) -> None:
 
 def _stand_in(size_px: int) -> ResizedImages:
     train, test = handwritten_digits().only((3, 8)).split(0.6)
-    told = {"data": "scikit-learn digits", "classes": CLASSES, "size_px": size_px}
+    decisive = {"data": "scikit-learn digits", "classes": CLASSES, "size_px": size_px}
     return in_memory(
         "stand-in: scikit-learn's handwritten digits, 8 x 8 pixels enlarged",
         CLASSES,
         (alone(train, size_px=size_px), train.labels),
         (alone(test, size_px=size_px), test.labels),
-        sha256=hashlib.sha256(canonical_json(told)).hexdigest(),
+        sha256=hashlib.sha256(canonical_json(decisive)).hexdigest(),
     )
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from data_prep.shards.atomic import replacing
 
-# Okabe and Ito 2008: told apart without colour vision too.
+# Okabe and Ito 2008: distinct without colour vision too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _STYLE = {
     "font.size": 10,

@@ -1,4 +1,4 @@
-"""Lambda attention branch networks and the PID score: Tables 2 and 4 of Iida et al. 2022."""
+"""ID and PID scores of lambda attention branch networks, and their ablation (Iida et al. 2022, Tables 2 and 4)."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def table2(
     device: Device = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """LABN's map beside RISE, lambda attention and controls, on the same networks.
+    """Scores of LABN's map, RISE, lambda attention, Grad-CAM and controls, on the same networks.
 
     Args:
         data: shards of images of one class each, or None for the stand-in.

@@ -1,4 +1,4 @@
-"""Networks of experiments: trained and scored once, then found again in the experiment's folder."""
+"""Networks of experiments, trained and scored where the experiment's folder does not hold them yet."""
 
 from __future__ import annotations
 

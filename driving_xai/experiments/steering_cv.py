@@ -1,7 +1,7 @@
-"""Blocked cross-validation of the three attentions: each block of a drive held out once.
+"""Blocked cross-validation of steering with each attention: every block of a drive is held out once.
 
-Every model is trained without the block it is tested on and without the seconds beside it; its error
-is given beside constant predictors and its explanations beside controls.
+A model is trained without the block it is tested on and without the seconds before and after. Errors are
+compared with constant predictors, explanations with random and centre-prior orders.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CrossValidation:
     score_every: int = 10
     """Score every n-th held-out frame; 0 scores none."""
     methods: tuple[str, ...] = ("grad-cam",)
-    """Scored beyond each model's own attention; each perhaps with a label, `grad-cam@LABEL`."""
+    """Scored in addition to each model's own attention; each perhaps with a label, `grad-cam@LABEL`."""
     options: OptionsOf = field(default_factory=dict)
     """Of `methods` by name or label: `{"lime": {"samples": 500}}`; see docs/methods.md."""
     training: SteeringTraining = field(default_factory=SteeringTraining)

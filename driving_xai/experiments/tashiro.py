@@ -1,4 +1,4 @@
-"""The tables and figures of Tashiro and Awano 2023 on a drive of one's own, ours beside theirs.
+"""Table 2 and Figs. 6, 7 and 9 of Tashiro and Awano 2023, on any drive.
 
 Table 2 compares errors, Fig. 6 deletion curves of explanations, Fig. 7 the bits of the magnitude and
 Fig. 9 the temperature of soft attention. The four share the networks of one folder.
@@ -97,7 +97,7 @@ class NetworkSpec:
     network: Variant
     runs: int
     own: bool = True
-    """Score the network's own attention beside the controls."""
+    """Score the network's own attention, with the controls."""
     methods: bool = False
     """Score the other methods too."""
 

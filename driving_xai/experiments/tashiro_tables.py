@@ -1,4 +1,4 @@
-"""What the experiments after Tashiro and Awano 2023 print and draw, with the paper's numbers.
+"""Tables and plots of the experiments after Tashiro and Awano 2023, with the paper's numbers.
 
 The paper gives Table 2, the four areas of Fig. 6 and the errors at both ends of its curves; Figs. 7
 and 9 print no values beyond two p-values.

@@ -1,7 +1,7 @@
-"""How well the possible actions are predicted, beside the paper's number and those it is compared with.
+"""Accuracy and F1 of an action model (Zhu et al. 2024), with the papers' numbers.
 
-Zhu et al. 2024 report an accuracy of 74.6 % on BDD-OIA and set it beside 73.4, which in Xu et al. 2020 is
-the F1 of each image's labels: the two are not comparable. So both are given here, of one model, beside
+Zhu et al. 2024 report an accuracy of 74.6 % on BDD-OIA and compare it with 73.4, which in Xu et al. 2020 is
+the F1 of each image's labels: the two are not comparable. So both are given here, of one model and of
 predictors that do not look.
 """
 

@@ -1,4 +1,4 @@
-"""Attention explainers of an action model under three kinds of masks, beside Zhu et al.'s Table 1."""
+"""AUPC and log-odds of attention explainers under three kinds of masks (Zhu et al. 2024, Table 1)."""
 
 from __future__ import annotations
 

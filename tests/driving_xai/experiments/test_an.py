@@ -71,7 +71,7 @@ def test_the_other_table_comes_from_the_same_runs(out):
 
 
 def test_every_method_is_tested_with_its_effect(out, tmp_path, monkeypatch):
-    """Eight runs of drawn numbers: interval, p and effect of every cell beside SciPy's and one by hand."""
+    """Eight runs of drawn numbers: interval, p and effect of every cell as SciPy has them, the effect by hand."""
     names = list(json.loads((out / "results.json").read_text())["means"])
 
     def drawn(_source, _out, _how, seed: int, _device):

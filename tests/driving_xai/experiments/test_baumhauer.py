@@ -37,9 +37,9 @@ class TestDigits:
         digits = handwritten_digits()
         first, second = digits.split(0.3)
         assert len(first) + len(second) == len(digits) == 1797
-        told = [{image.tobytes() for image in part.images} for part in (first, second)]
+        pictures = [{image.tobytes() for image in part.images} for part in (first, second)]
         # Two of the 1,797 pictures could be equal by chance; none are.
-        assert not told[0] & told[1]
+        assert not pictures[0] & pictures[1]
         counts = np.bincount(first.labels) / np.bincount(digits.labels)
         np.testing.assert_allclose(counts, 0.3, atol=0.01)
 

@@ -1,4 +1,4 @@
-"""Figures: values stand where the axes say, the paper's are told apart, the same numbers give the same bytes."""
+"""Figures: values stand where the axes say, the paper's look different, the same numbers give the same bytes."""
 
 from __future__ import annotations
 

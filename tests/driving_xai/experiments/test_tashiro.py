@@ -65,7 +65,7 @@ def out(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_table_2_says_ours_beside_theirs(out) -> None:
+def test_table_2_has_ours_and_theirs(out) -> None:
     results = json.loads((out / "tashiro-table2" / "results.json").read_text())
     rows = {row["network"]: row for row in results["rows"]}
     assert {name: row["paper"] for name, row in rows.items()} == {"none": 4.77, "soft": 4.94, "sign": 4.67}

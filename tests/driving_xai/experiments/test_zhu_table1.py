@@ -1,4 +1,4 @@
-"""Table 1 beside the paper's: what is in the table is what score measures."""
+"""Table 1: what is in the table is what score measures."""
 
 from __future__ import annotations
 
