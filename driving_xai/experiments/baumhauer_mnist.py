@@ -135,7 +135,7 @@ def run(
 
 
 def _require_used(how: Mnist) -> None:
-    reasons = {}
+    reasons: dict[str, str] = {}
     if not {"bla", "bla-t"} & set(how.networks):
         reasons |= dict.fromkeys(("theta", "gamma", "thresholding"), "networks holds neither bla nor bla-t")
     if not {"l2x", "l2x-multiplied"} & set(how.networks):
