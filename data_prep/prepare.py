@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from data_prep import engines
 from data_prep.engines import EngineName
@@ -18,14 +18,14 @@ from data_prep.errors import DataError
 from data_prep.geometry import Geometry
 from data_prep.image_job import ImageJob
 from data_prep.jobs import Job
-from data_prep.options import check_options
 from data_prep.output import Output
 from data_prep.policy import Fault, OnBad, Policy
-from data_prep.readers import READERS, entry
+from data_prep.readers import READERS, checked_options, entry
 from data_prep.schema import VEHICLES, Drive, ImageSet
 from data_prep.sequence_job import SequenceJob
 from data_prep.shards.manifest import Manifest
 from data_prep.split import BlockSplit, DriveSplit, OnePart, SplitRule, check_gap
+from data_prep.values import Checked, Ge, Interval
 
 Split = Literal["block", "drive", "train", "val", "test"]
 
@@ -44,12 +44,9 @@ DRIVE_ONLY = (
 )
 """Settings that say nothing of labelled images; the manifest of an image set does not name them."""
 
-_MOST_HOLE_PERIODS = 1e6
-_MOST_TOLERANCE_S = 1e6
-
 
 @dataclass(frozen=True, kw_only=True)
-class PrepConfig:
+class PrepConfig(Checked, error=DataError):
     """Everything that decides the output's bytes. Saved in the manifest."""
 
     reader: str
@@ -60,14 +57,14 @@ class PrepConfig:
     """Crop and size. None: 160x80 uncropped for sequences, images kept as they are."""
     vehicle: str | None = None
     """A name in `VEHICLES`, in place of the one the reader knows."""
-    smoothing: float = 0.2
+    smoothing: Annotated[float, Interval(gt=0, le=1), "where 1 is off"] = 0.2
     """alpha of eq. 2, over 0 up to 1. On Udacity's drive 0.2 lags 3 frames; 1 is off."""
-    lead_s: float = 0.0
+    lead_s: Annotated[float, Interval(ge=0, le=5)] = 0.0
     """How long after a frame its controls are taken. A driver acts on what was seen before: at 20 Hz
     on Udacity's drive, models of single frames are right about 0.4 s early."""
-    tolerance_s: float = 0.1
+    tolerance_s: Annotated[float, Interval(gt=0, le=1e6)] = 0.1
     """How far from a frame the control samples around it may be."""
-    hole_periods: float = 2.5
+    hole_periods: Annotated[float, Interval(gt=0, le=1e6)] = 2.5
     """A hole longer than this many usual frame periods starts a new segment."""
     on_bad: OnBad = "drop"
     """What to do about frames that cannot be used: drop and count them, or stop."""
@@ -83,29 +80,18 @@ class PrepConfig:
     """For `split="drive"`; with `test_drives` empty too, a seeded fifth each."""
     test_drives: tuple[str, ...] = ()
     seed: int = 0
-    frames_per_shard: int = 2000
+    frames_per_shard: Annotated[int, Ge(1)] = 2000
     """Also the number of images in an image shard."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         entry(self.reader)
-        for name, most in (("tolerance_s", _MOST_TOLERANCE_S), ("hole_periods", _MOST_HOLE_PERIODS)):
-            if not 0 < getattr(self, name) <= most:
-                raise DataError(f"{name} is {getattr(self, name)}; expected over 0 and at most {most:,.0f}")
         check_gap(self.gap_s)
-        if not 0.0 < self.smoothing <= 1.0:
-            raise DataError(f"smoothing is {self.smoothing}; expected over 0 and at most 1, where 1 is off")
-        if not 0.0 <= self.lead_s <= 5.0:
-            raise DataError(f"lead_s is {self.lead_s}; expected 0 up to 5 seconds")
         if self.split in (None, "block", "drive") and self.lead_s >= self.gap_s:
             raise DataError(
                 f"lead_s {self.lead_s} reaches over gap_s {self.gap_s}, into the labels of another split; "
                 "make the gap longer"
             )
-        if self.frames_per_shard < 1:
-            raise DataError(f"frames_per_shard is {self.frames_per_shard}; expected 1 or more")
-        _ = self.policy  # which checks itself
-        if self.split not in (None, "block", "drive", "train", "val", "test"):
-            raise DataError(f"split is {self.split!r}; choose block, drive, train, val or test")
         if self.vehicle is not None and self.vehicle not in VEHICLES:
             raise DataError(f"vehicle {self.vehicle!r} is unknown; choose one of {', '.join(VEHICLES)}")
 
@@ -248,8 +234,7 @@ def _read(config: PrepConfig) -> list[Drive] | ImageSet:
     if str(config.source) != "-" and not config.source.exists():
         raise DataError(f"{config.source}: no such file or folder; check the path")
     read = READERS[config.reader]
-    check_options(config.reader, read, config.reader_options)
-    return read(config.source, **config.reader_options)
+    return read(config.source, **checked_options(config.reader, read, config.reader_options))
 
 
 def _report(on_progress: Callable[[Progress], None] | None, done: Mapping[str, Any], job: Job) -> None:

@@ -37,7 +37,7 @@ READS_SHARDS = {
     "demo",
     "cli",
 }
-"""Parts that may import data_prep beyond its errors and records and the writing of whole files."""
+"""Parts that may import data_prep beyond its errors, records and typed values and the writing of whole files."""
 
 
 def part(module: str) -> str:
@@ -87,7 +87,7 @@ def test_arrows_point_down(path: Path) -> None:
     else:
         wrong = [name for name in found if name.startswith("driving_xai.") and is_upward(module, name)]
         if part(module) not in READS_SHARDS:
-            allowed = ("data_prep.errors", "data_prep.schema", "data_prep.shards.atomic")
+            allowed = ("data_prep.errors", "data_prep.schema", "data_prep.shards.atomic", "data_prep.values")
             wrong += [
                 name for name in found if name.startswith("data_prep.") and not name.startswith(allowed)
             ]
@@ -118,14 +118,41 @@ def test_an_import_inside_a_function_is_seen() -> None:
 
 def test_help_needs_no_heavy_library() -> None:
     """What makes `driving-xai --help` quick, without measuring time."""
-    heavy = ("torch", "lightning", "cv2", "av", "pandas", "pyarrow", "h5py", "scipy", "rich")
-    code = f"import sys; import driving_xai.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    heavy = ("torch", "lightning", "cv2", "av", "pandas", "pyarrow", "h5py", "scipy", "rich", "pydantic")
+    code = f"import sys; import driving_xai.cli.commands; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 
 
+SHARED_BY_COMMANDS = (
+    "console",
+    "epochs",
+    "listing",
+    "models",
+    "options",
+    "quality_table",
+    "settings",
+    "tables",
+    "training",
+)
+"""Modules of the command line that are no command."""
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "driving_xai" / "cli").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_command_imports_another(path: Path) -> None:
+    own = path.stem
+    apart = {"commands"} if own == "__init__" else set()
+    for name in imports(path.read_text()):
+        if name.startswith("driving_xai.cli."):
+            part = name.split(".")[2]
+            assert part in SHARED_BY_COMMANDS or part in apart, f"{own} must not import {name}"
+
+
 DISTRIBUTIONS: Mapping[str, str] = {
     "PIL": "pillow",
+    "annotated_types": "annotated-types",
     "cv2": "opencv-python-headless",
     "rerun": "rerun-sdk",
     "skimage": "scikit-image",

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from data_prep.errors import DataError
+from data_prep.values import InvalidValue, checked_keywords, keyword_types, nearest
 
 Kind = Literal["sequences", "images"]
 
@@ -97,8 +98,28 @@ def entry(name: str) -> ReaderEntry:
         DataError: there is no such reader; the message lists those there are.
     """
     if name not in ENTRIES:
-        raise DataError(f"reader {name!r} is unknown; choose one of {', '.join(ENTRIES)}")
+        near = nearest(name, ENTRIES)
+        hint = f"; {near}" if near.startswith("did") else ""
+        raise DataError(f"reader {name!r} is unknown; choose one of {', '.join(ENTRIES)}{hint}")
     return ENTRIES[name]
+
+
+def checked_options(name: str, read: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A reader's own options as its function takes them.
+
+    Args:
+        name: the reader's, for messages.
+        read: its function, whose keyword-only arguments are the options.
+        options: as the user gives them.
+
+    Raises:
+        DataError: an option is unknown or its value does not fit; the message says what does.
+    """
+    try:
+        return checked_keywords(options, keyword_types(read), owner="it", prefix=f"reader {name}: ")
+    except InvalidValue as error:
+        asks = str(error).endswith("?")
+        raise DataError(str(error) if asks else f"{error}; correct --option NAME=VALUE") from None
 
 
 def recognise(source: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: one line per error with its exit code, progress, JSON."""
+"""What a person at a terminal sees: one line for each error with its exit code, progress, JSON."""
 
 from __future__ import annotations
 
@@ -10,28 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from data_prep.errors import DataError
 
 FAILED, USAGE, INVALID_DATA, BELOW_THRESHOLD, INTERRUPTED = 1, 2, 3, 4, 130
-"""Exit codes beside 0; 130 is the shell's convention for Ctrl-C."""
-
-ORDER = (
-    "demo",
-    "prep",
-    "verify",
-    "info",
-    "train",
-    "explain",
-    "score",
-    "sanity",
-    "replay",
-    "report",
-    "experiment",
-    "doctor",
-)
-"""The commands as --help lists them."""
+"""Exit codes other than 0; 130 is the shell's convention for Ctrl-C."""
 
 OnProgress = Callable[[int, int], None]
 """Called with what is done and the total."""
@@ -44,32 +27,6 @@ _ClickUsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 class SettingsError(ValueError):
     """A configuration file or option that no recipe understands."""
-
-
-class Commands(TyperGroup):
-    """The command group that turns what a user can cause into one line and an exit code.
-
-    Anything else is a bug of ours and keeps its traceback.
-    """
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of use; Typer would put the group of recipes last."""
-        return sorted(super().list_commands(ctx), key=ORDER.index)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # Typer ends quietly when the reader of our output has gone, as `| head` does
-        except KeyboardInterrupt:
-            _complain("interrupted; nothing half-written was left under a final name")
-            raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
-            code = exit_code(error)
-            if code is None:
-                raise
-            _complain(_one_line(error))
-            raise typer.Exit(code) from None
 
 
 def exit_code(error: Exception) -> int | None:
@@ -94,11 +51,10 @@ def exit_code(error: Exception) -> int | None:
     return FAILED if lost or out_of_memory or isinstance(error, OSError) else None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error that a user can cause, for `complain`."""
     if isinstance(error, _ClickUsageError):
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "driving-xai"
-        return f"{error.format_message().rstrip('.')}; see `{command} --help`"  # type: ignore[attr-defined]
+        return _usage(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
     message = " ".join(str(error).split())
@@ -107,7 +63,18 @@ def _one_line(error: Exception) -> str:
     return message
 
 
-def _complain(message: str) -> None:
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    see = f"ee `{context.command_path if context else 'driving-xai'} --help`"
+    # Only the error of an unknown option has near ones, and it adds them in words of its own.
+    if near := getattr(error, "possibilities", None):
+        return f"{error.message}; did you mean {' or '.join(sorted(near))}? S{see}"
+    message = error.format_message().rstrip(".")
+    return f"{message} S{see}" if message.endswith("?") else f"{message}; s{see}"
+
+
+def complain(message: str) -> None:
+    """One line about what went wrong, on standard error."""
     typer.echo(f"driving-xai: {message}", err=True)
 
 

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.shards import Assignments, Config, Json
-from driving_xai.cli.train import Device, resolve_device, tell_fetched
+from driving_xai.cli.options import Assignments, Config, Device, Json, resolve_device
+from driving_xai.cli.training import tell_fetched
 from driving_xai.experiments.registry import EXPERIMENTS, Data, Experiment, imported
 
 _DATA: dict[Data, str] = {
@@ -32,6 +32,19 @@ class _Experiments(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return _command(cmd_name) if cmd_name in EXPERIMENTS else None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in EXPERIMENTS and not args[0].startswith("-"):
+            from data_prep.values import nearest
+
+            ctx.fail(f"No such command {args[0]!r}; {nearest(args[0], EXPERIMENTS)}")
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), err=True)
+            raise typer.Exit(console.USAGE)
+        return super().parse_args(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for paper, names in _by_paper().items():
             with formatter.section(paper):
@@ -40,7 +53,6 @@ class _Experiments(TyperGroup):
 
 app = typer.Typer(
     cls=_Experiments,
-    no_args_is_help=True,
     rich_markup_mode=None,
     help="Run an experiment: a paper's table or figure, ours next to theirs.",
 )

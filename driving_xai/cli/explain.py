@@ -10,31 +10,34 @@ from typing import Annotated
 import typer
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.drives import METHODS, Checkpoint, names_of
-from driving_xai.cli.shards import Assignments, Config, Json
-from driving_xai.cli.train import Device, resolve_device
+from driving_xai.cli.models import open_model
+from driving_xai.cli.options import (
+    Assignments,
+    Checkpoint,
+    Config,
+    Device,
+    FrameBatch,
+    Json,
+    RequiredMethods,
+    ResultsOut,
+    Seed,
+    Target,
+    methods_of,
+    resolve_device,
+)
 
 
 def explain(
     checkpoint: Checkpoint,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for pictures and JSON.")],
-    method: Annotated[str, typer.Option(metavar="A,B", help=f"Any of {', '.join(METHODS)}.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="What is explained: left, right or magnitude of steering; predicted, every-predicted or an "
-            "output's name of other models. [default: magnitude, or predicted]"
-        ),
-    ] = None,
+    out: ResultsOut,
+    method: RequiredMethods,
+    target: Target = None,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write each map as .npy too.")] = False,
     config: Config = None,
     assignments: Assignments = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Frames in a forward pass; changes memory and speed only. [default: 32]"),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of methods that draw. [default: 0]")] = None,
+    batch_size: FrameBatch = None,
+    seed: Seed = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -47,34 +50,33 @@ def explain(
     Example: driving-xai explain model frame.jpg --method grad-cam,lime -o maps
     Example: driving-xai explain model frame.jpg --method rise --set options.rise.masks=500 -o maps
     """
-    from driving_xai import checkpoint as checkpoints
     from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
 
     options = {
-        "methods": names_of(method),
+        "methods": methods_of(method),
         "target": target,
         "save_maps": save_maps or None,
         "batch_size": batch_size,
         "seed": seed,
     }
     how = settings.resolve(ExplainConfig, config, options=options, assignments=assignments or ())
-    loaded = checkpoints.load(checkpoint, device=resolve_device(device))
+    loaded = open_model(checkpoint, device=resolve_device(device))
     written = explain_images(loaded, images, out, how)
-    _tell_enlarged(written)
+    _say_enlarged(written)
     if as_json:
         console.print_json({"written": [str(each) for each in written]})
     else:
         typer.echo("\n".join(map(str, written)))
 
 
-def _tell_enlarged(written: Sequence[Path]) -> None:
+def _say_enlarged(written: Sequence[Path]) -> None:
     """Says which images held fewer pixels than the model was shown."""
     grown = []
-    for told in map(json.loads, (file.read_text() for file in written)):
-        region, (rows, columns) = told["seen"]["region"], told["seen"]["size"]
+    for described in map(json.loads, (file.read_text() for file in written)):
+        region, (rows, columns) = described["seen"]["region"], described["seen"]["size"]
         height, width = region["bottom"] - region["top"], region["right"] - region["left"]
         if height < rows or width < columns:
-            grown.append(f"{told['image']['name']} ({height} x {width} px to {rows} x {columns})")
+            grown.append(f"{described['image']['name']} ({height} x {width} px to {rows} x {columns})")
     if grown:
         more = f" and {len(grown) - 1} more" if len(grown) > 1 else ""
         console.say(f"enlarged for the model, which sees no more detail by it: {grown[0]}{more}")

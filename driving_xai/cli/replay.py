@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from driving_xai.cli import console, settings, tables
-from driving_xai.cli.drives import METHODS, Checkpoint
-from driving_xai.cli.shards import Assignments, Config, Json
-from driving_xai.cli.train import Device, resolve_device
+from driving_xai.cli.models import open_model
+from driving_xai.cli.options import Assignments, Checkpoint, Config, Device, Json, resolve_device
 
 if TYPE_CHECKING:
     from driving_xai.replay.live import Live
@@ -30,7 +29,7 @@ def replay(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"Any of {', '.join(METHODS)}. [default: the model's own attention, snna for transformers, or grad-cam]"
+            help="A method by name, from the list below. [default: the model's own attention, snna for transformers, or grad-cam]"
         ),
     ] = None,
     score: Annotated[
@@ -94,7 +93,6 @@ def replay(
     Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
     Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
     """
-    from driving_xai import checkpoint as checkpoints
     from driving_xai.replay.action_player import ActionReplayConfig, replay_actions
     from driving_xai.replay.player import ReplayConfig
     from driving_xai.replay.player import replay as play
@@ -104,7 +102,7 @@ def replay(
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
-    loaded = checkpoints.load(checkpoint, device=resolve_device(device))
+    loaded = open_model(checkpoint, device=resolve_device(device))
     of_steering = loaded.kind == "steering"
     _refuse_foreign(
         {"--target": target, "--serve": serve, "--show": show or None}, not of_steering, "steering"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.shards import Json
+from driving_xai.cli.options import Json
 
 
 def report(
@@ -27,11 +27,11 @@ def report(
         Path | None,
         typer.Option(metavar="FILE.rrd", help="A recording for the Rerun viewer; needs the extra rerun."),
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Faithfulness report",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Faithfulness report",
     embed_mb: Annotated[
         float,
         typer.Option(
-            min=0, help="Videos up to so many MB become part of the page; larger ones lie beside it."
+            min=0, help="Videos up to so many MB become part of the page; larger ones are files next to it."
         ),
     ] = 12.0,
     as_json: Json = False,
@@ -58,7 +58,7 @@ def report(
     sanity = load_sanity([path for path in results if holds_sanity(path)])
     if not sources:
         raise settings.SettingsError(
-            "sanity checks need results beside them; give a folder of score or replay too"
+            "sanity checks alone make no report; give a folder of score or replay too"
         )
     how = PageConfig(title=title, embed_mb=embed_mb)
     written = [] if out is None else write_page(sources, out, how, sanity=sanity)

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from driving_xai.cli import console, settings, tables
-from driving_xai.cli.drives import METHODS, Checkpoint, names_of
-from driving_xai.cli.shards import Assignments, Config, Json
-from driving_xai.cli.train import Device, resolve_device
+from driving_xai.cli.models import open_model
+from driving_xai.cli.options import (
+    Assignments,
+    Checkpoint,
+    Config,
+    Device,
+    FrameBatch,
+    Json,
+    Masks,
+    RequiredMethods,
+    ResultsOut,
+    Seed,
+    Shards,
+    Split,
+    Target,
+    methods_of,
+    names_of,
+    resolve_device,
+)
 
 CHECKS = ("cascading", "independent", "noise", "agreement")
 
 
 def sanity(
     checkpoint: Checkpoint,
-    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for what is found.")],
-    method: Annotated[str, typer.Option(metavar="A,B", help=f"Any of {', '.join(METHODS)}.")],
+    shards: Shards,
+    out: ResultsOut,
+    method: RequiredMethods,
     check: Annotated[
         str | None, typer.Option(metavar="X,Y", help=f"Any of {', '.join(CHECKS)}. [default: all]")
     ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="PNG masks or an .npz of pixels known to matter; see docs/results.md."
-        ),
-    ] = None,
+    masks: Masks = None,
     config: Config = None,
     assignments: Assignments = None,
-    target: Annotated[str | None, typer.Option(help="What is explained; as for score.")] = None,
-    split: Annotated[
-        Literal["held-out", "test", "val", "train", "all"] | None,
-        typer.Option(help="Which frames; as for score. [default: held-out]"),
-    ] = None,
+    target: Target = None,
+    split: Split = None,
     every: Annotated[int | None, typer.Option(min=1, help="Check every n-th frame. [default: 20]")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Frames in a forward pass. [default: 32]")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, noise and ties. [default: 0]")] = None,
+    batch_size: FrameBatch = None,
+    seed: Seed = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -54,13 +59,12 @@ def sanity(
     Example: driving-xai sanity model shards --method grad-cam,smoothgrad -o sanity
     Example: driving-xai sanity model shards --method rise --set options.rise.masks=500 -o sanity
     """
-    from driving_xai import checkpoint as checkpoints
     from driving_xai.evaluation.masks import Masks
     from driving_xai.evaluation.sanity import SanityConfig
     from driving_xai.evaluation.sanity import check as make_checks
 
     options = {
-        "methods": names_of(method),
+        "methods": methods_of(method),
         "checks": names_of(check),
         "target": target,
         "split": split,
@@ -70,7 +74,7 @@ def sanity(
     }
     how = settings.resolve(SanityConfig, config, options=options, assignments=assignments or ())
     given = None if masks is None else Masks(masks)
-    loaded = checkpoints.load(checkpoint, device=resolve_device(device))
+    loaded = open_model(checkpoint, device=resolve_device(device))
     with console.progress("sanity", unit="stages") as on_progress:
         found = make_checks(loaded, shards, out, how, masks=given, on_progress=on_progress)
     checked, passed_over = found["data"]["checked"], found["data"]["passed_over"]

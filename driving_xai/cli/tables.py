@@ -8,7 +8,7 @@ from typing import Any
 
 
 def steering_error(metrics: Mapping[str, Any]) -> str:
-    """The tested error, or else the validated one, beside that of always driving straight."""
+    """The tested error, or else the validated one, and that of always driving straight."""
     for split in ("test", "val"):
         if split in metrics:
             found = metrics[split]
@@ -20,7 +20,7 @@ def steering_error(metrics: Mapping[str, Any]) -> str:
 
 
 def action_accuracy(metrics: Mapping[str, Any]) -> str:
-    """The tested accuracy and F1, or else the validated ones, beside those of each label's majority."""
+    """The tested accuracy and F1, or else the validated ones, and those of each label's majority."""
     for split in ("test", "val"):
         if split in metrics:
             found, trivial = metrics[split], metrics[split]["majority"]
@@ -34,7 +34,7 @@ def action_accuracy(metrics: Mapping[str, Any]) -> str:
 
 
 def class_accuracy(metrics: Mapping[str, Any]) -> str:
-    """The tested accuracy, or else the validated one, beside that of always saying the commonest class."""
+    """The tested accuracy, or else the validated one, and that of always choosing the most common class."""
     for split in ("test", "val"):
         if split in metrics:
             found = metrics[split]

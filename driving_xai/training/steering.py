@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import numpy as np
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Subset
 
 from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
+from data_prep.values import Checked, Ge, Gt, Interval
 from driving_xai import checkpoint
 from driving_xai.data.drives import HoldOut, Route, Run, Window, Windows, labelled, open_index, runs
 from driving_xai.errors import CheckpointError, DataError
@@ -44,59 +45,47 @@ from driving_xai.training.runs import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteeringTraining:
+class SteeringTraining(Checked):
     """How to train. The defaults are the paper's where it names them."""
 
     model: SteeringConfig = field(default_factory=SteeringConfig)
     held_out: HoldOut = field(default_factory=HoldOut)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    epochs: int = 30
+    epochs: Annotated[int, Ge(0)] = 30
     """Over windows."""
-    frame_epochs: int = 0
+    frame_epochs: Annotated[int, Ge(0)] = 0
     """Before them, epochs over single frames: they train the encoder and the readout cheaply."""
-    window: int = 20
+    window: Annotated[int, Ge(1)] = 20
     """Frames of a window, the length of truncated back-propagation."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Ge(1)] = 16
     """Windows a step; single frames come `window` times as many."""
-    learning_rate: float = 1e-4
-    frame_learning_rate: float = 3e-4
+    learning_rate: Annotated[float, Gt(0)] = 1e-4
+    frame_learning_rate: Annotated[float, Gt(0)] = 3e-4
     """In the epochs over single frames."""
-    frozen_convolutions: int = 0
+    frozen_convolutions: Annotated[int, Interval(ge=0, le=4)] = 0
     """How many of the first convolutions keep their weights and statistics; for a warm start on a CPU."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
     """Of the learning rate, within each of the two phases."""
     loss: Literal["l1", "l2", "huber"] = "l1"
     """On the standardised target."""
     patience: int | None = 10
     """Epochs without a lower validation error before stopping; None never stops early."""
-    averaging: float = 0.98
+    averaging: Annotated[float, Interval(ge=0, lt=1)] = 0.98
     """Decay of the running average of the weights, which is what is validated and kept; 0 for none."""
-    gradient_clip: float = 1.0
+    gradient_clip: Annotated[float, Ge(0)] = 1.0
     precision: Precision = "auto"
     """auto is bf16 on CUDA, where the sign path keeps fp32 softmax, and fp32 on a CPU."""
     seed: int = 0
-    workers: int = 0
+    workers: Annotated[int, Ge(0)] = 0
     """Processes that load windows."""
-    keep_mib: int = 2048
+    keep_mib: Annotated[int, Ge(0)] = 2048
     """Of decoded frames that may stay in memory, in each process."""
 
     def __post_init__(self) -> None:
-        for name in ("window", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("epochs", "frame_epochs", "weight_decay", "gradient_clip", "workers", "keep_mib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("learning_rate", "frame_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected over 0")
+        super().__post_init__()
         if self.epochs + self.frame_epochs == 0:
             raise ValueError("epochs and frame_epochs are both 0; expected at least one epoch")
-        if not 0 <= self.frozen_convolutions <= 4:
-            raise ValueError(f"frozen_convolutions is {self.frozen_convolutions}; expected 0 to 4")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"averaging is {self.averaging}; expected 0 up to, but not, 1")
 
 
 class _Recipe(L.LightningModule):

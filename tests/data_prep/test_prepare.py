@@ -429,14 +429,17 @@ def test_several_drives_split_by_drive(tmp_path):
         ({"hole_periods": float("nan")}, "hole_periods is nan"),
         ({"frames_per_shard": 0}, "frames_per_shard is 0"),
         ({"vehicle": "tricycle"}, "tricycle.*lincoln-mkz"),
-        ({"split": "frame"}, "split is 'frame'; choose block"),
-        ({"refuse": ("noise",)}, "refuse names 'noise'; choose of duplicate, out_of_order"),
-        ({"on_bad": "ignore"}, "on_bad is 'ignore'; choose drop or refuse"),
+        ({"split": "frame"}, "split is 'frame'; expected one of block"),
+        ({"refuse": ("noise",)}, r"refuse\[0\] is 'noise'; expected one of duplicate, out_of_order"),
+        ({"on_bad": "ignore"}, "on_bad is 'ignore'; expected one of drop, refuse"),
         (
             {"reader_options": {"colour": "red"}},
-            "no option colour; its options: camera, side_camera_correction_rad, reduced",
+            "colour is no option; it has camera, side_camera_correction_rad, reduced",
         ),
-        ({"reader_options": {"camera": "rear"}}, "camera is 'rear'; expected center, left, right or all"),
+        (
+            {"reader_options": {"camera": "rear"}},
+            "camera is 'rear'; expected one of center, left, right, all",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line_and_nothing_is_written(changes, message, source, tmp_path):

@@ -126,7 +126,7 @@ def test_what_cannot_run_is_one_line_and_a_code(run, tmp_path, arguments, code, 
         (("zhu-accuracy", "x", "-o", "y", "--checkpoint", "m"), 2, "No such option: --checkpoint"),
         (("baumhauer-mnist", "-", "-o", "y", "--device", "cpu"), 2, "No such option: --device"),
         (("an-table3", "-"), 2, "Missing option '--out'"),
-        (("tashiro-fig8", "x", "-o", "y"), 2, "No such command 'tashiro-fig8'"),
+        (("tashiro-fig8", "x", "-o", "y"), 2, "No such command 'tashiro-fig8'; did you mean tashiro-fig"),
     ],
 )
 def test_wrong_usage_is_one_line(run, words, code, message) -> None:

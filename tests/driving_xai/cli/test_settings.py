@@ -153,7 +153,7 @@ def test_a_table_changes_what_it_names_in_the_recipes_own_default(tmp_path: Path
 def recipes_of_the_command_line() -> Iterator[type[Any]]:
     """Every class that a command hands to `settings.resolve`, read from the commands' source."""
     found = {}
-    for file in sorted(Path(cli.__file__).parent.glob("*.py")):
+    for file in sorted(Path(cli.__file__).parent.rglob("*.py")):
         tree = ast.parse(file.read_text())
         homes = {
             alias.name: node.module

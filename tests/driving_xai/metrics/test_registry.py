@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from data_prep.schema import VEHICLES
-from driving_xai.cli.drives import MEASURES as listed
 from driving_xai.data.drives import degrees_per_unit
 from driving_xai.evaluation.images import PROBABILITY
 from driving_xai.metrics.batch import Batch, Editing, Maps
@@ -161,7 +160,3 @@ def test_patches_that_steer_have_the_lowest_score_in_degrees():
     torch.testing.assert_close(found["value"], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
     said = MEASURES["pid-4"].describe(STEERING_ERROR)
     assert (said["unit"], said["faithful"]) == ("deg", "low")
-
-
-def test_the_command_line_lists_the_measures_there_are():
-    assert listed == tuple(MEASURES)

@@ -121,7 +121,7 @@ def test_the_page_shows_them_beside_results(checks: Path, write_results, tmp_pat
     told = CliRunner().invoke(app, ["info", str(checks)])
     assert "agreement    grad-cam" in told.output
     alone = CliRunner().invoke(app, ["report", str(checks), "-o", str(page)])
-    assert (alone.exit_code, "need results beside them" in alone.stderr) == (2, True)
+    assert (alone.exit_code, "sanity checks alone make no report" in alone.stderr) == (2, True)
 
 
 def test_saved_maps_stand_on_the_cards(write_results, tmp_path: Path) -> None:

@@ -10,14 +10,24 @@ from typing import Annotated, Any, Literal
 import typer
 
 from driving_xai.cli import console, settings, tables
-from driving_xai.cli.shards import Assignments, Config, DryRun, Json
-from driving_xai.cli.train import Device, check_shards, resolve_device, tell, tell_fetched
-from driving_xai.cli.train_actions import Images, Out, Resume, Seed
+from driving_xai.cli.options import (
+    Assignments,
+    Config,
+    Device,
+    DryRun,
+    Images,
+    Json,
+    ModelOut,
+    Resume,
+    Seed,
+    resolve_device,
+)
+from driving_xai.cli.training import check_shards, show, tell_fetched
 
 
 def classifier(
     shards: Images,
-    out: Out,
+    out: ModelOut,
     config: Config = None,
     assignments: Assignments = None,
     network: Annotated[
@@ -26,7 +36,7 @@ def classifier(
             "--model",
             metavar="NAME",
             help="small-cnn, lambda-resnet, labn, cbam-RESNET or any timm name; bla, bla-t, bla-ph or l2x-f "
-            "select what they judge by. [default: resnet18]",
+            "classify by the evidence that they select. [default: resnet18]",
         ),
     ] = None,
     weights: Annotated[
@@ -46,10 +56,10 @@ def classifier(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train an image classifier: a network of timm's, a lambda ResNet, or one that explains itself.
+    """Train an image classifier: a timm network, a lambda ResNet, or one that explains itself.
 
     The classes are the label columns of the shards. OUT then holds model.safetensors, config.json (every
-    setting) and metrics.json, accuracy beside that of always saying the commonest class.
+    setting) and metrics.json, accuracy next to that of always choosing the most common class.
 
     \b
     Example: driving-xai train classifier shards model --model labn --set model.stem=small
@@ -93,7 +103,7 @@ def classifier(
             resume=resume,
             callbacks=(EpochLines(on_progress),),
         )
-    tell(out, metrics, tables.class_accuracy, as_json=as_json)
+    show(out, metrics, tables.class_accuracy, as_json=as_json)
 
 
 # The options of each model that selects what it judges by: its attention, and what becomes of the head.
@@ -135,4 +145,4 @@ def _selecting(
         metrics = train(
             images, out, how, device=resolve_device(device), resume=resume, on_progress=on_progress
         )
-    tell(out, metrics, tables.class_accuracy, as_json=as_json)
+    show(out, metrics, tables.class_accuracy, as_json=as_json)

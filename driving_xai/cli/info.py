@@ -1,67 +1,26 @@
-"""demo, info and doctor: the application shown, its files named, its machine examined."""
+"""info: what a folder is, by the files in it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from driving_xai.cli import console, tables
-from driving_xai.cli.shards import Json
+from driving_xai.cli.options import Json
 from driving_xai.errors import DataError
-
-
-def show_version(asked: bool) -> None:
-    """Prints the version and ends, where it was asked for."""
-    if asked:
-        typer.echo(f"driving-xai {version('driving-xai')}")
-        raise typer.Exit
-
-
-def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
-        "demo"
-    ),
-    seed: Annotated[int, typer.Option(help="Of the route, the training and the scoring.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Do the main job on a rendered route; needs no data.
-
-    Prepares shards, trains a steering model with sign attention, scores its explanations beside two
-    controls, and renders the annotated drive.
-
-    An interrupted demo continues when it is started again with the same folder.
-
-    \b
-    Example: driving-xai demo --out demo
-    """
-    from driving_xai import demo as composition
-    from driving_xai.cli.epochs import EpochLines
-
-    scale = composition.Scale()
-    made = composition.run(out, seed=seed, scale=scale, stage=console.progress, callback=EpochLines)
-    if as_json:
-        console.print_json(
-            {**{k: str(v) for k, v in made.paths.items()}, "metrics": made.metrics, "scores": made.scores}
-        )
-        return
-    typer.echo("\n".join([tables.steering_error(made.metrics), "", *tables.scores(made.scores), ""]))
-    for name, path in made.paths.items():
-        typer.echo(f"{name:<10} {path}")
 
 
 def info(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that prep, train or score wrote.")],
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Of shards: draw the quality report into this file."),
+        typer.Option(metavar="FILE.png", help="Draw the quality report of shards into this file."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a folder is: shards, a checkpoint, results.
+    """Say what a folder holds: shards, a checkpoint, results.
 
     \b
     Example: driving-xai info shards --figure quality.png
@@ -78,28 +37,6 @@ def info(
             return
     wrong = "holds none of" if path.exists() else "no such folder; expected one with"
     raise DataError(f"{path}: {wrong} {', '.join(_KINDS)}; give a folder that prep, score or train wrote")
-
-
-def doctor(as_json: Json = False) -> None:
-    """Examine this machine: versions, devices, codecs, space.
-
-    Exits 1 if something essential is missing.
-
-    \b
-    Example: driving-xai doctor --json
-    """
-    from driving_xai import doctor as examination
-
-    findings = examination.examine()
-    ok = examination.healthy(findings)
-    if as_json:
-        console.print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
-    else:
-        for finding in findings:
-            mark = "ok" if finding.ok else "MISSING" if finding.essential else "-"
-            typer.echo(f"{mark:<8} {finding.name:<14} {finding.detail}")
-    if not ok:
-        raise typer.Exit(console.FAILED)
 
 
 def _of_shards(path: Path) -> dict[str, Any]:

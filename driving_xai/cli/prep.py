@@ -1,4 +1,4 @@
-"""prep and verify: raw logs to shards, and shards against their manifest."""
+"""prep: raw logs to shards."""
 
 from __future__ import annotations
 
@@ -8,27 +8,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from data_prep.readers import ENTRIES
 from driving_xai.cli import console, settings
-
-_READERS = "\n".join(f"{name:<17} {entry.reads}" for name, entry in ENTRIES.items())
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="TOML with any setting of the recipe; options override it."
-    ),
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its name in the TOML file; repeatable."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done; write nothing.")]
+from driving_xai.cli.options import Assignments, Config, DryRun, Json, Scheduler
 
 
 def prep(
-    reader: Annotated[str, typer.Argument(metavar="READER", help="What the source is; see the list above.")],
+    reader: Annotated[str, typer.Argument(metavar="READER", help="What the source is; from the list below.")],
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Folder or file of the recording; `-` for synthetic.")
     ],
@@ -48,20 +33,20 @@ def prep(
     split: Annotated[
         Literal["block", "drive", "train", "val", "test"] | None,
         typer.Option(
-            help="Of drives: by time blocks in each, by whole drives, or all into one part. "
+            help="How drives are split: by time blocks in each, by whole drives, or all into one part. "
             "[default: block; test where no steering is recorded; images keep their authors' split]"
         ),
     ] = None,
     smoothing: Annotated[
         float | None,
-        typer.Option(help="Of drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]"),
+        typer.Option(help="Drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]"),
     ] = None,
     crop_top: Annotated[float | None, typer.Option(help="Fraction of the image's height to cut off.")] = None,
     crop_bottom: Annotated[
         float | None, typer.Option(help="Fraction of the image's height to cut off.")
     ] = None,
     vehicle: Annotated[
-        str | None, typer.Option(help="In place of the vehicle that the reader knows.")
+        str | None, typer.Option(help="The vehicle, in place of the one that the reader knows.")
     ] = None,
     on_bad: Annotated[
         Literal["drop", "refuse"] | None,
@@ -78,7 +63,7 @@ def prep(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of a random choice of whole drives; synthetic streets: --option seed=N. [default: 0]"
+            help="Seed of a random choice of whole drives; for synthetic streets use --option seed=N. [default: 0]"
         ),
     ] = None,
     engine: Annotated[
@@ -88,7 +73,7 @@ def prep(
         int | None,
         typer.Option(min=1, help="Threads of serial, processes of the others. [default: all cores]"),
     ] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    scheduler: Scheduler = None,
     publish_to: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +89,15 @@ def prep(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
+    """Turn a recording into shards.
+
+    Controls are synchronised to the frames and smoothed, frames cropped and resized, the split assigned.
+    Every run of the same source and settings writes the same bytes; an interrupted one continues with
+    --resume.
+
+    \b
+    Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 --workers 2
+    """
     from data_prep.prepare import PrepConfig, Progress, prepare, read_job
     from data_prep.publish import check_url, publish
 
@@ -150,20 +144,6 @@ def prep(
     _show(out, manifest, as_json)
 
 
-prep.__doc__ = f"""Turn a recording into shards.
-
-Controls are synchronised to the frames and smoothed, frames cropped and resized, the split assigned.
-Every run of the same source and settings writes the same bytes; an interrupted one continues with
---resume. READER is one of
-
-\b
-{_READERS}
-
-\b
-Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 --workers 2
-"""
-
-
 def _reader_for(task: str, reader: str) -> str:
     """`synthetic --task actions` is a reader of its own."""
     if task == "steering":
@@ -191,36 +171,3 @@ def _show(out: Path, manifest: Any, as_json: bool) -> None:
 
     typer.echo(f"{out}: {manifest.rows:,} rows in {len(manifest.shards)} shards, {size / 1e6:,.1f} MB")
     typer.echo("\n".join(quality_table.lines(manifest.kind, manifest.quality)))
-
-
-def verify(
-    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote.")],
-    as_json: Json = False,
-) -> None:
-    """Check every file against its hash, and what the shards hold against what can be.
-
-    Frames, images, labels, times, index and the gaps between the parts are looked at too. Exits 3 and names each file that is missing, changed or not in the manifest.
-
-    \b
-    Example: driving-xai verify shards
-    """
-    from data_prep.shards.verify import verify as check
-
-    report = check(shards)
-    if as_json:
-        problems = [problem._asdict() for problem in report.problems]
-        console.print_json(
-            {
-                "root": str(report.root),
-                "ok": report.ok,
-                "shards": report.shards,
-                "rows": report.rows,
-                "problems": problems,
-            }
-        )
-    elif report.ok:
-        typer.echo(f"{shards}: {report.shards} shards, {report.rows:,} rows, all as the manifest says")
-    if not report.ok:
-        for problem in report.problems:
-            console.say(f"{problem.path}: {problem.what}")
-        raise typer.Exit(console.INVALID_DATA)

@@ -1,0 +1,43 @@
+"""demo: the main job on a rendered route."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from driving_xai.cli import console, tables
+from driving_xai.cli.options import Json
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the route, the training and the scoring.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Do the main job on a rendered route; needs no data.
+
+    Prepares shards, trains a steering model with sign attention, scores its explanations against two
+    baselines, and renders the annotated drive.
+
+    An interrupted demo continues when it is started again with the same folder.
+
+    \b
+    Example: driving-xai demo --out demo
+    """
+    from driving_xai import demo as composition
+    from driving_xai.cli.epochs import EpochLines
+
+    scale = composition.Scale()
+    made = composition.run(out, seed=seed, scale=scale, stage=console.progress, callback=EpochLines)
+    if as_json:
+        console.print_json(
+            {**{k: str(v) for k, v in made.paths.items()}, "metrics": made.metrics, "scores": made.scores}
+        )
+        return
+    typer.echo("\n".join([tables.steering_error(made.metrics), "", *tables.scores(made.scores), ""]))
+    for name, path in made.paths.items():
+        typer.echo(f"{name:<10} {path}")

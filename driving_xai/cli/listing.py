@@ -1,0 +1,157 @@
+"""Readers, methods and measures by family, as help lists them; needs no import of torch."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
+
+from driving_xai.cli.console import SettingsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kind = Literal["readers", "methods", "measures"]
+Families = Mapping[str, tuple[str, ...]]
+"""Names by the family that they belong to."""
+
+_WIDTH = 78
+
+
+def readers() -> Mapping[str, str]:
+    """Each reader with what it reads."""
+    from data_prep.readers import ENTRIES
+
+    return {name: entry.reads for name, entry in ENTRIES.items()}
+
+
+def methods() -> Families:
+    """Explainers by their literature names."""
+    return _METHODS
+
+
+def measures() -> Families:
+    """Metrics by their literature names."""
+    return _MEASURES
+
+
+def require_known(kind: Literal["methods", "measures"], names: Sequence[str] | None) -> None:
+    """Refuses a name that is a slip of a known one; what is further off is refused where it is used.
+
+    Raises:
+        SettingsError: the message names the nearest there is.
+    """
+    known = [name for family in (methods() if kind == "methods" else measures()).values() for name in family]
+    for name in names or ():
+        base = name.partition("@")[0]
+        # A colon names what is found outside these tables.
+        if base not in known and ":" not in base and (near := get_close_matches(base, known, n=1)):
+            raise SettingsError(f"{kind.removesuffix('s')} {name!r} is unknown; did you mean {near[0]}?")
+
+
+def text(kind: Kind) -> str:
+    """One block for the end of a help text."""
+    if kind == "readers":
+        lines = [f"  {name:<17} {reads}" for name, reads in readers().items()]
+    else:
+        families = methods() if kind == "methods" else measures()
+        wide = max(map(len, families)) + 2
+        lines = []
+        for family, names in families.items():
+            wrapped = textwrap.wrap(", ".join(names), _WIDTH - wide - 2, break_on_hyphens=False)
+            heads = [family, *[""] * (len(wrapped) - 1)]
+            lines += [f"  {head:<{wide}}{part}" for head, part in zip(heads, wrapped, strict=True)]
+    # \b keeps the lines as they are.
+    return "\n".join(["\b", f"{kind.capitalize()}:", *lines])
+
+
+def summaries(kind: Literal["methods", "measures"]) -> dict[str, str]:
+    """The first line of each one's docstring; imports what they need."""
+    from driving_xai.explain.registry import METHODS
+    from driving_xai.metrics.registry import MEASURES
+
+    found = (
+        {name: method.explainer for name, method in METHODS.items()}
+        if kind == "methods"
+        else {name: type(measure) for name, measure in MEASURES.items()}
+    )
+    return {name: (inspect.getdoc(each) or "").partition("\n")[0] for name, each in found.items()}
+
+
+def misfit(name: str, model: nn.Module) -> str | None:
+    """Why a method does not fit a model; None where it does."""
+    from driving_xai.errors import UnsupportedModelError
+    from driving_xai.explain.registry import build
+
+    try:
+        build(name, model)
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+_METHODS: Families = {
+    "attention of the model": (
+        "sign-attention",
+        "soft-attention",
+        "bla",
+        "bla-hard",
+        "l2x-f",
+        "sign-attention-filtered",
+        "soft-attention-filtered",
+        "lambda-attention",
+        "labn",
+    ),
+    "class activation maps": (
+        "grad-cam",
+        "grad-cam++",
+        "smooth-grad-cam++",
+        "xgrad-cam",
+        "attention-guided-cam",
+    ),
+    "gradients": (
+        "gradient",
+        "gradient-x-input",
+        "smoothgrad",
+        "integrated-gradients",
+        "heavier-side-ig",
+        "heavier-side-attention-ig",
+    ),
+    "perturbation": ("occlusion", "rise", "lime"),
+    "feature maps": ("visual-backprop",),
+    "vision transformers": (
+        "raw-attention",
+        "rollout",
+        "attention-gradient",
+        "norm-attention",
+        "generic-attention",
+        "attention-ig",
+        "snna",
+    ),
+    "baselines": ("random", "centre-prior"),
+}
+_MEASURES: Families = {
+    "pixels and patches": (
+        "deletion",
+        "insertion",
+        "insertion-deletion",
+        "pid-1",
+        "pid-2",
+        "pid-4",
+        "pid-8",
+        "pid-16",
+    ),
+    "confidence": ("average-drop", "increase", "percentage-in"),
+    "accuracy under masks": (
+        "aupc",
+        "aupc-token",
+        "aupc-attention",
+        "log-odds",
+        "log-odds-token",
+        "log-odds-attention",
+    ),
+    "agreement": ("lime-rank-correlation",),
+    "localisation": ("pointing-game", "mass-inside", "top-k-precision", "auroc", "average-precision"),
+}

@@ -1,0 +1,126 @@
+"""Arguments and options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from driving_xai.cli import listing
+from driving_xai.cli.console import SettingsError
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(metavar="CHECKPOINT", help="The model: a folder that train wrote."),
+]
+Shards = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote.")]
+Drives = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with steering.")]
+Images = Annotated[
+    Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, of labelled images.")
+]
+ModelOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the checkpoint and its logs.")]
+ResultsOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
+
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="timm's name of the backbone; for weights that timm fetches with their tag, such as "
+        "vit_small_patch16_224.dino or vit_small_patch14_reg4_dinov2.lvd142m. [default: vit_small_patch8_224]",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML with any setting of the recipe; options override it."
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its name in the TOML file; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done; write nothing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")]
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Device = Annotated[DeviceName, typer.Option(help="Where to compute; auto takes CUDA where there is one.")]
+LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that load data. [default: 0]")]
+
+RequiredMethods = Annotated[
+    str, typer.Option("--method", metavar="A,B", help="Methods by name, from the list below.")
+]
+Methods = Annotated[
+    str | None, typer.Option("--method", metavar="A,B", help="Methods by name, from the list below.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="What is explained: left, right or magnitude for steering; predicted, every-predicted or the "
+        "name of an output for other models. [default: magnitude, or predicted]"
+    ),
+]
+Split = Annotated[
+    Literal["held-out", "test", "val", "train", "all"] | None,
+    typer.Option(
+        help="Which frames; held-out are those that the model was not trained on. [default: held-out]"
+    ),
+]
+FrameBatch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Frames in a forward pass; changes memory and speed only. [default: 32]",
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="PNG masks or an .npz of the pixels that matter, for localisation; see docs/results.md.",
+    ),
+]
+
+
+def resolve_device(name: DeviceName) -> Literal["cpu", "cuda"]:
+    """cpu or cuda; auto takes CUDA where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            "--device cuda, but torch finds no CUDA device; use cpu, or see `driving-xai doctor`"
+        )
+    return name
+
+
+def methods_of(text: str | None) -> tuple[str, ...] | None:
+    """The methods in a list with commas; raises SettingsError for a slip, with the name that is meant."""
+    return _known_names("methods", text)
+
+
+def measures_of(text: str | None) -> tuple[str, ...] | None:
+    """The measures in a list with commas; raises SettingsError for a slip, with the name that is meant."""
+    return _known_names("measures", text)
+
+
+def _known_names(kind: Literal["methods", "measures"], text: str | None) -> tuple[str, ...] | None:
+    names = names_of(text)
+    listing.require_known(kind, names)
+    return names
+
+
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """The names in a list with commas.
+
+    Example:
+        >>> names_of("grad-cam, rise")
+        ('grad-cam', 'rise')
+    """
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,107 @@
+"""train actions: labelled images to a model of driving actions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import typer
+
+from driving_xai.cli import console, settings, tables
+from driving_xai.cli.options import (
+    Assignments,
+    Backbone,
+    Config,
+    Device,
+    DryRun,
+    Images,
+    Json,
+    LoaderWorkers,
+    ModelOut,
+    Resume,
+    Seed,
+    resolve_device,
+)
+from driving_xai.cli.training import FeatureLines, check_shards, show, tell_fetched
+
+
+def actions(
+    shards: Images,
+    out: ModelOut,
+    config: Config = None,
+    assignments: Assignments = None,
+    model: Backbone = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR|timm",
+            help="Weights to start from: DINO's own file, a folder of train dino, or timm's of the name and tag. "
+            "[default: random]",
+        ),
+    ] = None,
+    tune: Annotated[
+        Literal["head", "all"] | None,
+        typer.Option(help="Train the head on frozen features, or every weight. [default: head]"),
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option(min=1, metavar="PX", help="To which images are resized. [default: 360]")
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(min=0, help="Test on this part of held_out.folds, in place of prep's split.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="[default: 100]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step. [default: 64]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For 256 images in a step; scaled to fewer. [default: 0.001]")
+    ] = None,
+    seed: Seed = None,
+    workers: LoaderWorkers = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model of the possible driving actions: a ViT or CNN with a linear head.
+
+    By default the backbone is frozen and its features are computed once, for each image and its mirror
+    image, and kept in OUT/features. The same shards, settings and seed give the same model, also when
+    interrupted and continued with --resume.
+
+    \b
+    Example: driving-xai train actions shards model --backbone dino_deitsmall8_pretrain.pth
+             driving-xai train actions shards model --model vit_small_patch8_224.dino --backbone timm
+    """
+    from driving_xai.training.actions import ActionTraining, train, with_saved_architecture
+
+    options = {
+        "model.backbone": model,
+        "start": backbone,
+        "tune": tune,
+        "short_side_px": short_side,
+        "held_out.fold": fold,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "workers": workers,
+    }
+    how = settings.resolve(ActionTraining, config, options=options, assignments=assignments or ())
+    if how.start == "timm":
+        tell_fetched(how.model.backbone)
+    if dry_run:
+        check_shards(shards)
+        console.print_json({"recipe": "actions", "config": asdict(with_saved_architecture(how))})
+        return
+    from driving_xai.cli.epochs import EpochLines
+
+    with console.progress("train", unit="epochs") as on_progress:
+        metrics = train(
+            shards,
+            out,
+            how,
+            device=resolve_device(device),
+            resume=resume,
+            callbacks=(EpochLines(on_progress),),
+            on_features=FeatureLines(),
+        )
+    show(out, metrics, tables.action_accuracy, as_json=as_json)

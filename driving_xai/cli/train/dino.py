@@ -1,0 +1,94 @@
+"""train dino: images without labels to a backbone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from driving_xai.cli import console, settings, tables
+from driving_xai.cli.options import (
+    Assignments,
+    Backbone,
+    Config,
+    Device,
+    DryRun,
+    Images,
+    Json,
+    LoaderWorkers,
+    ModelOut,
+    Resume,
+    Seed,
+    resolve_device,
+)
+from driving_xai.cli.training import check_shards, show, tell_fetched
+
+
+def dino(
+    shards: Images,
+    out: ModelOut,
+    config: Config = None,
+    assignments: Assignments = None,
+    model: Backbone = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR|timm",
+            help="Weights to start from; timm's are of the name and tag. [default: random]",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="[default: 200]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a step, on each device. [default: 16]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For 256 images in a step; scaled to fewer. [default: 0.0005]")
+    ] = None,
+    seed: Seed = None,
+    workers: LoaderWorkers = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="How many devices train together. [default: 1]")
+    ] = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a backbone on images without labels, by DINO's self-distillation.
+
+    OUT then holds the teacher's backbone, for `train actions --backbone OUT`. Only images of the
+    training split are used, unless the setting `splits` names others.
+
+    \b
+    Example: driving-xai train dino shards backbone --model vit_small_patch16_224 --epochs 100
+    """
+    from driving_xai.training.dino import DinoTraining, train
+
+    options = {
+        "model.backbone": model,
+        "start": backbone,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "workers": workers,
+        "devices": devices,
+    }
+    how = settings.resolve(DinoTraining, config, options=options, assignments=assignments or ())
+    from driving_xai.training.runs import rank
+
+    if how.start == "timm" and rank() == 0:
+        tell_fetched(how.model.backbone)
+    if dry_run:
+        check_shards(shards)
+        console.print_json({"recipe": "dino", "config": asdict(how)})
+        return
+    from driving_xai.cli.epochs import EpochLines
+
+    with console.progress("train", unit="epochs") as on_progress:
+        callbacks = (EpochLines(on_progress),)
+        metrics = train(shards, out, how, device=resolve_device(device), resume=resume, callbacks=callbacks)
+    if rank() > 0:  # One of several devices is enough.
+        return
+    show(out, metrics, tables.self_distillation, as_json=as_json)

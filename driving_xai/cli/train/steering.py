@@ -1,0 +1,101 @@
+"""train steering: the windows of drives to a steering model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from driving_xai.cli import console, settings, tables
+from driving_xai.cli.options import (
+    Assignments,
+    Config,
+    Device,
+    Drives,
+    DryRun,
+    Json,
+    LoaderWorkers,
+    ModelOut,
+    Resume,
+    Seed,
+    resolve_device,
+)
+from driving_xai.cli.training import check_shards, show
+
+
+def steering(
+    shards: Drives,
+    out: ModelOut,
+    config: Config = None,
+    assignments: Assignments = None,
+    attention: Annotated[
+        Literal["none", "soft", "sign"] | None, typer.Option(help="The kind of attention. [default: sign]")
+    ] = None,
+    hidden_size: Annotated[int | None, typer.Option(min=1, help="Units of the LSTM. [default: 1024]")] = None,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(metavar="BLOCK", help="Test on this time block, or drive, and train on the others."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Epochs over windows of frames. [default: 30]")
+    ] = None,
+    frame_epochs: Annotated[
+        int | None, typer.Option(min=0, help="Epochs over single frames, before those. [default: 0]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows in a step. [default: 16]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="In the epochs over windows. [default: 0.0001]")
+    ] = None,
+    seed: Seed = None,
+    workers: LoaderWorkers = None,
+    encoder_from: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Start with the convolutions of this steering model."),
+    ] = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a CNN-LSTM that steers, with or without attention.
+
+    The same shards, settings and seed give the same model, also when interrupted and continued with
+    --resume. OUT then holds model.safetensors, config.json (every setting) and metrics.json.
+
+    \b
+    Example: driving-xai train steering shards model --hold-out 4 --epochs 20
+    """
+    from driving_xai.training.steering import SteeringTraining, train
+
+    options = {
+        "model.attention": attention,
+        "model.hidden_size": hidden_size,
+        "held_out.block": hold_out,
+        "epochs": epochs,
+        "frame_epochs": frame_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "workers": workers,
+    }
+    how = settings.resolve(SteeringTraining, config, options=options, assignments=assignments or ())
+    if dry_run:
+        check_shards(shards)
+        console.print_json({"recipe": "steering", "config": asdict(how)})
+        return
+    from driving_xai.cli.epochs import EpochLines
+
+    with console.progress("train", unit="epochs") as on_progress:
+        callbacks = (EpochLines(on_progress),)
+        metrics = train(
+            shards,
+            out,
+            how,
+            device=resolve_device(device),
+            resume=resume,
+            callbacks=callbacks,
+            encoder_from=encoder_from,
+        )
+    show(out, metrics, tables.steering_error, as_json=as_json)
