@@ -136,8 +136,6 @@ SHARED_BY_COMMANDS = (
     "training",
 )
 """Modules of the command line that are no command."""
-OF_EXPERIMENTS = ("experiment", "experiment_classifiers")
-"""One command in two files."""
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,7 @@ OF_EXPERIMENTS = ("experiment", "experiment_classifiers")
 )
 def test_no_command_imports_another(path: Path) -> None:
     own = path.stem
-    apart = set(OF_EXPERIMENTS) if own in OF_EXPERIMENTS else {"commands"} if own == "__init__" else set()
+    apart = {"commands"} if own == "__init__" else set()
     for name in imports(path.read_text()):
         if name.startswith("driving_xai.cli."):
             part = name.split(".")[2]

@@ -77,7 +77,9 @@ COMMANDS: Mapping[str, Command | Group] = {
         "replay:replay", "Render a drive with the model's evidence on the road.", lists=("methods",)
     ),
     "report": Command("report:report", "Write a page that another person can open, look at and check."),
-    "experiment": Command("experiment_classifiers:app", "Run an experiment, ours beside theirs."),
+    "experiment": Command(
+        "experiment:app", "Run an experiment: a paper's table or figure, ours next to theirs."
+    ),
     "doctor": Command("doctor:doctor", "Examine this machine: versions, devices, codecs, space."),
 }
 

@@ -1,9 +1,10 @@
-"""Attention-guided CAM beside the four CAMs: Tables 3 and 4 of An and Joe 2022."""
+"""Average drop, increase and insertion of attention-guided CAM and four CAMs (An and Joe 2022, Tables 3 and 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from driving_xai import checkpoint
 from driving_xai.data.images import classes_of
 from driving_xai.errors import DataError
-from driving_xai.experiments.classifiers import trained_classifier
-from driving_xai.experiments.cluttered_digits import Clutter
-from driving_xai.experiments.held_images import NamedImages, digits_in_clutter, given_or
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.evaluation.config import CONTROLS
+from driving_xai.experiments.image_sets import NamedImages, open_images
+from driving_xai.experiments.networks import trained_classifier
+from driving_xai.experiments.recipes import planned, require_unset
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     Mean,
@@ -26,10 +28,12 @@ from driving_xai.experiments.seeded_runs import (
     tested_text,
     values_of,
 )
+from driving_xai.experiments.stand_ins import Clutter, digits_in_clutter
 from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
-from driving_xai.explain.cam import CAMS, AttentionGuidedCAM, GradCAM, SmoothGradCAMPlusPlus
-from driving_xai.explain.controls import CentrePrior, RandomOrder
+from driving_xai.explain.cam import AttentionGuidedCAM, GradCAM
 from driving_xai.explain.grid import Cells
+from driving_xai.explain.options import OptionsOf
+from driving_xai.explain.registry import build, require_methods
 from driving_xai.metrics.confidence import (
     SHOWN_FRACTIONS,
     OfClass,
@@ -83,6 +87,10 @@ class An:
 
     training: ClassifierTraining = field(default_factory=_recipe)
     """Of the network that is explained; its seed is replaced in turn."""
+    methods: tuple[str, ...] = ()
+    """Measured beyond the paper's five, by name or label: `smooth-grad-cam++@many`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of methods by name or label: `{"smooth-grad-cam++": {"samples": 25}}`; see docs/methods.md."""
     checkpoint: str | None = None
     """A classifier that `train` wrote, explained in place of one trained for each seed. Results name it by
     the hash of its weights."""
@@ -105,6 +113,7 @@ class An:
                 f"seeds is {self.seeds}, images {self.images}, pictures {list(self.pictures)}; expected 1 or more, "
                 "and three numbers"
             )
+        require_methods((*_PAPER_METHODS, *self.methods), self.options, also=CONTROLS)
 
 
 def tables(
@@ -129,21 +138,24 @@ def tables(
         DataError: too few images for runs of one checkpoint.
         CheckpointError: the checkpoint cannot be read, or `out` holds networks that were trained otherwise.
     """
+    _require_used(data, how)
     train_count, val_count, test_count = how.pictures
     stand_in = (
         digits_in_clutter(train=train_count, val=val_count, test=test_count, how=how.clutter, seed=0)
         if data is None
         else None
     )
-    source = given_or(data, stand_in, "digits in clutter (stand-in for ImageNet)")
+    source = open_images(data, stand_in, "digits in clutter (stand-in for ImageNet)")
     # A checkpoint is what it holds, wherever it lies.
     fixed = (
         None if how.checkpoint is None else checkpoint.load(Path(how.checkpoint), kind="classifier").sha256
     )
     _tested_rows(source.images.rows("test"), how, 0)
-    settings = {name: value for name, value in asdict(how).items() if name != "seeds"}
-    settings["checkpoint"] = fixed
-    plan = {"experiment": "an-tables", "how": settings, "images": dict(source.described)}
+    plan = {
+        "experiment": "an-tables",
+        "how": {**planned(how), "checkpoint": fixed},
+        "images": dict(source.described),
+    }
     runs = each_run(
         out / "runs", plan, how.seeds, lambda seed: _run(source, out, how, seed, device), on_progress
     )
@@ -165,6 +177,25 @@ def tables(
     }
     write_results(out, results, _text(results, table))
     return results
+
+
+def _require_used(data: Path | None, how: An) -> None:
+    reasons = {
+        "training.seed": "run i draws with seed i",
+        "training.model.classes": "the images have classes",
+        "training.model.image_size": "the images have a size",
+    }
+    if data is not None:
+        reasons |= dict.fromkeys(("pictures", "clutter"), "it is of the stand-in, and images are given")
+    if how.checkpoint is not None:
+        reasons |= dict.fromkeys(
+            ("training", "with_cbam"), "the network of `checkpoint` is not trained again"
+        )
+    require_unset(how, reasons)
+
+
+table3 = partial(tables, table="table3")
+table4 = partial(tables, table="table4")
 
 
 def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> Found:
@@ -227,8 +258,14 @@ def _explainers(
 ) -> dict[str, Explainer]:
     """The five methods, the ablations and options of attention, and the controls."""
     layer, cells, head = _layer(model), _cells(model), model.cam_head
-    plain = {name: method(layer=layer, cells=cells, head=head) for name, method in CAMS.items()}
-    smooth = SmoothGradCAMPlusPlus(layer=layer, cells=cells, seed=seed)
+
+    def named(*names: str) -> dict[str, Explainer]:
+        own = {name: how.options.get(name) for name in names}
+        return {
+            name: build(name, model, seed=seed, batch_size=how.batch_size, options=options)
+            for name, options in own.items()
+        }
+
     guided = {
         f"{OURS} channel": AttentionGuidedCAM(layer=layer, cells=cells, head=head, parts="channel"),
         f"{OURS} spatial": AttentionGuidedCAM(layer=layer, cells=cells, head=head, parts="spatial"),
@@ -243,13 +280,7 @@ def _explainers(
             blocks["trained"] = train_attention(model, source.images, rows, labels, how.attention, seed=seed)
     for name, block in blocks.items():
         guided[f"{OURS} {name}"] = AttentionGuidedCAM(layer=layer, cells=cells, head=head, attention=block)
-    return {
-        **plain,
-        "smooth-grad-cam++": smooth,
-        **guided,
-        "random": RandomOrder(seed=seed),
-        "centre-prior": CentrePrior(),
-    }
+    return {**named(*_PAPER_METHODS), **guided, **named(*how.methods, *CONTROLS)}
 
 
 def _measured(
@@ -312,7 +343,7 @@ def _text(results: Mapping[str, Any], table: str) -> str:
 
 
 def _rows(results: Mapping[str, Any], columns: Sequence[str], digits: str) -> list[str]:
-    """A table of means beside the paper's, and one of differences from attention-guided CAM."""
+    """A table of means with the paper's, and one of differences from attention-guided CAM."""
     heads = [head for name in columns for head in ((name, "paper") if name in _PAPER else (name,))]
     lines = markdown_header("method", heads)
     for method, means in results["means"].items():

@@ -1,7 +1,4 @@
-"""Bounded logit attention on frozen features: what an explanation costs.
-
-Table 1 of Baumhauer et al. 2021.
-"""
+"""Accuracy and loss of bounded logit attention and L2X on frozen features (Baumhauer et al. 2021, Table 1)."""
 
 from __future__ import annotations
 
@@ -14,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.baumhauer_features import Device, Frozen, Network, OnProgress, StandIn, frozen
+from driving_xai.experiments.recipes import planned, require_unset
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     Mean,
@@ -143,7 +141,7 @@ def table1(
     device: Device = "cpu",
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Trains a baseline, and five explanations of it beside a control, for every seed that `out` does not hold yet.
+    """Trains a baseline, a control and five explanations for every seed that `out` does not hold yet.
 
     Args:
         data: shards of `prep image-folder`; None for the stand-in.
@@ -152,18 +150,19 @@ def table1(
     Returns:
         What `results.json` holds.
     """
+    require_unset(how, unread_images(data))
     source = frozen(data, out, how.network, how.stand_in, device=device)
     plan = {
         "experiment": "baumhauer-table1",
         "columns": list(COLUMNS),
-        "how": _without_seeds(how.explanations),
+        "how": planned(how.explanations),
         **source.plan,
     }
     runs = each_run(
         out / "runs",
         plan,
         how.explanations.seeds,
-        lambda seed: _judged(source, how.explanations, seed),
+        lambda seed: _evaluated(source, how.explanations, seed),
         on_progress,
     )
     quantities = ("accuracy", "loss")
@@ -187,18 +186,20 @@ def table1(
     return results
 
 
-def _without_seeds(how: Explanations) -> dict[str, Any]:
-    """What decides a run: how many others there are does not."""
-    return {name: value for name, value in asdict(how).items() if name != "seeds"}
+def unread_images(data: Path | None) -> dict[str, str]:
+    """Settings of images and network without effect on this data, and why."""
+    if data is None:
+        return {"network": "the stand-in has a network of its own; see stand_in"}
+    return {"stand_in": "images are given"}
 
 
 def heads_of_seed(
     source: Frozen, how: Explanations, seed: int, *, names: Sequence[str] = tuple(COLUMNS)
 ) -> dict[str, AttentiveHead]:
     """The baseline of a seed and the explanations that start from it, by name of the column."""
-    given = (source.features, source.images.labels, source.images.train)
+    given = (source.features, source.images.classes, source.images.rows("train"))
     corrected, literal = (
-        how.training(source.images.classes, source.channels, multiplied=flag) for flag in (False, True)
+        how.training(source.images.label_names, source.channels, multiplied=flag) for flag in (False, True)
     )
     heads = {"baseline": train_baseline(corrected, *given, seed=seed)}
     for name in names:
@@ -212,12 +213,14 @@ def heads_of_seed(
     return heads
 
 
-def _judged(source: Frozen, how: Explanations, seed: int) -> Found:
+def _evaluated(source: Frozen, how: Explanations, seed: int) -> Found:
     images = source.images
     found = {}
     for name, head in heads_of_seed(source, how, seed).items():
-        by_hard = judge(head, source.features, images.labels, images.test)
-        by_soft = judge(head, source.features, images.labels, images.test, explanation="soft", seed=seed)
+        by_hard = judge(head, source.features, images.classes, images.rows("test"))
+        by_soft = judge(
+            head, source.features, images.classes, images.rows("test"), explanation="soft", seed=seed
+        )
         found[name] = {
             **by_hard._asdict(),
             "accuracy_soft": by_soft.accuracy,
@@ -232,7 +235,7 @@ def _selected(head: AttentiveHead, source: Frozen) -> float:
     """Mean number of cells that a hard explanation has; all of them without attention."""
     if head.explain is None:
         return float(source.features.cells.shape[1])
-    parts = np.array_split(source.images.test, max(1, len(source.images.test) // 256))
+    parts = np.array_split(source.images.rows("test"), max(1, len(source.images.rows("test")) // 256))
     counts = [(head.select(source.features.batch(rows)) > 0).sum(1) for rows in parts]
     return float(torch.cat(counts).double().mean())
 

@@ -1,7 +1,4 @@
-"""Bounded logit attention on frozen features: whom an explanation agrees with.
-
-Table 2 of Baumhauer et al. 2021.
-"""
+"""Rank correlation of BLA and CAM with LIME (Baumhauer et al. 2021, Table 2)."""
 
 from __future__ import annotations
 
@@ -15,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from driving_xai.experiments.baumhauer import DATA_SETS, Explanations, heading, heads_of_seed
-from driving_xai.experiments.frozen_features import Device, Frozen, Network, OnProgress, StandIn, frozen
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.baumhauer import DATA_SETS, Explanations, heading, heads_of_seed, unread_images
+from driving_xai.experiments.baumhauer_features import Device, Frozen, Network, OnProgress, StandIn, frozen
+from driving_xai.experiments.recipes import require_unset
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     Mean,
@@ -63,16 +61,21 @@ def table2(
 ) -> dict[str, Any]:
     """Correlates the explanations of every seed with LIME on that seed's baseline, image by image.
 
-    A hidden image is seen once by the frozen network and judged by every seed's baseline.
+    An image with hidden patches passes the frozen network once and then every seed's baseline.
 
     Args:
         data: shards of `prep image-folder`; None for the stand-in.
         out: gets `images/` for each image, `features/`, `results.json` and `table.md`.
     """
+    no_l2x = "no L2X is trained for Table 2"
+    require_unset(
+        how,
+        {**unread_images(data), "explanations.subset_size": no_l2x, "explanations.tau": no_l2x},
+    )
     source = frozen(data, out, how.network, how.stand_in, device=device)
     seeds = range(how.explanations.seeds)
     heads = [heads_of_seed(source, how.explanations, seed, names=tuple(MAPS)) for seed in seeds]
-    test = source.images.test
+    test = source.images.rows("test")
     rows = test[np.unique(np.linspace(0, len(test) - 1, min(how.images, len(test))).round().astype(int))]
     plan = {"experiment": "baumhauer-table2", "how": asdict(how), **source.plan}
     side = round(source.features.cells.shape[1] ** 0.5)
@@ -144,8 +147,8 @@ def _correlations(
             **{name: trained[name].attend(features)[0] for name in ("bla", "bla-t", "bla-ph")},
         }
         stacked = np.stack([each.double().numpy() for each in maps.values()])
-        worth = np.broadcast_to((hidden.solver @ fitted.double()).numpy(), stacked.shape)
-        for name, value in zip(maps, lime_rank_correlation(worth, stacked), strict=True):
+        by_lime = np.broadcast_to((hidden.solver @ fitted.double()).numpy(), stacked.shape)
+        for name, value in zip(maps, lime_rank_correlation(by_lime, stacked), strict=True):
             found[name][str(seed)] = None if np.isnan(value) else float(value)  # type: ignore[assignment]
     return found
 

@@ -1,7 +1,4 @@
-"""Three against eight: bounded logit attention and L2X, trained from nothing on small digits.
-
-Section 4.1 of Baumhauer et al. 2021.
-"""
+"""Accuracy of bounded logit attention and L2X that tell 3 from 8, trained from scratch (Baumhauer et al. 2021, 4.1)."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ from torch import nn
 
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
-from driving_xai.experiments.class_images import ClassImages, from_shards, in_memory
-from driving_xai.experiments.cluttered_digits import alone, handwritten_digits
-from driving_xai.experiments.frozen_features import OnProgress
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.baumhauer_features import OnProgress
+from driving_xai.experiments.image_sets import ResizedImages, from_shards, in_memory
+from driving_xai.experiments.recipes import planned, require_unset
+from driving_xai.experiments.runs import (
     Found,
     Mean,
     each_run,
@@ -29,6 +26,7 @@ from driving_xai.experiments.seeded_runs import (
     unpaired,
     values_of,
 )
+from driving_xai.experiments.stand_ins import alone, handwritten_digits
 from driving_xai.experiments.tables import markdown_header, markdown_row, p_text, write_results
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel, Thresholding
 from driving_xai.models.subset_sampling import L2XConfig, L2XModel
@@ -90,6 +88,7 @@ def run(
     out: Path,
     how: Mnist,
     *,
+    device: Literal["cpu"] = "cpu",
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Trains five networks for every seed that `out` does not hold yet.
@@ -97,19 +96,19 @@ def run(
     Args:
         data: shards of `prep image-folder` with the classes 3 and 8; None for scikit-learn's digits.
         out: gets `runs/` for each seed, `results.json` and `table.md`.
+        device: the networks are too small for a GPU.
 
     Raises:
         DataError: the shards have other classes.
     """
+    _require_used(how)
     images = _stand_in(how.image_px) if data is None else from_shards(data, size_px=how.image_px)
-    if images.classes != CLASSES:
+    if images.label_names != CLASSES:
         raise DataError(
-            f"{data}: has the classes {', '.join(images.classes)}; expected folders named 3 and 8"
+            f"{data}: has the classes {', '.join(images.label_names)}; expected folders named 3 and 8"
         )
     frames = FrameExamples(images.read(np.arange(len(images))))
-    # More seeds may be asked for later.
-    decisive = {name: value for name, value in asdict(how).items() if name != "seeds"}
-    plan = {"experiment": "baumhauer-mnist", "how": decisive, "images": images.sha256}
+    plan = {"experiment": "baumhauer-mnist", "how": planned(how), "images": images.sha256}
     runs = each_run(out / "runs", plan, how.seeds, lambda seed: _run(images, frames, how, seed), on_progress)
     quantities = ("accuracy", "loss", "accuracy_soft")
     results = {
@@ -117,7 +116,7 @@ def run(
         "config": asdict(how),
         "data": images.describe(),
         "stand_in": data is None,
-        "epochs": how.schedule(len(images.train)).epochs,
+        "epochs": how.schedule(len(images.rows("train"))).epochs,
         "means": {
             name: {each: asdict(Mean.of(values_of(runs, name, each))) for each in quantities}
             for name in how.networks
@@ -135,26 +134,35 @@ def run(
     return results
 
 
-def _stand_in(size_px: int) -> ClassImages:
+def _require_used(how: Mnist) -> None:
+    reasons: dict[str, str] = {}
+    if not {"bla", "bla-t"} & set(how.networks):
+        reasons |= dict.fromkeys(("theta", "gamma", "thresholding"), "networks holds neither bla nor bla-t")
+    if not {"l2x", "l2x-multiplied"} & set(how.networks):
+        reasons |= dict.fromkeys(("subset_size", "tau"), "networks holds no l2x")
+    require_unset(how, reasons)
+
+
+def _stand_in(size_px: int) -> ResizedImages:
     train, test = handwritten_digits().only((3, 8)).split(0.6)
-    told = {"data": "scikit-learn digits", "classes": CLASSES, "size_px": size_px}
+    decisive = {"data": "scikit-learn digits", "classes": CLASSES, "size_px": size_px}
     return in_memory(
         "stand-in: scikit-learn's handwritten digits, 8 x 8 pixels enlarged",
         CLASSES,
         (alone(train, size_px=size_px), train.labels),
         (alone(test, size_px=size_px), test.labels),
-        sha256=hashlib.sha256(canonical_json(told)).hexdigest(),
+        sha256=hashlib.sha256(canonical_json(decisive)).hexdigest(),
     )
 
 
-def _run(images: ClassImages, frames: FrameExamples, how: Mnist, seed: int) -> Found:
-    schedule = how.schedule(len(images.train))
+def _run(images: ResizedImages, frames: FrameExamples, how: Mnist, seed: int) -> Found:
+    schedule = how.schedule(len(images.rows("train")))
     found: dict[str, dict[str, float]] = {}
     for name in how.networks:
         network = _network(name, how, seed)
-        fit(network, frames, images.labels, images.train, schedule, seed=seed)
+        fit(network, frames, images.classes, images.rows("train"), schedule, seed=seed)
         hard, soft = (
-            judge(network, frames, images.labels, images.test, explanation=kind, seed=seed)
+            judge(network, frames, images.classes, images.rows("test"), explanation=kind, seed=seed)
             for kind in ("hard", "soft")
         )
         found[name] = {**hard._asdict(), "accuracy_soft": soft.accuracy, "loss_soft": soft.loss}

@@ -1,4 +1,4 @@
-"""Lambda attention branch networks and the PID score: Tables 2 and 4 of Iida et al. 2022."""
+"""ID and PID scores of lambda attention branch networks, and their ablation (Iida et al. 2022, Tables 2 and 4)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from driving_xai.data.images import ImageSet, classes_of
 from driving_xai.errors import DataError
-from driving_xai.experiments.classifiers import trained_classifier
-from driving_xai.experiments.held_images import HeldImages, NamedImages, given_or
+from driving_xai.evaluation.config import CONTROLS
 from driving_xai.experiments.iida_claims import (
     COARSE,
     EXACT,
@@ -24,11 +23,14 @@ from driving_xai.experiments.iida_claims import (
     compare_maps,
     lines_of_tests,
 )
-from driving_xai.experiments.seeded_runs import Found, Mean, each_run, values_of
-from driving_xai.experiments.spots import Spots, spotted_discs
+from driving_xai.experiments.image_sets import MemoryImages, NamedImages, open_images
+from driving_xai.experiments.networks import trained_classifier
+from driving_xai.experiments.recipes import planned, require_unset
+from driving_xai.experiments.runs import Found, Mean, each_run, values_of
+from driving_xai.experiments.stand_ins import Spots, spotted_discs
 from driving_xai.experiments.tables import write_results
-from driving_xai.explain.perturbation import RISE
-from driving_xai.explain.registry import build
+from driving_xai.explain.options import OptionsOf
+from driving_xai.explain.registry import build, require_methods, without_label
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import insertion_deletion, patch_insertion_deletion, rank
 from driving_xai.metrics.registry import PATCHES_PX
@@ -61,6 +63,7 @@ _PAPER_4 = {
     "divergence": (0.460, 0.774, 0.792, 0.808, 0.807),
     "both": (0.506, 0.748, 0.755, 0.757, 0.756),
 }
+_METHODS = ("rise", "lambda-attention", LABN, "grad-cam")
 _COARSE_PX = 6.0
 """Deviation of the Gaussian that turns the known causes into a coarse map."""
 
@@ -86,6 +89,10 @@ class Iida:
 
     training: ClassifierTraining = field(default_factory=_recipe)
     """Its seed, and for Table 4 its losses, are replaced in turn."""
+    methods: tuple[str, ...] = ()
+    """Compared in Table 2 beyond the paper's, by name or label: `rise@many`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of methods by name or label: `{"rise@many": {"masks": 2000}}`; see docs/methods.md."""
     positive: str | None = None
     """The class that is explained, as the paper does; None is the last."""
     seeds: int = 4
@@ -113,6 +120,7 @@ class Iida:
                 f"seeds is {self.seeds}, images {self.images}, rise_masks {self.rise_masks}, curve_steps "
                 f"{self.curve_steps}, pictures {list(self.pictures)}; expected 1 or more, and three numbers"
             )
+        require_methods((*_METHODS, *self.methods), self.options, also=CONTROLS)
 
 
 def table2(
@@ -123,12 +131,13 @@ def table2(
     device: Device = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """LABN's map beside RISE, lambda attention and controls, on the same networks.
+    """Scores of LABN's map, RISE, lambda attention, Grad-CAM and controls, on the same networks.
 
     Args:
         data: shards of images of one class each, or None for the stand-in.
         out: gets `runs/` and `models/` for each seed, `results.json` and `table.md`.
     """
+    _require_used(data, how)
     source = _source(data, how)
     plan = _plan("iida-table2", how, source)
     runs = each_run(
@@ -154,6 +163,10 @@ def table4(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """LABN without the divergence, without the bias image, without both. Arguments as for `table2`."""
+    _require_used(data, how)
+    explained = "Table 4 explains with LABN alone"
+    varied = "Table 4 varies it"
+    require_unset(how, {"methods": explained, "options": explained, "training.labn.bias_image": varied})
     source = _source(data, how)
     plan = _plan("iida-table4", how, source)
 
@@ -180,6 +193,19 @@ def table4(
     return results
 
 
+def _require_used(data: Path | None, how: Iida) -> None:
+    reasons = {
+        "training.seed": "run i draws with seed i",
+        "training.model.classes": "the images have classes",
+        "training.model.image_size": "the images have a size",
+    }
+    if data is not None:
+        reasons |= dict.fromkeys(("pictures", "spots"), "it is of the stand-in, and images are given")
+    if "masks" in how.options.get("rise", {}):
+        reasons["rise_masks"] = "options.rise.masks is set too"
+    require_unset(how, reasons)
+
+
 def _source(data: Path | None, how: Iida) -> NamedImages:
     train_count, val_count, test_count = how.pictures
     stand_in = (
@@ -187,12 +213,11 @@ def _source(data: Path | None, how: Iida) -> NamedImages:
         if data is None
         else None
     )
-    return given_or(data, stand_in, "spotted discs (synthetic stand-in for IDRiD and DeFN)")
+    return open_images(data, stand_in, "spotted discs (synthetic stand-in for IDRiD and DeFN)")
 
 
 def _plan(name: str, how: Iida, source: NamedImages) -> dict[str, Any]:
-    settings = {key: value for key, value in asdict(how).items() if key != "seeds"}
-    return {"experiment": name, "how": settings, "images": dict(source.described)}
+    return {"experiment": name, "how": planned(how), "images": dict(source.described)}
 
 
 def _network(
@@ -224,18 +249,13 @@ def _place(names: Sequence[str], name: str) -> int:
 def _compared(source: NamedImages, how: Iida, model: Classifier, seed: int) -> Found:
     """Every method on one network, and the known causes as a sparse and as a coarse map."""
     rows, frames, classes = _positives(source.images, how, seed)
-    explainers: dict[str, Explainer] = {
-        "rise": RISE(masks=how.rise_masks, grid=9, shown=0.3, seed=seed, batch_size=how.batch_size),
-        **{
-            name: build(name, model, seed=seed)
-            for name in ("lambda-attention", LABN, "grad-cam", "random", "centre-prior")
-        },
-    }
-    maps = {
-        name: _map(model, explainer, frames, classes, how.batch_size)
-        for name, explainer in explainers.items()
-    }
-    if isinstance(source.images, HeldImages) and source.images.causes is not None:
+    maps = {}
+    for name in (*_METHODS, *how.methods, *CONTROLS):
+        usual = {"masks": how.rise_masks, "grid": 9, "shown": 0.3} if without_label(name) == "rise" else {}
+        options = {**usual, **how.options.get(name, {})}
+        explainer = build(name, model, seed=seed, batch_size=how.batch_size, options=options)
+        maps[name] = _map(model, explainer, frames, classes, how.batch_size)
+    if isinstance(source.images, MemoryImages) and source.images.causes is not None:
         maps.update(_known(source.images.causes[torch.from_numpy(rows)], seed))
     found = {
         name: _scored(source, model, frames, saliency, classes, how, seed) for name, saliency in maps.items()

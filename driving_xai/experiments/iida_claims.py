@@ -1,11 +1,11 @@
-"""What runs over seeds say of Iida et al.'s claims: paired tests, for the results and as a table."""
+"""Paired tests over seeds of the claims of Iida et al. 2022, for the results and as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from driving_xai.experiments.seeded_runs import (
+from driving_xai.experiments.runs import (
     DIFFERENCES,
     Found,
     interval_text,
@@ -21,9 +21,9 @@ _ON_PIXELS = "PID 1"
 
 
 def compare_maps(runs: Sequence[Found]) -> list[dict[str, Any]]:
-    """Whether scores tell a sparse map from a coarse one, PID better on patches than on pixels; LABN beside others.
+    """Whether scores tell a sparse map from a coarse one, PID better on patches than on pixels; LABN more than others.
 
-    The first two where the runs know the causes. Each test is `seeded_runs.paired`.
+    The first two where the runs know the causes. Each test is `runs.paired`.
     """
     known = EXACT in runs[0]
     pairs = [(EXACT, COARSE)] if known else []

@@ -1,9 +1,9 @@
-"""Networks of an experiment: trained and scored once, then found again in the experiment's folder."""
+"""Networks of experiments, trained and scored where the experiment's folder does not hold them yet."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,49 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
-from driving_xai.training.loop import Device
-from driving_xai.training.steering import SteeringTraining, describe, train
+from driving_xai.experiments.image_sets import NamedImages
+from driving_xai.models.classify import Classifier
+from driving_xai.models.steering_config import OWN_METHOD, AttentionKind
+from driving_xai.training import classify, steering
+from driving_xai.training.classify import ClassifierTraining
+from driving_xai.training.loop import RESUME, Device
+from driving_xai.training.steering import SteeringTraining
 
 
 def trained(
+    folder: Path,
+    kind: str,
+    train: Callable[[bool], object],
+    *,
+    wanted: Mapping[str, Any],
+    usual: Any,
+    compared: Sequence[str] = ("model", "training", "data"),
+) -> Checkpoint:
+    """The network in `folder`, trained if it is not there, continued if it was interrupted.
+
+    Args:
+        kind: of checkpoint.
+        train: trains into the folder; called with whether to resume.
+        wanted: what config.json must say, as the recipe's `describe` gives it.
+        usual: the recipe with its defaults. They stand for settings that a network's config.json lacks because
+            they are newer than it.
+        compared: the parts of `wanted` that must agree.
+
+    Raises:
+        CheckpointError: the folder holds a network that was trained otherwise, or a damaged one.
+    """
+    if not (folder / checkpoint.CONFIG).exists():
+        train((folder / RESUME / "config.json").exists())
+    found = checkpoint.load(folder, kind=kind)
+    # As files say it: tuples are lists there.
+    defaults, wanted = (json.loads(json.dumps(each)) for each in (asdict(usual), wanted))
+    known = {"model": defaults.pop("model"), "training": defaults}
+    if other := [part for part in compared if {**known.get(part, {}), **found.config[part]} != wanted[part]]:
+        raise CheckpointError(f"{folder} was trained with another {', '.join(other)}; give another folder")
+    return found
+
+
+def trained_steering(
     shards: Path,
     folder: Path,
     training: SteeringTraining,
@@ -26,30 +64,52 @@ def trained(
     device: Device = "auto",
     encoder_from: Path | None = None,
 ) -> Checkpoint:
-    """The network in `folder`, trained if it is not there, continued if it was interrupted.
-
-    Raises:
-        CheckpointError: the folder holds a network that was trained otherwise.
-    """
-    try:
-        found = checkpoint.load(folder)
-    except CheckpointError:
-        resume = (folder / "resume" / "config.json").exists()
-        train(shards, folder, training, device=device, resume=resume, encoder_from=encoder_from)
-        found = checkpoint.load(folder)
+    """A steering network of these shards; see `trained`."""
     sha256 = None if encoder_from is None else checkpoint.load(encoder_from).sha256
-    wanted = json.loads(json.dumps(describe(training, Manifest.load(shards), encoder_sha256=sha256)))
-    defaults = json.loads(json.dumps(asdict(SteeringTraining())))
-    # A setting that is newer than the network had no name then; its default is what was done.
-    known = {"model": defaults.pop("model"), "training": defaults, "data": {}, "input": {}}
-    if other := [part for part in known if {**known[part], **found.config[part]} != wanted[part]]:
-        raise CheckpointError(f"{folder} was trained with another {', '.join(other)}; give another folder")
-    return found
+    return trained(
+        folder,
+        "steering",
+        lambda resume: steering.train(
+            shards, folder, training, device=device, resume=resume, encoder_from=encoder_from
+        ),
+        wanted=steering.describe(training, Manifest.load(shards), encoder_sha256=sha256),
+        usual=SteeringTraining(),
+        compared=("model", "training", "data", "input"),
+    )
+
+
+def trained_classifier(
+    source: NamedImages, folder: Path, training: ClassifierTraining, *, device: Device = "auto"
+) -> Classifier:
+    """A classifier of these images; see `trained`."""
+    images = source.images
+    size = tuple(images.frames(images.rows("train")[:1]).shape[2:])
+    model = replace(training.model, classes=images.label_names, image_size=size)
+    return trained(
+        folder,
+        "classifier",
+        lambda resume: classify.train(
+            images, folder, training, data=source.described, device=device, resume=resume
+        ),
+        wanted=classify.describe(replace(training, model=model), source.described, None),
+        usual=ClassifierTraining(),
+    ).model
+
+
+def fitting(methods: Sequence[str], attention: AttentionKind) -> tuple[str, ...]:
+    """The methods that a network with this attention can run: not those that read another kind of attention.
+
+    Example:
+        >>> fitting(("grad-cam", "soft-attention", "soft-attention-filtered"), "sign")
+        ('grad-cam',)
+    """
+    others = tuple(name for kind, name in OWN_METHOD.items() if kind != attention)
+    return tuple(name for name in methods if not name.startswith(others))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """A kind of network: its name in tables, and what it changes in the model's configuration."""
+class Variant:
+    """A variant of the network: its name in tables, and what it changes in the model's configuration."""
 
     name: str
     changes: Mapping[str, Any]
@@ -67,15 +127,15 @@ class Networks:
     encoder_epochs: int
     device: Device
 
-    def get(self, network: Network, run: int) -> Checkpoint:
+    def get(self, network: Variant, run: int) -> Checkpoint:
         """The network of one training run."""
         how = self._of_run(run, self.training, network.changes)
         start = self._encoder(run) if self.encoder_epochs else None
-        return trained(
+        return trained_steering(
             self.shards, self._folder(network.name, run), how, device=self.device, encoder_from=start
         )
 
-    def scores(self, network: Network, run: int, label: str, config: ScoreConfig) -> Results:
+    def scores(self, network: Variant, run: int, label: str, config: ScoreConfig) -> Results:
         """Its explanations' scores; `label` names the set of methods."""
         where = self._folder(network.name, run) / "scores" / label
         return score(self.get(network, run), self.shards, where, config, resume=where.exists())
@@ -99,5 +159,5 @@ class Networks:
         )
         how = self._of_run(run, frames_only, {"attention": "none"})
         folder = self._folder("encoder", run)
-        trained(self.shards, folder, how, device=self.device)
+        trained_steering(self.shards, folder, how, device=self.device)
         return folder

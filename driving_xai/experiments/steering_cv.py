@@ -1,33 +1,32 @@
-"""Blocked cross-validation of the three attentions: each block of a drive held out once.
+"""Blocked cross-validation of steering with each attention: every block of a drive is held out once.
 
-Every model is trained without the block it is tested on and without the seconds beside it; its error
-is given beside constant predictors and its explanations beside controls.
+A model is trained without the block it is tested on and without the seconds before and after. Errors are
+compared with constant predictors, explanations with random and centre-prior orders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
+from driving_xai.errors import OptionError
 from driving_xai.evaluation.results import Results
-from driving_xai.evaluation.run import ScoreConfig, score
-from driving_xai.experiments.networks import Device, trained
+from driving_xai.evaluation.run import CONTROLS, ScoreConfig, score
+from driving_xai.experiments.networks import Device, fitting, trained_steering
+from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
+from driving_xai.explain.options import OptionsOf
+from driving_xai.explain.registry import require_methods
+from driving_xai.models.steering_config import OWN_METHOD, AttentionKind
 from driving_xai.training.steering import SteeringTraining
 
 NAME = "steering-cv"
-AttentionKind = Literal["none", "soft", "sign"]
-_OWN_METHOD: Mapping[AttentionKind, tuple[str, ...]] = {
-    "none": (),
-    "soft": ("soft-attention",),
-    "sign": ("sign-attention",),
-}
 _CONSTANTS = ("mae_deg_zero", "mae_deg_train_mean", "mae_deg_train_median")
 
 
@@ -40,8 +39,20 @@ class CrossValidation:
     """Which blocks to hold out in turn; None takes all."""
     score_every: int = 10
     """Score every n-th held-out frame; 0 scores none."""
+    methods: tuple[str, ...] = ("grad-cam",)
+    """Scored in addition to each model's own attention; each perhaps with a label, `grad-cam@LABEL`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of `methods` by name or label: `{"lime": {"samples": 500}}`; see docs/methods.md."""
     training: SteeringTraining = field(default_factory=SteeringTraining)
     """Its held-out block and attention are replaced in turn."""
+
+    def __post_init__(self) -> None:
+        require_methods(self.methods, self.options, least=0)
+        for name in self.options:
+            if self.score_every == 0 or not any(fitting((name,), each) for each in self.attentions):
+                raise OptionError(
+                    f"options.{name} would be ignored: no model of this run is explained by {name}"
+                )
 
 
 def run(
@@ -61,6 +72,8 @@ def run(
     Returns:
         What `results.json` holds: the models, and means over blocks by attention.
     """
+    turns = "the experiment goes through all"
+    require_unset(how, {"training.held_out.block": turns, "training.model.attention": turns})
     blocks = how.blocks or tuple(int(b) for b in np.unique(read_index(shards)["block"]))
     pairs = [(block, attention) for block in blocks for attention in how.attentions]
     models = []
@@ -91,12 +104,15 @@ def _model(
         model=replace(how.training.model, attention=attention),
         held_out=replace(how.training.held_out, block=block),
     )
-    network = trained(shards, folder, training, device=device)
+    network = trained_steering(shards, folder, training, device=device)
     found = {"test": network.metrics["test"], "sha256": network.sha256}
     if how.score_every == 0:
         return found
+    own = OWN_METHOD.get(attention)
+    methods = tuple(dict.fromkeys((*([own] if own else []), *fitting(how.methods, attention))))
     config = ScoreConfig(
-        methods=(*_OWN_METHOD[attention], "grad-cam"),
+        methods=methods or CONTROLS[:1],
+        options={name: given for name, given in how.options.items() if name in methods},
         measures=("deletion", "insertion"),
         every=how.score_every,
     )

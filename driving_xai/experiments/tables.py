@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: numbers as JSON, and the same as a Markdown table."""
+"""Results of an experiment on disk: numbers as JSON, and a Markdown table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables and figures of Tashiro and Awano 2023 on a drive of one's own, ours beside theirs.
+"""Table 2 and Figs. 6, 7 and 9 of Tashiro and Awano 2023, on any drive.
 
 Table 2 compares errors, Fig. 6 deletion curves of explanations, Fig. 7 the bits of the magnitude and
 Fig. 9 the temperature of soft attention. The four share the networks of one folder.
@@ -8,31 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from data_prep.shards.manifest import Manifest
+from driving_xai.errors import OptionError
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import CONTROLS, ScoreConfig
 from driving_xai.evaluation.summary import describe_machine
+from driving_xai.experiments import figures
 from driving_xai.experiments import tashiro_tables as tables
-from driving_xai.experiments.areas import Pool, compare
-from driving_xai.experiments.drawing import Drawing
-from driving_xai.experiments.networks import Device, Network, Networks
+from driving_xai.experiments.networks import Device, Networks, Variant, fitting
+from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
-from driving_xai.models.steering_config import SignRole
+from driving_xai.experiments.tashiro_areas import Pool, compare
+from driving_xai.explain.options import OptionsOf
+from driving_xai.explain.registry import require_methods
+from driving_xai.models.steering_config import OWN_METHOD, AttentionKind, SignRole
 from driving_xai.training.steering import SteeringTraining
 
 Name = Literal["tashiro-table2", "tashiro-fig6", "tashiro-fig7", "tashiro-fig9"]
 Progress = Callable[[int, int], None]
 
-NONE = Network(name="none", changes={"attention": "none"})
-SOFT = Network(name="soft", changes={"attention": "soft"})
-SIGN = Network(name="sign", changes={"attention": "sign"})
-UNIFORM = Network(name="sign-uniform", changes={"attention": "sign", "attention_weights": "uniform"})
-_OWN_METHOD = {"none": (), "soft": ("soft-attention",), "sign": ("sign-attention",)}
+NONE = Variant(name="none", changes={"attention": "none"})
+SOFT = Variant(name="soft", changes={"attention": "soft"})
+SIGN = Variant(name="sign", changes={"attention": "sign"})
+UNIFORM = Variant(name="sign-uniform", changes={"attention": "sign", "attention_weights": "uniform"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +59,10 @@ class Tashiro:
     roles: tuple[SignRole, ...] = ("gate", "multiplicative", "ternary", "stochastic", "centred")
     """Forward-acting variants that Fig. 6 is extended by."""
     methods: tuple[str, ...] = ("grad-cam", "lime")
-    """Compared with the networks' own attention in Fig. 6."""
-    measured_on: tuple[str, ...] = ("sign", "soft")
+    """Compared with the networks' own attention in Fig. 6; each perhaps with a label, `lime@grid`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of `methods` by name or label: `{"lime": {"samples": 500}}`; see docs/methods.md."""
+    measured_on: tuple[AttentionKind, ...] = ("sign", "soft")
     """The networks that `methods` explain in Fig. 6."""
     score_every: int = 10
     """Score every n-th held-out frame."""
@@ -72,18 +79,25 @@ class Tashiro:
             raise ValueError(
                 f"methods_every is {self.methods_every}; expected a multiple of score_every, {self.score_every}"
             )
-        if unknown := set(self.measured_on) - {"none", "soft", "sign"}:
+        if unknown := set(self.measured_on) - set(get_args(AttentionKind)):
             raise ValueError(f"measured_on has {sorted(unknown)}; expected some of none, soft, sign")
+        require_methods(self.methods, self.options, least=0)
+        for name in self.options:
+            if not any(fitting((name,), each) for each in self.measured_on):
+                networks = ", ".join(self.measured_on) or "none"
+                raise OptionError(
+                    f"options.{name} would be ignored: {name} fits no network in measured_on ({networks}); add one"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class NetworkSpec:
     """Networks that an experiment needs, and what is scored on them."""
 
-    network: Network
+    network: Variant
     runs: int
     own: bool = True
-    """Score the network's own attention beside the controls."""
+    """Score the network's own attention, with the controls."""
     methods: bool = False
     """Score the other methods too."""
 
@@ -125,7 +139,8 @@ def run(
     Raises:
         CheckpointError: `out` holds networks that were trained otherwise.
     """
-    wishes, present = _EXPERIMENTS[name]
+    required, present = _EXPERIMENTS[name]
+    _require_used(how)
     networks = Networks(
         shards=shards,
         out=out,
@@ -134,8 +149,8 @@ def run(
         encoder_epochs=how.encoder_epochs,
         device=device,
     )
-    found = _fulfil(networks, wishes(how), how, on_progress)
-    results, table, figures = present(how, found)
+    found = _trained_and_scored(networks, required(how), how, on_progress)
+    results, table, drawn = present(how, found)
     machine = describe_machine(next(networks.get(SIGN, 0).model.parameters()).device)
     saved = {
         "experiment": name,
@@ -144,47 +159,57 @@ def run(
         **machine,
         **results,
     }
-    _save(out / name, saved, table, figures)
+    _save(out / name, saved, table, drawn)
     return saved
 
 
-def _save(folder: Path, results: dict[str, Any], table: str, figures: Mapping[str, Drawing]) -> None:
+def _require_used(how: Tashiro) -> None:
+    reasons = {
+        "training.seed": "run i draws with seed i",
+        "training.model.attention": "each network has its own",
+    }
+    if how.blocks is not None:
+        reasons["training.held_out.block"] = "blocks are held out in turn"
+    require_unset(how, reasons)
+
+
+def _save(folder: Path, results: dict[str, Any], table: str, drawn: Mapping[str, Figure]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for stem, drawing in figures.items():
-        drawing.save(folder / stem)
+    for stem, figure in drawn.items():
+        figures.save(figure, folder / stem)
     write_results(folder, results, table)
 
 
-def _fulfil(
-    networks: Networks, wishes: Sequence[Wish], how: Tashiro, on_progress: Progress | None
+def _trained_and_scored(
+    networks: Networks, required: Sequence[NetworkSpec], how: Tashiro, on_progress: Progress | None
 ) -> dict[str, Found]:
     """Run by run, so that an interrupted experiment leaves whole runs to compare."""
-    gathered: dict[str, Found] = {wish.network.name: Found(test=[], own=[], methods=[]) for wish in wishes}
-    tasks = [(index, wish) for index in range(max(w.runs for w in wishes)) for wish in wishes]
-    tasks = [(index, wish) for index, wish in tasks if index < wish.runs]
-    for done, (index, wish) in enumerate(tasks):
-        network, into = wish.network, gathered[wish.network.name]
+    gathered: dict[str, Found] = {spec.network.name: Found(test=[], own=[], methods=[]) for spec in required}
+    tasks = [(index, spec) for index in range(max(s.runs for s in required)) for spec in required]
+    tasks = [(index, spec) for index, spec in tasks if index < spec.runs]
+    for done, (index, spec) in enumerate(tasks):
+        network, into = spec.network, gathered[spec.network.name]
         into.test.append(networks.get(network, index).metrics["test"])
-        if wish.own:
+        if spec.own:
             into.own.append(networks.scores(network, index, "own", _own(network, how)))
-        if wish.methods:
+        if spec.methods:
             into.methods.append(networks.scores(network, index, "methods", _methods(network, how)))
         if on_progress is not None:
             on_progress(done + 1, len(tasks))
     return gathered
 
 
-def _own(network: Network, how: Tashiro) -> ScoreConfig:
+def _own(network: Variant, how: Tashiro) -> ScoreConfig:
     """The network's own attention; without one the controls alone, which `random` asks for."""
-    own = _OWN_METHOD[network.changes["attention"]] or CONTROLS[:1]
-    return ScoreConfig(methods=own, measures=("deletion",), every=how.score_every)
+    own = OWN_METHOD.get(network.changes["attention"], CONTROLS[0])
+    return ScoreConfig(methods=(own,), measures=("deletion",), every=how.score_every)
 
 
-def _methods(network: Network, how: Tashiro) -> ScoreConfig:
-    """The other methods, but for those that read the attention of another kind of network."""
-    others = tuple(f"{kind}-attention" for kind in _OWN_METHOD if kind != network.changes["attention"])
-    fitting = tuple(name for name in how.methods if not name.startswith(others))
-    return ScoreConfig(methods=fitting, measures=("deletion",), every=how.methods_every)
+def _methods(network: Variant, how: Tashiro) -> ScoreConfig:
+    """The other methods that fit the network, with their options."""
+    methods = fitting(how.methods, network.changes["attention"])
+    options = {name: given for name, given in how.options.items() if name in methods}
+    return ScoreConfig(methods=methods, options=options, measures=("deletion",), every=how.methods_every)
 
 
 def _pools(name: str, found: Found) -> dict[tuple[str, str], Pool]:
@@ -197,11 +222,11 @@ def _pools(name: str, found: Found) -> dict[tuple[str, str], Pool]:
     return pools
 
 
-Presented = tuple[dict[str, Any], str, dict[str, Drawing]]
+Presented = tuple[dict[str, Any], str, dict[str, Figure]]
 
 
-def _table2_wishes(how: Tashiro) -> list[Wish]:
-    return [Wish(network=network, runs=how.runs, own=False) for network in (NONE, SOFT, SIGN)]
+def _table2_networks(how: Tashiro) -> list[NetworkSpec]:
+    return [NetworkSpec(network=network, runs=how.runs, own=False) for network in (NONE, SOFT, SIGN)]
 
 
 def _table2(how: Tashiro, found: Mapping[str, Found]) -> Presented:
@@ -214,17 +239,22 @@ def _table2(how: Tashiro, found: Mapping[str, Found]) -> Presented:
     return results, tables.table2(rows, comparisons), {"table2": tables.table2_figure(rows)}
 
 
-def _fig6_wishes(how: Tashiro) -> list[Wish]:
+def _fig6_networks(how: Tashiro) -> list[NetworkSpec]:
     base = [
-        Wish(network=network, runs=how.runs, methods=network.name in how.measured_on)
+        NetworkSpec(
+            network=network,
+            runs=how.runs,
+            methods=network.name in how.measured_on
+            and bool(fitting(how.methods, network.changes["attention"])),
+        )
         for network in (SIGN, SOFT, NONE)
     ]
-    return base + [Wish(network=network, runs=how.sweep_runs) for network in (UNIFORM, *_roles(how))]
+    return base + [NetworkSpec(network=network, runs=how.sweep_runs) for network in (UNIFORM, *_roles(how))]
 
 
-def _roles(how: Tashiro) -> list[Network]:
+def _roles(how: Tashiro) -> list[Variant]:
     return [
-        Network(name=f"sign-{role}", changes={"attention": "sign", "sign_role": role})
+        Variant(name=f"sign-{role}", changes={"attention": "sign", "sign_role": role})
         for role in how.roles
         if role in get_args(SignRole) and role != "training"
     ]
@@ -257,7 +287,7 @@ def _fig6(how: Tashiro, found: Mapping[str, Found]) -> Presented:
     return results, tables.fig6(results), tables.fig6_figures(results)
 
 
-def _bits(how: Tashiro) -> dict[str, Network]:
+def _bits(how: Tashiro) -> dict[str, Variant]:
     usual = how.training.model.bits
     return {
         "none" if bits is None else str(bits): SIGN if bits == usual else _with_bits(bits)
@@ -265,14 +295,14 @@ def _bits(how: Tashiro) -> dict[str, Network]:
     }
 
 
-def _with_bits(bits: int | None) -> Network:
+def _with_bits(bits: int | None) -> Variant:
     name = "sign-only" if bits is None else f"sign-{bits}-bits"
-    return Network(name=name, changes={"attention": "sign", "bits": bits})
+    return Variant(name=name, changes={"attention": "sign", "bits": bits})
 
 
-def _fig7_wishes(how: Tashiro) -> list[Wish]:
+def _fig7_networks(how: Tashiro) -> list[NetworkSpec]:
     networks = {network.name: network for network in (*_bits(how).values(), SIGN)}
-    return [Wish(network=network, runs=how.sweep_runs) for network in networks.values()]
+    return [NetworkSpec(network=network, runs=how.sweep_runs) for network in networks.values()]
 
 
 def _fig7(how: Tashiro, found: Mapping[str, Found]) -> Presented:
@@ -281,19 +311,19 @@ def _fig7(how: Tashiro, found: Mapping[str, Found]) -> Presented:
     return results, tables.fig7(results), tables.fig7_figures(results)
 
 
-def _temperatures(how: Tashiro) -> dict[float, Network]:
+def _temperatures(how: Tashiro) -> dict[float, Variant]:
     usual = how.training.model.temperature
     return {
         t: SOFT
         if t == usual
-        else Network(name=f"soft-t{t:g}", changes={"attention": "soft", "temperature": t})
+        else Variant(name=f"soft-t{t:g}", changes={"attention": "soft", "temperature": t})
         for t in how.temperatures
     }
 
 
-def _fig9_wishes(how: Tashiro) -> list[Wish]:
+def _fig9_networks(how: Tashiro) -> list[NetworkSpec]:
     networks = {network.name: network for network in (*_temperatures(how).values(), SIGN)}
-    return [Wish(network=network, runs=how.sweep_runs) for network in networks.values()]
+    return [NetworkSpec(network=network, runs=how.sweep_runs) for network in networks.values()]
 
 
 def _fig9(how: Tashiro, found: Mapping[str, Found]) -> Presented:
@@ -331,10 +361,15 @@ def _sweep(option: str, points: Mapping[str, str], found: Mapping[str, Found], m
 
 
 _EXPERIMENTS: Mapping[
-    Name, tuple[Callable[[Tashiro], list[Wish]], Callable[[Tashiro, Mapping[str, Found]], Presented]]
+    Name, tuple[Callable[[Tashiro], list[NetworkSpec]], Callable[[Tashiro, Mapping[str, Found]], Presented]]
 ] = {
-    "tashiro-table2": (_table2_wishes, _table2),
-    "tashiro-fig6": (_fig6_wishes, _fig6),
-    "tashiro-fig7": (_fig7_wishes, _fig7),
-    "tashiro-fig9": (_fig9_wishes, _fig9),
+    "tashiro-table2": (_table2_networks, _table2),
+    "tashiro-fig6": (_fig6_networks, _fig6),
+    "tashiro-fig7": (_fig7_networks, _fig7),
+    "tashiro-fig9": (_fig9_networks, _fig9),
 }
+
+table2 = partial(run, "tashiro-table2")
+fig6 = partial(run, "tashiro-fig6")
+fig7 = partial(run, "tashiro-fig7")
+fig9 = partial(run, "tashiro-fig9")

@@ -1,4 +1,4 @@
-"""What the experiments after Tashiro and Awano 2023 print and draw, with the paper's numbers.
+"""Tables and plots of the experiments after Tashiro and Awano 2023, with the paper's numbers.
 
 The paper gives Table 2, the four areas of Fig. 6 and the errors at both ends of its curves; Figs. 7
 and 9 print no values beyond two p-values.
@@ -7,14 +7,14 @@ and 9 print no values beyond two p-values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from driving_xai.experiments.areas import paired_p, text_of, welch_p
-from driving_xai.experiments.chart import Curve, Row, curves, intervals
-from driving_xai.experiments.drawing import Drawing
+from driving_xai.experiments.figures import Line, Value, interval_plot, line_plot
 from driving_xai.experiments.tables import p_text
+from driving_xai.experiments.tashiro_areas import paired_p, text_of, welch_p
 from driving_xai.metrics.faithfulness import DELETED
 
 PAPER_MAE_DEG = {"soft": 4.94, "sign": 4.67, "none": 4.77}
@@ -88,19 +88,19 @@ def table2(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str,
     return "\n".join(lines)
 
 
-def table2_figure(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+def table2_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     shown = [
-        Row(
+        Value(
             name=row["network"],
             mean=row["mae_deg"],
             low=min(row["by_run"]),
             high=max(row["by_run"]),
-            theirs=row["paper"],
+            paper=row["paper"],
         )
         for row in rows
     ]
-    return intervals(
-        shown, title="Error by attention; lines span the runs, rings are the paper's", x_title="MAE, deg"
+    return interval_plot(
+        shown, title="Error by attention; lines span the runs, rings are the paper's", x_label="MAE, deg"
     )
 
 
@@ -157,38 +157,38 @@ def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def fig6_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
+def fig6_figures(results: Mapping[str, Any]) -> dict[str, Figure]:
     percent = [100 * fraction for fraction in DELETED]
     shown = [
-        Curve(name=f"{row['method']}", x=percent, y=row["curve_deg"])
+        Line(name=f"{row['method']}", x=percent, y=row["curve_deg"])
         for row in _ranked(results["areas"])
         if row["network"] == "sign"
     ]
     soft = [row for row in results["areas"] if row["method"] == "soft-attention"]
-    shown += [Curve(name="soft (own network)", x=percent, y=row["curve_deg"]) for row in soft]
+    shown += [Line(name="soft (own network)", x=percent, y=row["curve_deg"]) for row in soft]
     shown += [
-        Curve(name=f"paper: {method.removesuffix('-attention')}", x=(0, 25), y=ends, theirs=True)
+        Line(name=f"paper: {method.removesuffix('-attention')}", x=(0, 25), y=ends, of_paper=True)
         for method, ends in PAPER_CURVE_DEG.items()
     ]
-    masking = curves(
+    masking = line_plot(
         shown,
         title="Error as the most salient pixels are removed, on the sign-attention network",
-        x_title="pixels removed, %",
-        y_title="mean absolute error, deg",
-        width=760,
-        height=460,
+        x_label="pixels removed, %",
+        y_label="mean absolute error, deg",
+        width_in=8.5,
+        height_in=4.8,
     )
     rows = [
-        Row(
+        Value(
             name=f"{row['network']}: {row['method']}",
             mean=row["area"]["mean"],
             low=row["area"]["low"],
             high=row["area"]["high"],
-            theirs=PAPER_AREA.get(row["method"]) if row["network"] in ("sign", "soft") else None,
+            paper=PAPER_AREA.get(row["method"]) if row["network"] in ("sign", "soft") else None,
         )
         for row in _ranked(results["areas"])
     ]
-    areas = intervals(rows, title="Deletion area; rings are the paper's", x_title=_AREA, width=760)
+    areas = interval_plot(rows, title="Deletion area; rings are the paper's", x_label=_AREA, width_in=8.5)
     return {"masking": masking, "areas": areas}
 
 
@@ -221,11 +221,11 @@ def fig7(results: Mapping[str, Any]) -> str:
     )
 
 
-def fig7_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
+def fig7_figures(results: Mapping[str, Any]) -> dict[str, Figure]:
     numbered = [row for row in results["rows"] if row["bits"] != "none"]
     return {
         "area": _sweep_figure(numbered, "bits", "area", _AREA, log=False),
-        "mae": _sweep_figure(numbered, "bits", "mae", "MAE, deg", log=False),
+        "mae": _sweep_figure(numbered, "bits", "error", "MAE, deg", log=False),
     }
 
 
@@ -245,21 +245,26 @@ def fig9(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def fig9_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
+def fig9_figures(results: Mapping[str, Any]) -> dict[str, Figure]:
     return {
         "area": _sweep_figure(results["rows"], "temperature", "area", _AREA, log=True),
-        "mae": _sweep_figure(results["rows"], "temperature", "mae", "MAE, deg", log=True),
+        "mae": _sweep_figure(results["rows"], "temperature", "error", "MAE, deg", log=True),
     }
 
 
 def _sweep_figure(
-    rows: Sequence[Mapping[str, Any]], option: str, quantity: str, y_title: str, *, log: bool
-) -> Drawing:
-    """The mean over runs with its interval (area) or the span of the runs (error), and each run."""
+    rows: Sequence[Mapping[str, Any]],
+    option: str,
+    quantity: Literal["area", "error"],
+    y_label: str,
+    *,
+    log: bool,
+) -> Figure:
+    """The mean over runs, in a band from the lowest run to the highest."""
     x = [float(row[option]) for row in rows]
     by_run = [row["area_by_run"] if quantity == "area" else row["mae_deg_by_run"] for row in rows]
     drawn = [
-        Curve(
+        Line(
             name="mean",
             x=x,
             y=[float(np.mean(values)) for values in by_run],
@@ -269,12 +274,12 @@ def _sweep_figure(
         )
     ]
     if quantity == "area":
-        drawn.append(Curve(name="random order", x=x, y=[row["random"]["mean"] for row in rows]))
-    return curves(
+        drawn.append(Line(name="random order", x=x, y=[row["random"]["mean"] for row in rows]))
+    return line_plot(
         drawn,
-        title=f"{y_title} by {option}; the band spans the runs",
-        x_title=option,
-        y_title=y_title,
+        title=f"{quantity} by {option}; the band spans the runs".capitalize(),
+        x_label=option,
+        y_label=y_label,
         x_ticks=x,
         x_log=log,
     )

@@ -1,13 +1,12 @@
-"""How well the possible actions are predicted, beside the paper's number and those it is compared with.
+"""Accuracy and F1 of an action model (Zhu et al. 2024), with the papers' numbers.
 
-Zhu et al. 2024 report an accuracy of 74.6 % on BDD-OIA and set it beside 73.4, which in Xu et al. 2020 is
-the F1 of each image's labels: the two are not comparable. So both are given here, of one model, beside
+Zhu et al. 2024 report an accuracy of 74.6 % on BDD-OIA and compare it with 73.4, which in Xu et al. 2020 is
+the F1 of each image's labels: the two are not comparable. So both are given here, of one model and of
 predictors that do not look.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from driving_xai import checkpoint
 from driving_xai.data.images import LabelledImages
 from driving_xai.data.splits import FoldOut
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai.errors import DataError
+from driving_xai.experiments.networks import trained
+from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results
 from driving_xai.training import loop
 from driving_xai.training.actions import (
@@ -63,6 +63,11 @@ class ZhuAccuracy:
             raise ValueError(f"folds is {self.folds}; expected 0, or at least 2")
 
 
+def fetched_backbone(how: ZhuAccuracy) -> str | None:
+    """The backbone whose weights timm fetches, if any."""
+    return how.training.model.backbone if how.training.start == "timm" else None
+
+
 def run(
     shards: Path,
     out: Path,
@@ -85,6 +90,7 @@ def run(
         DataError: a division has no images to test; nothing is trained.
         CheckpointError: `out` holds a model that was trained otherwise.
     """
+    _require_used(how)
     numbers = range(how.folds) if how.folds else [None]
     images = LabelledImages(shards)
     for number in numbers:
@@ -109,6 +115,16 @@ def run(
     return results
 
 
+def _require_used(how: ZhuAccuracy) -> None:
+    reasons = dict.fromkeys(
+        ("training.held_out.fold", "training.held_out.folds"), "`folds` says it for all models"
+    )
+    if not how.folds:
+        parts = ("training.held_out.val_fraction", "training.held_out.seed")
+        reasons |= dict.fromkeys(parts, "prep's split is taken where folds is 0")
+    require_unset(how, reasons)
+
+
 def _held_out(how: ZhuAccuracy, fold: int | None) -> FoldOut:
     return replace(how.training.held_out, fold=fold, folds=max(how.folds, 2))
 
@@ -125,22 +141,22 @@ def _tested(
     the majority in its training and the truth say."""
     held_out = _held_out(how, fold)
     training = with_saved_architecture(replace(how.training, held_out=held_out))
-    try:
-        loaded = checkpoint.load(folder, kind="actions")
-    except CheckpointError:
-        resume = (folder / loop.RESUME / "config.json").exists()
-        train(shards, folder, training, device=device, resume=resume, features=folder.parent / "features")
-        loaded = checkpoint.load(folder, kind="actions")
-    wanted = json.loads(json.dumps(describe(training, images.manifest)))
-    if other := [part for part in ("model", "training", "data") if loaded.config[part] != wanted[part]]:
-        raise CheckpointError(f"{folder} was trained with another {', '.join(other)}; give another folder")
+    loaded = trained(
+        folder,
+        "actions",
+        lambda resume: train(
+            shards, folder, training, device=device, resume=resume, features=folder.parent / "features"
+        ),
+        wanted=describe(training, images.manifest),
+        usual=ActionTraining(),
+    )
     names = list(training.model.actions)
-    judged = pd.read_parquet(folder / PREDICTIONS).query("split == 'test'")
+    predicted = pd.read_parquet(folder / PREDICTIONS).query("split == 'test'")
     truth = images.labels(names).bool().numpy()
     majority = truth[held_out.splits(images.index) == "train"].mean(0) > 0.5
     thresholds = np.array([loaded.metrics["thresholds"][name] for name in names])
-    said = judged[names].to_numpy() > thresholds
-    rows = judged["index_row"].to_numpy()
+    said = predicted[names].to_numpy() > thresholds
+    rows = predicted["index_row"].to_numpy()
     columns = {f"{name}/says": said[:, k] for k, name in enumerate(names)}
     columns |= {f"{name}/majority": np.full(len(rows), majority[k]) for k, name in enumerate(names)}
     columns |= {f"{name}/truth": truth[rows, k] for k, name in enumerate(names)}

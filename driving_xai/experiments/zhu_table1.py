@@ -1,21 +1,22 @@
-"""Attention explainers of an action model under three kinds of masks, beside Zhu et al.'s Table 1."""
+"""AUPC and log-odds of attention explainers under three kinds of masks (Zhu et al. 2024, Table 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.shards.manifest import Manifest
-from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import CheckpointError
+from driving_xai import checkpoint as checkpoints
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import score
 from driving_xai.experiments.tables import write_results
+from driving_xai.explain.options import OptionsOf
 from driving_xai.metrics.aupc import AttentionBlocks, Masking, Order, Rule
 from driving_xai.perturb import Fill
+from driving_xai.training.loop import Device
 
 NAME = "zhu-table1"
 METHODS = (
@@ -62,7 +63,12 @@ PAPER: Mapping[str, tuple[tuple[float, float], ...]] = {
 class ZhuTable1:
     """Which images are masked, and how."""
 
+    checkpoint: str
+    """An action model with a Vision Transformer, as `train actions` writes it. Results name it by its hash."""
     methods: tuple[str, ...] = METHODS
+    """Names of `explain.METHODS`, each perhaps with a label, `snna@literal`."""
+    options: OptionsOf = field(default_factory=dict)
+    """Of methods by name or label: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     masks: tuple[str, ...] = tuple(MASKS)
     target: str = "predicted"
     """The paper explains the highest logit."""
@@ -90,6 +96,7 @@ class ZhuTable1:
         """
         return ScoreConfig(
             methods=self.methods,
+            options=self.options,
             measures=tuple(f"{name}{MASKS[mask]}" for mask in self.masks for name in ("aupc", "log-odds")),
             target=self.target,
             fill=self.fill,
@@ -104,31 +111,29 @@ class ZhuTable1:
 
 
 def run(
-    checkpoint: Checkpoint,
     shards: Path,
     out: Path,
     how: ZhuTable1,
     *,
+    device: Device = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores every method under every mask, or takes the scores that `out` holds.
 
     Args:
-        checkpoint: an action model with a Vision Transformer, on the device to compute on.
         shards: labelled images.
         out: `scores/`, `results.json` and `table.md`.
 
     Raises:
-        CheckpointError: the checkpoint holds another kind of model.
+        CheckpointError: the checkpoint cannot be read, or holds another kind of model.
     """
-    if checkpoint.kind != "actions":
-        raise CheckpointError(f"{checkpoint.path} holds kind {checkpoint.kind!r}; expected 'actions'")
+    loaded = checkpoints.load(Path(how.checkpoint), device=device, kind="actions")
     folder = out / "scores"
-    found = score(checkpoint, shards, folder, how.scoring(), resume=folder.exists(), on_progress=on_progress)
+    found = score(loaded, shards, folder, how.scoring(), resume=folder.exists(), on_progress=on_progress)
     results = {
         "experiment": NAME,
-        "config": asdict(how),
-        "checkpoint_sha256": checkpoint.sha256,
+        "config": {name: value for name, value in asdict(how).items() if name != "checkpoint"},
+        "checkpoint_sha256": loaded.sha256,
         "shards_sha256": Manifest.load(shards).sha256,
         "measures": found.summary["measures"],
         "images": found.summary["data"]["scored"],

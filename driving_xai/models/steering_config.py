@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from driving_xai.models.quantize import RangeRule, SignEstimator
 
+AttentionKind = Literal["none", "soft", "sign"]
+OWN_METHOD: Mapping[AttentionKind, str] = {"soft": "soft-attention", "sign": "sign-attention"}
+"""The explainer that shows a model's own attention, where it has one."""
 SignRole = Literal["training", "gate", "multiplicative", "ternary", "stochastic", "centred"]
 
 
@@ -14,7 +18,7 @@ SignRole = Literal["training", "gate", "multiplicative", "ternary", "stochastic"
 class SteeringConfig:
     """The architecture. Defaults follow the paper; see docs/models.md for each deviation."""
 
-    attention: Literal["none", "soft", "sign"] = "sign"
+    attention: AttentionKind = "sign"
     attention_weights: Literal["learned", "uniform"] = "learned"
     """Uniform forces 1 / L in training and evaluation: the control for what attention brings."""
     sign_role: SignRole = "training"

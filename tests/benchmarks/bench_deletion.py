@@ -16,15 +16,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
-import torchcam
 import torchvision
 from torch import Tensor, nn
-from torchcam.methods import GradCAM as TorchCamGradCAM
-from torchcam.metrics import DeletionInsertionMetric
 
 from driving_xai.explain.cam import GradCAM
 from driving_xai.metrics.curves import area, deletion, insertion, rank
@@ -39,9 +38,9 @@ class Net(nn.Module):
 
     outputs = Outputs(kind="multiclass", names=tuple(map(str, range(1000))))
 
-    def __init__(self) -> None:
+    def __init__(self, network: str = "resnet50") -> None:
         super().__init__()
-        self.net = torchvision.models.resnet50().eval().to(memory_format=torch.channels_last)
+        self.net = torchvision.models.get_model(network).eval().to(memory_format=torch.channels_last)
         self.inside_s = 0.0
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -73,6 +72,9 @@ def ours(net: Net, frames: Tensor, steps: int, batch_size: int) -> Areas:
 
 
 def torch_cam(net: Net, frames: Tensor, steps: int, batch_size: int) -> Areas:
+    from torchcam.methods import GradCAM as TorchCamGradCAM
+    from torchcam.metrics import DeletionInsertionMetric
+
     with TorchCamGradCAM(net, target_layer=net.net.layer4) as extractor:
         metric = DeletionInsertionMetric(
             extractor, lambda scores: scores.softmax(-1), steps=steps, batch_size=batch_size
@@ -113,16 +115,25 @@ def _fractions(steps: int, frames: Tensor) -> list[float]:
 
 CASES: dict[str, Callable[[Net, Tensor, int, int], Areas]] = {
     "ours": ours,
-    "torch-cam": torch_cam,
+    **({"torch-cam": torch_cam} if find_spec("torchcam") else {}),
     "one by one": one_by_one,
 }
+"""torch-cam where it is installed."""
 
 
-def measure(*, images: int, steps: int, rounds: int, batch_size: int) -> dict[str, Any]:
+def measure(
+    *,
+    images: int,
+    steps: int,
+    rounds: int,
+    batch_size: int,
+    network: str = "resnet50",
+    side_px: int = 224,
+) -> dict[str, Any]:
     """Medians over rounds, the cases taking turns."""
     torch.manual_seed(0)
-    net = Net()
-    frames = torch.rand(images, 3, 224, 224)
+    net = Net(network)
+    frames = torch.rand(images, 3, side_px, side_px)
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
     outside: dict[str, list[float]] = {name: [] for name in CASES}
     areas: dict[str, Areas] = {}
@@ -148,9 +159,17 @@ def measure(*, images: int, steps: int, rounds: int, batch_size: int) -> dict[st
         "steps": steps,
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "torchcam": torchcam.__version__},
+        "versions": {name: version(name) for name in ("torch", "torchcam") if find_spec(name)},
         "machine": platform.processor() or platform.machine(),
     }
+
+
+def test_every_case_runs_on_a_small_network() -> None:
+    found = measure(images=1, steps=3, rounds=1, batch_size=2, network="resnet18", side_px=64)
+    assert found["areas"]["one by one"] == pytest.approx(found["areas"]["ours"], abs=1e-4)
+    assert all(0 <= area <= 1 for areas in found["areas"].values() for area in areas)
+    assert found["cases"].keys() == CASES.keys()
+    assert found["cases"]["ours"]["times_ours"] == 1
 
 
 @pytest.mark.bench

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from driving_xai.explain.lime import LIME, Grid
+from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.perturbation import RISE
 from driving_xai.explain.registry import build
 from driving_xai.metrics.curves import deletion, rank
@@ -85,16 +86,16 @@ class Classifier(nn.Module):
         return self.network(frames)
 
 
-def curves_of_a_route(frames: int) -> None:
+def curves_of_a_route(frames: int, config: SteeringConfig = SteeringConfig()) -> None:  # noqa: B008 - frozen
     """Explains, ranks and deletes: `frames` frames, 25 steps, five explainers; one clean pass shared."""
     torch.manual_seed(0)
-    model = SteeringModel(SteeringConfig()).eval().fold_normalisation()
+    model = SteeringModel(config).eval().fold_normalisation()
     explainers = {name: build(name, model, batch_size=BATCH) for name in FIVE}
     explained, curves, network = Spent(), Spent(), 0.0
     with torch.no_grad():
-        state = model.step(torch.rand(BATCH, 3, 80, 160), None)[2]
+        state = model.step(torch.rand(BATCH, 3, config.height, config.width), None)[2]
     for start in range(0, frames, BATCH):
-        batch = torch.rand(min(BATCH, frames - start), 3, 80, 160)
+        batch = torch.rand(min(BATCH, frames - start), 3, config.height, config.width)
         view = Timed(model.at(type(state)(*(part[: len(batch)] for part in state))))
         begun = Spent.now()
         maps = torch.stack([explain(view.model, batch, magnitude) for explain in explainers.values()], 1)
@@ -109,11 +110,14 @@ def curves_of_a_route(frames: int) -> None:
     )
 
 
-def each_method() -> None:
-    """Every method on one frame of a drive, beside one forward pass of the same frame."""
+def each_method(
+    config: SteeringConfig = SteeringConfig(),  # noqa: B008 - frozen
+    options: OptionsOf | None = None,
+) -> None:
+    """Every method on one frame of a drive, and one forward pass of the same frame to compare with."""
     torch.manual_seed(0)
-    model = SteeringModel(SteeringConfig()).eval().fold_normalisation()
-    batch = torch.rand(BATCH, 3, 80, 160)
+    model = SteeringModel(config).eval().fold_normalisation()
+    batch = torch.rand(BATCH, 3, config.height, config.width)
     with torch.no_grad():
         state = model.step(batch[:1], None)[2]
         view = model.at(state)
@@ -124,7 +128,8 @@ def each_method() -> None:
         forward = Spent.now().since(begun).processor / 5 / BATCH
     print(f"one frame of a batch of {BATCH} forward: {1e3 * forward:.2f} ms of processor time")
     for name in (*FIVE, *SLOWER):
-        explain, timed = build(name, model, batch_size=BATCH), Timed(view)
+        explain = build(name, model, batch_size=BATCH, options=(options or {}).get(name))
+        timed = Timed(view)
         if name not in SLOWER:
             explain(timed, batch[:1], magnitude)
         timed.seconds, repeats = 0.0, 1 if name in SLOWER else 20
@@ -138,24 +143,24 @@ def each_method() -> None:
         )
 
 
-def rise_on_resnet(masks: int) -> tuple[float, float]:
+def rise_on_resnet(masks: int, *, name: str = "resnet50", side_px: int = 224) -> tuple[float, float]:
     """Seconds and memory of RISE; returns the share outside the network and the extra MiB."""
-    from torchvision.models import resnet50
+    from torchvision.models import get_model
 
     torch.manual_seed(0)
-    network = resnet50(weights=None).eval().to(memory_format=torch.channels_last)
-    model, frame = Timed(Classifier(network)), torch.rand(1, 3, 224, 224)
+    network = get_model(name).eval().to(memory_format=torch.channels_last)
+    model, frame = Timed(Classifier(network)), torch.rand(1, 3, side_px, side_px)
     with torch.no_grad():
         # What the network itself needs for a batch is there before the measurement.
         for _ in range(3):
-            model(torch.rand(8, 3, 224, 224))
+            model(torch.rand(8, 3, side_px, side_px))
     model.seconds, before, begun = 0.0, _peak_mib(), Spent.now()
     saliency = RISE(masks=masks, batch_size=8)(model, frame, output(0))
     spent = Spent.now().since(begun)
     assert saliency.isfinite().all()
     outside, extra = spent.processor - model.seconds, _peak_mib() - before
     print(
-        f"RISE, {masks} masks, ResNet-50 at 224 x 224, batch 8: {spent}; outside the network {outside:.2f} s "
+        f"RISE, {masks} masks, {name} at {side_px} x {side_px}, batch 8: {spent}; outside the network {outside:.2f} s "
         f"= {100 * outside / spent.processor:.2f} %; extra memory {extra:.0f} MiB"
     )
     return outside / spent.processor, extra
@@ -205,6 +210,20 @@ def describe_machine() -> None:
         f"{models[0] if models else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
         f"torch {torch.__version__} with {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
     )
+
+
+def test_every_measurement_runs_at_a_small_size(capsys: pytest.CaptureFixture[str]) -> None:
+    small = SteeringConfig(hidden_size=8)
+    few = {"rise": {"masks": 8}, "lime": {"samples": 8}, "smoothgrad": {"samples": 2}}
+    describe_machine()
+    assert lime_fit() < 60
+    outside, _ = rise_on_resnet(8, name="resnet18", side_px=64)
+    assert 0 < outside < 1
+    each_method(small, {**few, "occlusion": {"window_px": [40, 40], "stride_px": [40, 40]}})
+    curves_of_a_route(2, small)
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in (*FIVE, *SLOWER))
+    assert "2 frames, 25 steps, 5 explainers" in printed
 
 
 @pytest.mark.bench

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -67,12 +67,12 @@ def step(network: nn.Module, images: Tensor) -> None:
     loss.backward()
 
 
-def measure(name: str, *, repeats: int, threads: int) -> dict[str, float]:
+def measure(case: Case, *, repeats: int, threads: int) -> dict[str, float]:
     """Runs one case in this process, which must be new."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network = CASES[name].build().train()
-    images = torch.rand(1, 3, CASES[name].side_px, CASES[name].side_px)
+    network = case.build().train()
+    images = torch.rand(1, 3, case.side_px, case.side_px)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     before_mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
     step(network, images)
@@ -95,8 +95,8 @@ def measure(name: str, *, repeats: int, threads: int) -> dict[str, float]:
     }
 
 
-def in_new_process(name: str, *, repeats: int, threads: int) -> dict[str, float]:
-    options = ["--inside", "--case", name, "--repeats", str(repeats), "--threads", str(threads)]
+def in_new_process(name: str, *, side_px: int, repeats: int, threads: int) -> dict[str, float]:
+    options = ["--inside", str(side_px), "--case", name, "--repeats", str(repeats), "--threads", str(threads)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.bench_lambda", *options],
         cwd=Path(__file__).resolve().parents[2],
@@ -107,23 +107,41 @@ def in_new_process(name: str, *, repeats: int, threads: int) -> dict[str, float]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(names: list[str], *, repeats: int, threads: int) -> dict[str, dict[str, float]]:
-    """Measures and prints everything."""
+def run(
+    names: list[str], *, repeats: int, threads: int, side_px: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Measures and prints everything, on images of each case's own side unless one is given."""
     print(
         f"{platform.machine()}, {threads} threads, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}, load {os.getloadavg()[0]:.1f}"
     )
     measured = {}
     for name in names:
-        found = measured[name] = in_new_process(name, repeats=repeats, threads=threads)
+        side = side_px or CASES[name].side_px
+        found = measured[name] = in_new_process(name, side_px=side, repeats=repeats, threads=threads)
         print(
-            f"  {name:16} {CASES[name].side_px} px, {found['parameters']:>12,} parameters, "
+            f"  {name:16} {side} px, {found['parameters']:>12,} parameters, "
             f"{found['seconds']:6.2f} s, {found['seconds'] / found['resnet18_seconds']:6.2f} steps of ResNet-18 "
             f"of {found['resnet18_seconds']:.2f} s, peak {found['peak_mib']:,.0f} MiB, "
             f"{found['extra_mib']:,.0f} of them for the step",
             flush=True,
         )
     return measured
+
+
+def test_every_case_makes_a_step_on_a_small_image(one_thread: None) -> None:
+    for name, case in CASES.items():
+        network = case.build().train()
+        step(network, torch.rand(2, 3, 64, 64))
+        assert all(each.grad is None or each.grad.isfinite().all() for each in network.parameters()), name
+        assert any(each.grad is not None for each in network.parameters()), name
+
+
+def test_a_case_runs_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(["labn-defn"], repeats=1, threads=1, side_px=64)["labn-defn"]
+    assert found["parameters"] == sum(each.numel() for each in CASES["labn-defn"].build().parameters())
+    assert min(found["seconds"], found["resnet18_seconds"], found["extra_mib"]) > 0
+    assert "labn-defn" in capsys.readouterr().out
 
 
 @pytest.mark.bench
@@ -140,11 +158,12 @@ def main() -> None:
     parser.add_argument("--case", default=",".join(CASES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", type=int, metavar="SIDE", help=argparse.SUPPRESS)
     given = parser.parse_args()
     names = given.case.split(",")
     if given.inside:
-        print(json.dumps(measure(names[0], repeats=given.repeats, threads=given.threads)))
+        case = replace(CASES[names[0]], side_px=given.inside)
+        print(json.dumps(measure(case, repeats=given.repeats, threads=given.threads)))
     else:
         run(names, repeats=given.repeats, threads=given.threads)
 

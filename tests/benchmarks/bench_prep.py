@@ -61,8 +61,9 @@ class Work:
     frames: int
 
 
-def jpegs(count: int) -> list[bytes]:
-    real = [path.read_bytes() for path in sorted((DRIVE / "center").glob("*.jpg"))]
+def jpegs(count: int, folder: Path = DRIVE) -> list[bytes]:
+    """So many frames of a drive, repeated where it has fewer."""
+    real = [path.read_bytes() for path in sorted((folder / "center").glob("*.jpg"))]
     return [real[k % len(real)] for k in range(count)]
 
 
@@ -121,8 +122,9 @@ def spent(work: Work, out: Path) -> Spent:
     return Spent(time.perf_counter() - wall, processor_s() - processor)
 
 
-def works(folder: Path, count: int) -> dict[str, Work]:
-    frames = jpegs(count)
+def works(folder: Path, frames: list[bytes]) -> dict[str, Work]:
+    """Every case, on these frames."""
+    count = len(frames)
     drive = write_challenge(folder / "drive", frames)
     fewer = frames[: max(count // 4, 1)]
     bags = {kind: write_camera_bag(folder / f"{kind}.bag", fewer, kind) for kind in ("none", "lz4", "bz2")}
@@ -161,7 +163,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def measure(folder: Path, *, frames: int, rounds: int) -> dict[str, float]:
+def measure(folder: Path, frames: list[bytes], *, rounds: int) -> dict[str, float]:
     """Prints everything; returns the ratios by the clock."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
@@ -200,9 +202,8 @@ def measure(folder: Path, *, frames: int, rounds: int) -> dict[str, float]:
     return ratios
 
 
-def check_pixels(folder: Path) -> None:
+def check_pixels(folder: Path, frames: list[bytes]) -> None:
     """Every pixel is that of `cv2.imdecode` and `cv2.resize` by area; of `reduced` the error is stated."""
-    frames = jpegs(400)
     source = write_challenge(folder / "exact", frames)
     errors = []
     for reduced in (1, 2):
@@ -220,9 +221,9 @@ def check_pixels(folder: Path) -> None:
     assert errors[0] == 0
 
 
-def resident_mib(folder: Path, frames: int) -> float:
+def resident_mib(folder: Path, frames: list[bytes]) -> float:
     """The most memory that a preparation in a process of its own holds."""
-    source = write_challenge(folder / f"long{frames}", jpegs(frames))
+    source = write_challenge(folder / f"long{len(frames)}", frames)
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = [sys.executable, __file__, "--once", str(source), str(folder / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -237,14 +238,31 @@ def once(source: Path, out: Path) -> None:
     print(next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")))
 
 
+@pytest.fixture
+def drawn(tmp_path: Path) -> list[bytes]:
+    """A few frames of the real size, smooth as photographs are."""
+    draw = np.random.default_rng(0)
+    (tmp_path / "source" / "center").mkdir(parents=True)
+    for number in range(8):
+        picture = cv2.resize(draw.integers(0, 256, (12, 16, 3)).astype(np.uint8), (640, 480))
+        cv2.imwrite(str(tmp_path / "source" / "center" / f"{number}.jpg"), picture)
+    return jpegs(12, tmp_path / "source")
+
+
+def test_every_case_runs_on_a_few_frames(tmp_path: Path, drawn: list[bytes]) -> None:
+    check_pixels(tmp_path, drawn)
+    assert measure(tmp_path, drawn, rounds=1).keys() == RATIOS.keys()
+    assert resident_mib(tmp_path, drawn) > 1
+
+
 @pytest.mark.bench
 def test_prep_keeps_up_with_decoding(tmp_path: Path) -> None:
     if not DRIVE.is_dir():
         pytest.skip("needs the real driving data in ../shared/data")
-    check_pixels(tmp_path)
-    ratios = measure(tmp_path, frames=1000, rounds=3)
+    check_pixels(tmp_path, jpegs(400))
+    ratios = measure(tmp_path, jpegs(1000), rounds=3)
     assert ratios["prep to decoding, all cores"] > 0.6, "0.85 is the goal on a quiet machine"
-    short, long = resident_mib(tmp_path, 1000), resident_mib(tmp_path, 10_000)
+    short, long = (resident_mib(tmp_path, jpegs(count)) for count in (1000, 10_000))
     print(f"resident: {short:.0f} MiB for 1,000 frames, {long:.0f} MiB for 10,000")
     assert long < 1.2 * short
 
@@ -262,10 +280,10 @@ def main() -> None:
         raise SystemExit(f"{DRIVE} is absent; nothing to measure")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        check_pixels(folder)
-        measure(folder, frames=given.frames, rounds=given.rounds)
+        check_pixels(folder, jpegs(400))
+        measure(folder, jpegs(given.frames), rounds=given.rounds)
         for frames in (given.frames, 10 * given.frames):
-            print(f"resident with {frames:,} frames: {resident_mib(folder, frames):.0f} MiB")
+            print(f"resident with {frames:,} frames: {resident_mib(folder, jpegs(frames)):.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -54,13 +54,15 @@ class Setting:
     """fp32; tf32: its products of ten bits; bf16: the model under autocast, relevance in fp32."""
     threads: int = 2
     repeats: int = 3
+    depth: int = 12
+    """Blocks; the paper's model has twelve."""
 
 
-def vit_small_8(height: int, width: int) -> TappedViT:
+def vit_small_8(height: int, width: int, depth: int = 12) -> TappedViT:
     """The paper's architecture. Initial weights: with sharper attention most of a row underflows, and
     arithmetic on such numbers is many times slower in the plain backward pass too."""
     model = TappedViT(
-        taps=4, img_size=(height, width), patch_size=8, embed_dim=384, depth=12, num_heads=6
+        taps=4, img_size=(height, width), patch_size=8, embed_dim=384, depth=depth, num_heads=6
     ).float()
     torch.manual_seed(0)
     model.vit.init_weights()
@@ -128,7 +130,7 @@ def measure(name: str, setting: Setting) -> dict[str, float]:
     """Runs one case in this process, which must be new."""
     torch.set_num_threads(setting.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.precision == "tf32"
-    model = vit_small_8(*setting.size).to(setting.device)
+    model = vit_small_8(*setting.size, setting.depth).to(setting.device)
     frames = torch.rand(1, 3, *setting.size, device=setting.device)
     explain = case(name, model, frames, setting)
     with torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bf16"):
@@ -220,6 +222,21 @@ def _hardware(device: str) -> str:
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     models = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
     return models[0] if models else platform.machine()
+
+
+def test_every_case_runs_on_a_small_frame(one_thread: None) -> None:
+    setting = Setting(size=(16, 24), samples=2, threads=1, repeats=1, depth=4)
+    for name in CASES:
+        found = measure(name, setting)
+        assert found["forwards"] > 0, name
+        assert found["operations_forwards"] > 1, f"{name} runs the model at least once"
+
+
+def test_a_case_runs_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    setting = Setting(size=(16, 24), samples=1, threads=1, repeats=1, depth=4)
+    found = run([setting], ["snna"], peak=1.0)[(16, 24), "snna"]
+    assert found["operations_forwards"] > 1
+    assert "16 x 24, 7 tokens, m = 1" in capsys.readouterr().out
 
 
 @pytest.mark.bench

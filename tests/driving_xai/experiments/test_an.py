@@ -15,8 +15,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import an
 from driving_xai.experiments.an import OURS, An, _recipe, _tested_rows, tables
-from driving_xai.experiments.cluttered_digits import Clutter
-from driving_xai.experiments.held_images import digits_in_clutter
+from driving_xai.experiments.stand_ins import Clutter, digits_in_clutter
 from driving_xai.explain.registry import build
 from driving_xai.metrics.confidence import OfClass, average_drop, scores_of_weighted
 from driving_xai.models.classify import ClassifierConfig
@@ -72,7 +71,7 @@ def test_the_other_table_comes_from_the_same_runs(out):
 
 
 def test_every_method_is_tested_with_its_effect(out, tmp_path, monkeypatch):
-    """Eight runs of drawn numbers: interval, p and effect of every cell beside SciPy's and one by hand."""
+    """Eight runs of drawn numbers: interval, p and effect of every cell as SciPy has them, the effect by hand."""
     names = list(json.loads((out / "results.json").read_text())["means"])
 
     def drawn(_source, _out, _how, seed: int, _device):
@@ -117,7 +116,14 @@ def test_networks_that_were_trained_otherwise_are_refused(out, tmp_path):
 
 
 def test_runs_of_one_network_share_no_image_and_name_it_by_its_weights(out, tmp_path, monkeypatch):
-    fixed = replace(HOW, checkpoint=str(out / "models" / "seed-0"), seeds=2, images=3)
+    fixed = An(
+        checkpoint=str(out / "models" / "seed-0"),
+        attention=HOW.attention,
+        seeds=2,
+        images=3,
+        pictures=HOW.pictures,
+        clutter=HOW.clutter,
+    )
     tested = np.arange(100, 107)
     drawn = [_tested_rows(tested, fixed, seed) for seed in range(2)]
     assert [len(rows) for rows in drawn] == [3, 3]
@@ -144,3 +150,19 @@ def test_no_digit_serves_two_splits():
     again = digits_in_clutter(train=30, val=10, test=20, how=HOW.clutter, seed=0)
     assert source.sha256 == again.sha256
     assert source.sha256 != digits_in_clutter(train=30, val=10, test=20, how=HOW.clutter, seed=1).sha256
+
+
+def test_further_methods_are_measured_with_options_of_their_own(out, tmp_path):
+    shutil.copytree(out / "models", tmp_path / "models")
+    fine = {"window_px": [4, 4], "stride_px": [4, 4]}
+    how = replace(
+        HOW, methods=("occlusion", "occlusion@fine"), options={"occlusion@fine": fine}, with_cbam=False
+    )
+    results = tables(None, tmp_path, how)
+    usual, found = json.loads((out / "results.json").read_text())["runs"][0], results["runs"][0]
+    for name in ("grad-cam", "smooth-grad-cam++", OURS, f"{OURS} trained", "random"):
+        assert found[name] == usual[name], "the paper's methods stay as they were"
+    assert found["occlusion"] != found["occlusion@fine"]
+    assert "| occlusion@fine |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(DataError, match="of another configuration"):
+        tables(None, tmp_path, replace(how, methods=(), options={}))

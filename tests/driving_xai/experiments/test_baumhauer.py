@@ -16,12 +16,12 @@ from data_prep.prepare import PrepConfig, prepare
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import baumhauer, baumhauer_mnist
 from driving_xai.experiments.baumhauer import Explanations, Table1, heads_of_seed, table1
+from driving_xai.experiments.baumhauer_features import Network, StandIn, frozen
 from driving_xai.experiments.baumhauer_lime import MAPS, Table2, table2
 from driving_xai.experiments.baumhauer_mnist import Mnist
-from driving_xai.experiments.class_images import from_shards
-from driving_xai.experiments.cluttered_digits import Clutter, Digits, alone, cluttered, handwritten_digits
-from driving_xai.experiments.frozen_features import Network, StandIn, frozen
-from driving_xai.experiments.seeded_runs import Mean, each_run, paired, unpaired
+from driving_xai.experiments.image_sets import from_shards
+from driving_xai.experiments.runs import Mean, each_run, paired, unpaired
+from driving_xai.experiments.stand_ins import Clutter, Digits, alone, cluttered, handwritten_digits
 from driving_xai.metrics.rank_correlation import patch_lime
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.training.bounded_logit import Schedule
@@ -37,9 +37,9 @@ class TestDigits:
         digits = handwritten_digits()
         first, second = digits.split(0.3)
         assert len(first) + len(second) == len(digits) == 1797
-        told = [{image.tobytes() for image in part.images} for part in (first, second)]
+        pictures = [{image.tobytes() for image in part.images} for part in (first, second)]
         # Two of the 1,797 pictures could be equal by chance; none are.
-        assert not told[0] & told[1]
+        assert not pictures[0] & pictures[1]
         counts = np.bincount(first.labels) / np.bincount(digits.labels)
         np.testing.assert_allclose(counts, 0.3, atol=0.01)
 
@@ -87,14 +87,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestShards:
     def test_images_are_read_by_rows_and_resized_as_a_whole(self, shards):
         images = from_shards(shards, size_px=28)
-        assert images.classes == ("3", "8")
-        assert (len(images.train), len(images.test)) == (40, 20)
+        assert images.label_names == ("3", "8")
+        assert (len(images.rows("train")), len(images.rows("test"))) == (40, 20)
         digits = handwritten_digits().only((3, 8))
-        wanted = np.array([images.test[4], images.train[11], images.train[0]])
+        wanted = np.array([images.rows("test")[4], images.rows("train")[11], images.rows("train")[0]])
         found = images.read(wanted)
         files = sorted(shards.parent.glob("raw/*/*/*.png"))
         by_row = {int(file.stem): file for file in files}
-        labels = images.labels[torch.from_numpy(wanted)]
+        labels = images.classes[torch.from_numpy(wanted)]
         for picture, label in zip(found, labels, strict=True):
             alike = [
                 row
@@ -245,17 +245,17 @@ def test_table2_is_what_the_whole_model_gives_under_each_pattern(tmp_path):
     results = table2(None, tmp_path, how)
     source = frozen(None, tmp_path, how.network, how.stand_in)
     found = json.loads((tmp_path / "images" / "run-000.json").read_text())["found"]
-    frame = source.images.read(source.images.test[:1])[0] / 255
+    frame = source.images.read(source.images.rows("test")[:1])[0] / 255
     for seed in range(2):
         heads = heads_of_seed(source, how.explanations, seed)
         config = BoundedLogitConfig(
-            classes=source.images.classes, attention="none", channels=STAND_IN.channels, pooled=3
+            classes=source.images.label_names, attention="none", channels=STAND_IN.channels, pooled=3
         )
         model = BoundedLogitModel(config).eval()
         model.backbone, model.head = source.network, heads["baseline"]
         column = int(model(frame[None]).argmax())
         (lime,) = patch_lime(samples=60).fit(model, frame[None], lambda s, c=column: s.softmax(1)[:, c])
-        cells = source.features.batch(source.images.test[:1])[0].detach()
+        cells = source.features.batch(source.images.rows("test")[:1])[0].detach()
         cam = (cells @ heads["baseline"].classify.weight[column].detach()).numpy()
         soft = heads["bla"].attend(cells[None])[0].detach().numpy()
         for name, values in (("cam", cam), ("bla", soft)):

@@ -13,10 +13,10 @@ from scipy import stats
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.experiments.held_images import NamedImages
 from driving_xai.experiments.iida import Iida, _plan, _recipe, table2, table4
-from driving_xai.experiments.seeded_runs import each_run
-from driving_xai.experiments.spots import Spots, spotted_discs
+from driving_xai.experiments.image_sets import NamedImages
+from driving_xai.experiments.runs import each_run
+from driving_xai.experiments.stand_ins import Spots, spotted_discs
 
 HOW = Iida(
     training=replace(_recipe(), epochs=1, batch_size=8),
@@ -170,3 +170,14 @@ def test_networks_that_were_trained_otherwise_are_refused(compared, tmp_path):
 def test_a_class_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="positive is 'ill'; the classes are clear, spotted"):
         table2(None, tmp_path, replace(HOW, positive="ill"))
+
+
+def test_a_further_method_is_scored_with_its_options(compared, tmp_path):
+    out, usual = compared
+    shutil.copytree(out / "models", tmp_path / "models")
+    how = replace(HOW, methods=("rise@coarse",), options={"rise@coarse": {"grid": 2}})
+    results = table2(None, tmp_path, how)
+    for name in ("rise", "labn", "random"):
+        assert results["runs"][0][name] == usual["runs"][0][name]
+    assert results["runs"][0]["rise@coarse"] != usual["runs"][0]["rise"]
+    assert "| rise@coarse |" in (tmp_path / "table.md").read_text()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from data_prep.geometry import Geometry
 from data_prep.prepare import PrepConfig, prepare
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError
-from driving_xai.experiments import networks
 from driving_xai.experiments.tashiro import Tashiro, run
 from driving_xai.models.steering import SteeringConfig
+from driving_xai.training import steering
 from driving_xai.training.steering import SteeringTraining
 
 HOW = Tashiro(
@@ -64,7 +65,7 @@ def out(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_table_2_says_ours_beside_theirs(out) -> None:
+def test_table_2_has_ours_and_theirs(out) -> None:
     results = json.loads((out / "tashiro-table2" / "results.json").read_text())
     rows = {row["network"]: row for row in results["rows"]}
     assert {name: row["paper"] for name, row in rows.items()} == {"none": 4.77, "soft": 4.94, "sign": 4.67}
@@ -94,13 +95,13 @@ def test_runs_hold_out_blocks_in_turn_with_seeds_of_their_own(out) -> None:
 
 def test_the_other_figures_train_only_what_is_missing(shards, out, monkeypatch) -> None:
     trained = []
-    original = networks.train
+    original = steering.train
 
     def counted(shards, folder, *arguments, **keywords):
         trained.append(folder.relative_to(out / "networks").as_posix())
         return original(shards, folder, *arguments, **keywords)
 
-    monkeypatch.setattr(networks, "train", counted)
+    monkeypatch.setattr(steering, "train", counted)
     fig6 = run("tashiro-fig6", shards, out, HOW, device="cpu")
     fig7 = run("tashiro-fig7", shards, out, HOW, device="cpu")
     fig9 = run("tashiro-fig9", shards, out, HOW, device="cpu")
@@ -133,3 +134,17 @@ def test_settings_that_cannot_be_compared_are_refused() -> None:
         Tashiro(score_every=10, methods_every=15)
     with pytest.raises(ValueError, match="expected some of none, soft, sign"):
         Tashiro(measured_on=("gate",))
+
+
+def test_a_method_runs_under_a_label_with_its_options(shards, out, tmp_path) -> None:
+    shutil.copytree(out / "networks", tmp_path / "networks", ignore=shutil.ignore_patterns("scores"))
+    options = {"occlusion@coarse": {"window_px": [16, 16], "stride_px": [16, 16]}}
+    how = replace(
+        HOW, runs=1, roles=(), measured_on=("sign",), methods=("occlusion@coarse",), options=options
+    )
+    results = run("tashiro-fig6", shards, tmp_path, how, device="cpu")
+    assert results["config"]["options"] == options
+    assert ("sign", "occlusion@coarse") in {(row["network"], row["method"]) for row in results["areas"]}
+    plan = json.loads((tmp_path / "networks/sign/run-0/scores/methods/results.json").read_text())["plan"]
+    assert plan["config"]["options"] == options
+    assert "| sign | occlusion@coarse |" in (tmp_path / "tashiro-fig6" / "table.md").read_text()

@@ -1,4 +1,4 @@
-"""The accuracy experiment: every image tested once, numbers by hand, the papers' beside them."""
+"""The accuracy experiment: every image tested once, numbers by hand, with the papers'."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +37,10 @@ def test_every_image_is_tested_once_and_the_numbers_are_those_of_the_models(shar
     said = np.zeros_like(truth)
     for fold in range(3):
         folder = tmp_path / f"fold-{fold}"
-        judged = pd.read_parquet(folder / "predictions.parquet").query("split == 'test'")
+        predicted = pd.read_parquet(folder / "predictions.parquet").query("split == 'test'")
         thresholds = checkpoint.load(folder).metrics["thresholds"]
         for k, name in enumerate(MODEL.actions):
-            said[judged["index_row"], k] = judged[name] > thresholds[name]
+            said[predicted["index_row"], k] = predicted[name] > thresholds[name]
     assert results["images"] == 40
     assert results["model"]["accuracy"] == pytest.approx((said == truth).mean())
     hits = (said & truth)[:, 2].sum()

@@ -1,4 +1,4 @@
-"""Table 1 beside the paper's: what is in the table is what score measures."""
+"""Table 1: what is in the table is what score measures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai import checkpoint
+from driving_xai.errors import CheckpointError, DataError, OptionError
 from driving_xai.evaluation.results import Results
 from driving_xai.experiments.zhu_table1 import MASKS, METHODS, PAPER, ZhuTable1, run
 
@@ -24,8 +25,15 @@ def test_the_papers_numbers_agree_with_its_own_definitions():
 
 
 def test_the_table_holds_what_score_found(actions, streets, tmp_path: Path):
-    how = ZhuTable1(methods=("raw-attention", "snna"), masks=("pixel", "attention"), split="all", every=4)
-    results = run(actions(), streets, tmp_path / "out", how)
+    model = str(actions().path)
+    how = ZhuTable1(
+        checkpoint=model,
+        methods=("raw-attention", "snna"),
+        masks=("pixel", "attention"),
+        split="all",
+        every=4,
+    )
+    results = run(streets, tmp_path / "out", how)
     scores = Results.load(tmp_path / "out" / "scores").summary["scores"]
     found = {(each["measure"], each["method"]): each["value"] for each in scores}
     assert len(results["rows"]) == 2 * 4
@@ -40,11 +48,11 @@ def test_the_table_holds_what_score_found(actions, streets, tmp_path: Path):
 
 
 def test_what_is_masked_and_how_is_what_was_asked_for(actions, streets, tmp_path: Path):
-    checkpoint = actions()
+    model = str(actions().path)
 
     def curves(name: str, **settings: str) -> dict[str, np.ndarray]:
-        how = ZhuTable1(methods=("raw-attention",), split="all", every=4, **settings)
-        results = run(checkpoint, streets, tmp_path / name, how)
+        how = ZhuTable1(checkpoint=model, methods=("raw-attention",), split="all", every=4, **settings)
+        results = run(streets, tmp_path / name, how)
         found = Results.load(tmp_path / name / "scores")
         assert results["measures"] == found.summary["measures"]
         assert results["measures"]["aupc"]["fill"] == results["config"]["fill"]
@@ -72,16 +80,39 @@ def test_what_is_masked_and_how_is_what_was_asked_for(actions, streets, tmp_path
         curves("plain", rule="softmax")
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path):
+def test_a_method_runs_under_labels_with_options_of_their_own(actions, streets, tmp_path: Path):
+    model = str(actions().path)
+    how = ZhuTable1(
+        checkpoint=model,
+        methods=("snna", "snna@few"),
+        options={"snna@few": {"samples": 1, "noise": 0.5}},
+        masks=("token",),
+        split="all",
+        every=8,
+    )
+    results = run(streets, tmp_path / "out", how)
+    assert results["config"]["options"] == {"snna@few": {"samples": 1, "noise": 0.5}}
+    rows = {row["method"]: row for row in results["rows"]}
+    assert rows["snna@few"]["paper"] is None
+    assert rows["snna"]["paper"] is not None
+    found = Results.load(tmp_path / "out" / "scores").per_frame.query("measure == 'aupc-token'")
+    plain, few = (np.stack(found[found["method"] == name]["curve"]) for name in ("snna", "snna@few"))
+    assert not np.array_equal(plain, few)
+
+
+def test_what_cannot_be_is_refused(streets, tmp_path: Path):
     with pytest.raises(ValueError, match="expected some of: pixel, token, attention"):
-        ZhuTable1(masks=("pixels",))
+        ZhuTable1(checkpoint="model", masks=("pixels",))
     with pytest.raises(ValueError, match="got fill 'black' for masks, which no measure of this run follows"):
-        ZhuTable1(masks=("token",), fill="black")
+        ZhuTable1(checkpoint="model", masks=("token",), fill="black")
     with pytest.raises(ValueError, match="got method 'nope'"):
-        ZhuTable1(methods=("nope",))
+        ZhuTable1(checkpoint="model", methods=("nope",))
+    with pytest.raises(OptionError, match=r"options\.rise is of no method of this run"):
+        ZhuTable1(checkpoint="model", options={"rise": {"masks": 5}})
 
-    class Other:
-        path, kind = tmp_path, "steering"
-
-    with pytest.raises(CheckpointError, match="holds kind 'steering'; expected 'actions'"):
-        run(Other(), tmp_path, tmp_path / "out", ZhuTable1())  # type: ignore[arg-type]
+    path = tmp_path / "other"
+    path.mkdir()
+    config = {"schema": checkpoint.SCHEMA, "kind": "steering", "model": {}}
+    (path / checkpoint.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="kind 'steering', expected 'actions'"):
+        run(streets, tmp_path / "out", ZhuTable1(checkpoint=str(path)))

@@ -1,4 +1,4 @@
-"""Deletion areas of several training runs put together, with intervals, and compared in pairs."""
+"""Deletion areas pooled over training runs, with intervals and paired comparisons."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class Pool:
 
 
 def _of_run(results: Results, method: str) -> pd.DataFrame:
-    """A row for each labelled frame, the area against the clean prediction beside the others."""
+    """A row for each labelled frame, with the area against the clean prediction too."""
     truth, clean = (
         results.select(method=method, measure="deletion", reference=reference)
         for reference in ("truth", "clean")
     )
-    beside = clean[[*_FRAME, "value"]].rename(columns={"value": "clean"})
-    return truth[truth["value"].notna()].merge(beside, on=_FRAME, validate="one_to_one")
+    against_clean = clean[[*_FRAME, "value"]].rename(columns={"value": "clean"})
+    return truth[truth["value"].notna()].merge(against_clean, on=_FRAME, validate="one_to_one")
 
 
 def compare(ours: Pool, theirs: Pool, column: str = "value") -> dict[str, Any]:

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from driving_xai.evaluation.results import Results
-from driving_xai.experiments.areas import Pool, compare, text_of
 from driving_xai.experiments.tables import p_text
+from driving_xai.experiments.tashiro_areas import Pool, compare, text_of
 
 
 def results_of(method: str, areas: dict[int, float], shift: float = 0.0) -> Results:

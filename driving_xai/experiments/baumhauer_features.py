@@ -1,4 +1,4 @@
-"""Images behind a frozen network: the user's with a network of timm, or a stand-in with a small one."""
+"""Features of a frozen network: of the user's images by a network of timm, or of a stand-in by a small one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import nn
 
 from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import canonical_json
-from driving_xai.experiments.class_images import ClassImages, from_shards, in_memory
-from driving_xai.experiments.cluttered_digits import Clutter, cluttered, handwritten_digits
+from driving_xai.experiments.image_sets import ResizedImages, from_shards, in_memory
+from driving_xai.experiments.stand_ins import Clutter, cluttered, handwritten_digits
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.models.frozen_cnn import frozen_cnn
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit
@@ -67,7 +67,7 @@ class StandIn:
 class Frozen:
     """Images, a network that does not learn, and its kept features."""
 
-    images: ClassImages
+    images: ResizedImages
     network: nn.Module
     architecture: Mapping[str, Any]
     """What the network was built with."""
@@ -132,26 +132,26 @@ def frozen(
     )
 
 
-def stand_in_images(how: StandIn) -> ClassImages:
+def stand_in_images(how: StandIn) -> ResizedImages:
     """Pictures to train on and to test on, of different digits."""
     _, others = handwritten_digits().split(0.5, seed=how.seed)
     train, test = others.only(how.classes).split(0.5, seed=how.seed)
     parts = ("classes", "train", "test", "clutter", "seed")
-    told = {name: value for name, value in asdict(how).items() if name in parts}
+    decisive = {name: value for name, value in asdict(how).items() if name in parts}
     return in_memory(
         f"stand-in: scikit-learn's handwritten digits {', '.join(map(str, how.classes))} in clutter",
         tuple(str(name) for name in how.classes),
         cluttered(train, how.train, how.clutter, seed=how.seed + 1),
         cluttered(test, how.test, how.clutter, seed=how.seed + 2),
-        sha256=hashlib.sha256(canonical_json(told)).hexdigest(),
+        sha256=hashlib.sha256(canonical_json(decisive)).hexdigest(),
     )
 
 
 def pretrained_stand_in(folder: Path, how: StandIn) -> nn.Module:
     """The convolutions of a baseline that learnt from other digits; from `folder`, where it is kept."""
     parts = ("channels", "pooled", "pictures", "pictured", "pretraining", "seed")
-    told = {name: value for name, value in asdict(how).items() if name in parts}
-    kept = folder / f"network-{hashlib.sha256(canonical_json(told)).hexdigest()[:16]}.safetensors"
+    decisive = {name: value for name, value in asdict(how).items() if name in parts}
+    kept = folder / f"network-{hashlib.sha256(canonical_json(decisive)).hexdigest()[:16]}.safetensors"
     config = BoundedLogitConfig(
         classes=tuple(str(digit) for digit in range(10)),
         attention="none",

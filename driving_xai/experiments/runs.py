@@ -1,4 +1,4 @@
-"""Runs over seeds that can be interrupted, and what twenty of them say together."""
+"""Runs over seeds, resumable, with their means, intervals and tests."""
 
 from __future__ import annotations
 
