@@ -22,7 +22,7 @@ from driving_xai.models.backbone import (
     is_transformer,
     read_tensors,
 )
-from driving_xai.types import Frames, Outputs, Scores
+from driving_xai.types import Cells, FeatureMap, Frames, Outputs, Scores
 
 ACTIONS = ("forward", "stop", "left", "right")
 """The order of BDD-OIA; `stop` is its "stop/slow down", `left` and `right` are turns and lane changes."""
@@ -56,8 +56,6 @@ class ActionModel(nn.Module):
     Attributes:
         vit: timm's module, or None.
         cnn: timm's module, or None.
-        cam_layer: whose output class activation mapping weighs; None of a transformer.
-        cells_px: where the cells of the feature grid lie, see `explain.grid.Cells`; None if unknown.
 
     Source: Zhu et al. 2024; the authors' head, Linear(4 x 384 -> 4), fits this one's defaults.
 
@@ -100,18 +98,14 @@ class ActionModel(nn.Module):
         return self.cnn if self.vit is None else self.vit
 
     @property
-    def cam_layer(self) -> nn.Module | None:
-        return None if self.cnn is None else self.cnn.get_submodule(self.cnn.feature_info[-1]["module"])
-
-    @property
-    def cells_px(self) -> tuple[float, float] | None:
-        """First centre and stride in px."""
-        if self.vit is not None:
-            return (self._patch[0] - 1) / 2, float(self._patch[0])
+    def feature_map(self) -> FeatureMap | None:
+        """The end of a convolutional backbone; None of a transformer."""
+        if self.cnn is None:
+            return None
+        last = self.cnn.feature_info[-1]
         # A ResNet pads every odd kernel by half of it, so that cell 0 stays centred on pixel 0.
-        if type(self.cnn).__name__ == "ResNet":
-            return 0.0, float(self.cnn.feature_info[-1]["reduction"])
-        return None
+        cells = Cells(0.0, float(last["reduction"])) if type(self.cnn).__name__ == "ResNet" else None
+        return FeatureMap(layer=self.cnn.get_submodule(last["module"]), cells=cells)
 
     def forward(self, frames: Frames) -> Scores:
         """The logit of each action; they are independent, so several may be possible."""

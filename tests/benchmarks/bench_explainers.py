@@ -97,7 +97,7 @@ def curves_of_a_route(frames: int) -> None:
         batch = torch.rand(min(BATCH, frames - start), 3, 80, 160)
         view = Timed(model.at(type(state)(*(part[: len(batch)] for part in state))))
         begun = Spent.now()
-        maps = torch.stack([explain(view.model, batch, magnitude) for explain in explainers.values()], 1)
+        maps = torch.stack([explain(view.network, batch, magnitude) for explain in explainers.values()], 1)
         explained = explained.plus(Spent.now().since(begun))
         begun = Spent.now()
         ranks = rank(maps.flatten(0, 1), torch.Generator().manual_seed(0)).unflatten(0, maps.shape[:2])
