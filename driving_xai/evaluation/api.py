@@ -210,7 +210,7 @@ def _as_checkpoint(model: object) -> Checkpoint:
     """A model that comes without a description of its training."""
     if not isinstance(model, HasOutputs):
         raise UnsupportedModelError(
-            f"{type(model).__name__} says nothing of its outputs; wrap it: driving_xai.wrap(net, outputs=...)"
+            f"{type(model).__name__} says nothing of its outputs; wrap it: driving_xai.models.wrap.wrap(net, outputs=..., names=...)"
         )
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items() if isinstance(model, nn.Module) else ():

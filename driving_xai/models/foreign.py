@@ -27,6 +27,7 @@ from driving_xai.models import weights as weights_files
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, fetched_name
 from driving_xai.models.pretrained import require_reachable, timm_network
 from driving_xai.models.weights import Weights, first_line
+from driving_xai.models.wrap import wrap
 from driving_xai.types import Outputs
 
 RANDOM = "random"
@@ -58,7 +59,7 @@ def load_model(
     Args:
         spec: `timm:NAME[.TAG]`, `torchvision:NAME[@WEIGHTS]`, `package.module:factory` (imported with the
             working directory on the path and called without arguments; it returns a module with
-            `outputs`, as `driving_xai.wrap` makes one), or a checkpoint's directory.
+            `outputs`, as `models.wrap.wrap` makes one), or a checkpoint's directory.
         weights: a file, see `models.weights.find`; "random"; None is what the factory loaded, or the
             published weights of timm and torchvision.
         device: where the model goes.
@@ -84,7 +85,7 @@ def load_model(
     if not isinstance(outputs, Outputs):
         raise UnsupportedModelError(
             f"{spec} gave a {type(model).__name__} that does not say what its scores mean; "
-            "return driving_xai.wrap(net, outputs=...)"
+            "return driving_xai.models.wrap.wrap(net, outputs=..., names=...)"
         )
     return Checkpoint(
         path=Path(spec),
@@ -144,7 +145,7 @@ def _of_factory(spec: str, weights: Path | str | None) -> tuple[nn.Module, Weigh
             raise _failed(spec, error) from error
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
-            f"{spec} returned {type(model).__name__}; expected a torch.nn.Module, from driving_xai.wrap"
+            f"{spec} returned {type(model).__name__}; expected a torch.nn.Module, from driving_xai.models.wrap.wrap"
         )
     return model, _filled(model, weights, spec)
 
@@ -314,8 +315,6 @@ def _wrapped(
     normalise: tuple[Sequence[float], Sequence[float]],
     size: tuple[int, int] | None,
 ) -> nn.Module:
-    from driving_xai.models.wrap import wrap
-
     mean, std = normalise
     return wrap(
         network,

@@ -1,7 +1,6 @@
 """Models of other people, by the text that names them: what comes back, and what is said where nothing does."""
 
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import foreign
 from driving_xai.models.foreign import is_foreign, load_model
 from driving_xai.models.steering import SteeringConfig, SteeringModel
-from driving_xai.types import Outputs
 
 FACTORY = """
 import torch
@@ -47,27 +45,6 @@ def leaves():
 
 CONSTANT = 3
 """
-
-
-class Wrapped(nn.Module):
-    """What `driving_xai.wrap` returns, as far as it is used here."""
-
-    def __init__(
-        self, net: nn.Module, outputs: str, names: tuple[str, ...], normalise: object, size: object
-    ) -> None:
-        super().__init__()
-        self.network, self.normalise, self.size = net, normalise, size
-        self.outputs = Outputs(kind=outputs, names=names)
-
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.network(frames)
-
-
-@pytest.fixture(autouse=True)
-def _own_wrap(monkeypatch) -> None:
-    stand_in = types.ModuleType("driving_xai.models.wrap")
-    stand_in.wrap = lambda net, **how: Wrapped(net, **how)
-    monkeypatch.setitem(sys.modules, "driving_xai.models.wrap", stand_in)
 
 
 @pytest.fixture
@@ -117,7 +94,11 @@ def test_a_factory_in_the_working_directory_serves_as_a_checkpoint(folder) -> No
         ("NAME:zzzzzz", CheckpointError, "has no zzzzzz; it has"),
         ("NAME:CONSTANT", CheckpointError, "is a int; expected a function"),
         ("NAME:number", UnsupportedModelError, r"returned int; expected a torch\.nn\.Module"),
-        ("NAME:bare", UnsupportedModelError, r"gave a Linear that does not say .* return driving_xai\.wrap"),
+        (
+            "NAME:bare",
+            UnsupportedModelError,
+            r"gave a Linear that does not say .* return driving_xai\.models\.wrap\.wrap",
+        ),
         ("NAME:raises", CheckpointError, r"raised RuntimeError: no such \(.*py, line \d+\)"),
         ("NAME:leaves", CheckpointError, "raised SystemExit: 3"),
         ("broken:make", CheckpointError, r"importing broken raised ZeroDivisionError.*broken\.py, line 3"),
@@ -158,7 +139,7 @@ def test_timms_network_with_weights_of_a_file_or_none(tmp_path) -> None:
     assert drawn.sha256 == load_model("timm:resnet10t", weights="random").sha256
     assert len(set(drawn.model.outputs.names)) == 1000
     assert "goldfish" in drawn.model.outputs.names[1]
-    assert drawn.model.normalise[0] == pytest.approx((0.485, 0.456, 0.406))
+    assert drawn.model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     state = {f"module.{name}": value for name, value in drawn.model.network.state_dict().items()}
     state |= {"module.fc.weight": torch.ones(3, 512), "module.fc.bias": torch.zeros(3)}
     torch.save({"state_dict": state}, tmp_path / "three.pth.tar")
@@ -166,7 +147,7 @@ def test_timms_network_with_weights_of_a_file_or_none(tmp_path) -> None:
     assert three.model.outputs.names == ("class-0", "class-1", "class-2")
     assert torch.equal(three.model.network.fc.weight, torch.ones(3, 512))
     fixed = load_model("timm:vit_tiny_patch16_224", weights="random")
-    assert fixed.model.size == (224, 224)
+    assert fixed.model.input_size == (224, 224)
 
 
 def test_torchvisions_network_with_weights_of_a_file_or_none(tmp_path) -> None:
@@ -247,9 +228,8 @@ def test_real_weights_of_imagenet_see_a_cat(folder) -> None:
     (folder / "lite0.py").write_text(LITE0)
     loaded = load_model("lite0:make")
     frame = torch.from_numpy(chelsea()).permute(2, 0, 1)[None] / 255
-    # The middle, at the network's size; normalised here, as the stand-in for wrap does nothing.
+    # The middle, at the network's size.
     frame = nn.functional.interpolate(frame[..., :, 75:375], (224, 224), mode="bilinear", antialias=True)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
-        scores = loaded.model((frame - mean[:, None, None]) / std[:, None, None])
+        scores = loaded.model(frame)
     assert 281 <= int(scores.argmax()) <= 287, "tabby, tiger cat, Persian, Siamese, Egyptian, cougar, lynx"

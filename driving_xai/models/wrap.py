@@ -1,0 +1,99 @@
+"""Make a model of any network: what its scores mean, its normalisation, its frame size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from driving_xai.types import FrameModel, Frames, Outputs, Scores
+
+Normalise = Literal["none", "imagenet"] | tuple[Sequence[float], Sequence[float]]
+"""Nothing, ImageNet's mean and standard deviation, or these two for each colour."""
+
+
+class WrappedModel(nn.Module):
+    """A network as a `types.FrameModel`: it takes RGB frames in [0, 1] and says what its scores mean.
+
+    It has no memory: along a drive (`step`, `at`) its state is `()`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, outputs: Outputs, *, normalise: Normalise, size: tuple[int, int] | None
+    ) -> None:
+        super().__init__()
+        self.network, self.outputs, self.input_size = network, outputs, size
+        named = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
+        mean, std = named[normalise] if isinstance(normalise, str) else normalise
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, frames: Frames) -> Scores:
+        """The network's scores, [B, K].
+
+        Raises:
+            UnsupportedModelError: they are no scores of its outputs.
+        """
+        if self.input_size is not None and tuple(frames.shape[2:]) != self.input_size:
+            frames = F.interpolate(frames, self.input_size, mode="bilinear", antialias=True)
+        scores = self.network((frames - self.mean) / self.std)
+        if not isinstance(scores, Tensor) or scores.shape != (len(frames), len(self.outputs.names)):
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UnsupportedModelError(
+                f"{type(self.network).__name__} gave {got}, expected {(len(frames), len(self.outputs.names))}: a score "
+                "for each of the outputs that were named"
+            )
+        return scores
+
+    def step(self, frames: Frames, state: tuple[()] | None) -> tuple[Scores, None, tuple[()]]:
+        """See `types.RecurrentModel`."""
+        return self(frames), None, ()
+
+    def at(self, state: tuple[()] | None) -> FrameModel:
+        """The model itself: every instant is alike."""
+        return self
+
+
+def wrap(
+    network: nn.Module,
+    *,
+    outputs: Literal["regression", "multilabel", "multiclass"],
+    names: Sequence[str],
+    normalise: Normalise = "none",
+    size: tuple[int, int] | None = None,
+) -> WrappedModel:
+    """A network with what its scores mean, in the mode it is in.
+
+    Args:
+        network: takes [B, 3, H, W] and gives a score for each name, [B, K]: logits, or the steering of a
+            regressor, the inverse turning radius in 1/m, positive to the left.
+        outputs: what the scores are.
+        names: of the outputs, none twice.
+        normalise: applied to frames in [0, 1] before the network.
+        size: height and width that the network takes; other frames are resized to it, bilinearly, and maps stay
+            on the frames' own grid. None takes frames as they are.
+
+    Raises:
+        ValueError: a name is missing or there twice, or a standard deviation is not over 0.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> model = wrap(net, outputs="multiclass", names=("cat", "dog"), normalise="imagenet")
+        >>> model(torch.rand(5, 3, 16, 16)).shape, model.outputs.names
+        (torch.Size([5, 2]), ('cat', 'dog'))
+    """
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"got names {list(names)}; expected one or more, none twice")
+    if not isinstance(normalise, str) and not min(normalise[1]) > 0:
+        raise ValueError(f"got standard deviations {list(normalise[1])}; expected over 0")
+    unit = "1/m" if outputs == "regression" else None
+    meaning = Outputs(kind=outputs, names=tuple(names), unit=unit)
+    return WrappedModel(network, meaning, normalise=normalise, size=size)
