@@ -34,7 +34,9 @@ def methods() -> Families:
 
 def measures() -> Families:
     """Metrics by their literature names."""
-    return _MEASURES
+    from driving_xai.metrics.registry import FAMILIES
+
+    return FAMILIES
 
 
 def require_known(kind: Literal["methods", "measures"], names: Sequence[str] | None) -> None:
@@ -131,27 +133,4 @@ _METHODS: Families = {
         "snna",
     ),
     "baselines": ("random", "centre-prior"),
-}
-_MEASURES: Families = {
-    "pixels and patches": (
-        "deletion",
-        "insertion",
-        "insertion-deletion",
-        "pid-1",
-        "pid-2",
-        "pid-4",
-        "pid-8",
-        "pid-16",
-    ),
-    "confidence": ("average-drop", "increase", "percentage-in"),
-    "accuracy under masks": (
-        "aupc",
-        "aupc-token",
-        "aupc-attention",
-        "log-odds",
-        "log-odds-token",
-        "log-odds-attention",
-    ),
-    "agreement": ("lime-rank-correlation",),
-    "localisation": ("pointing-game", "mass-inside", "top-k-precision", "auroc", "average-precision"),
 }

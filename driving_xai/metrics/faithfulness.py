@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -52,12 +52,20 @@ class _Curve(_Faithfulness):
 
     fractions: tuple[float, ...]
 
-    @abstractmethod
-    def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]: ...
+    _along: ClassVar[Callable[..., Float[Tensor, "B M V K"]]]
+    """`curves.deletion` or `curves.insertion`."""
 
     def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
         """The quantity along each method's curve; see `Metric.measure`."""
-        scores = self._scores(batch, ranked)
+        scores = self._along(
+            batch.model,
+            batch.frames,
+            ranked.ranks,
+            self.fractions,
+            fill=self.fill,
+            batch_size=self.batch_size,
+            clean=batch.clean,
+        )
         pixels = ranked.ranks.shape[-1]
         # As edited: a percent of a small frame is no whole number of pixels.
         edited = pixel_counts(self.fractions, pixels).double() / pixels
@@ -110,20 +118,10 @@ class Deletion(_Curve):
     """
 
     name: ClassVar[str] = "deletion"
+    _along = staticmethod(deletion)
     higher_is_better: ClassVar[bool] = False
 
     fractions: tuple[float, ...] = DELETED
-
-    def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]:
-        return deletion(
-            batch.model,
-            batch.frames,
-            ranked.ranks,
-            self.fractions,
-            fill=self.fill,
-            batch_size=self.batch_size,
-            clean=batch.clean,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,20 +146,10 @@ class Insertion(_Curve):
     """
 
     name: ClassVar[str] = "insertion"
+    _along = staticmethod(insertion)
     higher_is_better: ClassVar[bool] = True
 
     fractions: tuple[float, ...] = INSERTED
-
-    def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]:
-        return insertion(
-            batch.model,
-            batch.frames,
-            ranked.ranks,
-            self.fractions,
-            fill=self.fill,
-            batch_size=self.batch_size,
-            clean=batch.clean,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

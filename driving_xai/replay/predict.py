@@ -130,12 +130,6 @@ def is_recurrent(model: object) -> bool:
     return isinstance(model, StepsThroughDrives)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are; the CPU for a model without any."""
-    first = next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
-
-
 class Predictor:
     """Walks a model along the frames: predicts and explains each, in order."""
 

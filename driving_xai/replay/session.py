@@ -21,7 +21,7 @@ from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.splits import FoldOut, HoldOut
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.evaluation.data import require_geometry
+from driving_xai.evaluation.data import device_of, require_geometry
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import described, planned
@@ -37,7 +37,6 @@ from driving_xai.replay.predict import (
     Predictor,
     Scorer,
     Submit,
-    device_of,
     scoring_side_by_side,
     twin,
 )
