@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError
-from data_prep.readers.paths import drive_name
+from data_prep.readers.paths import drive_name, visible
 from data_prep.schema import VEHICLES, Drive, Image, Signal
 from data_prep.signals import MOST_SPEED_MPS, credible
 from data_prep.video_stream import Presentation, decoded, opened, packets_of
@@ -100,7 +100,7 @@ def _segments(source: Path) -> Iterator[Path]:
         if (folder / _CAN).is_dir():
             yield folder
         elif depth < _DEPTH and folder.is_dir():
-            for entry in sorted(folder.iterdir()):
+            for entry in visible(folder):
                 if entry.is_dir() and entry.resolve().is_relative_to(root):
                     yield from below(entry, depth + 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_prep.errors import DataError
-from data_prep.readers.paths import drive_name
+from data_prep.readers.paths import drive_name, visible
 from data_prep.schema import VEHICLES, Drive
 from data_prep.video import Video
 
@@ -41,7 +41,7 @@ def drives(source: Path, *, vehicle: str = "lincoln-mkz", rate: float | None = N
 
 
 def _files(source: Path) -> list[Path]:
-    candidates = sorted(source.iterdir()) if source.is_dir() else [source]
+    candidates = visible(source) if source.is_dir() else [source]
     return [path for path in candidates if path.is_file() and path.suffix.lower() in SUFFIXES]
 
 

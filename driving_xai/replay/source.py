@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64
 from data_prep.alignment import align
 from data_prep.geometry import ImageFiles
 from data_prep.readers import READERS, entry, recognise
-from data_prep.readers.paths import drive_name
+from data_prep.readers.paths import drive_name, visible
 from data_prep.schema import VEHICLES, Drive, Image, ImageSource, Vehicle
 from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, read_frames
 from data_prep.shards.manifest import FILE_NAME, Manifest
@@ -232,8 +232,9 @@ def _from_images(path: Path, vehicle: Vehicle, frame_rate: Fraction, selection: 
 
 def _images_in(folder: Path) -> list[str]:
     """Names in the order a person expects: frame_2 before frame_10."""
-    names = (each.name for each in folder.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(names, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)])
+    names = (each.name for each in visible(folder) if each.suffix.lower() in IMAGE_SUFFIXES)
+    # As \d: a superscript is a digit that int() does not read.
+    return sorted(names, key=lambda name: [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", name)])
 
 
 def _from_shards(root: Path, manifest: Manifest, selection: Selection, own: OwnShards | None) -> FrameSource:

@@ -59,6 +59,12 @@ def test_any_range_equals_one_pass(video):
         assert all(np.array_equal(a, b) for a, b in zip(made, whole[start:stop], strict=True))
 
 
+def test_files_of_other_systems_are_no_videos(video, tmp_path):
+    (tmp_path / "drive.mkv").write_bytes(video.read_bytes())
+    (tmp_path / "._drive.mkv").write_bytes(b"\0\5\26\7 what macOS keeps beside a file")
+    assert [drive.name for drive in drives(tmp_path)] == ["drive"]
+
+
 def test_times_are_those_of_the_frames(tmp_path):
     stamps = [0, 40, 80, 200, 240, 241, 300, 310]
     (drive,) = drives(write_video(tmp_path / "variable.mkv", 8, stamps=stamps))

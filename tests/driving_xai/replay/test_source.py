@@ -300,3 +300,9 @@ def test_a_rate_is_measured_exactly_despite_rounded_stamps_and_a_hole(rate: Frac
 def test_a_rate_that_no_video_has_is_refused() -> None:
     with pytest.raises(DataError, match=r"frames are 3600 s apart; a replay needs 0.01 to 1000 a second"):
         measured_rate(np.arange(3) * 3600 * 10**9)
+
+
+def test_names_of_images_are_read_as_a_person_reads_them(tmp_path: Path) -> None:
+    for name in ("area_1²10.png", "area_1²9.png", "._area_1²9.png", "²7.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert sources._images_in(tmp_path) == ["area_1²9.png", "area_1²10.png", "²7.png"]
