@@ -14,6 +14,7 @@ import pytest
 from driving_xai import cli
 from driving_xai.cli.console import SettingsError
 from driving_xai.cli.settings import resolve
+from driving_xai.experiments.registry import EXPERIMENTS, imported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +152,9 @@ def test_a_table_changes_what_it_names_in_the_recipes_own_default(tmp_path: Path
 
 
 def recipes_of_the_command_line() -> Iterator[type[Any]]:
-    """Every class that a command hands to `settings.resolve`, read from the commands' source."""
-    found = {}
+    """Every class that a command hands to `settings.resolve`: read from the commands' source, and of experiments,
+    whose one command takes them from a table, from that."""
+    found = {each.__name__: each for each in (imported(one.recipe) for one in EXPERIMENTS.values())}
     for file in sorted(Path(cli.__file__).parent.rglob("*.py")):
         tree = ast.parse(file.read_text())
         homes = {
@@ -164,12 +166,13 @@ def recipes_of_the_command_line() -> Iterator[type[Any]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "settings.resolve":
                 name = ast.unparse(node.args[0])
-                found[name] = getattr(importlib.import_module(homes[name]), name)
+                if name != "imported(experiment.recipe)":
+                    found[name] = getattr(importlib.import_module(homes[name]), name)
     yield from found.values()
 
 
 RECIPES = list(recipes_of_the_command_line())
-NEEDED = {"reader": "udacity-csv", "source": Path("x"), "methods": ("grad-cam",)}
+NEEDED = {"reader": "udacity-csv", "source": Path("x"), "methods": ("grad-cam@own",)}
 """Of fields whose default is none, or serves only beside another field, by their names."""
 
 
