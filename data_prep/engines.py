@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -76,7 +77,9 @@ class ProcessEngine:
             initargs=(work,),
         )
         try:
-            for future in as_completed([pool.submit(_run_installed, unit) for unit in units]):
+            with _interrupts_ignored():
+                futures = [pool.submit(_run_installed, unit) for unit in units]
+            for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise EngineError(
@@ -86,9 +89,23 @@ class ProcessEngine:
             pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Starts processes that ignore Ctrl-C until they are ready: while they import, it would be a traceback each."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
