@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import Result
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -20,10 +21,15 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(autouse=True)
 def heeds_ctrl_c() -> Iterator[None]:
-    """A shell's background job ignores SIGINT and hands that on, which would hide what is tested."""
+    """A shell's background job ignores SIGINT and hands that on, which would hide what is tested.
+
+    Ctrl-C may come while `torch.no_grad` is entered or left. The command line then ends; this process goes on to
+    other tests, which must not run without gradients.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+    torch.set_grad_enabled(True)
 
 
 @pytest.fixture
