@@ -121,10 +121,8 @@ class SteeringModule(RecipeModule):
         draw = torch.Generator().manual_seed(mix(how.seed, epoch))
         offset = int(torch.randint(length, (1,), generator=draw))
         windows = Windows(self.route, self.splits.train, length=length, stride=length, offset=offset)
-        if not len(windows):
-            raise DataError(
-                f"no training run holds {length} consecutive frames; use a shorter --window or prepare more data"
-            )
+        if not len(windows):  # Runs hardly longer than a window: the draw may leave none.
+            windows = _windows(self.route, self.splits.train, length)
         # Shuffled here and not by the loader, whose order depends on how often it is asked for one.
         order = torch.randperm(len(windows), generator=draw).tolist()
         size = how.batch_size * how.window // length
@@ -233,6 +231,9 @@ def train(
     _fit_scales(model, route, splits.train)
     if start is not None:
         _start_encoder(model, start, config)
+    if how.epochs:
+        _windows(route, splits.train, how.window)
+    # Once nothing of the data can be refused any more: a refused run leaves no folder.
     state = resume_state(out, config, resume)
     module = SteeringModule(model, how, route, splits)
     best = Best(monitor="val_mae_deg", patience=how.patience, first_epoch=how.frame_epochs)
@@ -254,6 +255,21 @@ def train(
     metrics = _measure(module, trainer)
     checkpoint.save(out, module.averaged, config, metrics)
     return metrics
+
+
+def _windows(route: Route, kept: list[Run], length: int) -> Windows:
+    """The windows of runs from their starts on.
+
+    Raises:
+        DataError: there are none.
+    """
+    windows = Windows(route, kept, length=length, stride=length)
+    if not len(windows):
+        raise DataError(
+            f"no training run holds {length} consecutive frames; use a shorter window (--set window={max(1, length // 2)}), "
+            "hold out less, or prepare more data"
+        )
+    return windows
 
 
 def _split(index: pd.DataFrame, held_out: HoldOut) -> _Splits:

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.prepare import PrepConfig, prepare
+from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
+from driving_xai.data.drives import open_index, runs
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig
@@ -136,7 +138,16 @@ def test_an_output_in_use_and_a_resume_without_a_run_are_refused(shards, straigh
 
 def test_too_short_runs_are_refused(shards, tmp_path) -> None:
     with pytest.raises(DataError, match="no training run holds 500 consecutive frames"):
-        train(shards, tmp_path, replace(HOW, window=500, frame_epochs=0), device="cpu")
+        train(shards, tmp_path / "model", replace(HOW, window=500, frame_epochs=0), device="cpu")
+    assert not (tmp_path / "model").exists(), "a refused run would stand in the way of the next"
+
+
+def test_runs_of_just_one_window_train_in_every_epoch(shards, tmp_path) -> None:
+    """Where a window starts is drawn; the draw must not leave a run without any."""
+    index = open_index(shards, Manifest.load(shards))
+    longest = max(map(len, runs(index, index["split"].to_numpy(dtype=str) == "train")))
+    train(shards, tmp_path, replace(HOW, window=longest, frame_epochs=0, held_out=HoldOut()), device="cpu")
+    assert checkpoint.load(tmp_path).config["training"]["window"] == longest
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other-shape", "unknown-key", "other-kind", "no-json"])
