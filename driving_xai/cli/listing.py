@@ -29,7 +29,9 @@ def readers() -> Mapping[str, str]:
 
 def methods() -> Families:
     """Explainers by their literature names."""
-    return _METHODS
+    from driving_xai.explain.registry import FAMILIES
+
+    return FAMILIES
 
 
 def measures() -> Families:
@@ -71,66 +73,22 @@ def text(kind: Kind) -> str:
 
 def summaries(kind: Literal["methods", "measures"]) -> dict[str, str]:
     """The first line of each one's docstring; imports what they need."""
-    from driving_xai.explain.registry import METHODS
+    from driving_xai.explain.registry import METHODS, summary
     from driving_xai.metrics.registry import METRICS, metric_class
 
-    found = (
-        {name: method.explainer for name, method in METHODS.items()}
-        if kind == "methods"
-        else {name: metric_class(name) for name in METRICS}
-    )
-    return {name: (inspect.getdoc(each) or "").partition("\n")[0] for name, each in found.items()}
+    if kind == "methods":
+        return {name: summary(name) for name in METHODS}
+    return {name: (inspect.getdoc(metric_class(name)) or "").partition("\n")[0] for name in METRICS}
 
 
 def misfit(name: str, model: nn.Module) -> str | None:
     """Why a method does not fit a model; None where it does."""
     from driving_xai.errors import UnsupportedModelError
     from driving_xai.explain.registry import build
+    from driving_xai.models.capabilities import sample_frames
 
     try:
-        build(name, model)
+        build(name).check(model, sample_frames(model))
     except UnsupportedModelError as error:
         return str(error)
     return None
-
-
-_METHODS: Families = {
-    "attention of the model": (
-        "sign-attention",
-        "soft-attention",
-        "bla",
-        "bla-hard",
-        "l2x-f",
-        "sign-attention-filtered",
-        "soft-attention-filtered",
-        "lambda-attention",
-        "labn",
-    ),
-    "class activation maps": (
-        "grad-cam",
-        "grad-cam++",
-        "smooth-grad-cam++",
-        "xgrad-cam",
-        "attention-guided-cam",
-    ),
-    "gradients": (
-        "gradient",
-        "gradient-x-input",
-        "smoothgrad",
-        "integrated-gradients",
-        "heavier-side-ig",
-        "heavier-side-attention-ig",
-    ),
-    "perturbation": ("occlusion", "rise", "lime"),
-    "feature maps": ("visual-backprop",),
-    "vision transformers": (
-        "raw-attention",
-        "rollout",
-        "attention-gradient",
-        "norm-attention",
-        "generic-attention",
-        "attention-ig",
-        "snna",
-    ),
-    "baselines": ("random", "centre-prior"),
-}

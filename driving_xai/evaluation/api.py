@@ -18,18 +18,19 @@ from torch import Tensor, nn
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
-from driving_xai.evaluation.data import HasOutputs, device_of
 from driving_xai.evaluation.results import SUMMARY, Results, locked
 from driving_xai.evaluation.run import Objects, Progress, Run, opened, score
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import Quantity
+from driving_xai.models.capabilities import device_of
 from driving_xai.perturb import FILLS, Fill
 from driving_xai.targets import by_name
-from driving_xai.types import Explainer
+from driving_xai.types import HasOutputs
 
 Methods = Sequence[str | Explainer] | Mapping[str, Explainer]
 """Names and objects, or objects by labels of one's own."""

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
-from driving_xai.explain.registry import build, require_methods
+from driving_xai.explain.registry import build_all, require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
+from driving_xai.models.capabilities import sample_frames
 from driving_xai.perturb import FILLS, Fill
-from driving_xai.types import Explainer
 
 CONTROLS = ("random", "centre-prior")
 """Scored with every method."""
@@ -130,7 +131,7 @@ class HasMethods(Protocol):
 
 
 def explainers_of(names: Sequence[str], model: Any, config: HasMethods) -> Mapping[str, Explainer]:
-    """The explainers of these names, fitted to a model.
+    """The explainers of these names, each of which fits a model.
 
     Args:
         names: of `explain.registry.METHODS`.
@@ -140,9 +141,7 @@ def explainers_of(names: Sequence[str], model: Any, config: HasMethods) -> Mappi
     Raises:
         UnsupportedModelError: the model lacks what a method needs.
     """
-    return {
-        name: build(
-            name, model, seed=config.seed, batch_size=config.batch_size, options=config.options.get(name)
-        )
-        for name in names
-    }
+    found = build_all(names, seed=config.seed, batch_size=config.batch_size, options=config.options)
+    for explainer in found.values():
+        explainer.check(model, sample_frames(model))
+    return found

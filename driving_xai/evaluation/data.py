@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
@@ -25,18 +25,11 @@ from driving_xai.evaluation.instants import Instants, instants_of, walk
 from driving_xai.metrics.batch import EvalBatch, Mask
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR, Quantity, SteeringError, angle_deg
+from driving_xai.models.capabilities import device_of
 from driving_xai.targets import TargetRule, by_name, outputs_at, probabilities
-from driving_xai.types import Frames, Outputs, Scores
+from driving_xai.types import Frames, HasOutputs, RecurrentModel, Scores
 
 EVERY_PREDICTED = "every-predicted"
-
-
-@runtime_checkable
-class HasOutputs(Protocol):
-    """A model that says what its scores mean."""
-
-    @property
-    def outputs(self) -> Outputs: ...
 
 
 class EvalData(Protocol):
@@ -115,17 +108,6 @@ def masks_of_shards(config: ScoreConfig, localises: bool) -> bool:
     if config.masks is not None and not localises:
         raise DataError("masks are given and no measure of localisation is asked for; add pointing-game, say")
     return localises and config.masks is None
-
-
-def device_of(model: object) -> torch.device:
-    """Where a model computes: that of its first weight, and the CPU where it has none.
-
-    Example:
-        >>> device_of(nn.Identity())
-        device(type='cpu')
-    """
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if first is None else first.device
 
 
 def require_predicted(found: Sized, data: EvalData) -> None:
@@ -337,7 +319,7 @@ def _require_signals(checkpoint: Checkpoint, manifest: Manifest, shards: Path) -
 
 
 def _require_steps(model: object) -> None:
-    if not (hasattr(model, "step") and hasattr(model, "at")):
+    if not isinstance(model, RecurrentModel):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no step and at, by which a model is driven; wrap it with driving_xai.models.wrap.wrap"
         )

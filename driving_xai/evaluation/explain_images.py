@@ -22,12 +22,14 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.evaluation.config import explainers_of
-from driving_xai.evaluation.data import EVERY_PREDICTED, device_of
+from driving_xai.evaluation.data import EVERY_PREDICTED
 from driving_xai.evaluation.summary import describe_machine
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf, described
 from driving_xai.explain.registry import require_methods
+from driving_xai.models.capabilities import device_of, frame_model
 from driving_xai.targets import TargetRule, by_name, probabilities
-from driving_xai.types import Explainer, FrameModel, Outputs, Scores
+from driving_xai.types import FrameModel, Outputs, Scores
 from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate
 from driving_xai.viz.lettering import PANEL, Colour, lettering
 
@@ -92,7 +94,7 @@ class _Still:
         model = checkpoint.model
         self._checkpoint, self._config = checkpoint, config
         self._rule = InputRule.of(checkpoint)
-        self._view: FrameModel = model.at(None) if hasattr(model, "at") else model
+        self._view: FrameModel = frame_model(model)
         self._methods: Mapping[str, Explainer] = explainers_of(config.methods, model, config)
         self._outputs: Outputs = model.outputs
         self._target = config.target or ("magnitude" if self._outputs.kind == "regression" else "predicted")

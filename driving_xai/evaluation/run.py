@@ -27,7 +27,6 @@ from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, explainers_of
 from driving_xai.evaluation.data import (
     EvalData,
-    device_of,
     masks_of_shards,
     open_data,
     require_predicted,
@@ -45,13 +44,15 @@ from driving_xai.evaluation.results import (
     write_table,
 )
 from driving_xai.evaluation.summary import describe_machine, summarise
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import planned
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.registry import build_all
 from driving_xai.metrics.statistics import BlockBootstrap
-from driving_xai.types import Explainer, Saliency
+from driving_xai.models.capabilities import device_of
+from driving_xai.types import Saliency
 
 FOLDER = "parts"
 Progress = Callable[[int, int], None]

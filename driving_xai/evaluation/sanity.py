@@ -23,10 +23,11 @@ from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import EvalConfig, ScoreConfig, explainers_of
-from driving_xai.evaluation.data import EvalData, device_of, open_data, require_predicted, rows_together
+from driving_xai.evaluation.data import EvalData, open_data, require_predicted, rows_together
 from driving_xai.evaluation.maps_file import Masks
 from driving_xai.evaluation.results import FRAME_COLUMNS, locked
 from driving_xai.evaluation.summary import describe_machine, interval
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import planned
 from driving_xai.explain.registry import require_methods
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
@@ -40,7 +41,8 @@ from driving_xai.metrics.randomisation import (
 )
 from driving_xai.metrics.registry import FAMILIES, build
 from driving_xai.metrics.statistics import BlockBootstrap
-from driving_xai.types import Explainer, Saliency
+from driving_xai.models.capabilities import device_of
+from driving_xai.types import Saliency
 
 SCHEMA = "driving-xai-sanity/1"
 SUMMARY, PER_FRAME = "sanity.json", "sanity.parquet"

@@ -30,10 +30,10 @@ from driving_xai.experiments.runs import (
 )
 from driving_xai.experiments.stand_ins import Clutter, digits_in_clutter
 from driving_xai.experiments.tables import markdown_header, markdown_row, write_results
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.cam import AttentionGuidedCAM, GradCAM
-from driving_xai.explain.grid import Cells
 from driving_xai.explain.options import OptionsOf
-from driving_xai.explain.registry import build, require_methods
+from driving_xai.explain.registry import build_all, require_methods
 from driving_xai.metrics.confidence import (
     SHOWN_FRACTIONS,
     OfClass,
@@ -49,7 +49,7 @@ from driving_xai.training.attention import AttentionTraining, train_attention
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining
 from driving_xai.training.loop import Device
-from driving_xai.types import Explainer, Frames
+from driving_xai.types import Frames
 
 OURS = "attention-guided-cam"
 _PAPER_METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "xgrad-cam", OURS)
@@ -209,8 +209,7 @@ def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> 
     if how.with_cbam and how.checkpoint is None:
         config = replace(how.training.model, network=f"cbam-{how.training.model.network}")
         other = _network(source, out / "models" / f"seed-{seed}-cbam", how, config, seed, device)
-        inside = GradCAM(layer=_layer(other), cells=_cells(other), head=other.cam_head)
-        found["grad-cam of a CBAM network"] = _measured(other, inside, frames, how, seed)
+        found["grad-cam of a CBAM network"] = _measured(other, GradCAM(), frames, how, seed)
     if tuple(images.label_names) == model.config.classes:
         with torch.no_grad():
             scores = torch.cat([model(part) for part in frames.split(how.batch_size)])
@@ -243,32 +242,20 @@ def _network(
     return trained_classifier(source, folder, recipe, device=device)
 
 
-def _layer(model: Classifier) -> nn.Module:
-    if model.cam_layer is None:
-        raise DataError(f"{model.config.network} has no last feature map; give a convolutional network")
-    return model.cam_layer
-
-
-def _cells(model: Classifier) -> Cells | None:
-    return None if model.cells_px is None else Cells(*model.cells_px)
-
-
 def _explainers(
     model: Classifier, source: NamedImages, labels: Tensor, how: An, seed: int
 ) -> dict[str, Explainer]:
     """The five methods, the ablations and options of attention, and the controls."""
-    layer, cells, head = _layer(model), _cells(model), model.cam_head
+    if model.feature_map is None:
+        raise DataError(f"{model.config.network} has no last feature map; give a convolutional network")
+    head = model.feature_map.head
 
     def named(*names: str) -> dict[str, Explainer]:
-        own = {name: how.options.get(name) for name in names}
-        return {
-            name: build(name, model, seed=seed, batch_size=how.batch_size, options=options)
-            for name, options in own.items()
-        }
+        return build_all(names, seed=seed, batch_size=how.batch_size, options=how.options)
 
     guided = {
-        f"{OURS} channel": AttentionGuidedCAM(layer=layer, cells=cells, head=head, parts="channel"),
-        f"{OURS} spatial": AttentionGuidedCAM(layer=layer, cells=cells, head=head, parts="spatial"),
+        f"{OURS} channel": AttentionGuidedCAM(parts="channel"),
+        f"{OURS} spatial": AttentionGuidedCAM(parts="spatial"),
     }
     blocks: dict[str, nn.Module] = {}
     if head is not None:
@@ -279,7 +266,7 @@ def _explainers(
             rows = source.images.rows("train")
             blocks["trained"] = train_attention(model, source.images, rows, labels, how.attention, seed=seed)
     for name, block in blocks.items():
-        guided[f"{OURS} {name}"] = AttentionGuidedCAM(layer=layer, cells=cells, head=head, attention=block)
+        guided[f"{OURS} {name}"] = AttentionGuidedCAM(attention=block)
     return {**named(*_PAPER_METHODS), **guided, **named(*how.methods, *CONTROLS)}
 
 

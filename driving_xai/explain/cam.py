@@ -2,70 +2,93 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from driving_xai.explain.base import Explainer, require_at_least
 from driving_xai.explain.capture import LayerGradient, layer_gradient, pooled_gradient
-from driving_xai.explain.grid import Cells, to_frame_grid
+from driving_xai.explain.grid import to_frame_grid
 from driving_xai.explain.seeding import generators
-from driving_xai.explain.variants import Clean, finite
+from driving_xai.explain.variants import ReferenceScores
+from driving_xai.models.capabilities import feature_map_of
 from driving_xai.models.channel_spatial import Parts, parameter_free_attention
-from driving_xai.types import FrameModel, Frames, Saliency, Target
+from driving_xai.types import Cells, FeatureMap, FrameModel, Frames, Saliency, Target
 
 Weights = Float[Tensor, "B C"]
 
 
-class ClassActivationMap(ABC):
+@dataclass(frozen=True, kw_only=True)
+class ClassActivationMap(Explainer):
     """L = ReLU(sum_k w_k A^k), upsampled bilinearly; a method says what w_k is.
 
     Values are raw, >= 0 and in the unit of the target; nothing is normalised. For a regressor, choose
     the target's direction: `targets.magnitude` asks what turns the wheel further the way the model
     itself chose, where the output as such would hide all evidence for the negative side.
+
+    Args:
+        layer: whose output A is weighted: a module of the network or its dotted name, `layer4.1`; channels
+            may come first or last, or be a transformer's tokens. None takes the network's last feature map.
+        cells: where the cells of that output lie; `measured` follows the windows of convolutions and pools
+            down to the frame, `even` spreads the cells evenly over it, as every peer does: after padded,
+            strided convolutions that is up to half a cell off.
+        head: the linear layer that turns the spatial mean of that output into the scores, where there is
+            one: the map then takes one forward pass and no backward pass. None takes the one that the
+            network declares with its own feature map.
     """
 
-    def __init__(
-        self, *, layer: nn.Module, cells: Cells | None = None, head: nn.Linear | None = None
-    ) -> None:
-        """Chooses what is weighted.
+    layer: str | nn.Module | None = None
+    cells: Cells | Literal["measured", "even"] = "measured"
+    head: nn.Linear | None = None
+    _linear_target: ClassVar[bool] = True
+    """Whether a declared head may stand in for the backward pass."""
 
-        Args:
-            layer: its output is weighted, as a rule the last convolution; see `feature_maps`.
-            cells: where the cells of its output lie; see `to_frame_grid`.
-            head: the linear layer that turns the spatial mean of that output into the scores, where
-                there is one: the map then takes one forward pass and no backward pass.
-        """
-        self.layer, self.cells, self.head = layer, cells, head
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        at = self.feature_map(model, frames)
+        return self.map_of(self.gradient(model, frames, target, at), frames, at)
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer`.
+    def check(self, model: object, frames: Frames) -> None:
+        self.feature_map(model, frames)
+
+    def feature_map(self, model: object, frames: Frames) -> FeatureMap:
+        """What is weighted, in this model for frames of this size.
 
         Raises:
-            UnsupportedModelError: layer or head do not serve; see `capture`.
+            UnsupportedModelError: there is no such layer, or it puts out no maps.
         """
-        return self.map_of(self.gradient(model, frames, target), frames)
+        found = self._remembered(model, frames, self._find)
+        head = self.head or (found.head if self._linear_target else None)
+        return replace(found, head=head, cells=self._placed(found.cells))
 
-    def gradient(self, model: FrameModel, frames: Frames, target: Target) -> LayerGradient:
+    def _find(self, model: object, frames: Frames) -> FeatureMap:
+        return feature_map_of(model, frames, layer=self.layer)
+
+    def _placed(self, measured: Cells | None) -> Cells | None:
+        if self.cells == "measured":
+            return measured
+        return None if self.cells == "even" else self.cells
+
+    def gradient(self, model: FrameModel, frames: Frames, target: Target, at: FeatureMap) -> LayerGradient:
         """The layer's output and the target's gradient there."""
-        if self.head is not None:
-            return pooled_gradient(model, frames, target, layer=self.layer, head=self.head)
-        return layer_gradient(model, frames, target, layer=self.layer)
+        if at.head is not None:
+            return pooled_gradient(model, frames, target, layer=at.layer, head=at.head)
+        return layer_gradient(model, frames, target, layer=at)
 
-    def map_of(self, at: LayerGradient, frames: Frames) -> Saliency:
+    def map_of(self, found: LayerGradient, frames: Frames, at: FeatureMap) -> Saliency:
         """The map that follows from a gradient; methods that share a layer may share it."""
-        return self._on_frames(torch.einsum("bc,bchw->bhw", self.weights(at), at.activation), frames)
+        combined = torch.einsum("bc,bchw->bhw", self.weights(found), found.activation)
+        return to_frame_grid(combined.relu(), frames, at.cells)
 
     @abstractmethod
     def weights(self, at: LayerGradient) -> Weights:
         """How much each feature map counts."""
 
-    def _on_frames(self, combined: Float[Tensor, "B h w"], frames: Frames) -> Saliency:
-        return finite(to_frame_grid(combined.relu(), frames, self.cells))
 
-
+@dataclass(frozen=True, kw_only=True)
 class GradCAM(ClassActivationMap):
     """Grad-CAM: w_k is the spatial mean of dy/dA^k.
 
@@ -77,7 +100,7 @@ class GradCAM(ClassActivationMap):
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
         >>> from driving_xai.targets import magnitude
         >>> model = SteeringModel(SteeringConfig(hidden_size=8)).eval()
-        >>> GradCAM(layer=model.cam_layer)(model.at(None), torch.rand(2, 3, 80, 160), magnitude).shape
+        >>> GradCAM()(model, torch.rand(2, 3, 80, 160), magnitude).shape
         torch.Size([2, 80, 160])
     """
 
@@ -85,6 +108,7 @@ class GradCAM(ClassActivationMap):
         return at.gradient.mean((2, 3))
 
 
+@dataclass(frozen=True, kw_only=True)
 class XGradCAM(ClassActivationMap):
     """XGrad-CAM: w_k = sum_ij A^k_ij dy/dA^k_ij / sum_ij A^k_ij.
 
@@ -97,7 +121,7 @@ class XGradCAM(ClassActivationMap):
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
-        >>> XGradCAM(layer=net[1])(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
+        >>> XGradCAM()(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
         torch.Size([2, 16, 16])
     """
 
@@ -105,6 +129,7 @@ class XGradCAM(ClassActivationMap):
         return _quotient((at.activation * at.gradient).sum((2, 3)), at.activation.sum((2, 3)))
 
 
+@dataclass(frozen=True, kw_only=True)
 class GradCAMPlusPlus(ClassActivationMap):
     """Grad-CAM++: w_k = sum_ij alpha_ij ReLU(g_ij), alpha_ij = g_ij^2 / (2 g_ij^2 + g_ij^3 sum_ab A_ab).
 
@@ -115,7 +140,7 @@ class GradCAMPlusPlus(ClassActivationMap):
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
-        >>> GradCAMPlusPlus(layer=net[1])(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
+        >>> GradCAMPlusPlus()(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
         torch.Size([2, 16, 16])
     """
 
@@ -123,66 +148,63 @@ class GradCAMPlusPlus(ClassActivationMap):
         return _plus_plus(at.activation, at.gradient, at.gradient.square(), at.gradient.pow(3))
 
 
+@dataclass(frozen=True, kw_only=True)
 class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
     """Smooth Grad-CAM++: Grad-CAM++ whose three derivatives are means over noisy copies of the frame.
 
     The maps that are weighted are the clean frame's. The noise is normal; a frame's draw depends on
     the seed and on its own pixels only.
 
-    With a `head` one clean pass gives the map, which is Grad-CAM++'s: every copy has the same gradient.
-    That holds for a target that is linear in the scores; give no head for any other.
+    With a `head` of one's own one clean pass gives the map, which is Grad-CAM++'s: every copy has the same
+    gradient. That holds for a target that is linear in the scores; give no head for any other.
 
     Source: Omeiza et al. 2019, eqs. 5 to 7.
     Deviation: the numerator of alpha is the second derivative, as in Grad-CAM++; the paper prints the
     first. Derivatives as in `GradCAMPlusPlus`, without the factor exp(y), which differs between copies.
 
+    Args:
+        samples: noisy copies of each frame, 1 or more.
+        noise_std: standard deviation of the noise, of frames in [0, 1]; 0 or more.
+        seed: of the noise.
+
+    Raises:
+        ValueError: an option is out of range.
+
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 2)).eval()
-        >>> explain = SmoothGradCAMPlusPlus(layer=net[1], samples=3, seed=1)
+        >>> explain = SmoothGradCAMPlusPlus(samples=3, seed=1)
         >>> explain(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
         torch.Size([2, 16, 16])
     """
 
-    def __init__(
-        self,
-        *,
-        layer: nn.Module,
-        cells: Cells | None = None,
-        head: nn.Linear | None = None,
-        samples: int = 10,
-        deviation: float = 0.15,
-        seed: int = 0,
-    ) -> None:
-        """`samples` noisy copies of each frame; `deviation` of the noise, of frames in [0, 1].
+    samples: int = 10
+    noise_std: float = 0.15
+    seed: int = 0
+    _linear_target: ClassVar[bool] = False
 
-        Raises:
-            ValueError: an option is out of range.
-        """
-        super().__init__(layer=layer, cells=cells, head=head)
-        if samples < 1 or deviation < 0:
-            raise ValueError(
-                f"got samples {samples}, deviation {deviation}; expected 1 or more, and 0 or more"
-            )
-        self.samples, self.deviation, self.seed = samples, deviation, seed
+    def __post_init__(self) -> None:
+        require_at_least({"samples": (self.samples, 1), "noise_std": (self.noise_std, 0)})
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         if self.head is not None:
-            return super().__call__(model, frames, target)
+            return super()._explain(model, frames, target)
+        at = self.feature_map(model, frames)
         # Noise may turn a wheel over to the other side; what is explained stays the clean frame's.
-        held = Clean(model, frames, target).target
-        clean = self.gradient(model, frames, held)
+        held = ReferenceScores(model, frames, target).target
+        clean = self.gradient(model, frames, held, at)
         drawn = generators(frames, seed=self.seed)
         moments = [torch.zeros_like(clean.gradient) for _ in range(3)]
         for _ in range(self.samples):
             noise = torch.stack([torch.randn(frames.shape[1:], generator=each) for each in drawn])
-            noisy = frames + self.deviation * noise.to(frames)
-            found = layer_gradient(model, noisy, held, layer=self.layer).gradient
+            noisy = frames + self.noise_std * noise.to(frames)
+            found = layer_gradient(model, noisy, held, layer=at).gradient
             for power, moment in enumerate(moments, start=1):
                 moment.add_(found.pow(power), alpha=1 / self.samples)
         weights = _plus_plus(clean.activation, *moments)
-        return self._on_frames(torch.einsum("bc,bchw->bhw", weights, clean.activation), frames)
+        return to_frame_grid(torch.einsum("bc,bchw->bhw", weights, clean.activation).relu(), frames, at.cells)
 
 
+@dataclass(frozen=True, kw_only=True)
 class AttentionGuidedCAM(ClassActivationMap):
     """Grad-CAM's maps under channel and spatial attention, before they are summed.
 
@@ -195,48 +217,30 @@ class AttentionGuidedCAM(ClassActivationMap):
     Deviation: the paper leaves open what F is, how the modules are trained and how the map is
     combined; its explained network is unchanged, so that the modules lie beside its path.
 
+    Args:
+        attention: a module in eval mode, or None.
+        parts: of the attention without parameters, for ablations.
+
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
-        >>> AttentionGuidedCAM(layer=net[1])(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
+        >>> AttentionGuidedCAM()(net, torch.rand(2, 3, 16, 16), lambda scores: scores[:, 0]).shape
         torch.Size([2, 16, 16])
     """
 
-    def __init__(
-        self,
-        *,
-        layer: nn.Module,
-        cells: Cells | None = None,
-        head: nn.Linear | None = None,
-        attention: nn.Module | None = None,
-        parts: Parts = "both",
-    ) -> None:
-        """`attention` is in eval mode; `parts` of the attention without parameters, for ablations."""
-        super().__init__(layer=layer, cells=cells, head=head)
-        self.attention, self.parts = attention, parts
+    attention: nn.Module | None = None
+    parts: Parts = "both"
 
     def weights(self, at: LayerGradient) -> Weights:
         return at.gradient.mean((2, 3))
 
     @torch.no_grad()
-    def map_of(self, at: LayerGradient, frames: Frames) -> Saliency:
-        weights = self.weights(at)[:, :, None, None]
+    def map_of(self, found: LayerGradient, frames: Frames, at: FeatureMap) -> Saliency:
+        weights = self.weights(found)[:, :, None, None]
         if self.attention is None:
-            attended = parameter_free_attention(weights * at.activation, parts=self.parts)
+            attended = parameter_free_attention(weights * found.activation, parts=self.parts)
         else:
-            attended = weights * self.attention(at.activation)
-        return self._on_frames(attended.sum(1), frames)
-
-
-def maps_from_one_pass(
-    explainers: Mapping[str, ClassActivationMap], model: FrameModel, frames: Frames, target: Target
-) -> dict[str, Saliency]:
-    """The maps of several methods on one layer from one gradient.
-
-    Args:
-        explainers: all with the layer and head of the first. Smooth Grad-CAM++ is then Grad-CAM++.
-    """
-    at = next(iter(explainers.values())).gradient(model, frames, target)
-    return {name: explainer.map_of(at, frames) for name, explainer in explainers.items()}
+            attended = weights * self.attention(found.activation)
+        return to_frame_grid(attended.sum(1).relu(), frames, at.cells)
 
 
 def _plus_plus(activation: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Weights:
@@ -248,13 +252,3 @@ def _plus_plus(activation: Tensor, first: Tensor, second: Tensor, third: Tensor)
 def _quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient, 0 where the denominator is 0."""
     return numerator / torch.where(denominator == 0, torch.inf, denominator)
-
-
-CAMS: Mapping[str, type[ClassActivationMap]] = {
-    "grad-cam": GradCAM,
-    "grad-cam++": GradCAMPlusPlus,
-    "smooth-grad-cam++": SmoothGradCAMPlusPlus,
-    "xgrad-cam": XGradCAM,
-    "attention-guided-cam": AttentionGuidedCAM,
-}
-"""The family by its literature names; each takes `layer`, `cells` and `head`."""

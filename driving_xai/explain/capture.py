@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.feature_maps import is_linear_head, removed_after
-from driving_xai.types import FrameModel, Frames, Scores, Target
+from driving_xai.models.feature_maps import as_maps, is_linear_head, removed_after
+from driving_xai.types import FeatureMap, FrameModel, Frames, Scores, Target
 
 
 class LayerGradient(NamedTuple):
@@ -22,32 +22,37 @@ class LayerGradient(NamedTuple):
     gradient: Float[Tensor, "B C h w"]
 
 
-def layer_gradient(model: FrameModel, frames: Frames, target: Target, *, layer: nn.Module) -> LayerGradient:
+def layer_gradient(
+    model: FrameModel, frames: Frames, target: Target, *, layer: nn.Module | FeatureMap
+) -> LayerGradient:
     """Runs the model once forward, and backward only as far as the layer's output.
 
     Nothing is recorded for the part of the model before the layer. Weights, gradients, modes and
     frames stay as they are, also where the model fails.
 
     Args:
-        model: judges each frame by itself, so that one backward pass serves the whole batch. A
+        model: scores each frame by itself, so that one backward pass serves the whole batch. A
             recurrent model's state must not come from `torch.inference_mode` (use `no_grad`).
-        layer: a part of the model, in eval mode, that runs once in a forward pass.
+        layer: a part of the model, in eval mode, that runs once in a forward pass; a bare module puts out
+            maps with channels first, a `FeatureMap` says how else.
 
     Raises:
         UnsupportedModelError: the layer or the model is in training mode, the layer does not run exactly once, puts out no
             feature maps, or the target does not depend on it.
     """
-    name = type(layer).__name__
-    if layer.training:
+    at = layer if isinstance(layer, FeatureMap) else FeatureMap(layer=layer)
+    name = type(at.layer).__name__
+    if at.layer.training:
         raise UnsupportedModelError(f"layer {name} is in training mode; call eval() on the model first")
-    with only_in_eval_mode(), _graph_starting_at(layer) as outputs, _recurrent_layers_without_cudnn():
+    with only_in_eval_mode(), _graph_starting_at(at.layer) as outputs, _recurrent_layers_without_cudnn():
         values = target(model(frames))
         if len(outputs) != 1:
             raise UnsupportedModelError(
                 f"layer {name} ran {len(outputs)} times in one forward pass, expected once; choose another"
             )
         (activation,) = outputs
-        if activation.dim() != 4 or len(activation) != len(frames):
+        maps = as_maps(activation, at)
+        if len(maps) != len(frames):
             raise UnsupportedModelError(
                 f"layer {name} put out shape {tuple(activation.shape)}, expected ({len(frames)}, C, h, w)"
             )
@@ -56,7 +61,7 @@ def layer_gradient(model: FrameModel, frames: Frames, target: Target, *, layer: 
             (gradient,) = torch.autograd.grad(values.sum(), activation, allow_unused=True)
         if gradient is None:
             raise UnsupportedModelError(f"the target does not depend on layer {name}; choose another")
-    return LayerGradient(activation.detach(), gradient)
+    return LayerGradient(maps.detach(), as_maps(gradient, at))
 
 
 def input_gradient(model: FrameModel, frames: Frames, target: Target) -> Frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,11 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, KDTree
 from torch import Tensor
 
+from driving_xai.explain.base import Explainer, require_at_least
 from driving_xai.explain.seeding import generators
-from driving_xai.explain.variants import Clean, finite, keep
+from driving_xai.explain.variants import ReferenceScores, keep
 from driving_xai.perturb import Fill, blank
-from driving_xai.types import Explainer, FrameModel, Frames, Saliency, Target
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Points = Float[np.ndarray, "n 2"]
 """Row and column, in pixels."""
@@ -32,7 +34,8 @@ class Regions(NamedTuple):
     kept: Bool[Tensor, "B R"]
 
 
-class CausalFilter:
+@dataclass(frozen=True, kw_only=True)
+class CausalFilter(Explainer):
     """An attention map cut down to the regions whose hiding changes the target.
 
     Particles are drawn with the attention as their density; those that lie dense make clusters; the
@@ -44,49 +47,58 @@ class CausalFilter:
     number of particles, the clusters' density and the threshold are choices of ours. Clusters are of one
     frame alone. A point between two clusters belongs to the one with the nearest core point.
 
+    Args:
+        attention: whose maps, >= 0, are filtered.
+        particles: drawn for each frame, 1 or more.
+        radius: how far neighbours lie apart at most, as a fraction of the frame's diagonal; over 0.
+        density: a particle is of a cluster's core where it has so many times the neighbours that an even
+            attention would give it; over 0.
+        min_share: a region stays that changes the target by this share or more of what the frame's strongest
+            region does; 0 or more.
+        min_change: and by more than this, in the target's unit; 0 or more.
+        fill: what hides a region, see `perturb.blank`.
+        seed: of the particles.
+        batch_size: most edited frames in one pass, see `perturb.batches`.
+
+    Raises:
+        ValueError: an option is out of range.
+
     Example:
-        >>> from functools import partial
-        >>> from driving_xai.explain.learned import learned_attention
+        >>> from driving_xai.explain.attention import LearnedMap
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
         >>> from driving_xai.targets import magnitude
         >>> model = SteeringModel(SteeringConfig(hidden_size=8, attention="soft")).eval()
-        >>> explain = CausalFilter(attention=learned_attention)
+        >>> explain = CausalFilter(attention=LearnedMap())
         >>> explain(model.at(None), torch.rand(2, 3, 80, 160), magnitude).shape
         torch.Size([2, 80, 160])
     """
 
-    def __init__(
-        self,
-        *,
-        attention: Explainer,
-        particles: int = 500,
-        radius: float = 0.03,
-        density: float = 2.0,
-        min_share: float = 0.1,
-        min_change: float = 0.0,
-        fill: Fill = "black",
-        seed: int = 0,
-        batch_size: int = 32,
-    ) -> None:
-        """`radius` is how far neighbours lie apart at most, as a fraction of the frame's diagonal; a
-        particle is of a cluster's core where it has `density` times the neighbours that an even
-        attention would give it. A region stays that changes the target by more than `min_change`, in its
-        unit, and by `min_share` or more of what the frame's strongest region does.
+    attention: Explainer
+    particles: int = 500
+    radius: float = 0.03
+    density: float = 2.0
+    min_share: float = 0.1
+    min_change: float = 0.0
+    fill: Fill = "black"
+    seed: int = 0
+    batch_size: int = 32
 
-        Raises:
-            ValueError: an option is out of range.
-        """
-        if particles < 1 or batch_size < 1 or min(radius, density) <= 0 or min(min_share, min_change) < 0:
-            raise ValueError(
-                f"got particles {particles}, batch_size {batch_size}, radius {radius}, density {density}, "
-                f"min_share {min_share}, min_change {min_change}; expected 1 or more, over 0, 0 or more"
-            )
-        self.attention, self.particles, self.radius, self.density = attention, particles, radius, density
-        self.min_share, self.min_change = min_share, min_change
-        self.fill, self.seed, self.batch_size = fill, seed, batch_size
+    def __post_init__(self) -> None:
+        require_at_least(
+            {
+                "particles": (self.particles, 1),
+                "batch_size": (self.batch_size, 1),
+                "min_share": (self.min_share, 0),
+                "min_change": (self.min_change, 0),
+            }
+        )
+        if not min(self.radius, self.density) > 0:
+            raise ValueError(f"got radius {self.radius}, density {self.density}; expected over 0")
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer` and `regions`."""
+    def check(self, model: object, frames: Frames) -> None:
+        self.attention.check(model, frames)
+
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         found = self.regions(model, frames, target)
         causal = (found.masks & found.kept[:, :, None, None]).any(1)
         return found.attention * causal
@@ -98,7 +110,7 @@ class CausalFilter:
             UnsupportedModelError: the attention is none of this model's, or it is in training mode.
             ValueError: the target or the attention is not finite.
         """
-        attention = finite(self.attention(model, frames, target))
+        attention = self.attention(model, frames, target)
         drawn = generators(frames, seed=self.seed)
         found = [self._hulls(each, generator) for each, generator in zip(attention.cpu(), drawn, strict=True)]
         most = max(len(hulls) for hulls in found)
@@ -106,7 +118,7 @@ class CausalFilter:
         for mask, hulls in zip(masks, found, strict=True):
             mask[: len(hulls)] = torch.from_numpy(hulls)
         masks = masks.to(frames.device)
-        hiding, clean = blank(frames, self.fill), Clean(model, frames, target)
+        hiding, clean = blank(frames, self.fill), ReferenceScores(model, frames, target)
         if most == 0:
             return Regions(attention, masks, clean.values[:, None][:, :0], masks.flatten(2).any(2))
         values = clean.of_variants(

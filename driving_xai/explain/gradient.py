@@ -1,7 +1,9 @@
-"""Gradients with respect to the pixels: plain, times the input, smoothed, integrated along a path."""
+"""Gradients with respect to the pixels: plain, times the input, smoothed, integrated along a path; and the
+heavier side of a signed map."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from driving_xai.errors import OptionError
+from driving_xai.explain.base import Explainer, require_at_least
 from driving_xai.explain.capture import input_gradient
 from driving_xai.explain.seeding import generators
-from driving_xai.explain.variants import Clean, finite
+from driving_xai.explain.variants import ReferenceScores
 from driving_xai.perturb import Fill, batches, blank
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
@@ -22,12 +25,18 @@ Rule = Literal["gauss-legendre", "left", "right", "middle", "trapezoid"]
 """How the integral along a path is approximated; all but the first are Riemann sums in equal steps."""
 
 
-class Gradient:
+@dataclass(frozen=True, kw_only=True)
+class Gradient(Explainer):
     """The gradient of the target: how much each pixel would change it, by itself or times the pixel.
 
     Source: Simonyan et al. 2014, section 3; times the input, Shrikumar et al. 2016.
     Deviation: a pixel's three channels are added with their signs, where Simonyan et al. take the
     largest size.
+
+    Args:
+        times: `input` multiplies the gradient with the pixel.
+        channels: `sum` keeps the sign, which says which way a pixel's brightness moves the target; `abs` says
+            how much, either way.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -37,18 +46,16 @@ class Gradient:
         torch.Size([2, 80, 160])
     """
 
-    def __init__(self, *, times: Literal["one", "input"] = "one", channels: Channels = "sum") -> None:
-        """A bare gradient's sign says which way a pixel's brightness moves the target; with `abs` the map
-        says how much, either way."""
-        self.times, self.channels = times, channels
+    times: Literal["one", "input"] = "one"
+    channels: Channels = "sum"
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer` and `capture.input_gradient`."""
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         gradient = input_gradient(model, frames, target)
         return _one_a_pixel(gradient * frames if self.times == "input" else gradient, self.channels)
 
 
-class SmoothGrad:
+@dataclass(frozen=True, kw_only=True)
+class SmoothGrad(Explainer):
     """The gradient averaged over noisy copies of the frame.
 
     M = (1 / n) sum_i dy/dx at x + e_i, e_i ~ N(0, sigma^2). The noise of a frame is drawn from the seed
@@ -58,6 +65,17 @@ class SmoothGrad:
     Deviation: noisy pixels are cut to [0, 1], outside of which a model promises nothing; `noisy="free"` is
     the paper's. Channels are added with their signs; the paper leaves that open.
 
+    Args:
+        samples: n, 1 or more.
+        noise_std: sigma, as a fraction of each frame's range, its largest less its smallest value; 0 or more.
+        noisy: `cut` limits noisy pixels to [0, 1].
+        channels: how the three values of a pixel become one.
+        seed: of the noise.
+        batch_size: most noisy frames in one pass, see `perturb.batches`.
+
+    Raises:
+        ValueError: an option is out of range.
+
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
         >>> from driving_xai.targets import magnitude
@@ -66,35 +84,26 @@ class SmoothGrad:
         torch.Size([2, 80, 160])
     """
 
-    def __init__(
-        self,
-        *,
-        samples: int = 50,
-        sigma: float = 0.15,
-        noisy: Literal["cut", "free"] = "cut",
-        channels: Channels = "sum",
-        seed: int = 0,
-        batch_size: int = 32,
-    ) -> None:
-        """`sigma` is a fraction of each frame's range, its largest minus its smallest value; `noisy` says
-        whether noisy pixels are cut to [0, 1]; `batch_size` is the most noisy frames in one pass, see
-        `perturb.batches`.
+    samples: int = 50
+    noise_std: float = 0.15
+    noisy: Literal["cut", "free"] = "cut"
+    channels: Channels = "sum"
+    seed: int = 0
+    batch_size: int = 32
 
-        Raises:
-            ValueError: an option is out of range.
-        """
-        if samples < 1 or batch_size < 1 or not sigma >= 0:
-            raise ValueError(
-                f"got samples {samples}, batch_size {batch_size}, sigma {sigma}; expected 1 or more, 0 or more"
-            )
-        self.samples, self.sigma, self.noisy, self.channels = samples, sigma, noisy, channels
-        self.seed, self.batch_size = seed, batch_size
+    def __post_init__(self) -> None:
+        require_at_least(
+            {
+                "samples": (self.samples, 1),
+                "noise_std": (self.noise_std, 0),
+                "batch_size": (self.batch_size, 1),
+            }
+        )
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer` and `capture.input_gradient`."""
-        clean = Clean(model, frames, target)
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        clean = ReferenceScores(model, frames, target)
         drawn = generators(frames, seed=self.seed)
-        spread = self.sigma * (frames.amax((1, 2, 3)) - frames.amin((1, 2, 3)))
+        spread = self.noise_std * (frames.amax((1, 2, 3)) - frames.amin((1, 2, 3)))
         total = torch.zeros_like(frames)
         for part in batches(self.samples, frames=len(frames), batch_size=self.batch_size):
             noise = _noise(frames, drawn, part.stop - part.start)
@@ -115,7 +124,8 @@ class Attribution(NamedTuple):
     """The target of the frame minus that of its baseline; the total equals it where the integral is exact."""
 
 
-class IntegratedGradients:
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(Explainer):
     """(x - x') times the gradient averaged along the straight path from a baseline x' to the frame x.
 
     Attributions add up to y(x) - y(x'), by as much as the steps approximate the integral and the
@@ -123,6 +133,18 @@ class IntegratedGradients:
 
     Source: Sundararajan et al. 2017, eqs. 1 and 3; Gauss-Legendre points as in captum.
     Deviation: captum's trapezoid weights add up to 1 - 1/n, ours to 1.
+
+    Args:
+        fill: the baseline x' that the frame is compared with, see `perturb.blank`.
+        steps: points on the path, 1 or more; for the trapezoid rule 2.
+        rule: how the integral is approximated.
+        channels: how the three values of a pixel become one.
+        max_gap: largest distance of a frame's total from its change, as a fraction of the change; a larger one
+            raises OptionError. None for any.
+        batch_size: most points of paths in one pass, see `perturb.batches`.
+
+    Raises:
+        ValueError: an option is out of range.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -132,38 +154,24 @@ class IntegratedGradients:
         torch.Size([2, 80, 160])
     """
 
-    def __init__(
-        self,
-        *,
-        baseline: Fill = "black",
-        steps: int = 50,
-        rule: Rule = "gauss-legendre",
-        channels: Channels = "sum",
-        max_gap: float | None = None,
-        batch_size: int = 32,
-    ) -> None:
-        """`baseline` is what the frame is compared with, see `perturb.blank`; `max_gap` the largest
-        distance of a frame's total from its change, as a fraction of the change, None for any;
-        `batch_size` the most points of paths in one pass, see `perturb.batches`.
+    fill: Fill = "black"
+    steps: int = 50
+    rule: Rule = "gauss-legendre"
+    channels: Channels = "sum"
+    max_gap: float | None = None
+    batch_size: int = 32
 
-        Raises:
-            ValueError: an option is out of range.
-        """
-        if steps < (2 if rule == "trapezoid" else 1) or batch_size < 1:
-            raise ValueError(
-                f"got steps {steps}, batch_size {batch_size}; expected 1 or more (trapezoid: 2 steps or more)"
-            )
-        if max_gap is not None and max_gap < 0:
-            raise ValueError(f"got max_gap {max_gap}; expected 0 or more")
-        self.baseline, self.rule, self.steps = baseline, rule, steps
-        self.channels, self.max_gap, self.batch_size = channels, max_gap, batch_size
+    def __post_init__(self) -> None:
+        least = 2 if self.rule == "trapezoid" else 1
+        require_at_least(
+            {
+                "steps": (self.steps, least),
+                "batch_size": (self.batch_size, 1),
+                "max_gap": (0 if self.max_gap is None else self.max_gap, 0),
+            }
+        )
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer` and `capture.input_gradient`.
-
-        Raises:
-            OptionError: a frame's attributions miss their sum by more than `max_gap`.
-        """
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         found = self.attribute(model, frames, target)
         if self.max_gap is not None:
             missed = (found.total - found.change).abs()
@@ -176,8 +184,8 @@ class IntegratedGradients:
 
     def attribute(self, model: FrameModel, frames: Frames, target: Target) -> Attribution:
         """Explains each frame, and says how complete that is."""
-        clean = Clean(model, frames, target)
-        start = blank(frames, self.baseline)
+        clean = ReferenceScores(model, frames, target)
+        start = blank(frames, self.fill)
         path = frames - start
         places, weights = (part.to(frames) for part in _quadrature(self.rule, self.steps))
         mean = torch.zeros_like(frames)
@@ -190,8 +198,57 @@ class IntegratedGradients:
         return Attribution(_one_a_pixel(attribution, self.channels), attribution.sum((1, 2, 3)), change)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeavierSide(Explainer):
+    """A signed map, negated where its negative side weighs more.
+
+    A steering angle can go wrong both ways. The pixels that speak for a turn and those that speak
+    against it pull in opposite directions, so removing both moves the output little; a ranking has to
+    choose. This one takes the side whose first pixels, a `share` of the frame, sum to more.
+
+    The map does not depend on the target's sign: left and right give the same one.
+
+    Deviation: ours, not from a paper. It settles for an output of either sign what Grad-CAM's ReLU
+    settles for a class.
+
+    Args:
+        signed: gives maps with a sign.
+        share: of the pixels that a side is weighed by, over 0 up to 1.
+
+    Raises:
+        ValueError: the share is out of range.
+
+    Example:
+        >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
+        >>> from driving_xai.targets import magnitude
+        >>> model = SteeringModel(SteeringConfig(hidden_size=8)).eval()
+        >>> explain = HeavierSide(signed=Gradient(times="input"))
+        >>> explain(model.at(None), torch.rand(2, 3, 80, 160), magnitude).shape
+        torch.Size([2, 80, 160])
+    """
+
+    signed: Explainer = field(default_factory=lambda: IntegratedGradients())
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"got share {self.share}, expected over 0 up to 1")
+
+    def check(self, model: object, frames: Frames) -> None:
+        self.signed.check(model, frames)
+
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        maps = self.signed(model, frames, target)
+        for_it, against_it = self._weight(maps), self._weight(-maps)
+        return torch.where((for_it >= against_it)[:, None, None], maps, -maps)
+
+    def _weight(self, maps: Saliency) -> Float[Tensor, " B"]:
+        first = max(1, round(self.share * maps[0].numel()))
+        return maps.flatten(1).topk(first).values.clamp(min=0).sum(1)
+
+
 def _one_a_pixel(attribution: Frames, channels: Channels) -> Saliency:
-    return finite(attribution.abs().sum(1) if channels == "abs" else attribution.sum(1))
+    return attribution.abs().sum(1) if channels == "abs" else attribution.sum(1)
 
 
 def _noise(frames: Frames, drawn: list[torch.Generator], samples: int) -> Float[Tensor, "B samples 3 H W"]:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.types import Frames
-
-
-class Cells(NamedTuple):
-    """Where a feature grid's cells lie in the frame: cell i is centred on pixel first_px + i * stride_px."""
-
-    first_px: float
-    stride_px: float
+from driving_xai.types import Cells, Frames
 
 
 def to_frame_grid(

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from driving_xai.errors import OptionError
-from driving_xai.explain.variants import Clean, keep
+from driving_xai.explain.base import Explainer, require_at_least
+from driving_xai.explain.variants import ReferenceScores, keep
 from driving_xai.perturb import Fill, blank
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
@@ -95,7 +96,8 @@ class LocalModel(NamedTuple):
     """What showing each segment adds to the target."""
 
 
-class LIME:
+@dataclass(frozen=True, kw_only=True)
+class LIME(Explainer):
     """Fits the target of a frame with random segments hidden by a weighted linear model.
 
     Minimises sum_i w_i (y_i - b - z_i . c)^2 + ridge |c|^2 over patterns z_i of shown segments; w_i falls
@@ -106,6 +108,19 @@ class LIME:
     Deviation: solved in closed form, without its choice of a few segments; frames with equally many
     segments share their patterns; hidden segments show `fill`, not the segment's mean colour.
 
+    Args:
+        segmentation: one of `SEGMENTATIONS`, or a function from an image [H, W, 3] to labels [H, W].
+        samples: patterns, 2 or more; the first shows all.
+        shown: probability of each segment to be shown, between 0 and 1.
+        kernel_width: width of w; None weighs all patterns alike.
+        ridge: 0 or more. Ordinary least squares is `kernel_width=None` with `ridge=0`.
+        fill: what hides, see `perturb.blank`.
+        seed: of the patterns.
+        batch_size: most edited frames in one pass, see `perturb.batches`.
+
+    Raises:
+        ValueError: an option is out of range.
+
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
         >>> from driving_xai.targets import magnitude
@@ -115,39 +130,25 @@ class LIME:
         torch.Size([2, 80, 160])
     """
 
-    def __init__(
-        self,
-        *,
-        segmentation: Segmentation | Named = Slic(),
-        samples: int = 1000,
-        shown: float = 0.5,
-        kernel_width: float | None = 0.25,
-        ridge: float = 1.0,
-        fill: Fill = "black",
-        seed: int = 0,
-        batch_size: int = 32,
-    ) -> None:
-        """`segmentation` is a function or one of `SEGMENTATIONS`; `samples` patterns, the first of which shows all; `shown` is the probability of each segment.
-        Ordinary least squares is `kernel_width=None` (all weights one) with `ridge=0`. `batch_size` is
-        the most edited frames in one pass, see `perturb.batches`.
+    segmentation: Segmentation | Named = "slic"
+    samples: int = 1000
+    shown: float = 0.5
+    kernel_width: float | None = 0.25
+    ridge: float = 1.0
+    fill: Fill = "black"
+    seed: int = 0
+    batch_size: int = 32
 
-        Raises:
-            ValueError: an option is out of range.
-        """
-        widths = () if kernel_width is None else (kernel_width,)
-        if samples < 2 or batch_size < 1 or not 0 < shown < 1 or ridge < 0 or any(not w > 0 for w in widths):
-            raise ValueError(
-                f"got samples {samples}, batch_size {batch_size}, shown {shown}, ridge {ridge}, kernel_width "
-                f"{kernel_width}; expected 2 or more, 1 or more, between 0 and 1, 0 or more, over 0 or none"
-            )
-        if isinstance(segmentation, str):
-            segmentation = SEGMENTATIONS[segmentation]()
-        self.segmentation, self.samples, self.shown = segmentation, samples, shown
-        self.kernel_width, self.ridge = kernel_width, ridge
-        self.fill, self.seed, self.batch_size = fill, seed, batch_size
+    def __post_init__(self) -> None:
+        require_at_least(
+            {"samples": (self.samples, 2), "batch_size": (self.batch_size, 1), "ridge": (self.ridge, 0)}
+        )
+        if not 0 < self.shown < 1:
+            raise ValueError(f"got shown {self.shown}; expected between 0 and 1")
+        if self.kernel_width is not None and not self.kernel_width > 0:
+            raise ValueError(f"got kernel_width {self.kernel_width}; expected over 0, or none")
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer` and `fit`."""
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         return torch.stack([found.coefficients[found.segments] for found in self.fit(model, frames, target)])
 
     def fit(self, model: FrameModel, frames: Frames, target: Target) -> list[LocalModel]:
@@ -173,7 +174,7 @@ class LIME:
             ]
             return keep(frames, hiding, torch.stack(kept).unflatten(2, frames.shape[2:]))
 
-        clean = Clean(model, frames, target)
+        clean = ReferenceScores(model, frames, target)
         values = clean.of_variants(shown, self.samples, batch_size=self.batch_size)
         solve = {count: self.solver(z) for count, z in drawn.items()}
         return [
@@ -213,7 +214,12 @@ class LIME:
         distance = 1 - shown.mean(1).sqrt()  # The cosine distance of bits from all ones.
         return torch.exp(-(distance**2) / (2 * self.kernel_width**2))
 
+    @property
+    def _segment(self) -> Segmentation:
+        chosen = self.segmentation
+        return SEGMENTATIONS[chosen]() if isinstance(chosen, str) else chosen
+
     def _segments(self, frame: Float[Tensor, "3 H W"]) -> Int64[Tensor, "H W"]:
-        labels = self.segmentation(frame.permute(1, 2, 0).cpu().numpy())
+        labels = self._segment(frame.permute(1, 2, 0).cpu().numpy())
         _, numbered = np.unique(labels, return_inverse=True)
         return torch.from_numpy(numbered.reshape(labels.shape)).to(frame.device)

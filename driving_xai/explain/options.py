@@ -18,22 +18,22 @@ OF_THE_RUN = ("seed", "batch_size")
 """Parameters that a run sets for all its methods."""
 
 
-def options_of(*takers: Callable[..., object]) -> dict[str, Any]:
-    """The options of functions or classes with their types: keywords that a line of text can say.
+def sayable_options(explainer: Callable[..., object]) -> dict[str, Any]:
+    """The options of an explainer's class with their types: keywords that a line of text can say.
 
     Example:
         >>> def explainer(*, layer: object, samples: int = 5, seed: int = 0) -> None: ...
-        >>> options_of(explainer)
+        >>> sayable_options(explainer)
         {'samples': <class 'int'>}
     """
-    return keyword_types(*takers, apart=OF_THE_RUN)
+    return keyword_types(explainer, apart=OF_THE_RUN)
 
 
 def checked(method: str, options: Options, known: Mapping[str, Any]) -> dict[str, Any]:
     """A method's options as its explainer takes them.
 
     Args:
-        known: types by name, of `options_of`.
+        known: types by name, of `sayable_options`.
 
     Raises:
         OptionError: an option is unknown, or its value of another type; the message says what there is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,17 +10,28 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from driving_xai.errors import OptionError
-from driving_xai.explain.variants import Clean, keep
+from driving_xai.explain.base import Explainer, require_at_least
+from driving_xai.explain.variants import ReferenceScores, keep
 from driving_xai.perturb import Fill, blank
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 
-class Occlusion:
+@dataclass(frozen=True, kw_only=True)
+class Occlusion(Explainer):
     """How much the target falls when a window over a pixel is hidden, averaged over the windows on it.
 
     Windows start at every multiple of the stride; those that reach over the far edges are cut there.
 
     Source: Zeiler and Fergus 2014, section 4.1; windows and averaging as in captum.
+
+    Args:
+        window_px: height and width of the window.
+        stride_px: down and across; no larger than the window, so that no pixel is left out.
+        fill: what hides, see `perturb.blank`.
+        batch_size: most edited frames in one pass, see `perturb.batches`.
+
+    Raises:
+        ValueError: the stride leaves gaps between windows, or an option is out of range.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -29,35 +41,20 @@ class Occlusion:
         torch.Size([2, 80, 160])
     """
 
-    def __init__(
-        self,
-        *,
-        window_px: tuple[int, int] = (16, 16),
-        stride_px: tuple[int, int] = (8, 8),
-        fill: Fill = "black",
-        batch_size: int = 32,
-    ) -> None:
-        """Window and stride are heights and widths; `fill` is what hides, see `perturb.blank`;
-        `batch_size` the most edited frames in one pass, see `perturb.batches`.
+    window_px: tuple[int, int] = (16, 16)
+    stride_px: tuple[int, int] = (8, 8)
+    fill: Fill = "black"
+    batch_size: int = 32
 
-        Raises:
-            ValueError: the stride leaves gaps between windows, or an option is out of range.
-        """
-        for window, stride in zip(window_px, stride_px, strict=True):
-            if not 1 <= stride <= window or batch_size < 1:
+    def __post_init__(self) -> None:
+        for window, stride in zip(self.window_px, self.stride_px, strict=True):
+            if not 1 <= stride <= window or self.batch_size < 1:
                 raise ValueError(
-                    f"got window {window} px, stride {stride} px, batch_size {batch_size}; "
+                    f"got window {window} px, stride {stride} px, batch_size {self.batch_size}; "
                     "expected 1 <= stride <= window, and 1 or more"
                 )
-        self.window_px, self.stride_px, self.fill, self.batch_size = window_px, stride_px, fill, batch_size
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer`.
-
-        Raises:
-            UnsupportedModelError: the model is in training mode.
-            ValueError: the target is not finite.
-        """
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         rows, columns = (
             _windows(pixels, window, stride).to(frames.device)
             for pixels, window, stride in zip(frames.shape[-2:], self.window_px, self.stride_px, strict=True)
@@ -69,14 +66,15 @@ class Occlusion:
             down, across = places[part].unbind(1)
             return keep(frames, hiding, ~(rows[down, :, None] & columns[across, None, :])[None])
 
-        clean = Clean(model, frames, target)
+        clean = ReferenceScores(model, frames, target)
         values = clean.of_variants(hidden, len(places), batch_size=self.batch_size)
         falls = (clean.values[:, None] - values).unflatten(1, (len(rows), len(columns)))
         over, beside = rows.to(falls), columns.to(falls)
         return (over.T @ falls @ beside) / torch.outer(over.sum(0), beside.sum(0))
 
 
-class RISE:
+@dataclass(frozen=True, kw_only=True)
+class RISE(Explainer):
     """The target of randomly masked frames, averaged for each pixel over the masks that show it.
 
     S = (1 / (E[M] N)) sum_i y(x * M_i) M_i. A mask is a coarse grid of random bits, upsampled
@@ -86,73 +84,70 @@ class RISE:
 
     Source: Petsiuk et al. 2018 (RISE), eq. 6 and section 3.2.
 
+    Args:
+        samples: N, the number of masks; 1 or more.
+        grid: cells of a mask along each axis, 1 or more.
+        shown: probability of a cell to be shown, between 0 and 1.
+        normalisation: divides by what a pixel is shown on average over all masks (`expected`, the paper), or
+            by what it was shown in those drawn (`observed`), which takes away the noise that a target far
+            from zero brings; `centred` then subtracts the mean over the masks, so that the sign says whether
+            showing a pixel raises the target.
+        fill: what hides, see `perturb.blank`.
+        seed: of the masks.
+        batch_size: most masked frames in one pass, see `perturb.batches`.
+
+    Raises:
+        ValueError: an option is out of range.
+
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
         >>> from driving_xai.targets import magnitude
         >>> model = SteeringModel(SteeringConfig(hidden_size=8)).eval()
-        >>> RISE(masks=16)(model.at(None), torch.rand(2, 3, 80, 160), magnitude).shape
+        >>> RISE(samples=16)(model.at(None), torch.rand(2, 3, 80, 160), magnitude).shape
         torch.Size([2, 80, 160])
     """
 
-    def __init__(
-        self,
-        *,
-        masks: int = 4000,
-        grid: int = 7,
-        shown: float = 0.5,
-        normalisation: Literal["expected", "observed", "centred"] = "expected",
-        fill: Fill = "black",
-        seed: int = 0,
-        batch_size: int = 32,
-    ) -> None:
-        """`grid` is the cells of a mask along each axis, `shown` the probability of a cell to be shown;
-        `normalisation` divides by what a pixel is shown on average over all masks (`expected`, the paper),
-        or by what it was shown in those drawn (`observed`), which takes away the noise that a target far
-        from zero brings; `centred` then subtracts the mean over the masks, so that the sign says whether
-        showing a pixel raises the target. `batch_size` is the most masked frames in one pass, see
-        `perturb.batches`.
+    samples: int = 4000
+    grid: int = 7
+    shown: float = 0.5
+    normalisation: Literal["expected", "observed", "centred"] = "expected"
+    fill: Fill = "black"
+    seed: int = 0
+    batch_size: int = 32
 
-        Raises:
-            ValueError: an option is out of range.
-        """
-        if masks < 1 or grid < 1 or batch_size < 1 or not 0 < shown < 1:
-            raise ValueError(
-                f"got masks {masks}, grid {grid}, batch_size {batch_size}, shown {shown}; "
-                "expected 1 or more, and between 0 and 1"
-            )
-        self.masks, self.grid, self.shown, self.normalisation = masks, grid, shown, normalisation
-        self.fill, self.seed, self.batch_size = fill, seed, batch_size
+    def __post_init__(self) -> None:
+        require_at_least(
+            {"samples": (self.samples, 1), "grid": (self.grid, 1), "batch_size": (self.batch_size, 1)}
+        )
+        if not 0 < self.shown < 1:
+            raise ValueError(f"got shown {self.shown}; expected between 0 and 1")
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer`.
-
-        Raises:
-            UnsupportedModelError: the model is in training mode.
-            ValueError: the target is not finite, or no mask shows some pixel.
-        """
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         masks = self.draw(frames)
         hiding = blank(frames, self.fill)
-        values = Clean(model, frames, target).of_variants(
+        values = ReferenceScores(model, frames, target).of_variants(
             lambda part: keep(frames, hiding, masks.rendered(part)[None]),
-            self.masks,
+            self.samples,
             batch_size=self.batch_size,
         )
         sums = masks.summed(values)
         if self.normalisation == "expected":
             # Exact: a masked pixel is a mean of bits with weights that add up to one.
-            return sums / (self.masks * self.shown)
+            return sums / (self.samples * self.shown)
         shown = masks.summed(torch.ones_like(values[:1]))
         if not (shown > 0).all():
-            raise OptionError(f"got {self.masks} masks of which none shows some pixels; expected more masks")
+            raise OptionError(
+                f"got {self.samples} masks of which none shows some pixels; expected more masks"
+            )
         means = sums / shown
         return means - values.mean(1)[:, None, None] if self.normalisation == "centred" else means
 
     def draw(self, frames: Frames) -> ShiftedGrids:
         """The masks for frames of this size, dtype and device."""
         generator = torch.Generator().manual_seed(self.seed)
-        bits = torch.rand(self.masks, self.grid, self.grid, generator=generator) < self.shown
+        bits = torch.rand(self.samples, self.grid, self.grid, generator=generator) < self.shown
         cells_px = [-(-pixels // self.grid) for pixels in frames.shape[-2:]]
-        shifts = [torch.randint(cell, (self.masks,), generator=generator) for cell in cells_px]
+        shifts = [torch.randint(cell, (self.samples,), generator=generator) for cell in cells_px]
         weights = [
             _shifted(pixels, self.grid, cell).to(frames)
             for pixels, cell in zip(frames.shape[-2:], cells_px, strict=True)

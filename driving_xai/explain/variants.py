@@ -1,4 +1,4 @@
-"""What a target is worth for many edited variants of the same frames, in batches that bound memory."""
+"""Evaluate a target on many edited variants of each frame, in batches that bound memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from driving_xai.errors import NonFiniteError
+from driving_xai.explain.base import finite
 from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.perturb import batches
 from driving_xai.targets import held_at
@@ -18,8 +18,8 @@ Edit = Callable[[slice], Frames]
 """The asked variants of every frame, frame by frame, as `RecurrentModel.at` takes them."""
 
 
-class Clean:
-    """A model's judgement of unedited frames, which those of their variants are compared with.
+class ReferenceScores:
+    """The target of unedited frames, which those of their edited variants are compared with.
 
     Raises:
         UnsupportedModelError: the model is in training mode.
@@ -64,16 +64,3 @@ def keep(
     """V variants of each frame that show it where `kept` is one, and the fill where it is zero."""
     weights = kept.unsqueeze(2).to(frames.dtype)
     return torch.lerp(fill.unsqueeze(1), frames.unsqueeze(1), weights).flatten(0, 1)
-
-
-def finite(values: Tensor) -> Tensor:
-    """The values, all of them finite.
-
-    Raises:
-        NonFiniteError: they are not.
-    """
-    if not values.isfinite().all():
-        raise NonFiniteError(
-            "got NaN or infinity from the model or its gradient; expected finite; check the weights"
-        )
-    return values

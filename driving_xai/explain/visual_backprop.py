@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.capture import only_in_eval_mode
-from driving_xai.explain.variants import finite
+from driving_xai.models.capabilities import encoder_of
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
@@ -54,7 +56,8 @@ def stages(encoder: nn.Sequential) -> list[Stage]:
     return found
 
 
-class VisualBackProp:
+@dataclass(frozen=True, kw_only=True)
+class VisualBackProp(Explainer):
     """The averages over channels of all stages' features, multiplied from the last stage to the frame.
 
     The last average is upscaled by a transposed convolution of ones with its stage's own kernel, stride
@@ -65,39 +68,45 @@ class VisualBackProp:
     Deviation: the last stage of the steering model has no ReLU, so averages are taken of the positive
     part; pooling counts as a stage; biases and batch normalisation act before the average.
 
+    Args:
+        stages: from the frame on, each running once in a forward pass; see `stages`. None takes those of the
+            chain of layers with which the network begins.
+
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
         >>> from driving_xai.targets import magnitude
         >>> model = SteeringModel(SteeringConfig(hidden_size=8)).eval()
-        >>> explain = VisualBackProp(stages=stages(model.encoder))
-        >>> explain(model.at(None), torch.rand(2, 3, 80, 160), magnitude).shape
+        >>> VisualBackProp()(model, torch.rand(2, 3, 80, 160), magnitude).shape
         torch.Size([2, 80, 160])
     """
 
-    def __init__(self, *, stages: Sequence[Stage]) -> None:
-        """`stages` from the frame on, each running once in a forward pass; see `stages`."""
-        self.stages = tuple(stages)
+    stages: Sequence[Stage] | None = None
+
+    def check(self, model: object, frames: Frames) -> None:
+        self._stages(model, frames)
+
+    def _stages(self, model: object, frames: Frames) -> Sequence[Stage]:
+        return self.stages or self._remembered(model, frames, _stages_of)
 
     @torch.no_grad()
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer`. The target is ignored.
-
-        Raises:
-            UnsupportedModelError: a stage does not run exactly once, or puts out no feature maps.
-            ValueError: features are not finite.
-        """
-        with _averages(self.stages) as averages, only_in_eval_mode():
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        chain = self._stages(model, frames)
+        with _averages(chain) as averages, only_in_eval_mode():
             model(frames)
-        for stage, seen in zip(self.stages, averages, strict=True):
+        for stage, seen in zip(chain, averages, strict=True):
             if len(seen) != 1 or len(seen[0]) != len(frames):
                 raise UnsupportedModelError(
                     f"layer {type(stage.end).__name__} gave {len(seen)} outputs in one forward pass, expected "
                     "one for all frames; choose other stages"
                 )
         (mask,) = averages[-1]
-        for stage, (below,) in zip(self.stages[:0:-1], averages[-2::-1], strict=True):
+        for stage, (below,) in zip(chain[:0:-1], averages[-2::-1], strict=True):
             mask = below * _upscaled(mask, stage.resizing, below.shape[-2:])
-        return finite(_upscaled(mask, self.stages[0].resizing, frames.shape[-2:]).squeeze(1))
+        return _upscaled(mask, chain[0].resizing, frames.shape[-2:]).squeeze(1)
+
+
+def _stages_of(model: object, frames: Frames) -> Sequence[Stage]:
+    return tuple(stages(encoder_of(model)))
 
 
 @contextmanager

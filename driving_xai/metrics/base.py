@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from driving_xai.errors import DataError
+from driving_xai.explain.base import Explainer
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.batch import EvalBatch, Mask, RankedMaps
 from driving_xai.metrics.quantities import Quantity
-from driving_xai.types import Explainer, FrameModel, Frames, Saliency, Target
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Category = Literal["faithfulness", "confidence", "localisation", "robustness", "randomisation"]
 """The field's families of metrics."""

@@ -25,6 +25,7 @@ from driving_xai.metrics.token_masks import (
     token_deletion,
     token_ranks,
 )
+from driving_xai.models.capabilities import vision_transformer_of
 
 Part = Literal["pixel", "token", "attention"]
 _LEAST_PATCHES = 45
@@ -76,7 +77,7 @@ class _MaskedAccuracy(Metric):
     def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]:
         ranks, masked = ranked.ranks, partial(deletion, fill=self.masking.fill)
         if self.part != "pixel":
-            vit: Any = getattr(batch.model, "vit", None)
+            vit: Any = vision_transformer_of(batch.model)
             check_vit(vit)
             ranks = self._patch_ranks(ranked, vit.patch_embed.patch_size)
             masked = partial(token_deletion, vit=vit, mask=self._token_mask())

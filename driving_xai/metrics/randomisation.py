@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.seeding import generators
 from driving_xai.metrics.base import Category, ExplainerMetric, MetricResult
 from driving_xai.metrics.statistics import spearman
 from driving_xai.models.feature_maps import removed_after
-from driving_xai.types import Explainer, FrameModel, Frames, Saliency, Target
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 
 def layers_in_order(model: nn.Module, run: Callable[[], object]) -> list[str]:

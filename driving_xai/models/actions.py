@@ -24,7 +24,7 @@ from driving_xai.models.backbone import (
     is_transformer,
 )
 from driving_xai.models.weights import file_of, first_line, read
-from driving_xai.types import Frames, Outputs, Scores
+from driving_xai.types import Cells, FeatureMap, Frames, Outputs, Scores
 
 ACTIONS = ("forward", "stop", "left", "right")
 """The order of BDD-OIA; `stop` is its "stop/slow down", `left` and `right` are turns and lane changes."""
@@ -58,8 +58,6 @@ class ActionModel(nn.Module):
     Attributes:
         vit: timm's module, or None.
         cnn: timm's module, or None.
-        cam_layer: whose output class activation mapping weighs; None of a transformer.
-        cells_px: where the cells of the feature grid lie, see `explain.grid.Cells`; None if unknown.
 
     Source: Zhu et al. 2024; the authors' head, Linear(4 x 384 -> 4), fits this one's defaults.
 
@@ -105,18 +103,19 @@ class ActionModel(nn.Module):
         return self.cnn if self.vit is None else self.vit
 
     @property
-    def cam_layer(self) -> nn.Module | None:
-        return None if self._cam is None else self.cnn.get_submodule(self._cam)
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the frames that it was made for, in pixels."""
+        return self.config.image_size
 
     @property
-    def cells_px(self) -> tuple[float, float] | None:
-        """First centre and stride in px."""
-        if self.vit is not None:
-            return (self._patch[0] - 1) / 2, float(self._patch[0])
+    def feature_map(self) -> FeatureMap | None:
+        """The end of a convolutional backbone; None of a transformer."""
+        if self._cam is None:
+            return None
         # A ResNet pads every odd kernel by half of it, so that cell 0 stays centred on pixel 0.
-        if type(self.cnn).__name__ == "ResNet":
-            return 0.0, float(self.cnn.feature_info[-1]["reduction"])
-        return None
+        residual = type(self.cnn).__name__ == "ResNet"
+        cells = Cells(0.0, float(self.cnn.feature_info[-1]["reduction"])) if residual else None
+        return FeatureMap(layer=self.cnn.get_submodule(self._cam), cells=cells)
 
     def forward(self, frames: Frames) -> Scores:
         """The logit of each action; they are independent, so several may be possible."""

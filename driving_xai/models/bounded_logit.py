@@ -5,7 +5,8 @@ Source: Baumhauer, Slijepcevic and Zeppelzauer 2021; L2X-F after Chen et al. 201
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.frozen_cnn import FrozenCNN
 from driving_xai.models.small_cnn import SmallCNN, glorot
 from driving_xai.models.subset_sampling import TemperatureRule, top_k, union_of_samples
-from driving_xai.types import Attention, Frames, Outputs, Scores
+from driving_xai.types import Attention, FeatureMap, Frames, Outputs, OwnMap, Scores
 
 Weights = Float[Tensor, "B n"]
 """Of the n cells of a feature map, in reading order."""
@@ -239,20 +240,20 @@ class BoundedLogitModel(nn.Module):
         self.head = AttentiveHead(config, channels=self.backbone.channels)
 
     @property
-    def cam_layer(self) -> nn.Module:
-        """The layer whose output the head pools."""
-        return self.backbone.cam_layer
-
-    @property
-    def cam_head(self) -> nn.Linear | None:
-        """The layer that turns the mean of the feature map into the scores; only the baseline has one."""
+    def feature_map(self) -> FeatureMap:
+        """What the head pools; only the baseline turns its plain mean into the scores."""
         pools_the_mean = self.config.attention == "none" and self.config.units == "each"
-        return self.head.classify if pools_the_mean else None
+        return replace(self.backbone.feature_map, head=self.head.classify if pools_the_mean else None)
 
     @property
-    def cells_px(self) -> tuple[float, float] | None:
-        """Of the feature map, in pixels of the frame: where its first cell is centred, and the stride."""
-        return self.backbone.cells_px
+    def own_maps(self) -> Mapping[str, OwnMap]:
+        """The soft and the hard explanation, by their methods' names."""
+        if self.config.attention == "none":
+            return {}
+        soft = OwnMap(read="attention", cells=self.backbone.feature_map.cells)
+        if self.config.attention == "l2x-f":
+            return {"l2x-f": soft}
+        return {"bla": soft, "bla-hard": replace(soft, read="selection")}
 
     def forward(
         self,

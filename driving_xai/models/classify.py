@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from driving_xai.models.feature_maps import cell_centres, evaluating, last_featu
 from driving_xai.models.lambda_layer import LambdaLayer
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
 from driving_xai.models.weights import find, put, require_fit
-from driving_xai.types import Frames, Outputs, Scores
+from driving_xai.types import Cells, FeatureMap, Frames, Outputs, OwnMap, Scores
 
 _CBAM = "cbam-"
 _LAMBDA_ATTENTION_LAYER = 1
@@ -55,13 +55,6 @@ class ClassifierConfig(LambdaConfig):
             raise ValueError(f"image_size is {list(self.image_size)}; expected a height and a width in px")
 
 
-class OwnMap(NamedTuple):
-    """A layer whose output is itself an explanation, and where its cells lie in the frame."""
-
-    layer: nn.Module
-    cells_px: tuple[float, float] | None
-
-
 class Classifier(nn.Module):
     """A network with its normalisation inside: a `types.FrameModel` of one class.
 
@@ -70,8 +63,8 @@ class Classifier(nn.Module):
     Example:
         >>> config = ClassifierConfig(classes=("cat", "dog"), network="small-cnn", image_size=(32, 32))
         >>> model = Classifier(config).eval()
-        >>> model(torch.rand(2, 3, 32, 32)).shape, model.cells_px
-        (torch.Size([2, 2]), (1.5, 4.0))
+        >>> model(torch.rand(2, 3, 32, 32)).shape, model.feature_map.cells
+        (torch.Size([2, 2]), Cells(first_px=1.5, stride_px=4.0))
     """
 
     mean: Tensor
@@ -92,23 +85,25 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(given.get("std", IMAGENET_STD)).view(3, 1, 1))
         self._one_size = bool(given.get("fixed_input_size"))
         # Names, because a module kept twice would be saved twice.
-        self._cam, self._head, self.cells_px = _look(self.network, config)
+        self._layer, self._head, self._cells = _look(self.network, config)
 
     @property
     def outputs(self) -> Outputs:
         return Outputs(kind="multiclass", names=self.config.classes)
 
     @property
-    def cam_layer(self) -> nn.Module | None:
-        """The last feature map's layer; None of a network whose features are tokens."""
-        return None if self._cam is None else self.network.get_submodule(self._cam)
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the frames that it was made for, in pixels."""
+        return self.config.image_size
 
     @property
-    def cam_head(self) -> nn.Linear | None:
-        """The linear layer that turns the mean of that map into the scores, where there is one."""
+    def feature_map(self) -> FeatureMap | None:
+        """The last feature map; None of a network whose features are tokens."""
+        if self._layer is None:
+            return None
         head = None if self._head is None else self.network.get_submodule(self._head)
         assert head is None or isinstance(head, nn.Linear)
-        return head
+        return FeatureMap(layer=self.network.get_submodule(self._layer), cells=self._cells, head=head)
 
     @property
     def own_maps(self) -> Mapping[str, OwnMap]:
@@ -117,9 +112,9 @@ class Classifier(nn.Module):
         layers = [module for module in self.network.modules() if isinstance(module, LambdaLayer)]
         if layers:
             layer = layers[min(_LAMBDA_ATTENTION_LAYER, len(layers) - 1)]
-            found["lambda-attention"] = OwnMap(layer.content, self._cells_of(layer.content))
+            found["lambda-attention"] = self._mean_of(layer.content)
         if isinstance(self.network, LambdaAttentionBranchNetwork):
-            found["labn"] = OwnMap(self.network.attend, self._cells_of(self.network.attend))
+            found["labn"] = self._mean_of(self.network.attend)
         return found
 
     def forward(self, frames: Frames) -> Scores:
@@ -141,8 +136,9 @@ class Classifier(nn.Module):
         """What the network sees."""
         return (frames - self.mean) / self.std
 
-    def _cells_of(self, layer: nn.Module) -> tuple[float, float] | None:
-        return cell_centres(self.network, _probe(self.config).to(self.mean), layer)
+    def _mean_of(self, layer: nn.Module) -> OwnMap:
+        cells = cell_centres(self.network, _probe(self.config).to(self.mean), layer)
+        return OwnMap(read="layer", layer=layer, cells=cells)
 
 
 def build_network(config: ClassifierConfig, classes: int) -> nn.Module:
@@ -290,9 +286,7 @@ def _has_maps(network: nn.Module, frames: Frames) -> bool:
     return isinstance(found, Tensor) and found.dim() == 4 and getattr(network, "output_fmt", "NCHW") == "NCHW"
 
 
-def _look(
-    network: nn.Module, config: ClassifierConfig
-) -> tuple[str | None, str | None, tuple[float, float] | None]:
+def _look(network: nn.Module, config: ClassifierConfig) -> tuple[str | None, str | None, Cells | None]:
     """The names of the layer to weight and of a pooled linear head, and where the layer's cells lie."""
     if (refusal := _refusal(network, config)) is not None:
         raise _unsupported(config, refusal) from refusal

@@ -1,20 +1,24 @@
-"""What a convolutional network looks like from outside: its last feature map, where its cells lie, its head."""
+"""Find a network's last feature map, the layout and geometry of its cells, and its linear head."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.types import Frames
+from driving_xai.types import Cells, FeatureMap, Frames, RecurrentModel
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_MOST_PREFIX_TOKENS = 16
+"""Class and distillation tokens, registers."""
 
 
 class _Run(NamedTuple):
@@ -29,27 +33,127 @@ def last_feature_map(network: nn.Module, frames: Frames) -> nn.Module:
     """The layer whose output is the last feature map: what a class activation map weights.
 
     That is the module that ends last among those that run once and put out maps of more than one
-    cell. Where nested modules end with the same map it is the outermost: `layer4` of a ResNet.
-    Adaptive pooling is passed over: VGG's puts out a map, but no new one.
+    cell, channels first or last. Where nested modules end with the same map it is the outermost: `layer4`
+    of a ResNet. Adaptive pooling is passed over: VGG's puts out a map, but no new one.
 
     Args:
         frames: any frames of the size that will be explained; they are only looked at for shapes.
 
     Raises:
-        UnsupportedModelError: no module puts out such a map.
+        UnsupportedModelError: no module puts out such a map, or tokens follow it: the scores of a
+            transformer do not come from its patch embedding.
     """
     runs = _runs(network, frames)
     times: dict[int, int] = {}
     for run in runs:
         times[id(run.module)] = times.get(id(run.module), 0) + 1
-    for run in reversed(runs):
+    for place, run in reversed(list(enumerate(runs))):
         alone = times[id(run.module)] == 1 and run.module is not network
-        if alone and _is_map(run.gave) and not isinstance(run.module, _ADAPTIVE_POOLS):
+        if alone and not isinstance(run.module, _ADAPTIVE_POOLS) and layout_of(run.gave, frames) is not None:
+            _require_no_tokens(network, run, runs[place + 1 :], frames)
             return run.module
     raise UnsupportedModelError(
         f"{type(network).__name__} puts out no feature map of more than one cell for frames of "
         f"{frames.shape[2]} x {frames.shape[3]}; name a layer, or use larger frames"
     )
+
+
+def _require_no_tokens(network: nn.Module, last: _Run, after: Sequence[_Run], frames: Frames) -> None:
+    """Raises UnsupportedModelError where the cells of the last map go on as a sequence."""
+    layout = layout_of(last.gave, frames)
+    cells = math.prod(last.gave[2:] if layout == "channels-first" else last.gave[1:3])
+    if any(len(run.gave) == 3 and 0 <= run.gave[1] - cells <= _MOST_PREFIX_TOKENS for run in after):
+        raise UnsupportedModelError(
+            f"{type(network).__name__} turns its feature map into tokens; name a layer whose output is weighted, "
+            "such as the first normalisation of the last block, or use a gradient"
+        )
+
+
+def layout_of(shape: Sequence[int], frames: Frames) -> Literal["channels-first", "channels-last"] | None:
+    """Which sides of a layer's output are rows and columns; None where it is no map of several cells.
+
+    A map's sides are those of the frame, each divided by the same stride, up to padding. Channels rarely
+    are; where both readings fit, channels come first, as in torch's own layers.
+    """
+    if len(shape) != 4:
+        return None
+    height, width = frames.shape[-2:]
+    if _is_grid(shape[2], shape[3], height, width):
+        return "channels-first"
+    return "channels-last" if _is_grid(shape[1], shape[2], height, width) else None
+
+
+def _is_grid(rows: int, columns: int, height: int, width: int) -> bool:
+    if rows * columns <= 1 or rows > height or columns > width:
+        return False
+    # Unpadded convolutions take a constant number of cells from both sides; hence the margin.
+    margin = 2 + max(rows, columns) // 4
+    return abs(rows - columns * height / width) <= margin and abs(columns - rows * width / height) <= margin
+
+
+def map_at(network: nn.Module, frames: Frames, layer: nn.Module) -> FeatureMap:
+    """What a layer puts out, as a feature map: its layout, its grid, where its cells lie.
+
+    Args:
+        frames: any frames of the size that will be explained; they are only looked at for shapes.
+
+    Raises:
+        UnsupportedModelError: the layer does not run, or puts out neither maps nor tokens.
+    """
+    runs = _runs(network, frames)
+    shapes = [run.gave for run in runs if run.module is layer]
+    name = type(layer).__name__
+    if not shapes:
+        raise UnsupportedModelError(
+            f"layer {name} ran 0 times in one forward pass, expected once; choose another"
+        )
+    shape = shapes[0]
+    if (layout := layout_of(shape, frames)) is not None:
+        return FeatureMap(layer=layer, cells=cell_centres(network, frames, layer), layout=layout)
+    if len(shape) == 3 and (grid := _token_grid(runs, shape[1], frames)) is not None:
+        embedding, rows, columns = grid
+        return FeatureMap(
+            layer=layer,
+            cells=cell_centres(network, frames, embedding),
+            layout="tokens",
+            grid=(rows, columns),
+            prefix_tokens=shape[1] - rows * columns,
+        )
+    raise UnsupportedModelError(
+        f"layer {name} put out shape {tuple(shape)}, expected ({len(frames)}, C, h, w), channels last, or tokens "
+        "of a grid; choose another"
+    )
+
+
+def _token_grid(runs: Sequence[_Run], tokens: int, frames: Frames) -> tuple[nn.Module, int, int] | None:
+    """The last map that has about as many cells as there are tokens: the module and its rows and columns."""
+    for run in reversed(runs):
+        if layout_of(run.gave, frames) == "channels-first":
+            rows, columns = run.gave[2:]
+            if 0 <= tokens - rows * columns <= _MOST_PREFIX_TOKENS:
+                return run.module, rows, columns
+    return None
+
+
+def as_maps(output: Tensor, at: FeatureMap) -> Float[Tensor, "B C h w"]:
+    """A layer's output, or its gradient, as maps with channels first.
+
+    Raises:
+        UnsupportedModelError: it does not have the layout.
+    """
+    if at.layout == "tokens":
+        assert at.grid is not None
+        if output.dim() != 3 or output.shape[1] != at.prefix_tokens + math.prod(at.grid):
+            raise UnsupportedModelError(
+                f"layer {type(at.layer).__name__} put out shape {tuple(output.shape)}, expected {at.prefix_tokens} + "
+                f"{at.grid[0]} x {at.grid[1]} tokens"
+            )
+        return output[:, at.prefix_tokens :].mT.unflatten(2, at.grid)
+    if output.dim() != 4:
+        raise UnsupportedModelError(
+            f"layer {type(at.layer).__name__} put out shape {tuple(output.shape)}, expected (B, C, h, w); choose another"
+        )
+    return output if at.layout == "channels-first" else output.permute(0, 3, 1, 2)
 
 
 def named_layer(network: nn.Module, name: str) -> nn.Module:
@@ -107,7 +211,7 @@ def is_linear_head(head: nn.Linear, maps: Tensor, taken: Tensor, scores: Tensor)
     )
 
 
-def cell_centres(network: nn.Module, frames: Frames, layer: nn.Module) -> tuple[float, float] | None:
+def cell_centres(network: nn.Module, frames: Frames, layer: nn.Module) -> Cells | None:
     """Where the cells of a layer's output are centred in the frame, in pixels: the first, and the stride.
 
     Follows the windows of convolutions and pools, one for each change of the grid's size: cell i of a
@@ -123,7 +227,7 @@ def cell_centres(network: nn.Module, frames: Frames, layer: nn.Module) -> tuple[
                 return None
             first, stride, size = first + window[0] * stride, stride * window[1], run.gave[-2:]
         if run.module is layer:
-            return (first, float(stride)) if run.gave[-2:] == size else None
+            return Cells(first, float(stride)) if run.gave[-2:] == size else None
     return None
 
 
@@ -142,10 +246,6 @@ def _window(module: nn.Module) -> tuple[float, int] | None:
     return (dilation * (kernel - 1) / 2 - padding, stride) if own or stride == 1 else None
 
 
-def _is_map(shape: torch.Size) -> bool:
-    return len(shape) == 4 and shape[2] * shape[3] > 1
-
-
 @torch.no_grad()
 def _runs(network: nn.Module, frames: Frames) -> list[_Run]:
     """Every run of every module in one forward pass, in the order in which they end."""
@@ -156,11 +256,10 @@ def _runs(network: nn.Module, frames: Frames) -> list[_Run]:
             runs.append(_Run(module, taken[0].shape, given.shape))
 
     handles = (module.register_forward_hook(remember) for module in network.modules())
-    # A model of a drive judges them as the first of one.
-    model: Any = network
-    judge = model.at(None) if hasattr(model, "at") else model
+    # A model of a drive scores them as the first of one.
+    model: Any = network.at(None) if isinstance(network, RecurrentModel) else network
     with evaluating(network), removed_after(handles):
-        judge(frames)
+        model(frames)
     return runs
 
 

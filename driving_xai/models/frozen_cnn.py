@@ -19,7 +19,7 @@ from driving_xai.models.backbone import (
     load_backbone,
 )
 from driving_xai.models.feature_maps import cell_centres
-from driving_xai.types import Frames
+from driving_xai.types import FeatureMap, Frames
 
 
 class FrozenCNN(nn.Module):
@@ -48,7 +48,7 @@ class FrozenCNN(nn.Module):
             raise UnsupportedModelError(f"{name} is a transformer; expected a convolutional network")
         self.channels: int = self.trunk.num_features
         # What a CAM weighs: no network's own last layer has the same name in every family.
-        self.cam_layer = nn.Identity()
+        self.last_map = nn.Identity()
         given = self.trunk.pretrained_cfg if pretrained else {}
         self.register_buffer("mean", torch.tensor(given.get("mean", IMAGENET_MEAN)).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(given.get("std", IMAGENET_STD)).view(3, 1, 1))
@@ -63,15 +63,15 @@ class FrozenCNN(nn.Module):
         load_backbone(self.trunk, path)
 
     @property
-    def cells_px(self) -> tuple[float, float] | None:
-        """Where the first cell is centred, and the stride, in pixels; None where that is not known.
-
-        Of timm's tf_ networks it is not: they pad by the size of the frame, more on one side.
+    def feature_map(self) -> FeatureMap:
+        """What a head pools. Where its cells lie is not known of timm's tf_ networks, which pad by the size
+        of the frame, more on one side.
         """
-        return cell_centres(self, self.mean.new_zeros(1, 3, 64, 64), self.cam_layer)
+        cells = cell_centres(self, self.mean.new_zeros(1, 3, 64, 64), self.last_map)
+        return FeatureMap(layer=self.last_map, cells=cells)
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
-        return self.cam_layer(self.trunk.forward_features((frames - self.mean) / self.std))
+        return self.last_map(self.trunk.forward_features((frames - self.mean) / self.std))
 
 
 def frozen_cnn(name: str, weights: str = "pretrained") -> FrozenCNN:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.types import Frames
+from driving_xai.types import Cells, FeatureMap, Frames
 
 
 class SmallCNN(nn.Module):
@@ -55,15 +55,10 @@ class SmallCNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     @property
-    def cam_layer(self) -> nn.Module:
-        """The layer whose output a head pools."""
-        return self.layers[-1]
-
-    @property
-    def cells_px(self) -> tuple[float, float]:
-        """Of the feature map, in pixels of the frame: where its first cell is centred, and the stride."""
+    def feature_map(self) -> FeatureMap:
+        """What a head pools."""
         stride = 2**self.pooled
-        return (stride - 1) / 2, stride
+        return FeatureMap(layer=self.layers[-1], cells=Cells((stride - 1) / 2, stride))
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
         pixels = frames.mean(1, keepdim=True) if self.colour == "grey" else frames

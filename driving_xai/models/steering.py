@@ -5,7 +5,7 @@ Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.quantize import Quantizer
 from driving_xai.models.sign_path import SignPath
 from driving_xai.models.steering_config import SteeringConfig as SteeringConfig
-from driving_xai.types import Attention, Frames, Outputs, Scores
+from driving_xai.types import Attention, Cells, FeatureMap, Frames, Outputs, OwnMap, Scores
 
 OUTPUTS = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
 
@@ -196,18 +196,29 @@ class SteeringModel(nn.Module):
         self.apply(_xavier)
 
     @property
-    def cam_layer(self) -> nn.Module:
-        """The layer whose output Grad-CAM weights: the end of the encoder."""
-        return self.encoder[-1]
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the frames that it was made for, in pixels."""
+        return self.config.height, self.config.width
 
     @property
-    def cells_px(self) -> tuple[float, float]:
-        """Of the feature grid, in pixels of the frame: where its first cell is centred, and the stride."""
+    def feature_map(self) -> FeatureMap:
+        """The end of the encoder."""
+        return FeatureMap(layer=self.encoder[-1], cells=self._cells)
+
+    @property
+    def own_maps(self) -> Mapping[str, OwnMap]:
+        """The attention map, by its method's name; none of a model without attention."""
+        if self.config.attention == "none":
+            return {}
+        return {f"{self.config.attention}-attention": OwnMap(read="attention", cells=self._cells)}
+
+    @property
+    def _cells(self) -> Cells:
         first, stride = 0.0, 1
         for kernel, step, padding in _ENCODERS[self.config.encoder]:
             first += ((kernel - 1) / 2 - padding) * stride
             stride *= step
-        return first, stride
+        return Cells(first, stride)
 
     def fold_normalisation(self) -> SteeringModel:
         """Merges each batch normalisation into its convolution: faster, and for inference only.
@@ -317,11 +328,11 @@ class SteeringInstant:
     outputs = OUTPUTS
 
     def __init__(self, model: SteeringModel, state: SteeringState | None) -> None:
-        self.model, self.state = model, state
+        self.network, self.state = model, state
 
     def __call__(self, frames: Frames) -> Scores:
         """The inverse turning radius (1/m) of each frame."""
-        model = self.model
+        model = self.network
         frame = model.encode(frames)
         past = self._past(frame)
         modulated = model._modulate(frame, model._attention(frame, past))
@@ -335,14 +346,14 @@ class SteeringInstant:
         Raises:
             UnsupportedModelError: the model has no attention.
         """
-        if self.model.config.attention == "none":
+        if self.network.config.attention == "none":
             raise UnsupportedModelError("this steering model was built with attention 'none': it has no map")
-        frame = self.model.encode(frames)
-        return self.model._as_map(self.model._attention(frame, self._past(frame)), len(frames))
+        frame = self.network.encode(frames)
+        return self.network._as_map(self.network._attention(frame, self._past(frame)), len(frames))
 
     def _past(self, frame: Evidence) -> SteeringState:
         if self.state is None:
-            return self.model.initial_state(frame.features)
+            return self.network.initial_state(frame.features)
         frames, states = len(frame.features), len(self.state.hidden)
         if frames % states:
             raise ValueError(f"got {frames} frames for {states} states; expected a multiple")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.models.small_cnn import SmallCNN, glorot
-from driving_xai.types import Attention, Frames, Outputs, Scores
+from driving_xai.types import Attention, FeatureMap, Frames, Outputs, Scores
 
 TemperatureRule = Literal["divide", "multiply"]
 
@@ -109,14 +109,9 @@ class L2XModel(nn.Module):
         self.apply(glorot)
 
     @property
-    def cam_layer(self) -> nn.Module:
-        """The last layer of the stack that judges."""
-        return self.backbone.cam_layer
-
-    @property
-    def cells_px(self) -> tuple[float, float]:
-        """Where the first patch is centred, and the side of a patch, in pixels."""
-        return self.explainer.cells_px
+    def feature_map(self) -> FeatureMap:
+        """The end of the stack that classifies; its cells are the patches."""
+        return self.backbone.feature_map
 
     def forward(
         self,

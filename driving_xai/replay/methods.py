@@ -6,37 +6,40 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from torch import nn
-
-from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.options import Options
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.registry import METHODS, build
-from driving_xai.types import Explainer
+from driving_xai.models.capabilities import network_of, sample_frames, vision_transformer_of
+from driving_xai.models.steering_config import OWN_METHOD
+from driving_xai.types import WritesMaps
 
-OWN_METHOD: Mapping[str, str] = {"sign": "sign-attention", "soft": "soft-attention"}
-"""A steering model's attention to the method that shows it."""
 
-
-def default_method(checkpoint: Checkpoint) -> str:
-    """The model's own attention, or what suits its architecture."""
-    attention = checkpoint.config.get("model", {}).get("attention")
-    usual = "snna" if isinstance(getattr(checkpoint.model, "vit", None), nn.Module) else "grad-cam"
-    return OWN_METHOD.get(attention, usual)
+def default_method(model: object) -> str:
+    """A steering model's own attention, `snna` of a Vision Transformer, or Grad-CAM."""
+    network = network_of(model)
+    written = network.own_maps if isinstance(network, WritesMaps) else {}
+    if own := [name for name in OWN_METHOD.values() if name in written]:
+        return own[0]
+    with suppress(UnsupportedModelError):
+        vision_transformer_of(model)
+        return "snna"
+    return "grad-cam"
 
 
 def built(
-    name: str, model: Any, *, seed: int = 0, batch_size: int = 32, options: Options | None = None
+    name: str, model: object, *, seed: int = 0, batch_size: int = 32, options: Mapping[str, Any] | None = None
 ) -> Explainer:
-    """The explainer of that name for this model; the only call of `explain.registry.build` in a replay.
+    """The explainer of that name, which fits this model.
 
     Raises:
         UnsupportedModelError: the model lacks what the method needs.
     """
-    return build(name, model, seed=seed, batch_size=batch_size, options=options)
+    explainer = build(name, seed=seed, batch_size=batch_size, **(options or {}))
+    explainer.check(model, sample_frames(model))
+    return explainer
 
 
-def fitting_methods(model: Any) -> tuple[str, ...]:
+def fitting_methods(model: object) -> tuple[str, ...]:
     """The methods that this model has what it takes for, in the order of their table."""
     fitting = []
     for name in METHODS:

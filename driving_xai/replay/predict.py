@@ -16,8 +16,10 @@ from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor, nn
 
 from driving_xai.errors import NonFiniteError
+from driving_xai.explain.base import Explainer
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.metrics.faithfulness import DELETED
+from driving_xai.models.capabilities import network_of
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
@@ -25,7 +27,6 @@ from driving_xai.replay.frames import SourceFrame
 from driving_xai.types import (
     Attention,
     AttentiveFrameModel,
-    Explainer,
     FrameModel,
     Frames,
     Saliency,
@@ -218,21 +219,12 @@ class Predictor:
     ) -> Float[Tensor, "C H W"]:
         if not outputs:
             return frames.new_zeros(0, *frames.shape[2:])
-        return explain_each(self._explainer, view, frames, [output.target for output in outputs])[0]
+        targets = [output.target for output in outputs]
+        return self._explainer.explain_each(view, frames, targets)[0].detach()
 
     def _control_is_due(self) -> bool:
         self._scorable += 1
         return bool(self._control_every) and (self._scorable - 1) % self._control_every == 0
-
-
-def explain_each(
-    explainer: Explainer, model: FrameModel, frames: Frames, targets: Sequence[Target]
-) -> Float[Tensor, "B C H W"]:
-    """One map for each target; methods that can share the forward pass do."""
-    together = getattr(explainer, "explain_each", None)
-    if together is not None:
-        return together(model, frames, targets).detach()
-    return torch.stack([explainer(model, frames, target).detach() for target in targets], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +289,7 @@ class _Seen:
 
     def __init__(self, instant: FrameModel, frames: Frames, attention: Attention) -> None:
         self._instant, self._frames, self._attention = instant, frames, attention
-        self.outputs = instant.outputs
+        self.network = network_of(instant)
 
     def __call__(self, frames: Frames) -> Scores:
         return self._instant(frames)

@@ -96,7 +96,7 @@ class Session:
             cut=cut,
             frames=frames,
             task=kind(checkpoint, frames, cut, config),
-            method=config.method or default_method(checkpoint),
+            method=config.method or default_method(checkpoint.model),
             out=out,
             config=config,
         )

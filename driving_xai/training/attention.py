@@ -62,7 +62,8 @@ def train_attention(
 
     Source: An and Joe 2022, section 3.2; Woo et al. 2018.
     """
-    head = model.cam_head
+    found = model.feature_map
+    head = None if found is None else found.head
     if head is None:
         raise UnsupportedModelError(
             f"{model.config.network} has no linear head on a pooled feature map, which this training needs; "
@@ -87,9 +88,9 @@ def train_attention(
 
 @torch.no_grad()
 def feature_maps(model: Classifier, frames: Frames) -> Float[Tensor, "B C h w"]:
-    """What the model's `cam_layer` puts out for these frames."""
-    layer = model.cam_layer
-    assert layer is not None
+    """The model's last feature map of these frames."""
+    assert model.feature_map is not None
+    layer = model.feature_map.layer
     maps: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _layer, _taken, given: maps.append(given.clone()))
     with removed_after([handle]):

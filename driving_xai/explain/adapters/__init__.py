@@ -8,14 +8,18 @@ this project's contract; `package.module:Class` is the user's; a bare name is an
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
+from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 from driving_xai.errors import OptionError
-from driving_xai.types import Explainer
+from driving_xai.explain.base import Explainer
+from driving_xai.explain.registry import ENTRY_POINTS
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
-GROUP = "driving_xai.explainers"
 LIBRARIES: Mapping[str, str] = {
     "captum": "driving_xai.explain.adapters.captum:Captum",
     "grad-cam": "driving_xai.explain.adapters.grad_cam:LibraryCAM",
@@ -26,11 +30,14 @@ LIBRARIES: Mapping[str, str] = {
 _EXTRAS = {"captum": "peers", "grad-cam": "peers", "zennit": "peers", "lxt": "lxt"}
 
 
-def load_explainer(text: str, **options: Any) -> Explainer:
+def load_explainer(
+    text: str, *, of_run: Mapping[str, Any] = MappingProxyType({}), **options: Any
+) -> Explainer:
     """The explainer that a text names.
 
     Args:
         text: `LIBRARY:METHOD`, `package.module:Class`, or the name of an entry point.
+        of_run: what a run sets for all its methods, such as a seed; given to those that take it.
         options: the explainer's own, by keyword.
 
     Raises:
@@ -44,21 +51,8 @@ def load_explainer(text: str, **options: Any) -> Explainer:
     """
     library, colon, method = text.partition(":")
     if colon and library in LIBRARIES:
-        return _called(_class_of(library), text, {"method": method, **options})
-    if colon:
-        return _called(_imported(text), text, options)
-    known = {each.name: each for each in entry_points(group=GROUP)}
-    if text not in known:
-        raise ValueError(
-            f"explainer {text!r} is unknown; expected {', '.join(f'{each}:METHOD' for each in LIBRARIES)}, "
-            f"package.module:Class, or an entry point of {GROUP} ({', '.join(known) or 'there is none'})"
-        )
-    try:
-        found = known[text].load()
-    # The code is the user's, and may raise anything.
-    except Exception as error:
-        raise ValueError(f"explainer {text!r} cannot be imported: {type(error).__name__}: {error}") from error
-    return _called(found, text, options)
+        return _called(_class_of(library), text, of_run, {"method": method, **options})
+    return _called(_imported(text) if colon else _entry_point(text), text, of_run, options)
 
 
 def _class_of(library: str) -> Any:
@@ -82,14 +76,50 @@ def _imported(text: str) -> Any:
         raise ValueError(f"explainer {text!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def _called(made: Any, text: str, options: Mapping[str, Any]) -> Explainer:
+def _entry_point(name: str) -> Any:
+    known = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
+    if name not in known:
+        raise ValueError(
+            f"explainer {name!r} is unknown; expected {', '.join(f'{each}:METHOD' for each in LIBRARIES)}, "
+            f"package.module:Class, or an entry point of {ENTRY_POINTS} ({', '.join(known) or 'there is none'})"
+        )
     try:
-        found = made(**options)
+        return known[name].load()
+    # The code is the user's, and may raise anything.
+    except Exception as error:
+        raise ValueError(f"explainer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _called(made: Any, text: str, of_run: Mapping[str, Any], options: Mapping[str, Any]) -> Explainer:
+    try:
+        takes = signature(made).parameters
+        found = made(**{name: value for name, value in of_run.items() if name in takes} | dict(options))
     except TypeError as error:
         raise OptionError(f"explainer {text!r}: {error}") from error
+    if isinstance(found, Explainer):
+        return found
     if not callable(found):
         raise ValueError(
             f"explainer {text!r} gave a {type(found).__name__}; expected a class whose objects are called with "
             "(model, frames, target)"
         )
-    return found
+    return Function(function=found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function(Explainer):
+    """A function as an explainer, so that its maps are checked as all others are.
+
+    Args:
+        function: takes the model at one instant, frames and a target; returns maps [B, H, W].
+
+    Example:
+        >>> dark = Function(function=lambda model, frames, target: 1 - frames.mean(1))
+        >>> dark(lambda frames: frames.mean((2, 3)), torch.zeros(1, 3, 2, 2), lambda scores: scores[:, 0]).shape
+        torch.Size([1, 2, 2])
+    """
+
+    function: Callable[[FrameModel, Frames, Target], Saliency]
+
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        return self.function(model, frames, target)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from driving_xai.explain.adapters.containment import Adapter, checked, require_one_frame_of_a_view
-from driving_xai.explain.variants import Clean
+from driving_xai.explain.variants import ReferenceScores
 from driving_xai.types import FrameModel, Frames, Saliency
 
 
@@ -82,7 +82,9 @@ class Captum(Adapter):
         )
         self._of_class, self._of_call = of_class, {**self._how.options, **of_call}
 
-    def _attributed(self, model: FrameModel, network: nn.Module, frames: Frames, clean: Clean) -> Saliency:
+    def _attributed(
+        self, model: FrameModel, network: nn.Module, frames: Frames, clean: ReferenceScores
+    ) -> Saliency:
         if self._how.module:
             require_one_frame_of_a_view(model, frames, self.name)
         scalar = _TargetValue(model, network, clean, self._how)
@@ -96,7 +98,7 @@ class Captum(Adapter):
 class _TargetValue(nn.Module):
     """The target's value of frames in captum's order, as captum's methods want to be given it."""
 
-    def __init__(self, model: FrameModel, network: nn.Module, clean: Clean, how: _Method) -> None:
+    def __init__(self, model: FrameModel, network: nn.Module, clean: ReferenceScores, how: _Method) -> None:
         super().__init__()
         self.network = network
         # In a tuple, because a module would be registered a second time.

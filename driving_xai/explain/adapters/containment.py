@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import io
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from inspect import signature
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from driving_xai.errors import NonFiniteError, OptionError, UnsupportedModelError
+from driving_xai.explain.base import Explainer
 from driving_xai.explain.capture import only_in_eval_mode
-from driving_xai.explain.variants import Clean, finite
+from driving_xai.explain.variants import ReferenceScores
+from driving_xai.models.capabilities import network_of
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-@runtime_checkable
-class _View(Protocol):
-    """A model that calls another module, such as a drive's model at one instant."""
-
-    @property
-    def network(self) -> nn.Module: ...
-
-
-class Adapter(ABC):
+class Adapter(Explainer):
     """An explainer of another library under this project's contract.
 
     Frames, weights, gradients, modes, hooks and random numbers are as before afterwards, also where the library
@@ -41,15 +35,17 @@ class Adapter(ABC):
     name: str
     seed: int = 0
 
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer`.
+    def check(self, model: object, frames: Frames) -> None:
+        network_of(model)
+
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        """The library's maps.
 
         Raises:
             UnsupportedModelError: the library cannot explain this model.
-            NonFiniteError: a map has NaN or infinity.
         """
         network = network_of(model)
-        clean = Clean(model, frames, target)
+        clean = ReferenceScores(model, frames, target)
         with torch.inference_mode(False), contained(network, seed=self.seed):
             try:
                 maps = self._attributed(model, network, frames.detach().clone(), clean)
@@ -62,10 +58,12 @@ class Adapter(ABC):
                     f"{self.name} does not run on {type(network).__name__} ({type(error).__name__}: {reason}); "
                     "use another method"
                 ) from error
-        return finite(maps.detach())
+        return maps.detach()
 
     @abstractmethod
-    def _attributed(self, model: FrameModel, network: nn.Module, frames: Frames, clean: Clean) -> Saliency:
+    def _attributed(
+        self, model: FrameModel, network: nn.Module, frames: Frames, clean: ReferenceScores
+    ) -> Saliency:
         """The maps, by the library."""
 
 
@@ -80,21 +78,6 @@ class Scored(nn.Module):
 
     def forward(self, frames: Frames) -> Tensor:
         return self._model[0](frames)
-
-
-def network_of(model: object) -> nn.Module:
-    """The module in which layers are found and hooks run.
-
-    Raises:
-        UnsupportedModelError: the model is no module and names none.
-    """
-    if isinstance(model, nn.Module):
-        return model
-    if isinstance(model, _View):
-        return model.network
-    raise UnsupportedModelError(
-        f"{type(model).__name__} is no torch.nn.Module and has no attribute network that is one; give a network"
-    )
 
 
 def require_one_frame_of_a_view(model: object, frames: Frames, name: str) -> None:
@@ -179,7 +162,7 @@ def checked(
     return [{option: value for option, value in options.items() if option in each} for each in known]
 
 
-def slope_of_target(clean: Clean, scores: Tensor) -> Tensor:
+def slope_of_target(clean: ReferenceScores, scores: Tensor) -> Tensor:
     """The gradient of each frame's target with respect to its scores: a one of the class that is explained."""
     leaf = scores.detach().requires_grad_()
     values = clean.target(leaf)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from driving_xai.explain.adapters.containment import Adapter, Scored, checked, require_one_frame_of_a_view
 from driving_xai.explain.grid import to_frame_grid
-from driving_xai.explain.variants import Clean
-from driving_xai.models.feature_maps import last_feature_map, named_layer
+from driving_xai.explain.variants import ReferenceScores
+from driving_xai.models.capabilities import feature_map_of
+from driving_xai.models.feature_maps import as_maps
 from driving_xai.types import FrameModel, Frames, Saliency
 
 METHODS = (
@@ -44,7 +45,8 @@ class LibraryCAM(Adapter):
 
         Args:
             method: a name of `METHODS`.
-            layer: the dotted name of the layer whose maps are weighted; None is the last feature map.
+            layer: the dotted name of the layer whose maps are weighted; None is the last feature map. Channels last and
+                tokens are rearranged as for `cam.GradCAM`.
             seed: of methods that draw.
             options: `eigen_smooth`.
 
@@ -60,11 +62,15 @@ class LibraryCAM(Adapter):
             self.name, options, self._class.__call__, taken=("input_tensor", "targets", "aug_smooth")
         )
 
-    def _attributed(self, model: FrameModel, network: nn.Module, frames: Frames, clean: Clean) -> Saliency:
+    def _attributed(
+        self, model: FrameModel, network: nn.Module, frames: Frames, clean: ReferenceScores
+    ) -> Saliency:
         require_one_frame_of_a_view(model, frames, self.name)
-        found = last_feature_map(network, frames) if self.layer is None else named_layer(network, self.layer)
+        at = feature_map_of(network, frames, layer=self.layer)
         raw: list[Tensor] = []
-        with self._class(Scored(model, network), [found]) as cam:
+        with self._class(
+            Scored(model, network), [at.layer], reshape_transform=lambda output: as_maps(output, at)
+        ) as cam:
             weighted: Callable[..., Any] = cam.get_cam_image
 
             def remember(*inputs: Any, **options: Any) -> Any:
@@ -83,7 +89,7 @@ class LibraryCAM(Adapter):
 class _Row:
     """The target of one frame, from its own scores alone, as the library asks for it."""
 
-    def __init__(self, clean: Clean, scores: Tensor, row: int) -> None:
+    def __init__(self, clean: ReferenceScores, scores: Tensor, row: int) -> None:
         self._clean, self._scores, self._row = clean, scores, row
 
     def __call__(self, scores: Tensor) -> Tensor:

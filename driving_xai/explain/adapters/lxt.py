@@ -21,7 +21,7 @@ from driving_xai.explain.adapters.containment import (
     slope_of_target,
 )
 from driving_xai.explain.grid import to_frame_grid
-from driving_xai.explain.variants import Clean
+from driving_xai.explain.variants import ReferenceScores
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency
 
@@ -50,7 +50,9 @@ class AttnLRP(Adapter):
         if method != "AttnLRP":
             raise ValueError(f"lxt has no method {method!r} here; it has AttnLRP")
 
-    def _attributed(self, model: FrameModel, network: nn.Module, frames: Frames, clean: Clean) -> Saliency:
+    def _attributed(
+        self, model: FrameModel, network: nn.Module, frames: Frames, clean: ReferenceScores
+    ) -> Saliency:
         require_one_frame_of_a_view(model, frames, self.name)
         attentive = [
             each for each in network.modules() if isinstance(each, nn.MultiheadAttention | Attention)

@@ -21,7 +21,7 @@ from driving_xai.explain.adapters.containment import (
     slope_of_target,
 )
 from driving_xai.explain.grid import to_frame_grid
-from driving_xai.explain.variants import Clean
+from driving_xai.explain.variants import ReferenceScores
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency
 
@@ -70,7 +70,9 @@ class Zennit(Adapter):
             self.name, options, self._class.__init__, taken=("canonizers", "layer_map")
         )
 
-    def _attributed(self, model: FrameModel, network: nn.Module, frames: Frames, clean: Clean) -> Saliency:
+    def _attributed(
+        self, model: FrameModel, network: nn.Module, frames: Frames, clean: ReferenceScores
+    ) -> Saliency:
         require_one_frame_of_a_view(model, frames, self.name)
         composite = self._class(canonizers=[_canonizer(network)], **self._options)
         first = FirstInput()

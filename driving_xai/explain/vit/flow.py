@@ -7,7 +7,7 @@ down, in tiles of a few query rows.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,18 +16,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from driving_xai.explain.variants import finite
-from driving_xai.explain.vit.capture import AttentionState, TokenGrid, attention_states
+from driving_xai.explain.base import Explainer, require_at_least
+from driving_xai.explain.vit.capture import AttentionState, TokenGrid, attention_states, check_vit
 from driving_xai.explain.vit.gradient import Memory, attention_gradients
 from driving_xai.explain.vit.tiles import (
-    TILE_ROWS,
     added_to_cls,
     attention_flow,
     attention_of_cls,
     gradient_flow,
     gradient_of_cls,
+    tile_rows_for,
     value_norms,
 )
+from driving_xai.models.capabilities import vision_transformer_of
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Relevance = Float[Tensor, "C B N"]
@@ -41,42 +42,34 @@ ValueNorms = Literal["none", "key", "query"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionExplainer(ABC):
-    """What the methods share: one target is a list of one, tokens become maps.
+class AttentionExplainer(Explainer):
+    """What the methods share: the transformer is found, targets share its passes, tokens become maps.
 
     A method leaves weights, modes and hooks of the model as they are, and its fused attention on.
-
-    Raises:
-        ValueError: an option is out of range.
     """
 
-    vit: nn.Module
-    """timm's VisionTransformer, by which the explained model judges."""
+    def check(self, model: object, frames: Frames) -> None:
+        check_vit(self.transformer(model, frames))
 
-    def __post_init__(self) -> None:
-        least = {"samples": 0, "noise": 0, "steps": 1, "batch_size": 1, "tile_rows": 1}
-        for option, value in least.items():
-            if not (given := getattr(self, option, value)) >= value:
-                raise ValueError(f"got {option} {given}; expected {value} or more")
-
-    def __call__(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        """Explains each frame; see `types.Explainer`.
+    def transformer(self, model: object, frames: Frames) -> nn.Module:
+        """The Vision Transformer that a model's scores come from.
 
         Raises:
-            UnsupportedModelError: see `vit_gradient.attention_gradients`.
-            ValueError: the relevance is not finite.
+            UnsupportedModelError: the model has none, or one of another build.
         """
-        return self.explain_each(model, frames, [target]).squeeze(1)
+        return self._remembered(model, frames, _transformer)
 
-    def explain_each(
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        return self._explain_each(model, frames, [target]).squeeze(1)
+
+    def _explain_each(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> Float[Tensor, "B C H W"]:
-        """One map for each of C targets, which share the forward pass and the attention tiles."""
         with torch.inference_mode(False), torch.no_grad():
             grid, relevance = self.tokens(model, frames, targets)
             # Autocast is for the model: stretching would leave two or three digits of the map.
             with torch.autocast(frames.device.type, enabled=False):
-                return grid.on_frames(finite(relevance), frames)
+                return grid.on_frames(relevance, frames)
 
     @abstractmethod
     def tokens(
@@ -96,7 +89,7 @@ class RawAttention(AttentionExplainer):
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, states = attention_states(self.vit, model, frames, blocks="last")
+        grid, states = attention_states(self.transformer(model, frames), model, frames, blocks="last")
         return grid, _for_each(targets, attention_of_cls(next(states)).mean(1))
 
 
@@ -107,17 +100,20 @@ class Rollout(AttentionExplainer):
     Source: Abnar and Zuidema 2020, eq. 1, "Quantifying attention flow in transformers".
     """
 
-    tile_rows: int = TILE_ROWS
+    tile_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require_tile_rows(self.tile_rows)
 
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, states = attention_states(self.vit, model, frames)
+        grid, states = attention_states(self.transformer(model, frames), model, frames)
         relevance: Float[Tensor, "B N"] | None = None
         for state in states:
             rows = 1 if relevance is None else None
             before = _cls_only(state.key[:, 0, :, 0]) if relevance is None else relevance
-            passed = attention_flow(state, before, rows=rows, tile_rows=self.tile_rows)
+            passed = attention_flow(state, before, rows=rows, tile_rows=tile_rows_for(frames, self.tile_rows))
             relevance = (before + passed.mean(1)) / 2
         assert relevance is not None
         return grid, _for_each(targets, relevance)
@@ -139,7 +135,7 @@ class NormAttention(AttentionExplainer):
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, states = attention_states(self.vit, model, frames, blocks="last")
+        grid, states = attention_states(self.transformer(model, frames), model, frames, blocks="last")
         last = next(states)
         if self.form == "heads":
             return grid, _for_each(targets, (attention_of_cls(last) * value_norms(last)).mean(1))
@@ -163,7 +159,9 @@ class AttentionGradient(AttentionExplainer):
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, _, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        grid, _, states = attention_gradients(
+            self.transformer(model, frames), model, frames, targets, memory=self.memory
+        )
         if self.form == "last-block":
             return grid, _of_cls(next(iter(states))).mean(2)
         summed: Relevance | float = 0.0
@@ -185,26 +183,29 @@ class GenericAttention(AttentionExplainer):
         >>> from driving_xai.targets import output
         >>> config = ActionConfig(backbone="vit_tiny_patch16_224", depth=2, blocks=2, image_size=(32, 64))
         >>> model = ActionModel(config).eval()
-        >>> explain = GenericAttention(vit=model.vit)
+        >>> explain = GenericAttention()
         >>> explain.explain_each(model, torch.rand(1, 3, 32, 64), [output(0), output(2)]).shape
         torch.Size([1, 2, 32, 64])
     """
 
     product: Product = "flow"
     memory: Memory = "keep"
-    tile_rows: int = TILE_ROWS
+    tile_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require_tile_rows(self.tile_rows)
 
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, _, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
+        grid, _, states = attention_gradients(
+            self.transformer(model, frames), model, frames, targets, memory=self.memory
+        )
         ordered = in_order(states, self.product)
-        return grid, cls_relevance(ordered, norms="none", tile_rows=self.tile_rows)
+        return grid, cls_relevance(ordered, norms="none", tile_rows=tile_rows_for(frames, self.tile_rows))
 
 
-def cls_relevance(
-    states: Iterable[AttentionState], *, norms: ValueNorms, tile_rows: int = TILE_ROWS
-) -> Relevance:
+def cls_relevance(states: Iterable[AttentionState], *, norms: ValueNorms, tile_rows: int) -> Relevance:
     """Row 0 of a product of Ā = I + mean_h (A ∇A ν)⁺, the leftmost factor first.
 
     As A and ν are not negative, r Ā = r + mean_h (Σ_i r_i (A_ij ∇A_ij)⁺) ν_j for norms of the keys, and
@@ -223,6 +224,18 @@ def cls_relevance(
         relevance = before + (passed * of_key).mean(2)
     assert relevance is not None
     return relevance
+
+
+def require_tile_rows(tile_rows: int | None) -> None:
+    """Raises ValueError where an option is no number of rows."""
+    if tile_rows is not None:
+        require_at_least({"tile_rows": (tile_rows, 1)})
+
+
+def _transformer(model: object, frames: Frames) -> nn.Module:
+    found = vision_transformer_of(model)
+    check_vit(found)
+    return found
 
 
 def in_order(states: Iterable[AttentionState], product: Product) -> Iterable[AttentionState]:

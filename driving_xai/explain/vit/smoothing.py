@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from driving_xai.explain.base import require_at_least
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.vit.capture import Normalised, TokenGrid, normalised_input
 from driving_xai.explain.vit.flow import (
@@ -25,6 +26,7 @@ from driving_xai.explain.vit.flow import (
     ValueNorms,
     cls_relevance,
     in_order,
+    require_tile_rows,
 )
 from driving_xai.explain.vit.gradient import (
     Memory,
@@ -32,7 +34,7 @@ from driving_xai.explain.vit.gradient import (
     input_gradient,
     last_attention_gradient,
 )
-from driving_xai.explain.vit.tiles import TILE_ROWS
+from driving_xai.explain.vit.tiles import tile_rows_for
 from driving_xai.perturb import batches
 from driving_xai.targets import held_at
 from driving_xai.types import FrameModel, Frames, Target
@@ -58,46 +60,71 @@ class SNNA(AttentionExplainer):
     the token attended to, as printed; their code takes the attending one's (`norms="query"`). Their code
     draws 3 samples, the paper 5.
 
+    Args:
+        samples: m, noisy forward passes; 0 leaves the smoothing out: the authors' "norm_att".
+        noise_std: as a fraction of each normalised frame's range, its largest less its smallest value; 0 or more.
+        seed: of the noise.
+        noise_on: what draws the noise: the CPU, so that a map is the same on every device, or the frames' own
+            device, which saves a GPU the wait for 3 m H W numbers.
+        norms: whose lengths weigh the attention.
+        product: the order of the blocks.
+        smoothing: what is kept of the smoothed gradient before the mean over heads.
+        memory: whether activations are kept for the backward pass or computed again.
+        batch_size: most frames in one noisy forward pass, see `perturb.batches`; changes no map.
+        tile_rows: query rows of attention that are computed at a time; None takes what suits the device. Changes
+            maps by rounding only.
+
+    Raises:
+        ValueError: an option is out of range.
+
     Example:
         >>> from driving_xai.models.actions import ActionConfig, ActionModel
         >>> from driving_xai.targets import output
         >>> config = ActionConfig(backbone="vit_tiny_patch16_224", depth=2, blocks=2, image_size=(32, 64))
         >>> model = ActionModel(config).eval()
-        >>> SNNA(vit=model.vit, samples=3)(model, torch.rand(1, 3, 32, 64), output(0)).shape
+        >>> SNNA(samples=3)(model, torch.rand(1, 3, 32, 64), output(0)).shape
         torch.Size([1, 32, 64])
     """
 
     samples: int = 5
-    """Noisy forward passes, m; 0 leaves the smoothing out: the authors' "norm_att"."""
-    noise: float = 0.15
-    """Standard deviation, as a fraction of each normalised frame's largest less its smallest value."""
+    noise_std: float = 0.15
     seed: int = 0
     noise_on: Literal["cpu", "frames"] = "cpu"
-    """What draws the noise: the CPU, so that a map is the same on every device, or the frames' own device,
-    which saves a GPU the wait for 3 m H W numbers."""
     norms: ValueNorms = "key"
     product: Product = "flow"
     smoothing: Sign = "positive"
     memory: Memory = "keep"
     batch_size: int = 1
-    """Most frames in one noisy forward pass, see `perturb.batches`; changes no map."""
-    tile_rows: int = TILE_ROWS
+    tile_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require_tile_rows(self.tile_rows)
+        require_at_least(
+            {
+                "samples": (self.samples, 0),
+                "noise_std": (self.noise_std, 0),
+                "batch_size": (self.batch_size, 1),
+            }
+        )
 
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, scores, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
-        relevance = cls_relevance(in_order(states, self.product), norms=self.norms, tile_rows=self.tile_rows)
+        vit = self.transformer(model, frames)
+        grid, scores, states = attention_gradients(vit, model, frames, targets, memory=self.memory)
+        relevance = cls_relevance(
+            in_order(states, self.product), norms=self.norms, tile_rows=tile_rows_for(frames, self.tile_rows)
+        )
         if self.samples == 0:
             return grid, relevance
         held = [held_at(target, scores) for target in targets]
         drawn = generators(frames, seed=self.seed, device="cpu" if self.noise_on == "cpu" else frames.device)
 
         def add_noise(_chosen: slice, inputs: Normalised) -> Normalised:
-            return inputs + self.noise * _extent(inputs) * _normal(inputs, drawn)
+            return inputs + self.noise_std * _extent(inputs) * _normal(inputs, drawn)
 
         mean = _mean_gradient(
-            self.vit, model, frames, held, add_noise, count=self.samples, batch_size=self.batch_size
+            vit, model, frames, held, add_noise, count=self.samples, batch_size=self.batch_size
         )
         return grid, relevance * _over_heads(mean, self.smoothing)
 
@@ -113,6 +140,24 @@ class AttentionIG(AttentionExplainer):
     Source: Zhu et al. 2024, section 4.2 (AttIG); Sundararajan et al. 2017.
     Deviation: the paper prints the pixels' mask and leaves colours and sign open; the authors' code takes
     the attention's, which is the default here.
+
+    Args:
+        mask: what is averaged along the path.
+        steps: points on the path, 1 or more.
+        product: the order of the blocks.
+        memory: whether activations are kept for the backward pass or computed again.
+        batch_size: most frames in one forward pass along the path, see `perturb.batches`; changes no map.
+        tile_rows: see `SNNA`.
+
+    Raises:
+        ValueError: an option is out of range.
+
+    Example:
+        >>> from driving_xai.models.actions import ActionConfig, ActionModel
+        >>> from driving_xai.targets import output
+        >>> config = ActionConfig(backbone="vit_tiny_patch16_224", depth=2, blocks=2, image_size=(32, 64))
+        >>> AttentionIG(steps=2)(ActionModel(config).eval(), torch.rand(1, 3, 32, 64), output(0)).shape
+        torch.Size([1, 32, 64])
     """
 
     mask: Literal["attention", "pixels"] = "attention"
@@ -120,18 +165,21 @@ class AttentionIG(AttentionExplainer):
     product: Product = "flow"
     memory: Memory = "keep"
     batch_size: int = 1
-    """Most frames in one forward pass along the path, see `perturb.batches`; changes no map."""
-    tile_rows: int = TILE_ROWS
+    tile_rows: int | None = None
 
-    def explain_each(
+    def __post_init__(self) -> None:
+        require_tile_rows(self.tile_rows)
+        require_at_least({"steps": (self.steps, 1), "batch_size": (self.batch_size, 1)})
+
+    def _explain_each(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> Float[Tensor, "B C H W"]:
-        """See `AttentionExplainer.explain_each`."""
-        maps = super().explain_each(model, frames, targets)
+        maps = super()._explain_each(model, frames, targets)
         if self.mask == "attention":
             return maps
+        vit = self.transformer(model, frames)
         pixels = integrated_gradients(
-            self.vit, model, frames, targets, steps=self.steps, batch_size=self.batch_size
+            vit, model, frames, targets, steps=self.steps, batch_size=self.batch_size
         )
         summed = pixels.sum(2).transpose(0, 1)
         return maps * F.interpolate(summed, size=maps.shape[-2:], mode="bilinear", align_corners=False)
@@ -139,14 +187,17 @@ class AttentionIG(AttentionExplainer):
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
-        grid, scores, states = attention_gradients(self.vit, model, frames, targets, memory=self.memory)
-        relevance = cls_relevance(in_order(states, self.product), norms="none", tile_rows=self.tile_rows)
+        vit = self.transformer(model, frames)
+        grid, scores, states = attention_gradients(vit, model, frames, targets, memory=self.memory)
+        relevance = cls_relevance(
+            in_order(states, self.product), norms="none", tile_rows=tile_rows_for(frames, self.tile_rows)
+        )
         if self.mask == "pixels":
             return grid, relevance
         path = torch.linspace(0, 1, self.steps).tolist()
         held = [held_at(target, scores) for target in targets]
         mean = _mean_gradient(
-            self.vit, model, frames, held, _shrink(path), count=self.steps, batch_size=self.batch_size
+            vit, model, frames, held, _shrink(path), count=self.steps, batch_size=self.batch_size
         )
         return grid, relevance * _over_heads(mean, "positive")
 

@@ -22,6 +22,11 @@ GPU_TILE_ROWS = 512
 """On a GPU, which waits less often for larger products. The number changes maps by rounding only."""
 
 
+def tile_rows_for(frames: Tensor, tile_rows: int | None) -> int:
+    """The rows asked for, or as many as suit the frames' device."""
+    return tile_rows or (GPU_TILE_ROWS if frames.is_cuda else TILE_ROWS)
+
+
 def attention_of_cls(state: AttentionState) -> Float[Tensor, "B h N"]:
     """Row 0 of each head's attention: what CLS attends to."""
     with _unlowered(state):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest
-
 from driving_xai.explain.controls import CentrePrior, RandomOrder
+from scipy.stats import kstest
 
 
 @pytest.fixture

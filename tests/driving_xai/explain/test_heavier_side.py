@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from driving_xai.explain.heavier_side import AttentionWeighted, HeavierSide
+from driving_xai.explain.learned import learned_attention
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.gradient import Gradient, IntegratedGradients
-from driving_xai.explain.heavier_side import AttentionWeighted, HeavierSide
-from driving_xai.explain.learned import learned_attention
 from driving_xai.explain.registry import build
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.models.steering import SteeringConfig, SteeringModel

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from driving_xai.explain.learned import LayerMean
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.grid import Cells
-from driving_xai.explain.learned import LayerMean
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
 from driving_xai.targets import output
 

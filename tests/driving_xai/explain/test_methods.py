@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from driving_xai.explain.learned import learned_attention
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells
-from driving_xai.explain.learned import learned_attention
 from driving_xai.explain.registry import METHODS, build
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import left, magnitude, right

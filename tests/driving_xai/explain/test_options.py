@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from driving_xai.explain.heavier_side import HeavierSide
 from torch import nn
 
 from driving_xai.errors import DataError, OptionError, UnsupportedModelError
@@ -18,7 +19,6 @@ from driving_xai.evaluation.sanity import SanityConfig
 from driving_xai.explain.cam import CAMS, GradCAM
 from driving_xai.explain.gradient import IntegratedGradients, SmoothGrad
 from driving_xai.explain.grid import Cells
-from driving_xai.explain.heavier_side import HeavierSide
 from driving_xai.explain.lime import LIME, Grid
 from driving_xai.explain.options import described, planned
 from driving_xai.explain.perturbation import RISE, Occlusion

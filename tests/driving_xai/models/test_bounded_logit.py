@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from driving_xai.explain.learned import learned_selection
 from torch import nn
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells, to_frame_grid
-from driving_xai.explain.learned import learned_selection
 from driving_xai.explain.registry import build
 from driving_xai.metrics.curves import rank
 from driving_xai.models.bounded_logit import (
