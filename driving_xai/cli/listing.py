@@ -84,11 +84,10 @@ def summaries(kind: Literal["methods", "measures"]) -> dict[str, str]:
 def misfit(name: str, model: nn.Module) -> str | None:
     """Why a method does not fit a model; None where it does."""
     from driving_xai.errors import UnsupportedModelError
-    from driving_xai.explain.registry import build
-    from driving_xai.models.capabilities import sample_frames
+    from driving_xai.explain.registry import fitted
 
     try:
-        build(name).check(model, sample_frames(model))
+        fitted(name, model)
     except UnsupportedModelError as error:
         return str(error)
     return None

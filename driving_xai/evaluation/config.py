@@ -8,11 +8,10 @@ from typing import Any, Literal, Protocol
 
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
-from driving_xai.explain.registry import build_all, require_methods
+from driving_xai.explain.registry import fitted, require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
-from driving_xai.models.capabilities import sample_frames
 from driving_xai.perturb import FILLS, Fill
 
 CONTROLS = ("random", "centre-prior")
@@ -141,7 +140,9 @@ def explainers_of(names: Sequence[str], model: Any, config: HasMethods) -> Mappi
     Raises:
         UnsupportedModelError: the model lacks what a method needs.
     """
-    found = build_all(names, seed=config.seed, batch_size=config.batch_size, options=config.options)
-    for explainer in found.values():
-        explainer.check(model, sample_frames(model))
-    return found
+    return {
+        name: fitted(
+            name, model, seed=config.seed, batch_size=config.batch_size, options=config.options.get(name)
+        )
+        for name in names
+    }

@@ -33,7 +33,7 @@ from driving_xai.experiments.tables import markdown_header, markdown_row, write_
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.cam import AttentionGuidedCAM, GradCAM
 from driving_xai.explain.options import OptionsOf
-from driving_xai.explain.registry import build_all, require_methods
+from driving_xai.explain.registry import fitted, require_methods
 from driving_xai.metrics.confidence import (
     SHOWN_FRACTIONS,
     OfClass,
@@ -251,7 +251,10 @@ def _explainers(
     head = model.feature_map.head
 
     def named(*names: str) -> dict[str, Explainer]:
-        return build_all(names, seed=seed, batch_size=how.batch_size, options=how.options)
+        return {
+            name: fitted(name, model, seed=seed, batch_size=how.batch_size, options=how.options.get(name))
+            for name in names
+        }
 
     guided = {
         f"{OURS} channel": AttentionGuidedCAM(parts="channel"),

@@ -31,7 +31,7 @@ from driving_xai.experiments.stand_ins import Spots, spotted_discs
 from driving_xai.experiments.tables import write_results
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
-from driving_xai.explain.registry import build, require_methods, without_label
+from driving_xai.explain.registry import fitted, require_methods, without_label
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import insertion_deletion, patch_insertion_deletion, rank
 from driving_xai.metrics.registry import PATCHES_PX
@@ -181,7 +181,7 @@ def table4(
             )
             model = _network(source, out, how, loss, name.replace(" ", "-"), seed, device)
             _, frames, classes = _positives(source.images, how, seed)
-            saliency = _map(model, build(LABN), frames, classes, how.batch_size)
+            saliency = _map(model, fitted(LABN, model), frames, classes, how.batch_size)
             found[name] = {
                 **_scored(source, model, frames, saliency, classes, how, seed),
                 **_accuracy(source, model),
@@ -254,7 +254,7 @@ def _compared(source: NamedImages, how: Iida, model: Classifier, seed: int) -> F
     for name in (*_METHODS, *how.methods, *CONTROLS):
         usual = {"masks": how.rise_masks, "grid": 9, "shown": 0.3} if without_label(name) == "rise" else {}
         options = {**usual, **how.options.get(name, {})}
-        explainer = build(name, seed=seed, batch_size=how.batch_size, **options)
+        explainer = fitted(name, model, seed=seed, batch_size=how.batch_size, options=options)
         maps[name] = _map(model, explainer, frames, classes, how.batch_size)
     if isinstance(source.images, MemoryImages) and source.images.causes is not None:
         maps.update(_known(source.images.causes[torch.from_numpy(rows)], seed))

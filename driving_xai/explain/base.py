@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -53,7 +54,9 @@ class Explainer(ABC):
             ValueError: frames or maps have another shape.
         """
         _require_frames(frames)
-        return _checked(self._explain(frame_model(model), frames, target), frames)
+        maps = self._explain(frame_model(model), frames, target)
+        _require_shape(maps, (len(frames), *frames.shape[2:]))
+        return finite(maps)
 
     def explain_each(
         self, model: object, frames: Frames, targets: Sequence[Target]
@@ -61,7 +64,8 @@ class Explainer(ABC):
         """One map for each of C targets, otherwise as a call; methods that can share work between targets do."""
         _require_frames(frames)
         maps = self._explain_each(frame_model(model), frames, targets)
-        return _checked(maps.flatten(0, 1), frames, each=len(targets)).unflatten(0, maps.shape[:2])
+        _require_shape(maps, (len(frames), len(targets), *frames.shape[2:]))
+        return finite(maps)
 
     def check(self, model: object, frames: Frames) -> None:  # noqa: B027 - most need nothing but scores
         """Makes sure, without explaining, that this method fits a model.
@@ -93,6 +97,25 @@ class Explainer(ABC):
         return of_network[key]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Function(Explainer):
+    """A function as an explainer, so that its maps are checked as all others are.
+
+    Args:
+        function: takes the model at one instant, frames and a target; returns maps [B, H, W].
+
+    Example:
+        >>> dark = Function(function=lambda model, frames, target: 1 - frames.mean(1))
+        >>> dark(lambda frames: frames.mean((2, 3)), torch.zeros(1, 3, 2, 2), lambda scores: scores[:, 0]).shape
+        torch.Size([1, 2, 2])
+    """
+
+    function: Callable[[FrameModel, Frames, Target], Saliency]
+
+    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
+        return self.function(model, frames, target)
+
+
 def _require_frames(frames: Frames) -> None:
     if frames.dim() != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
         raise ValueError(
@@ -100,11 +123,9 @@ def _require_frames(frames: Frames) -> None:
         )
 
 
-def _checked(maps: Saliency, frames: Frames, *, each: int = 1) -> Saliency:
-    expected = (each * len(frames), *frames.shape[2:])
+def _require_shape(maps: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(maps.shape) != expected:
         raise ValueError(f"got maps of shape {tuple(maps.shape)}, expected {expected}: one value a pixel")
-    return finite(maps)
 
 
 def finite(values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,19 +140,26 @@ def build(name: str, *, seed: int = 0, batch_size: int = 32, **options: Any) -> 
         raise OptionError(f"method {name!r}: {error}") from None
 
 
-def build_all(
-    names: Sequence[str], *, seed: int = 0, batch_size: int = 32, options: OptionsOf = _NONE
-) -> dict[str, Explainer]:
-    """Several explainers by name, as `build` makes each.
+def fitted(
+    name: str, model: object, *, seed: int = 0, batch_size: int = 32, options: Mapping[str, Any] | None = None
+) -> Explainer:
+    """What `build` makes, after a check that it fits this model.
 
     Args:
-        options: of each, by the name under which it runs: `{"snna": {"samples": 3}}`.
+        model: the whole model or its view of one instant, on the device that it will run on.
+        options: the explainer's own, by name.
 
-    Example:
-        >>> list(build_all(["grad-cam", "rise@few"], options={"rise@few": {"samples": 10}}))
-        ['grad-cam', 'rise@few']
+    Raises:
+        UnsupportedModelError: the model lacks what the method needs; the message says what, and what to do.
+        OptionError: see `build`; ValueError likewise.
     """
-    return {name: build(name, seed=seed, batch_size=batch_size, **options.get(name, {})) for name in names}
+    from driving_xai.models.capabilities import sample_frames
+
+    explainer = build(name, seed=seed, batch_size=batch_size, **(options or {}))
+    # A plain network may take frames of another size than the sample's, and says so when it is called.
+    with suppress(RuntimeError):
+        explainer.check(model, sample_frames(model))
+    return explainer
 
 
 def options_of(name: str) -> dict[str, Any]:

@@ -109,12 +109,12 @@ def map_at(network: nn.Module, frames: Frames, layer: nn.Module) -> FeatureMap:
         )
     shape = shapes[0]
     if (layout := layout_of(shape, frames)) is not None:
-        return FeatureMap(layer=layer, cells=cell_centres(network, frames, layer), layout=layout)
+        return FeatureMap(layer=layer, cells=_centres(runs, frames, layer), layout=layout)
     if len(shape) == 3 and (grid := _token_grid(runs, shape[1], frames)) is not None:
         embedding, rows, columns = grid
         return FeatureMap(
             layer=layer,
-            cells=cell_centres(network, frames, embedding),
+            cells=_centres(runs, frames, embedding),
             layout="tokens",
             grid=(rows, columns),
             prefix_tokens=shape[1] - rows * columns,
@@ -218,8 +218,12 @@ def cell_centres(network: nn.Module, frames: Frames, layer: nn.Module) -> Cells 
     layer with kernel k, stride s and padding p is centred on s * i + (k - 1) / 2 - p of the cells it
     reads. None where the two axes differ or a window is padded in a way of its own (TensorFlow's).
     """
+    return _centres(_runs(network, frames), frames, layer)
+
+
+def _centres(runs: Sequence[_Run], frames: Frames, layer: nn.Module) -> Cells | None:
     first, stride, size = 0.0, 1, frames.shape[-2:]
-    for run in _runs(network, frames):
+    for run in runs:
         changes = run.took[-2:] == size and run.gave[-2:] != size and len(run.gave) == 4
         if changes and isinstance(run.module, (nn.Conv2d, *_POOLS)):
             window = _window(run.module)

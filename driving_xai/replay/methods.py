@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.base import Explainer
-from driving_xai.explain.registry import METHODS, build
-from driving_xai.models.capabilities import network_of, sample_frames, vision_transformer_of
+from driving_xai.explain.registry import METHODS, fitted
+from driving_xai.models.capabilities import network_of, vision_transformer_of
 from driving_xai.models.steering_config import OWN_METHOD
 from driving_xai.types import WritesMaps
 
@@ -26,24 +23,11 @@ def default_method(model: object) -> str:
     return "grad-cam"
 
 
-def built(
-    name: str, model: object, *, seed: int = 0, batch_size: int = 32, options: Mapping[str, Any] | None = None
-) -> Explainer:
-    """The explainer of that name, which fits this model.
-
-    Raises:
-        UnsupportedModelError: the model lacks what the method needs.
-    """
-    explainer = build(name, seed=seed, batch_size=batch_size, **(options or {}))
-    explainer.check(model, sample_frames(model))
-    return explainer
-
-
 def fitting_methods(model: object) -> tuple[str, ...]:
     """The methods that this model has what it takes for, in the order of their table."""
     fitting = []
     for name in METHODS:
         with suppress(UnsupportedModelError):
-            built(name, model)
+            fitted(name, model)
             fitting.append(name)
     return tuple(fitting)

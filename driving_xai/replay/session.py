@@ -25,11 +25,12 @@ from driving_xai.evaluation.data import device_of, require_geometry
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import described, planned
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
-from driving_xai.replay.methods import built, default_method
+from driving_xai.replay.methods import default_method
 from driving_xai.replay.model_input import ModelInput, made_elsewhere
 from driving_xai.replay.predict import (
     CONTROL,
@@ -120,7 +121,7 @@ class Session:
     def predictor(self, times: StageTimes) -> Predictor:
         """Fits the method to the model."""
         model, config = self.checkpoint.model, self.config
-        explainer = built(
+        explainer = fitted(
             self.method,
             model,
             seed=config.seed,
@@ -144,7 +145,7 @@ class Session:
         model: Any = twin(self.checkpoint.model)
         scorer = Scorer(
             model=model,
-            control=built(CONTROL, model, seed=self.config.seed),
+            control=fitted(CONTROL, model, seed=self.config.seed),
             task=self.task,
             fill=self.config.fill,
             seed=self.config.seed,

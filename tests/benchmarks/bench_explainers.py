@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from driving_xai.explain.lime import LIME, Grid
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.perturbation import RISE
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import magnitude, output
@@ -90,7 +90,7 @@ def curves_of_a_route(frames: int, config: SteeringConfig = SteeringConfig()) ->
     """Explains, ranks and deletes: `frames` frames, 25 steps, five explainers; one clean pass shared."""
     torch.manual_seed(0)
     model = SteeringModel(config).eval().fold_normalisation()
-    explainers = {name: build(name, model, batch_size=BATCH) for name in FIVE}
+    explainers = {name: fitted(name, model, batch_size=BATCH) for name in FIVE}
     explained, curves, network = Spent(), Spent(), 0.0
     with torch.no_grad():
         state = model.step(torch.rand(BATCH, 3, config.height, config.width), None)[2]
@@ -128,7 +128,7 @@ def each_method(
         forward = Spent.now().since(begun).processor / 5 / BATCH
     print(f"one frame of a batch of {BATCH} forward: {1e3 * forward:.2f} ms of processor time")
     for name in (*FIVE, *SLOWER):
-        explain = build(name, model, batch_size=BATCH, options=(options or {}).get(name))
+        explain = fitted(name, model, batch_size=BATCH, options=(options or {}).get(name))
         timed = Timed(view)
         if name not in SLOWER:
             explain(timed, batch[:1], magnitude)
@@ -155,7 +155,7 @@ def rise_on_resnet(masks: int, *, name: str = "resnet50", side_px: int = 224) ->
         for _ in range(3):
             model(torch.rand(8, 3, side_px, side_px))
     model.seconds, before, begun = 0.0, _peak_mib(), Spent.now()
-    saliency = RISE(masks=masks, batch_size=8)(model, frame, output(0))
+    saliency = RISE(samples=masks, batch_size=8)(model, frame, output(0))
     spent = Spent.now().since(begun)
     assert saliency.isfinite().all()
     outside, extra = spent.processor - model.seconds, _peak_mib() - before
@@ -178,7 +178,7 @@ class Averages:
 def rise_alone(masks: int) -> float:
     """RISE without a network to speak of; returns the extra MiB."""
     frame, before, begun = torch.rand(1, 3, 224, 224), _peak_mib(), Spent.now()
-    RISE(masks=masks, batch_size=8)(Averages(), frame, output(0))
+    RISE(samples=masks, batch_size=8)(Averages(), frame, output(0))
     extra = _peak_mib() - before
     print(f"RISE, {masks} masks, no network: {Spent.now().since(begun)}; extra memory {extra:.0f} MiB")
     return extra

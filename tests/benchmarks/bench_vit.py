@@ -84,9 +84,9 @@ def case(name: str, model: TappedViT, frames: Tensor, setting: Setting) -> Calla
     if name == "dense":
         return lambda: dense_snna(model, frames[0], setting.samples)
     if name == "rollout":
-        return lambda: Rollout(vit=model.vit)(model, frames, output(0))
+        return lambda: Rollout()(model, frames, output(0))
     if name == "generic-attention":
-        return lambda: GenericAttention(vit=model.vit)(model, frames, output(0))
+        return lambda: GenericAttention()(model, frames, output(0))
     on_gpu = setting.device == "cuda"
     snna = SNNA(
         vit=model.vit,

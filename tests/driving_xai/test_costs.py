@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from driving_xai.explain.registry import METHODS, build
+from driving_xai.explain.registry import METHODS, fitted
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import rank
@@ -135,7 +135,7 @@ def test_a_method_takes_as_many_passes_as_its_row_says(name):
     model = _MODELS.get(name, Plain)().eval()
     view = model.at(None) if hasattr(model, "at") else model
     frames = torch.rand(2, 3, HEIGHT, WIDTH)
-    explain = build(name, model)
+    explain = fitted(name, model)
     with _counted(model) as found:
         explain(view, frames, output(0))
     forward, backward = (int(re.match(r"\d+", cell).group()) for cell in ROWS[name])
@@ -145,7 +145,7 @@ def test_a_method_takes_as_many_passes_as_its_row_says(name):
 def test_a_filter_takes_a_pass_for_each_region_beside_two():
     torch.manual_seed(0)
     model = _steering("soft").eval()
-    explain = build("soft-attention-filtered", model)
+    explain = fitted("soft-attention-filtered", model)
     frames = torch.rand(2, 3, HEIGHT, WIDTH)
     regions = explain.regions(model.at(None), frames, output(0)).masks.shape[1]
     with _counted(model) as found:

@@ -9,7 +9,7 @@ import torch
 
 from driving_xai import checkpoint
 from driving_xai.evaluation.run import ScoreConfig, score
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.perturb import FILLS
@@ -71,7 +71,7 @@ def _like_the_cpu(explain, model, frames, target) -> None:
 def test_an_action_map_is_the_cpu_s(name) -> None:
     frames = torch.rand(2, 3, 48, 80, generator=torch.Generator().manual_seed(1))
     _like_the_cpu(
-        lambda model, frames, target: build(name, model, seed=3, batch_size=8)(model, frames, target),
+        lambda model, frames, target: fitted(name, model, seed=3, batch_size=8)(model, frames, target),
         _transformer(),
         frames,
         output(1),
@@ -85,7 +85,7 @@ def test_a_steering_map_is_the_cpu_s(name) -> None:
     frames = torch.rand(2, 3, 80, 160, generator=torch.Generator().manual_seed(1))
 
     def explain(model, frames, target):
-        return build(name, model, seed=3, batch_size=8)(model.at(None), frames, target)
+        return fitted(name, model, seed=3, batch_size=8)(model.at(None), frames, target)
 
     _like_the_cpu(explain, model, frames, magnitude)
 
@@ -98,7 +98,7 @@ def test_a_map_of_fewer_digits_is_that_of_float32(name, precision, share, agreem
         pytest.skip("this GPU has no TF32")
     model = _transformer().cuda()
     frames = torch.rand(2, 3, 48, 80, generator=torch.Generator().manual_seed(1)).cuda()
-    explain = build(name, model, seed=3, batch_size=8)
+    explain = fitted(name, model, seed=3, batch_size=8)
     expected = explain(model, frames, output(1))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
@@ -112,15 +112,15 @@ def test_a_map_of_fewer_digits_is_that_of_float32(name, precision, share, agreem
 
 def test_the_table_of_methods_takes_large_tiles_and_the_cpu_s_noise() -> None:
     model = _transformer().cuda()
-    explain = build("snna", model)
+    explain = fitted("snna", model)
     assert (explain.tile_rows, explain.noise_on) == (512, "cpu")
-    assert build("snna", model, options={"noise_on": "frames"}).noise_on == "frames"
+    assert fitted("snna", model, options={"noise_on": "frames"}).noise_on == "frames"
 
 
 def test_noise_that_the_gpu_draws_gives_another_map_of_the_same_kind() -> None:
     model, frames = _transformer().cuda(), torch.rand(1, 3, 48, 80).cuda()
     on_cpu, on_gpu = (
-        build("snna", model, options={"samples": 64, "noise_on": place})(model, frames, output(0))
+        fitted("snna", model, options={"samples": 64, "noise_on": place})(model, frames, output(0))
         for place in ("cpu", "frames")
     )
     assert not torch.equal(on_cpu, on_gpu)

@@ -8,17 +8,15 @@ this project's contract; `package.module:Class` is the user's; a bare name is an
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
 from driving_xai.errors import OptionError
-from driving_xai.explain.base import Explainer
+from driving_xai.explain.base import Explainer, Function
 from driving_xai.explain.registry import ENTRY_POINTS
-from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 LIBRARIES: Mapping[str, str] = {
     "captum": "driving_xai.explain.adapters.captum:Captum",
@@ -92,8 +90,9 @@ def _entry_point(name: str) -> Any:
 
 def _called(made: Any, text: str, of_run: Mapping[str, Any], options: Mapping[str, Any]) -> Explainer:
     try:
-        takes = signature(made).parameters
-        found = made(**{name: value for name, value in of_run.items() if name in takes} | dict(options))
+        found = made(
+            **{name: value for name, value in of_run.items() if name in _takes(made)} | dict(options)
+        )
     except TypeError as error:
         raise OptionError(f"explainer {text!r}: {error}") from error
     if isinstance(found, Explainer):
@@ -106,20 +105,8 @@ def _called(made: Any, text: str, of_run: Mapping[str, Any], options: Mapping[st
     return Function(function=found)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Function(Explainer):
-    """A function as an explainer, so that its maps are checked as all others are.
-
-    Args:
-        function: takes the model at one instant, frames and a target; returns maps [B, H, W].
-
-    Example:
-        >>> dark = Function(function=lambda model, frames, target: 1 - frames.mean(1))
-        >>> dark(lambda frames: frames.mean((2, 3)), torch.zeros(1, 3, 2, 2), lambda scores: scores[:, 0]).shape
-        torch.Size([1, 2, 2])
-    """
-
-    function: Callable[[FrameModel, Frames, Target], Saliency]
-
-    def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
-        return self.function(model, frames, target)
+def _takes(made: Any) -> Collection[str]:
+    try:
+        return signature(made).parameters
+    except ValueError:  # Built into Python, without a signature.
+        return ()

@@ -17,7 +17,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule
 from driving_xai.errors import DataError
 from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import magnitude
@@ -69,7 +69,7 @@ def test_the_map_lies_on_the_part_that_the_model_sees(steering, image, tmp_path)
     view = steering.model.at(None)
     with torch.no_grad():
         assert found["scores"]["inverse turning radius"]["value"] == pytest.approx(view(frames).item())
-    expected = build("soft-attention", steering.model)(view, frames, magnitude)[0].numpy()
+    expected = fitted("soft-attention", steering.model)(view, frames, magnitude)[0].numpy()
     of_attention = found["maps"][0]
     np.testing.assert_array_equal(np.load(tmp_path / "out" / of_attention["files"]["map"]), expected)
     highest = of_attention["highest"]

@@ -13,7 +13,7 @@ from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.evaluation.sanity import PER_FRAME, SanityConfig, check
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.localisation import auroc
 from driving_xai.targets import output
@@ -37,7 +37,7 @@ def test_a_curve_is_the_probability_of_the_explained_output(scored, actions, str
         for place in (0, 3):
             number = int(rows["frame"][place])
             frame = images.frames(np.array([number]))
-            saliency = build(method, model)(model, frame, output(2))
+            saliency = fitted(method, model)(model, frame, output(2))
             order = rank(saliency, torch.Generator().manual_seed(0)).view(HEIGHT, WIDTH)
             curve = []
             for percent in range(26):
@@ -79,7 +79,7 @@ def test_localisation_is_against_the_pixels_of_the_explained_output(scored, acti
     rows = scored.select(method="centre-prior", measure="auroc", reference="cause")
     number = int(rows["frame"][2])
     frame = images.frames(np.array([number]))
-    saliency = build("centre-prior", actions().model)(None, frame, output(2))
+    saliency = fitted("centre-prior", actions().model)(None, frame, output(2))
     causes = torch.from_numpy(images.causes(np.array([number]))[:, 2])
     expected = auroc(saliency, rank(saliency, torch.Generator().manual_seed(0)), causes)
     np.testing.assert_allclose(rows["value"][2], expected.value.item())
@@ -96,7 +96,7 @@ def test_accuracy_while_masked_is_of_all_labels(actions, streets, tmp_path):
     for place, number in enumerate(rows["frame"]):
         frame = images.frames(np.array([number]))
         column = loaded.model(frame).argmax().item()
-        saliency = build("gradient", loaded.model)(loaded.model, frame, output(column))
+        saliency = fitted("gradient", loaded.model)(loaded.model, frame, output(column))
         order = rank(saliency, torch.Generator().manual_seed(0)).view(HEIGHT, WIDTH)
         curve = []
         for step in range(10):

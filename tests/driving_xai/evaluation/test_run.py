@@ -30,7 +30,7 @@ from driving_xai.evaluation.maps_file import MapFile
 from driving_xai.evaluation.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, Results, locked
 from driving_xai.evaluation.run import _read_maps, score, score_in_shares
 from driving_xai.evaluation.sanity import SanityConfig, check
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.localisation import auroc
 from driving_xai.perturb import blank
@@ -77,7 +77,7 @@ def _instant(checkpoint: Checkpoint, shards: Path, shard: int, t: int, method: s
         for past in drive[:-1]:
             state = model.step(past[None], state)[2]
     frame, view = drive[-1:], model.at(state)
-    saliency = build(method, model, seed=0)(view, frame, magnitude)
+    saliency = fitted(method, model, seed=0)(view, frame, magnitude)
     ranks = rank(saliency, torch.Generator().manual_seed(0)).view(32, 48)
     truth = np.degrees(columns["steering_wheel_rad_smoothed"][t])
     return _Instant(frame, view, ranks, truth, columns["speed_mps_smoothed"][t])
@@ -212,7 +212,7 @@ def test_localisation_is_against_the_causes(scored, steering, shards):
         scored.select(method="centre-prior", measure="auroc", reference="cause").iloc[3],
     )
     frame = torch.zeros(1, 3, 32, 48)
-    saliency = build("centre-prior", checkpoint.model)(None, frame, magnitude)
+    saliency = fitted("centre-prior", checkpoint.model)(None, frame, magnitude)
     causes = torch.from_numpy(read_causes(shards / "shard-1.h5", 4, 5))
     expected = auroc(saliency, rank(saliency, torch.Generator().manual_seed(0)), causes)
     assert row["value"] == pytest.approx(expected.value.item())

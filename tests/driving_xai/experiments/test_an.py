@@ -16,7 +16,7 @@ from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import an
 from driving_xai.experiments.an import OURS, An, _recipe, _tested_rows, tables
 from driving_xai.experiments.stand_ins import Clutter, digits_in_clutter
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.confidence import OfClass, average_drop, scores_of_weighted
 from driving_xai.models.classify import ClassifierConfig
 from driving_xai.targets import outputs_at
@@ -52,7 +52,7 @@ def test_a_cell_of_the_table_is_what_the_measure_says(out):
     with torch.no_grad():
         scores = model(frames)
     classes = scores.argmax(1)
-    saliency = build(OURS, model)(model, frames, outputs_at(classes))
+    saliency = fitted(OURS, model)(model, frames, outputs_at(classes))
     value = OfClass(classes=classes)
     expected = average_drop(value(scores), value(scores_of_weighted(model, frames, saliency))).mean().item()
     assert results["means"][OURS]["drop"]["mean"] == pytest.approx(expected, rel=1e-5)

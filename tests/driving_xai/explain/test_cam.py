@@ -69,7 +69,7 @@ def test_pooled_classifier_has_the_cam_of_its_weights(frames):
     """After global pooling dy_c/dA^k is w_ck / Z everywhere: Grad-CAM is CAM over Z, without a gradient."""
     torch.manual_seed(0)
     model = PooledClassifier().double().eval()
-    maps = GradCAM(layer=model.encoder[2])(model, frames, output(1))
+    maps = GradCAM(layer=model.encoder[2], cells="even")(model, frames, output(1))
     activation = model.encoder(frames).detach()
     for saliency, features in zip(maps, activation, strict=True):
         cells = features[0] * 0
@@ -84,7 +84,7 @@ def test_equals_captum(model, frames, column):
     layer = model.encoder[2]
     peer = captum.attr.LayerGradCam(model, layer).attribute(frames, target=column, relu_attributions=True)
     peer = captum.attr.LayerAttribution.interpolate(peer, (16, 24), "bilinear")[:, 0]
-    ours = GradCAM(layer=layer)(model, frames, output(column))
+    ours = GradCAM(layer=layer, cells="even")(model, frames, output(column))
     torch.testing.assert_close(ours, peer.detach(), rtol=1e-12, atol=1e-14)
 
 
@@ -92,7 +92,7 @@ def test_equals_torchcam_before_it_normalises(model, frames):
     layer = model.encoder[2]
     with torchcam.methods.GradCAM(model, layer) as extractor:
         (peer,) = extractor(1, model(frames.clone().requires_grad_()), normalized=False)
-    ours = GradCAM(layer=layer)(model, frames, output(1))
+    ours = GradCAM(layer=layer, cells="even")(model, frames, output(1))
     expected = torch.stack([_upsampled_by_hand(cells, 16, 24) for cells in peer.detach()])
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
@@ -103,7 +103,7 @@ def test_orders_pixels_as_pytorch_grad_cam(model, frames):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peer = PeerGradCAM(model.float(), [layer])(frames.float(), targets=[lambda scores: scores[1]] * 2)
-    ours = GradCAM(layer=layer)(model.double(), frames, output(1))
+    ours = GradCAM(layer=layer, cells="even")(model.double(), frames, output(1))
     low, high = ours.amin((1, 2), keepdim=True), ours.amax((1, 2), keepdim=True)
     stretched = ((ours - low) / (high - low)).float()
     torch.testing.assert_close(stretched, torch.as_tensor(peer), rtol=0, atol=2e-5)
@@ -142,7 +142,7 @@ def test_steering_instants_are_explained_each_with_its_own_past(attention, reado
     with torch.no_grad():
         for t in range(2):
             state = model.step(clips[:, t], state)[2]
-    explain = GradCAM(layer=model.cam_layer)
+    explain = GradCAM(layer=model.feature_map.layer)
     together = explain(model.at(state), clips[:, 2], magnitude)
     for b in range(2):
         alone = type(state)(*(part[b : b + 1] for part in state))

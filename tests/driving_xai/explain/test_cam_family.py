@@ -12,20 +12,20 @@ from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.cam import (
-    CAMS,
     AttentionGuidedCAM,
     GradCAM,
     GradCAMPlusPlus,
     SmoothGradCAMPlusPlus,
     XGradCAM,
-    maps_from_one_pass,
 )
 from driving_xai.explain.capture import LayerGradient, layer_gradient
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import FAMILIES, METHODS, explainer_class, fitted
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import magnitude, output
 from driving_xai.types import Outputs
+
+CAMS = {name: explainer_class(METHODS[name]) for name in FAMILIES["class activation maps"]}
 
 
 class Net(nn.Module):
@@ -165,7 +165,7 @@ def test_torchcams_grad_cam_plus_plus_is_another_equation(frames):
 def test_smoothing_is_the_mean_of_noisy_derivatives(frames):
     """Slow twin: the copies one by one, their derivatives averaged, the clean maps weighted."""
     net = _net(pooled=False)
-    explain = SmoothGradCAMPlusPlus(layer=net.encoder, samples=4, deviation=0.2, seed=5)
+    explain = SmoothGradCAMPlusPlus(layer=net.encoder, cells="even", samples=4, noise_std=0.2, seed=5)
     seen: list[torch.Tensor] = []
     handle = net.register_forward_pre_hook(lambda _net, taken: seen.append(taken[0].detach().clone()))
     found = explain(net, frames, output(1))
@@ -202,34 +202,29 @@ def test_a_pooled_linear_head_needs_no_gradient(frames, name, bent):
     more = {"samples": 3} if name == "smooth-grad-cam++" else {}
     target = (lambda scores: scores.softmax(1)[:, 1]) if bent and name != "smooth-grad-cam++" else output(1)
     slow = CAMS[name](layer=net.encoder, **more)(net, frames, target)
+    explain = CAMS[name](layer=net.encoder, head=net.head)
+    explain.check(net, frames)
     passes: list[int] = []
     handle = net.register_forward_pre_hook(lambda _net, taken: passes.append(len(taken[0])))
-    fast = CAMS[name](layer=net.encoder, head=net.head)(net, frames, target)
+    fast = explain(net, frames, target)
     handle.remove()
     assert passes == [2]
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-15)
     assert fast.max() > 0
 
 
-def test_all_maps_come_from_one_pass(frames):
+def test_an_and_joes_two_peers_are_one_method_on_a_pooled_network(frames):
+    """Their Table 3 tells these two apart."""
     net = _net(pooled=True)
-    explainers = {name: method(layer=net.encoder, head=net.head) for name, method in CAMS.items()}
-    passes: list[int] = []
-    handle = net.register_forward_pre_hook(lambda _net, taken: passes.append(len(taken[0])))
-    maps = maps_from_one_pass(explainers, net, frames, output(1))
-    handle.remove()
-    assert passes == [2]
-    for name, explainer in explainers.items():
-        assert torch.equal(maps[name], explainer(net, frames, output(1))), name
-    # An and Joe's Table 3 tells these two apart; on their network and layer they are one method.
-    assert maps["grad-cam"].max() > 0
-    torch.testing.assert_close(maps["xgrad-cam"], maps["grad-cam"], rtol=1e-10, atol=1e-14)
+    cam, x_cam = (CAMS[name](layer=net.encoder)(net, frames, output(1)) for name in ("grad-cam", "xgrad-cam"))
+    assert cam.max() > 0
+    torch.testing.assert_close(x_cam, cam, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("option", [{"samples": 0}, {"deviation": -0.1}])
+@pytest.mark.parametrize("option", [{"samples": 0}, {"noise_std": -0.1}])
 def test_noise_out_of_range_is_refused(option):
-    with pytest.raises(ValueError, match="expected 1 or more, and 0 or more"):
-        SmoothGradCAMPlusPlus(layer=nn.Identity(), **option)
+    with pytest.raises(ValueError, match=r"got (samples|noise_std) .*; expected"):
+        SmoothGradCAMPlusPlus(**option)
 
 
 def test_a_head_that_is_not_linear_in_the_mean_is_refused(frames):
@@ -261,7 +256,9 @@ def test_a_trained_block_is_applied_to_the_activation(frames):
     net = _net(pooled=True)
     torch.manual_seed(0)
     block = ChannelSpatialAttention(7, reduction=2).double().eval()
-    guided = AttentionGuidedCAM(layer=net.encoder, head=net.head, attention=block)(net, frames, output(1))
+    guided = AttentionGuidedCAM(layer=net.encoder, cells="even", head=net.head, attention=block)(
+        net, frames, output(1)
+    )
     with torch.no_grad():
         refined = block(net.encoder(frames))
         combined = torch.einsum("k,bkhw->bhw", net.head.weight[1] / 24, refined).relu()
@@ -275,8 +272,8 @@ def test_steering_takes_the_whole_family(name):
     torch.manual_seed(0)
     model = SteeringModel(SteeringConfig(hidden_size=8, height=32, width=48)).eval()
     frames = torch.rand(2, 3, 32, 48)
-    together = build(name, model, seed=1)(model.at(None), frames, magnitude)
+    together = fitted(name, model, seed=1)(model.at(None), frames, magnitude)
     assert together.isfinite().all()
     assert together.abs().sum() > 0
-    alone = build(name, model, seed=1)(model.at(None), frames[1:], magnitude)
+    alone = fitted(name, model, seed=1)(model.at(None), frames[1:], magnitude)
     torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-6)

@@ -124,7 +124,7 @@ def test_a_layer_that_runs_twice_is_refused(toy, frames):
 
 
 def test_a_layer_without_feature_maps_is_refused(toy, frames):
-    with pytest.raises(UnsupportedModelError, match=r"put out shape \(3, 1\), expected \(3, C, h, w\)"):
+    with pytest.raises(UnsupportedModelError, match=r"put out shape \(3, 1\), expected \(B, C, h, w\)"):
         layer_gradient(toy, frames, left, layer=toy.head)
 
 

@@ -11,8 +11,9 @@ from sklearn.cluster import DBSCAN
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.base import Function
 from driving_xai.explain.causal_filter import CausalFilter, density_clusters, hull_mask
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import left, magnitude, right
 
@@ -144,23 +145,25 @@ def test_filtered_attention_of_a_steering_model(kind, untouched):
     ).eval()
     frames = torch.rand(3, 3, 32, 48)
     own, filtered = (
-        build(name, model)(model.at(None), frames, magnitude)
+        fitted(name, model)(model.at(None), frames, magnitude)
         for name in (f"{kind}-attention", f"{kind}-attention-filtered")
     )
     with untouched(model, frames):
         assert torch.equal(
-            build(f"{kind}-attention-filtered", model)(model.at(None), frames, magnitude), filtered
+            fitted(f"{kind}-attention-filtered", model)(model.at(None), frames, magnitude), filtered
         )
     assert torch.equal(filtered[filtered > 0], own[filtered > 0])
     assert 0 < (filtered > 0).float().mean() < 1
     other = "sign" if kind == "soft" else "soft"
-    with pytest.raises(UnsupportedModelError, match=f"'{other}-attention' needs a model with {other}"):
-        build(f"{other}-attention-filtered", model)
+    with pytest.raises(UnsupportedModelError, match=f"does not write {other}-attention"):
+        fitted(f"{other}-attention-filtered", model)
 
 
 def test_a_broken_attention_and_impossible_options_are_refused(scene):
     with pytest.raises(ValueError, match="got NaN or infinity"):
-        CausalFilter(attention=lambda *_: torch.full((2, 30, 40), torch.nan))(Patchy(), scene, left)
+        CausalFilter(attention=Function(function=lambda *_: torch.full((2, 30, 40), torch.nan)))(
+            Patchy(), scene, left
+        )
     for options in (
         {"particles": 0},
         {"radius": 0.0},
@@ -168,5 +171,5 @@ def test_a_broken_attention_and_impossible_options_are_refused(scene):
         {"min_share": -0.1},
         {"batch_size": 0},
     ):
-        with pytest.raises(ValueError, match="got particles"):
+        with pytest.raises(ValueError, match="got "):
             CausalFilter(attention=attention, **options)

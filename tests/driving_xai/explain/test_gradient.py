@@ -64,7 +64,7 @@ def test_trapezoid_weights_add_up_to_one_where_captums_do_not(smooth, frames):
 
 @pytest.mark.parametrize("baseline", ["black", "mean", "blur"])
 def test_integrated_gradients_are_complete(smooth, frames, baseline):
-    found = IntegratedGradients(steps=40, baseline=baseline).attribute(smooth, frames, left)
+    found = IntegratedGradients(steps=40, fill=baseline).attribute(smooth, frames, left)
     assert found.change.abs().min() > 1e-3
     torch.testing.assert_close(found.saliency.sum((1, 2)), found.change, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(found.total, found.change, rtol=1e-8, atol=1e-10)
@@ -72,7 +72,7 @@ def test_integrated_gradients_are_complete(smooth, frames, baseline):
 
 def test_integrated_gradients_of_a_linear_model_are_weight_times_difference(linear, frames):
     model = linear(bias=0.7)
-    found = IntegratedGradients(steps=1, baseline="mean")(model, frames, right)
+    found = IntegratedGradients(steps=1, fill="mean")(model, frames, right)
     difference = frames - frames.mean((2, 3), keepdim=True)
     torch.testing.assert_close(found, -(model.weight.detach() * difference).sum(1), **EXACT)
 
@@ -90,7 +90,7 @@ def test_an_incomplete_attribution_is_refused_where_asked(frames):
 
 def test_smoothgrad_equals_captums_noise_tunnel_given_its_noise(smooth, frames, monkeypatch):
     """Ours draws; captum gets the same draw in place of its own."""
-    explain = SmoothGrad(samples=6, sigma=0.2, noisy="free", channels="sum", seed=5)
+    explain = SmoothGrad(samples=6, noise_std=0.2, noisy="free", channels="sum", seed=5)
     noisy = []
     handle = smooth.register_forward_pre_hook(lambda _model, inputs: noisy.append(inputs[0].detach()))
     ours = explain(smooth, frames, output(1))
@@ -108,7 +108,7 @@ def test_noise_is_normal_with_a_share_of_each_frames_range(linear):
     frames[1] = 0.4 + 0.1 * frames[1]
     model, seen = linear(), []
     model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0].detach()))
-    SmoothGrad(samples=100, sigma=0.15, noisy="free", batch_size=200)(model, frames, left)
+    SmoothGrad(samples=100, noise_std=0.15, noisy="free", batch_size=200)(model, frames, left)
     noise = seen[1].unflatten(0, (2, 100)) - frames[:, None]
     spread = frames.amax((1, 2, 3)) - frames.amin((1, 2, 3))
     # 57,600 draws: a standard deviation is known to 0.3 %, a mean to 0.4 % of it.
@@ -122,7 +122,7 @@ def test_noisy_pixels_are_cut_to_what_a_model_takes(linear, frames):
         handle = model.register_forward_pre_hook(
             lambda _model, inputs, noisy=noisy: seen.update({noisy: inputs[0].detach()})
         )
-        SmoothGrad(samples=4, sigma=0.5, noisy=noisy)(model, frames, left)
+        SmoothGrad(samples=4, noise_std=0.5, noisy=noisy)(model, frames, left)
         handle.remove()
     assert seen["free"].min() < 0
     assert torch.equal(seen["cut"], seen["free"].clamp(0, 1))
@@ -130,7 +130,7 @@ def test_noisy_pixels_are_cut_to_what_a_model_takes(linear, frames):
 
 def test_smoothgrad_without_noise_is_the_gradient(smooth, frames):
     torch.testing.assert_close(
-        SmoothGrad(samples=2, sigma=0)(smooth, frames, left), Gradient()(smooth, frames, left), **EXACT
+        SmoothGrad(samples=2, noise_std=0)(smooth, frames, left), Gradient()(smooth, frames, left), **EXACT
     )
 
 
@@ -212,16 +212,16 @@ def test_a_target_without_a_gradient_is_refused(smooth, frames):
 
 @pytest.mark.parametrize(
     "options",
-    [{"samples": 0}, {"sigma": -0.1}, {"batch_size": 0}, {"sigma": float("nan")}],
+    [{"samples": 0}, {"noise_std": -0.1}, {"batch_size": 0}, {"noise_std": float("nan")}],
 )
 def test_smoothgrad_refuses_impossible_options(options):
-    with pytest.raises(ValueError, match="got samples"):
+    with pytest.raises(ValueError, match=f"got {next(iter(options))}"):
         SmoothGrad(**options)
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1, "rule": "trapezoid"}, {"batch_size": 0}])
 def test_integrated_gradients_refuse_impossible_options(options):
-    with pytest.raises(ValueError, match="got steps"):
+    with pytest.raises(ValueError, match=f"got {next(iter(options))}"):
         IntegratedGradients(**options)
 
 

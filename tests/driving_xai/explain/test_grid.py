@@ -24,7 +24,7 @@ def test_a_cell_is_drawn_where_its_receptive_field_is_centred(encoder: str) -> N
     centre = (float(seen.sum(1) @ rows / seen.sum()), float(seen.sum(0) @ columns / seen.sum()))
     one_hot = torch.zeros(1, 10, 20)
     one_hot[0, 5, 10] = 1
-    drawn = to_frame_grid(one_hot, frames, Cells(*model.cells_px))[0]
+    drawn = to_frame_grid(one_hot, frames, model.feature_map.cells)[0]
     peak = divmod(int(drawn.argmax()), 160)
     assert peak == pytest.approx(centre, abs=0.01)
     assert drawn.max() == 1

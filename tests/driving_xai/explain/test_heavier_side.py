@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from driving_xai.explain.heavier_side import AttentionWeighted, HeavierSide
-from driving_xai.explain.learned import learned_attention
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.gradient import Gradient, IntegratedGradients
-from driving_xai.explain.registry import build
+from driving_xai.explain.attention import AttentionWeighted, LearnedMap
+from driving_xai.explain.gradient import Gradient, HeavierSide, IntegratedGradients
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import left, magnitude
@@ -38,7 +37,7 @@ def test_the_side_that_weighs_more_comes_first(negative: float, turned: bool) ->
     frames = torch.ones(2, 3, 4, 8, dtype=torch.float64)
     model = Linear(weights_with(1.0, negative))
     signed = Gradient(times="input")(model, frames, left)
-    found = HeavierSide(Gradient(times="input"))(model, frames, left)
+    found = HeavierSide(signed=Gradient(times="input"))(model, frames, left)
     torch.testing.assert_close(found, -signed if turned else signed)
 
 
@@ -46,7 +45,7 @@ def test_each_frame_chooses_its_own_side() -> None:
     frames = torch.ones(2, 3, 4, 8, dtype=torch.float64)
     frames[1, :, :2] = 0.1  # Little is left there to speak for u.
     model = Linear(weights_with(1.0, -0.5))
-    found = HeavierSide(Gradient(times="input"))(model, frames, left)
+    found = HeavierSide(signed=Gradient(times="input"))(model, frames, left)
     assert (found[0, :2] > 0).all()
     assert (found[1, 2:] > 0).all()
 
@@ -56,7 +55,7 @@ def test_no_order_of_a_linear_model_moves_it_further() -> None:
     generator = torch.Generator().manual_seed(0)
     model = Linear(torch.randn(3, 4, 8, generator=generator, dtype=torch.float64))
     frames = torch.rand(3, 3, 4, 8, generator=generator, dtype=torch.float64)
-    saliency = HeavierSide(IntegratedGradients(steps=1))(model, frames, magnitude)
+    saliency = HeavierSide(signed=IntegratedGradients(steps=1))(model, frames, magnitude)
     fractions = [k / 32 for k in range(9)]
     moved = deletion(model, frames, rank(saliency, generator), fractions)[..., 0] - model(frames)
     contributions = (frames * model.weights).sum(1).flatten(1)
@@ -69,14 +68,14 @@ def test_attention_is_a_factor() -> None:
     model = SteeringModel(SteeringConfig(attention="soft", hidden_size=8, height=32, width=48)).eval()
     frames = torch.rand(2, 3, 32, 48)
     plain = Gradient(times="input")
-    weighted = AttentionWeighted(plain)(model.at(None), frames, left)
-    attention = learned_attention(model.at(None), frames, left)
+    weighted = AttentionWeighted(explainer=plain)(model.at(None), frames, left)
+    attention = LearnedMap()(model.at(None), frames, left)
     torch.testing.assert_close(weighted, attention * plain(model.at(None), frames, left))
 
 
 def test_without_attention_or_with_a_wrong_share_it_says_so() -> None:
     model = SteeringModel(SteeringConfig(attention="none", hidden_size=8, height=32, width=48)).eval()
-    with pytest.raises(UnsupportedModelError, match="use heavier-side-ig"):
-        build("heavier-side-attention-ig", model)
+    with pytest.raises(UnsupportedModelError, match="writes no attention map"):
+        fitted("heavier-side-attention-ig", model)
     with pytest.raises(ValueError, match="got share 0"):
-        HeavierSide(Gradient(), share=0.0)
+        HeavierSide(signed=Gradient(), share=0.0)

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
-from driving_xai.explain.learned import LayerMean
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.grid import Cells
+from driving_xai.explain.attention import LearnedMap
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
 from driving_xai.targets import output
+from driving_xai.types import Cells, OwnMap
 
 CONFIG = LambdaConfig(stages=(1, 1), width=8, stem="small", heads=2, key_depth=4, context=5, split=2)
 FRAMES = torch.rand(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+
+
+class _Writes(nn.Module):
+    """A network that says which of its layers is an explanation."""
+
+    def __init__(self, network: nn.Module, layer: nn.Module, cells: Cells | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.own_maps = {"mine": OwnMap(read="layer", layer=layer, cells=cells)}
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.network(frames)
 
 
 def test_labns_map_is_its_attention():
@@ -21,7 +33,7 @@ def test_labns_map_is_its_attention():
     net = LambdaAttentionBranchNetwork(CONFIG, classes=2).eval()
     with torch.no_grad():
         attention = net.branches(FRAMES).attention
-    saliency = LayerMean(layer=net.attend, cells=Cells(0, 2))(net, FRAMES, output(0))
+    saliency = LearnedMap(map="mine")(_Writes(net, net.attend, Cells(0, 2)), FRAMES, output(0))
     assert attention.shape == (2, 8, 10)
     torch.testing.assert_close(saliency[:, ::2, ::2], attention)
 
@@ -32,7 +44,7 @@ def test_lambda_attention_is_the_mean_of_what_the_content_lambda_says():
     layer = net.blocks[0].layers[3]
     taken: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _layer, inputs: taken.append(inputs[0].flatten(2)))
-    saliency = LayerMean(layer=layer.content)(net, FRAMES, output(0))
+    saliency = LearnedMap(map="mine")(_Writes(net, layer.content), FRAMES, output(0))
     handle.remove()
     with torch.no_grad():
         queries = layer.queries(taken[0]).unflatten(1, (2, 4))
@@ -47,4 +59,4 @@ def test_lambda_attention_is_the_mean_of_what_the_content_lambda_says():
 def test_a_layer_without_maps_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.Flatten(), nn.Linear(4 * 4 * 5, 2)).eval()
     with pytest.raises(UnsupportedModelError, match="Linear put out maps 1 times"):
-        LayerMean(layer=net[2])(net, FRAMES, output(0))
+        LearnedMap(map="mine")(_Writes(net, net[2]), FRAMES, output(0))

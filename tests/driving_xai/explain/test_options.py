@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from driving_xai.explain.heavier_side import HeavierSide
 from torch import nn
 
 from driving_xai.errors import DataError, OptionError, UnsupportedModelError
@@ -16,23 +15,25 @@ from driving_xai.evaluation.explain_images import ExplainConfig
 from driving_xai.evaluation.results import SUMMARY
 from driving_xai.evaluation.run import score
 from driving_xai.evaluation.sanity import SanityConfig
-from driving_xai.explain.cam import CAMS, GradCAM
-from driving_xai.explain.gradient import IntegratedGradients, SmoothGrad
-from driving_xai.explain.grid import Cells
+from driving_xai.explain.cam import GradCAM
+from driving_xai.explain.gradient import HeavierSide, IntegratedGradients, SmoothGrad
 from driving_xai.explain.lime import LIME, Grid
 from driving_xai.explain.options import described, planned
 from driving_xai.explain.perturbation import RISE, Occlusion
-from driving_xai.explain.registry import METHODS, build
+from driving_xai.explain.registry import FAMILIES, METHODS, fitted, options_of
 from driving_xai.explain.vit.flow import AttentionGradient, GenericAttention, NormAttention
 from driving_xai.explain.vit.smoothing import SNNA, AttentionIG
+from driving_xai.explain.vit.tiles import tile_rows_for
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.targets import magnitude, output
+from driving_xai.types import Cells
 from tests.driving_xai.explain.transformers import TappedViT
 
 SIZE = (32, 48)
+CAMS = FAMILIES["class activation maps"]
 
 
 def _steering() -> SteeringModel:
@@ -54,36 +55,34 @@ def _resnet() -> Classifier:
         (
             "snna",
             {"samples": 3, "norms": "query", "product": "literal", "smoothing": "signed"},
-            lambda vit: SNNA(
-                vit=vit, samples=3, norms="query", product="literal", smoothing="signed", seed=3
-            ),
+            SNNA(samples=3, norms="query", product="literal", smoothing="signed", seed=3),
         ),
-        ("snna", {"samples": 0, "noise": 1}, lambda vit: SNNA(vit=vit, samples=0)),
+        ("snna", {"samples": 0, "noise": 1}, SNNA(samples=0)),
         (
             "attention-gradient",
             {"form": "last-block", "memory": "recompute"},
-            lambda vit: AttentionGradient(vit=vit, form="last-block"),
+            AttentionGradient(form="last-block"),
         ),
-        ("norm-attention", {"form": "heads"}, lambda vit: NormAttention(vit=vit, form="heads")),
+        ("norm-attention", {"form": "heads"}, NormAttention(form="heads")),
         (
             "generic-attention",
             {"product": "literal", "tile_rows": 3},
-            lambda vit: GenericAttention(vit=vit, product="literal"),
+            GenericAttention(product="literal"),
         ),
         (
             "attention-ig",
             {"mask": "pixels", "steps": 4},
-            lambda vit: AttentionIG(vit=vit, mask="pixels", steps=4),
+            AttentionIG(mask="pixels", steps=4),
         ),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_a_transformer_s_forms_are_reached_by_name(name, options, twin) -> None:
     model, frames = TappedViT(), torch.rand(2, 3, 24, 40, dtype=torch.float64)
-    found = build(name, model, seed=3, options=options)(model, frames, output(1))
-    torch.testing.assert_close(found, twin(model.vit)(model, frames, output(1)), rtol=1e-10, atol=1e-14)
+    found = fitted(name, model, seed=3, options=options)(model, frames, output(1))
+    torch.testing.assert_close(found, twin(model, frames, output(1)), rtol=1e-10, atol=1e-14)
     if name != "snna":
-        plain = build(name, model, seed=3)(model, frames, output(1))
+        plain = fitted(name, model, seed=3)(model, frames, output(1))
         assert not torch.allclose(found, plain, rtol=1e-3)
 
 
@@ -93,7 +92,7 @@ def test_a_transformer_s_forms_are_reached_by_name(name, options, twin) -> None:
         (
             "rise",
             {"masks": 20, "grid": 3, "normalisation": "centred", "fill": "mean"},
-            RISE(masks=20, grid=3, normalisation="centred", fill="mean", seed=3),
+            RISE(samples=20, grid=3, normalisation="centred", fill="mean", seed=3),
         ),
         (
             "lime",
@@ -103,7 +102,7 @@ def test_a_transformer_s_forms_are_reached_by_name(name, options, twin) -> None:
         (
             "integrated-gradients",
             {"steps": 3, "baseline": "blur", "rule": "middle"},
-            IntegratedGradients(steps=3, baseline="blur", rule="middle"),
+            IntegratedGradients(steps=3, fill="blur", rule="middle"),
         ),
         ("smoothgrad", {"samples": 2, "noisy": "free"}, SmoothGrad(samples=2, noisy="free", seed=3)),
         (
@@ -111,31 +110,39 @@ def test_a_transformer_s_forms_are_reached_by_name(name, options, twin) -> None:
             {"window_px": [8, 12], "stride_px": [8, 12]},
             Occlusion(window_px=(8, 12), stride_px=(8, 12)),
         ),
-        ("heavier-side-ig", {"steps": 3, "share": 0.1}, HeavierSide(IntegratedGradients(steps=3), share=0.1)),
+        (
+            "heavier-side-ig",
+            {"steps": 3, "share": 0.1},
+            HeavierSide(signed=IntegratedGradients(steps=3), share=0.1),
+        ),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_options_as_toml_says_them_are_the_explainer_s_own(name, options, twin) -> None:
     model, frames = _steering(), torch.rand(2, 3, *SIZE)
     view = model.at(None)
-    found = build(name, model, seed=3, options=options)(view, frames, magnitude)
+    found = fitted(name, model, seed=3, options=options)(view, frames, magnitude)
     torch.testing.assert_close(found, twin(view, frames, magnitude), rtol=1e-5, atol=1e-9)
 
 
 def test_every_option_says_what_it_takes_and_none_is_of_the_model_or_the_run() -> None:
-    known = {name: set(method.options) for name, method in METHODS.items()}
+    known = {name: set(options_of(name)) for name in METHODS}
     assert known["snna"] == {
-        *("samples", "noise", "noise_on", "norms", "product", "smoothing", "memory", "tile_rows")
+        *("samples", "noise", "noise_std", "noise_on", "norms", "product", "smoothing", "memory", "tile_rows")
     }
-    assert known["attention-guided-cam"] == {"layer", "parts"}
+    assert known["attention-guided-cam"] == {"layer", "cells", "parts"}
     assert known["lime"] == {"segmentation", "samples", "shown", "kernel_width", "ridge", "fill"}
-    assert not set().union(*known.values()) & {"seed", "batch_size", "vit", "cells", "head", "stages"}
+    assert not set().union(*known.values()) & {"seed", "batch_size", "vit", "head", "stages"}
 
 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("snna", {"sample": 3}, "options.snna.sample is no option; snna has samples, noise, noise_on, norms"),
+        (
+            "snna",
+            {"sample": 3},
+            "options.snna.sample is no option; snna has samples, noise_std, noise_on, norms",
+        ),
         ("snna", {"seed": 3}, "options.snna.seed is no option"),
         ("random", {"row": 1}, "options.random.row is no option; random has no options"),
         ("snna", {"samples": "3"}, "options.snna.samples is '3'; expected a whole number"),
@@ -173,59 +180,54 @@ def test_options_of_a_method_that_does_not_run_are_refused(options, said) -> Non
 
 def test_a_value_out_of_range_names_the_method() -> None:
     for name, options, said in (
-        ("rise", {"masks": 0}, "method 'rise': got masks 0"),
+        ("rise", {"masks": 0}, "method 'rise': got samples 0"),
         ("occlusion", {"window_px": [4, 4]}, "method 'occlusion': got window 4 px, stride 8 px"),
         ("centre-prior", {"spread": 0.0}, "method 'centre-prior': got spread 0.0, expected over 0"),
     ):
         with pytest.raises(OptionError, match=said):
-            build(name, _steering(), options=options)
+            fitted(name, _steering(), options=options)
     with pytest.raises(OptionError, match="method 'snna': got samples -1; expected 0 or more"):
-        build("snna", TappedViT(), options={"samples": -1})
+        fitted("snna", TappedViT(), options={"samples": -1})
 
 
 @pytest.mark.parametrize("name", CAMS)
 def test_a_cam_weighs_any_layer_named(name) -> None:
     model, frames = _resnet(), torch.rand(1, 3, 64, 96)
-    explainer = build(name, model, options={"layer": "network.layer3"})
-    assert explainer.layer is model.network.layer3
+    explainer = fitted(name, model, options={"layer": "network.layer3"})
+    at = explainer.feature_map(model, frames)
+    assert at.layer is model.network.layer3
     # A ResNet pads every kernel by half of it: cells are centred on every sixteenth pixel.
-    assert (explainer.head, explainer.cells) == (None, Cells(0.0, 16.0))
+    assert (at.head, at.cells) == (None, Cells(0.0, 16.0))
     assert explainer(model, frames, output(1)).isfinite().all()
-    own = build(name, model, options={"layer": "network.layer4"})
-    assert (own.layer, own.cells, own.head) == (
-        model.cam_layer,
-        Cells(0.0, 32.0),
-        build(name, model).head,
-    )
+    own = fitted(name, model, options={"layer": "network.layer4"}).feature_map(model, frames)
+    assert own == fitted(name, model).feature_map(model, frames)
+    assert (own.layer, own.cells) == (model.feature_map.layer, Cells(0.0, 32.0))
 
 
 def test_a_layer_within_a_model_of_drives_is_placed_too() -> None:
     model, frames = _steering(), torch.rand(2, 3, *SIZE)
-    explainer = build("grad-cam", model, options={"layer": "encoder.0"})
-    assert explainer.cells.stride_px == 2
-    twin = GradCAM(layer=model.encoder[0], cells=explainer.cells)
+    explainer = fitted("grad-cam", model, options={"layer": "encoder.0"})
+    cells = explainer.feature_map(model, frames).cells
+    assert cells.stride_px == 2
+    twin = GradCAM(layer=model.encoder[0], cells=cells)
     found = explainer(model.at(None), frames, magnitude)
     torch.testing.assert_close(found, twin(model.at(None), frames, magnitude))
-    assert not torch.allclose(found, build("grad-cam", model)(model.at(None), frames, magnitude))
+    assert not torch.allclose(found, fitted("grad-cam", model)(model.at(None), frames, magnitude))
 
 
 def test_a_layer_that_does_not_serve_is_refused_in_words_that_help() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'network\.layer9' is unknown: network has conv1, bn1"):
-        build("grad-cam", _resnet(), options={"layer": "network.layer9"})
-    with pytest.raises(UnsupportedModelError, match="this is a transformer; use snna or generic-attention"):
-        build("xgrad-cam", TappedViT())
-    with pytest.raises(UnsupportedModelError, match=r"grad-cam's option layer \(its parts: 0, 1\)"):
-        build("grad-cam", nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()))
+        fitted("grad-cam", _resnet(), options={"layer": "network.layer9"})
+    with pytest.raises(UnsupportedModelError, match="puts out no feature map of more than one cell"):
+        fitted("xgrad-cam", nn.Sequential(nn.Flatten(2), nn.Linear(224 * 224, 2)))
 
 
 def test_tiles_are_large_on_a_gpu_and_change_rounding_only() -> None:
     model, frames = TappedViT(), torch.rand(1, 3, 24, 40, dtype=torch.float64)
-    expected = build("snna", model)(model, frames, output(0))
-    model.parameters = lambda: iter([SimpleNamespace(is_cuda=True)])
-    for name in ("rollout", "generic-attention", "attention-ig", "snna"):
-        assert build(name, model).tile_rows == 512
-        assert build(name, model, options={"tile_rows": 64}).tile_rows == 64
-    explainer = build("snna", model)
+    expected = fitted("snna", model)(model, frames, output(0))
+    assert tile_rows_for(SimpleNamespace(is_cuda=True), None) == 512
+    assert tile_rows_for(SimpleNamespace(is_cuda=True), 64) == 64
+    explainer = fitted("snna", model, options={"tile_rows": 512})
     assert explainer.noise_on == "cpu", "the same map on every device"
     torch.testing.assert_close(explainer(model, frames, output(0)), expected, rtol=1e-10, atol=1e-14)
 
@@ -283,8 +285,8 @@ def test_a_caption_says_what_is_particular() -> None:
 def test_an_action_cnn_has_layers_too() -> None:
     torch.manual_seed(0)
     model = ActionModel(ActionConfig(backbone="resnet18")).eval()
-    explainer = build("grad-cam", model, options={"layer": "cnn.layer2"})
-    assert explainer.cells == Cells(0.0, 8.0)
+    explainer = fitted("grad-cam", model, options={"layer": "cnn.layer2"})
+    assert explainer.feature_map(model, torch.rand(1, 3, 64, 96)).cells == Cells(0.0, 8.0)
 
 
 @pytest.mark.parametrize(
@@ -305,12 +307,13 @@ def test_a_label_is_part_of_a_file_s_name(name) -> None:
 )
 def test_an_absurd_value_is_refused_before_anything_runs(name, options) -> None:
     with pytest.raises(OptionError, match=f"{name}"):
-        build(name, _steering(), options=options)
+        fitted(name, _steering(), options=options)
 
 
 def test_none_is_no_layer_s_name() -> None:
     model = _resnet()
-    assert build("grad-cam", model, options={"layer": "none"}).layer is model.cam_layer
+    explainer = fitted("grad-cam", model, options={"layer": "none"})
+    assert explainer.feature_map(model, torch.rand(1, 3, 64, 96)) == model.feature_map
 
 
 def test_an_empty_table_of_options_is_none() -> None:

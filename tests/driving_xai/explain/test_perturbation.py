@@ -18,7 +18,7 @@ from driving_xai.targets import closeness, left, magnitude, output, right
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
 METHODS = [
     Occlusion(window_px=(5, 6), stride_px=(3, 4), batch_size=4),
-    RISE(masks=20, grid=3, seed=1, batch_size=4),
+    RISE(samples=20, grid=3, seed=1, batch_size=4),
     LIME(segmentation=Grid(rows=2, columns=3), samples=20, seed=1, batch_size=4),
 ]
 NAMES = ["occlusion", "rise", "lime"]
@@ -74,7 +74,7 @@ def _masks_of_rise(explain: RISE, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("normalisation", ["expected", "observed", "centred"])
 @pytest.mark.parametrize("grid", [1, 3, 5])
 def test_rise_is_its_definition(smooth, frames, grid, normalisation):
-    explain = RISE(masks=30, grid=grid, shown=0.4, normalisation=normalisation, fill="blur", seed=2)
+    explain = RISE(samples=30, grid=grid, shown=0.4, normalisation=normalisation, fill="blur", seed=2)
     masks = torch.from_numpy(_masks_of_rise(explain, 12, 16))
     fill = blank(frames, "blur")
     expected = torch.zeros(3, 12, 16, dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_rise_is_its_definition(smooth, frames, grid, normalisation):
 
 
 def test_masks_show_their_share_everywhere_and_fall_anywhere():
-    explain = RISE(masks=4000, grid=4, shown=0.3, seed=0)
+    explain = RISE(samples=4000, grid=4, shown=0.3, seed=0)
     drawn = explain.draw(torch.zeros(1, 3, 20, 28, dtype=torch.float64))
     mean = drawn.summed(torch.ones(1, 4000, dtype=torch.float64))[0] / 4000
     # A pixel's mask has a standard deviation of at most sqrt(0.3 * 0.7); the largest of 560 stays below 4.5.
@@ -107,9 +107,9 @@ def test_observed_normalisation_gives_a_constant_target_a_constant_map(frames):
         def forward(self, frames):
             return frames.new_full((len(frames), 1), 5.0)
 
-    observed = RISE(masks=50, normalisation="observed")(Constant(), frames, left)
+    observed = RISE(samples=50, normalisation="observed")(Constant(), frames, left)
     torch.testing.assert_close(observed, torch.full_like(observed, 5.0), **EXACT)
-    assert RISE(masks=50)(Constant(), frames, left).std() > 0.1
+    assert RISE(samples=50)(Constant(), frames, left).std() > 0.1
 
 
 def test_rise_finds_the_one_region_that_matters(frames):
@@ -117,7 +117,7 @@ def test_rise_finds_the_one_region_that_matters(frames):
         def forward(self, frames):
             return frames[:, :, :4, :4].mean((1, 2, 3))[:, None]
 
-    saliency = RISE(masks=2000, grid=4, normalisation="observed")(Corner(), frames, left)
+    saliency = RISE(samples=2000, grid=4, normalisation="observed")(Corner(), frames, left)
     assert (saliency[:, :4, :4].amin((1, 2)) > saliency[:, 7:, 7:].amax((1, 2))).all()
 
 
@@ -205,7 +205,7 @@ def test_failure_training_mode_and_broken_weights(smooth, frames, explain, untou
         (Occlusion, {"stride_px": (17, 8)}, "got window 16 px, stride 17 px"),
         (Occlusion, {"stride_px": (0, 8)}, "stride 0 px"),
         (Occlusion, {"batch_size": 0}, "batch_size 0"),
-        (RISE, {"masks": 0}, "got masks 0"),
+        (RISE, {"samples": 0}, "got samples 0"),
         (RISE, {"shown": 1.0}, "shown 1.0"),
         (LIME, {"samples": 1}, "got samples 1"),
         (LIME, {"kernel_width": 0.0}, "kernel_width 0.0"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from driving_xai.explain.controls import CentrePrior, RandomOrder
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from driving_xai.explain.baselines import CentrePrior, RandomOrder
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.randomisation import (
     layers_in_order,

@@ -18,7 +18,7 @@ from driving_xai.errors import DataError
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.run import score
 from driving_xai.explain.lime import Grid
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.quantities import PROBABILITY
@@ -145,7 +145,7 @@ def test_an_image_is_judged_by_the_probability_of_its_output(actions, streets, t
     rows = found.select(method="gradient", measure=MEASURE, reference="lime")
     for number, value in zip(rows["frame"], rows["value"], strict=True):
         frame = images.frames(np.array([number]))
-        saliency = build("gradient", model)(model, frame, output(2))[0]
+        saliency = fitted("gradient", model)(model, frame, output(2))[0]
         expected = _by_the_book(lambda edited: torch.sigmoid(model(edited)[:, 2]), frame, saliency, seed=3)
         assert value == pytest.approx(expected, abs=2e-3)
     assert found.summary["measures"][MEASURE]["faithful"] == "high"
@@ -169,7 +169,7 @@ def test_steering_is_judged_by_the_turn_that_the_clean_frame_took(steering, shar
             state = model.step(past[None], state)[2]
     view, frame = model.at(state), drive[-1:]
     side = view(frame).sign().item()
-    saliency = build("soft-attention", model)(view, frame, magnitude)[0]
+    saliency = fitted("soft-attention", model)(view, frame, magnitude)[0]
     expected = _by_the_book(lambda edited: side * view(edited)[:, 0], frame, saliency, seed=0)
     assert rows["value"][0] == pytest.approx(expected, abs=2e-3)
     assert found.summary["measures"][MEASURE]["quantity"] == "explained output"

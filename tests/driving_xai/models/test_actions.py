@@ -9,6 +9,7 @@ from torch import nn
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models.actions import ActionConfig, ActionModel, load_head
+from driving_xai.models.capabilities import feature_map_of
 
 TINY = {"backbone": "vit_tiny_patch16_224", "embed_dim": 24, "depth": 5, "heads": 3, "image_size": (32, 48)}
 
@@ -79,7 +80,9 @@ def test_a_convolutional_network_pools_its_last_maps() -> None:
     model = ActionModel(ActionConfig(backbone="resnet10t")).eval()
     frames = frames_of(64, 96).float()
     maps = []
-    handle = model.cam_layer.register_forward_hook(lambda _layer, _inputs, output: maps.append(output))
+    handle = model.feature_map.layer.register_forward_hook(
+        lambda _layer, _inputs, output: maps.append(output)
+    )
     scores = model(frames)
     handle.remove()
     assert maps[0].shape == (2, 512, 2, 3)
@@ -112,13 +115,15 @@ def test_the_cells_of_a_resnet_lie_where_it_says(stride) -> None:
     maps = model.cnn.forward_features(frames)
     row, column = maps.shape[2] // 2, maps.shape[3] // 2 - 1
     (gradient,) = torch.autograd.grad(maps[0, :, row, column].sum(), frames)
-    first, found = model.cells_px
+    first, found = model.feature_map.cells
     assert found == stride
     assert centred_on(gradient[0].sum(0)) == pytest.approx((first + row * stride, first + column * stride))
 
 
 def test_cells_of_patches_are_their_middles() -> None:
-    assert model_of(patch_px=8).cells_px == (3.5, 8.0)
+    model = model_of(patch_px=8)
+    at = feature_map_of(model, torch.zeros(1, 3, *model.input_size))
+    assert (at.layout, at.prefix_tokens, at.cells) == ("tokens", 1, (3.5, 8.0))
 
 
 def test_a_checkpoint_brings_back_the_same_model(tmp_path) -> None:

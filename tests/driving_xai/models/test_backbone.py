@@ -315,8 +315,8 @@ def used(name: str) -> ActionModel | None:
     found = []
     handles = (
         []
-        if model.cam_layer is None
-        else [model.cam_layer.register_forward_hook(lambda *run: found.append(run[2]))]
+        if model.feature_map is None
+        else [model.feature_map.layer.register_forward_hook(lambda *run: found.append(run[2]))]
     )
     size = model._one_size or ((160, 192) if "inception" in name else (64, 96))
     with torch.no_grad(), removed_after(handles):

@@ -8,14 +8,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from driving_xai.explain.learned import learned_selection
-from torch import nn
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
+from driving_xai.explain.attention import LearnedMap
 from driving_xai.explain.cam import GradCAM
 from driving_xai.explain.grid import Cells, to_frame_grid
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import rank
 from driving_xai.models.bounded_logit import (
     AttentiveHead,
@@ -185,18 +184,18 @@ def test_maps_fit_the_contract_and_the_frame(frames):
         assert maps.shape == (3, 7, 7)
         torch.testing.assert_close(maps.sum((1, 2)), torch.ones(3, dtype=torch.float64), rtol=1e-12, atol=0)
     torch.testing.assert_close(
-        build("bla", network)(network, frames, output(0)),
+        fitted("bla", network)(network, frames, output(0)),
         to_frame_grid(soft, frames, Cells(1.5, 4)).detach(),
         rtol=1e-12,
         atol=0,
     )
     repeated = F.interpolate(hard[:, None].detach(), scale_factor=4, mode="nearest")[:, 0]
-    assert torch.equal(learned_selection(network, frames, output(0), cells=Cells(1.5, 4)), repeated)
+    assert torch.equal(LearnedMap(map="bla-hard")(network, frames, output(0)), repeated)
 
 
 def test_the_hard_map_is_the_selection_and_orders_nothing_inside(frames):
     network = model("bla-t")
-    maps = build("bla-hard", network)(network, frames, output(0))
+    maps = fitted("bla-hard", network)(network, frames, output(0))
     chosen = network.selection(frames) > 0
     one, other = (rank(maps, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert 1 < chosen[0].sum() < 49
@@ -212,7 +211,7 @@ def test_the_hard_map_is_the_selection_and_orders_nothing_inside(frames):
 def test_cells_lie_where_their_receptive_fields_are_centred():
     """The pixels that can change a cell's feature are centred on the cell."""
     network = model("none", kernel=3, channels=(4, 4, 4)).backbone
-    first, stride = network.cells_px
+    first, stride = network.feature_map.cells
     # Over many frames, as a maximum hides some pixels of each.
     reached = torch.zeros(28, 28, dtype=torch.float64)
     for seed in range(20):
@@ -231,20 +230,16 @@ def test_grad_cam_of_the_baseline_is_the_cam_of_its_weights(frames):
     maps = network.backbone(frames).detach()
     cam = torch.einsum("c,bchw->bhw", network.head.classify.weight[2].detach(), maps)
     expected = to_frame_grid(cam.relu() / 49, frames, Cells(1.5, 4))
-    found = GradCAM(layer=network.cam_layer, cells=Cells(*network.cells_px))(network, frames, output(2))
+    found = GradCAM()(network, frames, output(2))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
 def test_a_method_of_another_attention_is_refused():
     for name, attention in (("bla", "l2x-f"), ("bla-hard", "l2x-f"), ("l2x-f", "bla"), ("bla", "none")):
-        with pytest.raises(
-            UnsupportedModelError, match=f"method '{name}' needs a model with .* '{attention}'"
-        ):
-            build(name, model(attention))
+        with pytest.raises(UnsupportedModelError, match=f"does not write {name} "):
+            fitted(name, model(attention))
     with pytest.raises(UnsupportedModelError, match="selects nothing"):
         model("none").attention(torch.rand(1, 3, 28, 28, dtype=torch.float64))
-    with pytest.raises(UnsupportedModelError, match="Linear selects no cells"):
-        learned_selection(nn.Linear(1, 1), torch.rand(1, 3, 4, 4), output(0))
 
 
 @pytest.mark.parametrize(
@@ -311,14 +306,14 @@ def test_a_frozen_network_takes_timms_weights_strictly(frozen, tmp_path):
 )
 def test_cells_are_placed_by_the_padding(name, cells):
     """TensorFlow's padding depends on the frame: no place holds for all sizes."""
-    assert FrozenCNN(name).cells_px == cells
+    assert FrozenCNN(name).feature_map.cells == cells
 
 
 def test_grad_cam_weighs_the_frozen_features(frozen):
     frames = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     baseline = BoundedLogitModel(replace(frozen.config, attention="none"))
     baseline.backbone = frozen.backbone
-    found = build("grad-cam", baseline.eval())(baseline, frames, output(1))
+    found = fitted("grad-cam", baseline.eval())(baseline, frames, output(1))
     cam = torch.einsum("c,bchw->bhw", baseline.head.classify.weight[1], baseline.backbone(frames)) / 4
     expected = to_frame_grid(cam.relu(), frames, Cells(0, 32)).detach()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.cam import CAMS
 from driving_xai.explain.grid import Cells
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import FAMILIES, fitted
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.targets import output
@@ -42,16 +43,16 @@ def _model(network: str, **more) -> Classifier:
 )
 def test_the_layer_its_cells_and_the_head_are_known(network, more, cells, pooled):
     model = _model(network, **more)
-    assert model.cells_px == cells
-    assert (model.cam_head is not None) == pooled
+    assert model.feature_map.cells == cells
+    assert (model.feature_map.head is not None) == pooled
     frames = torch.rand(2, 3, 32, 48)
-    explainer = build("grad-cam", model)
-    assert explainer.layer is model.cam_layer
-    assert explainer.head is model.cam_head
+    explainer = fitted("grad-cam", model)
+    assert explainer.feature_map(model, frames) == model.feature_map
     target = output(1)
     fast = explainer(model, frames, target)
-    explainer.head = None
-    torch.testing.assert_close(fast, explainer(model, frames, target), rtol=1e-3, atol=1e-6)
+    at = replace(model.feature_map, head=None)
+    slow = explainer.map_of(explainer.gradient(model, frames, target, at), frames, at)
+    torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-6)
     names = set(model.state_dict())
     assert names == {f"network.{name}" for name in model.network.state_dict()} | {"mean", "std"}
 
@@ -61,17 +62,17 @@ def test_maps_of_a_labn():
     model.network.threshold = 0.2
     frames = torch.rand(2, 3, 32, 48)
     given = frames.clone()
-    for name in (*CAMS, "labn", "lambda-attention"):
-        explainer = build(name, model, seed=1)
+    for name in (*FAMILIES["class activation maps"], "labn", "lambda-attention"):
+        explainer = fitted(name, model, seed=1)
         saliency = explainer(model, frames, output(0))
         assert saliency.shape == (2, 32, 48), name
         assert saliency.isfinite().all(), name
     assert torch.equal(frames, given)
-    assert build("labn", model).cells == Cells(0.0, 1.0)
+    assert model.own_maps["labn"].cells == Cells(0.0, 1.0)
     # The second lambda layer: its bottleneck halves the map after it.
-    assert build("lambda-attention", model).cells == Cells(0.0, 1.0)
-    with pytest.raises(UnsupportedModelError, match="writes lambda-attention"):
-        build("labn", _model("lambda-resnet", **LAMBDAS))
+    assert model.own_maps["lambda-attention"].cells == Cells(0.0, 1.0)
+    with pytest.raises(UnsupportedModelError, match="it writes lambda-attention"):
+        fitted("labn", _model("lambda-resnet", **LAMBDAS))
 
 
 def test_cbam_sits_before_every_sum():
@@ -98,9 +99,10 @@ def test_a_transformer_of_one_size_is_built_for_the_images(network):
         assert not torch.equal(model(changed), model(frames))
     with pytest.raises(UnsupportedModelError, match=r"frames are 16 x 48 px .* takes 32 x 48 px only"):
         model(frames[:, :, :16])
-    # Its tokens, or maps whose channels come last, are not what a class activation map weights.
-    with pytest.raises(UnsupportedModelError, match="names no cam_layer"):
-        build("grad-cam", model)
+    # Channels that come last, and a transformer's tokens, are weighted as maps.
+    saliency = fitted("grad-cam", model)(model, frames, output(1))
+    assert saliency.shape == (2, 32, 48)
+    assert saliency.max() > 0
 
 
 @pytest.mark.parametrize("network", ["vit_tiny_patch16_224", "small-cnn"])
@@ -135,4 +137,4 @@ def test_impossible_configurations_are_refused(wrong):
 
 def test_a_transformer_of_several_branches_has_no_maps_to_weigh():
     config = ClassifierConfig(classes=("a", "b"), network="crossvit_tiny_240", image_size=(240, 240))
-    assert Classifier(config).cam_layer is None
+    assert Classifier(config).feature_map is None

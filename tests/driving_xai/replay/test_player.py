@@ -19,7 +19,7 @@ from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError, VideoError
 from driving_xai.evaluation.results import Results
-from driving_xai.explain.registry import METHODS, build
+from driving_xai.explain.registry import METHODS, fitted
 from driving_xai.replay import player, window
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
@@ -130,7 +130,7 @@ def test_every_method_that_fits_the_model_plays(
     checkpoint: Checkpoint, recording: Path, tmp_path: Path, method: str
 ) -> None:
     try:
-        build(method, checkpoint.model)
+        fitted(method, checkpoint.model)
     except UnsupportedModelError as reason:
         pytest.skip(str(reason))
     config = ReplayConfig(**FAST, method=method, end_s=0.2)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from driving_xai.explain.controls import RandomOrder
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from data_prep.schema import VEHICLES, Frame
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
+from driving_xai.explain.baselines import RandomOrder
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import SourceFrame

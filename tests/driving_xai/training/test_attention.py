@@ -31,7 +31,9 @@ def test_training_lowers_the_loss_and_touches_nothing_but_the_block():
         assert not block.training
         with torch.no_grad():
             pooled = block(feature_maps(model, pictures.frames(rows))).mean((2, 3))
-            losses.append(torch.nn.functional.cross_entropy(model.cam_head(pooled), labels[rows]).item())
+            losses.append(
+                torch.nn.functional.cross_entropy(model.feature_map.head(pooled), labels[rows]).item()
+            )
     assert losses[1] < losses[0]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

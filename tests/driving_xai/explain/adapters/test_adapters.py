@@ -286,7 +286,7 @@ def test_explainers_of_the_users_own(monkeypatch) -> None:
             return lambda: lambda model, shown, target: shown.mean(1)
 
     monkeypatch.setattr(adapters, "entry_points", lambda group: [Entry()])
-    assert load_explainer("mine")(None, frames(), None).shape == (3, 20, 24)
+    assert load_explainer("mine")(torch.nn.Identity(), frames(), None).shape == (3, 20, 24)
 
 
 def test_a_missing_library_is_one_line_that_names_the_extra(monkeypatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.localisation import pointing_game
 from driving_xai.targets import output
@@ -77,7 +77,7 @@ METHODS = (
 def test_the_most_salient_pixel_lies_on_the_deciding_patch(name, trained, unseen):
     frames, classes, causes = unseen
     assert (trained(frames).argmax(1) == classes).float().mean() > 0.95
-    explainer = build(name, trained)
+    explainer = fitted(name, trained)
     saliency = torch.cat(
         [explainer(trained, frames[classes == kind], output(kind)).detach() for kind in range(4)]
     )

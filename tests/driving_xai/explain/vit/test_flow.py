@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.grid import Cells, to_frame_grid
-from driving_xai.explain.registry import build
+from driving_xai.explain.registry import fitted
 from driving_xai.explain.vit import tiles
+from driving_xai.explain.vit.capture import check_vit
 from driving_xai.explain.vit.flow import (
     AttentionExplainer,
     AttentionGradient,
@@ -72,7 +73,7 @@ def _check(explainer: AttentionExplainer, model: TappedViT, expected, columns=(0
 @pytest.mark.parametrize("name", MODELS)
 def test_norm_relevance_is_the_product_of_whole_matrices(name, norms, order, memory):
     model = _model(name)
-    explainer = SNNA(vit=model.vit, samples=0, norms=norms, product=order, memory=memory, tile_rows=12)
+    explainer = SNNA(samples=0, norms=norms, product=order, memory=memory, tile_rows=12)
     _check(explainer, model, lambda found: product(relevance_factors(found, norms), order))
 
 
@@ -80,7 +81,7 @@ def test_norm_relevance_is_the_product_of_whole_matrices(name, norms, order, mem
 @pytest.mark.parametrize("name", MODELS)
 def test_generic_attention_is_the_product_of_whole_matrices(name, order):
     model = _model(name)
-    explainer = GenericAttention(vit=model.vit, product=order)
+    explainer = GenericAttention(product=order)
     _check(explainer, model, lambda found: product(relevance_factors(found, "none"), order))
 
 
@@ -91,30 +92,30 @@ def test_rollout_is_the_product_of_whole_matrices(name):
         return product([(identity + a.mean(0)) / 2 for a in found.attention], "flow")
 
     model = _model(name)
-    _check(Rollout(vit=model.vit, tile_rows=7), model, expected)
+    _check(Rollout(tile_rows=7), model, expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_last_blocks_attention_norm_and_gradient(name):
     model = _model(name)
-    _check(RawAttention(vit=model.vit), model, lambda found: found.attention[-1][:, 0].mean(0))
+    _check(RawAttention(), model, lambda found: found.attention[-1][:, 0].mean(0))
     _check(
-        NormAttention(vit=model.vit),
+        NormAttention(),
         model,
         lambda found: torch.einsum("hn,hnd->nd", found.attention[-1][:, 0], found.values[-1]).norm(dim=-1),
     )
     _check(
-        NormAttention(vit=model.vit, form="heads"),
+        NormAttention(form="heads"),
         model,
         lambda found: (found.attention[-1][:, 0] * found.values[-1].norm(dim=-1)).mean(0),
     )
     _check(
-        AttentionGradient(vit=model.vit, form="last-block"),
+        AttentionGradient(form="last-block"),
         model,
         lambda found: (found.attention[-1] * found.gradient[-1])[:, 0].mean(0),
     )
     _check(
-        AttentionGradient(vit=model.vit),
+        AttentionGradient(),
         model,
         lambda found: sum(
             (a * gradient).clamp(min=0).mean(0)[0] for a, gradient, _ in zip(*found, strict=True)
@@ -126,7 +127,7 @@ def test_the_last_blocks_attention_norm_and_gradient(name):
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_snna_masks_by_the_gradient_averaged_over_the_noise_each_frame_was_given(smoothing, batch_size):
     model = _model("registers, LayerScale")
-    explainer = SNNA(vit=model.vit, samples=3, smoothing=smoothing, batch_size=batch_size)
+    explainer = SNNA(samples=3, smoothing=smoothing, batch_size=batch_size)
     frame = _frames(model, 1)
     found = explainer(model, frame, output(1))[0]
     clean, *noisy = _given(explainer, model, frame)
@@ -156,7 +157,7 @@ def _given(explainer: AttentionExplainer, model: TappedViT, frame: torch.Tensor)
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_attention_ig_masks_by_the_gradient_averaged_along_the_path(batch_size):
     model = _model("qk-norm")
-    explainer = AttentionIG(vit=model.vit, steps=5, batch_size=batch_size)
+    explainer = AttentionIG(steps=5, batch_size=batch_size)
 
     def expected(found: Dense):
         return product(relevance_factors(found, "none"), "flow")
@@ -181,8 +182,8 @@ def test_integrated_gradients_of_the_pixels_are_captums():
             model.normalised(frames), target=column, n_steps=8, method="riemann_middle"
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-    pixels = AttentionIG(vit=model.vit, steps=8, mask="pixels")(model, frames, output(2))
-    generic = GenericAttention(vit=model.vit)(model, frames, output(2))
+    pixels = AttentionIG(steps=8, mask="pixels")(model, frames, output(2))
+    generic = GenericAttention()(model, frames, output(2))
     torch.testing.assert_close(pixels, generic * found[1].sum(1), rtol=1e-9, atol=1e-12)
 
 
@@ -201,7 +202,7 @@ EXPLAINERS = {
 def test_batches_and_targets_together_equal_one_by_one(name):
     model = _model("registers, LayerScale")
     frames, targets = _frames(model), [output(column) for column in range(4)]
-    explainer = EXPLAINERS[name](vit=model.vit)
+    explainer = EXPLAINERS[name]()
     together = explainer.explain_each(model, frames, targets)
     for row, frame in enumerate(frames):
         for column, target in enumerate(targets):
@@ -217,7 +218,7 @@ def test_the_model_is_left_as_it_was(name, failing):
     weights = {key: (value.clone(), value.requires_grad) for key, value in model.named_parameters()}
     given = frames.clone()
 
-    explainer = EXPLAINERS[name](vit=model.vit)
+    explainer = EXPLAINERS[name]()
     if failing:
 
         def judge(frames):
@@ -248,7 +249,7 @@ def test_the_models_fused_attention_stays_on(monkeypatch):
         return fused(*arguments, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
-    SNNA(vit=model.vit, samples=3)(model, _frames(model, 1), output(0))
+    SNNA(samples=3)(model, _frames(model, 1), output(0))
     assert len(calls) == (1 + 3) * len(model.vit.blocks)
     assert all(block.attn.fused_attn for block in model.vit.blocks)
 
@@ -273,7 +274,7 @@ def test_no_matrix_of_all_tokens_exists(memory):
         model = TappedViT(img_size=size, embed_dim=12, depth=2)
         frames = torch.rand(1, 3, *size, dtype=torch.float64)
         with _Largest() as probe:
-            SNNA(vit=model.vit, samples=1, memory=memory, tile_rows=16)(model, frames, output(0))
+            SNNA(samples=1, memory=memory, tile_rows=16)(model, frames, output(0))
         tokens = 1 + size[0] * size[1] // 64
         largest.append((tokens, probe.elements))
     (few, small), (many, large) = largest
@@ -285,41 +286,43 @@ def test_no_matrix_of_all_tokens_exists(memory):
 def test_noise_depends_on_the_frame_and_the_seed_alone():
     model = _model("plain")
     frames = _frames(model)
-    first = SNNA(vit=model.vit, samples=2, seed=1)(model, frames, output(0))
-    assert not torch.allclose(first, SNNA(vit=model.vit, samples=2, seed=2)(model, frames, output(0)))
-    turned = SNNA(vit=model.vit, samples=2, seed=1)(model, frames.flip(0), output(0)).flip(0)
+    first = SNNA(samples=2, seed=1)(model, frames, output(0))
+    assert not torch.allclose(first, SNNA(samples=2, seed=2)(model, frames, output(0)))
+    turned = SNNA(samples=2, seed=1)(model, frames.flip(0), output(0)).flip(0)
     torch.testing.assert_close(turned, first, rtol=1e-10, atol=1e-14)
-    none = SNNA(vit=model.vit, samples=2, noise=0.0)(model, frames, output(0))
-    once = SNNA(vit=model.vit, samples=1, noise=0.0)(model, frames, output(0))
+    none = SNNA(samples=2, noise_std=0.0)(model, frames, output(0))
+    once = SNNA(samples=1, noise_std=0.0)(model, frames, output(0))
     torch.testing.assert_close(none, once, rtol=1e-10, atol=1e-14)
 
 
 def test_another_thread_may_run_the_model_meanwhile():
     model = _model("plain")
     frames = _frames(model, 1)
-    explainer = SNNA(vit=model.vit, samples=1)
+    explainer = SNNA(samples=1)
     alone = explainer(model, frames, output(0))
     scores = []
 
-    def judged(frames):
+    def beside_another(frames):
         other = threading.Thread(target=lambda: scores.append(model(frames * 0.5)))
         other.start()
         other.join()
         return model(frames)
 
-    torch.testing.assert_close(explainer(judged, frames, output(0)), alone, rtol=0, atol=0)
+    torch.testing.assert_close(
+        explainer(_View(model, beside_another), frames, output(0)), alone, rtol=0, atol=0
+    )
     torch.testing.assert_close(scores[0].detach(), model(frames * 0.5).detach(), rtol=0, atol=0)
     assert len(scores) == 2
 
 
 def test_frames_of_an_inference_pass_and_float32_serve():
     model = _model("plain")
-    exact = GenericAttention(vit=model.vit)(model, _frames(model), output(0))
+    exact = GenericAttention()(model, _frames(model), output(0))
     with torch.inference_mode():
         frames = _frames(model).clone()
-        found = GenericAttention(vit=model.vit)(model, frames, output(0))
+        found = GenericAttention()(model, frames, output(0))
     torch.testing.assert_close(found, exact, rtol=1e-12, atol=0)
-    single = GenericAttention(vit=model.float().vit)(model, frames.float(), output(0))
+    single = GenericAttention()(model.float(), frames.float(), output(0))
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), exact, rtol=2e-4, atol=1e-4 * exact.max().item())
 
@@ -327,15 +330,25 @@ def test_frames_of_an_inference_pass_and_float32_serve():
 def test_maps_of_cut_and_of_resized_frames_lie_on_the_frame():
     model = _model("plain")
     frames = _frames(model, 1)
-    whole = RawAttention(vit=model.vit)(model, frames, output(0))
+    whole = RawAttention()(model, frames, output(0))
     wider = nn.functional.pad(frames, (0, 5, 0, 3))
-    cut = RawAttention(vit=model.vit)(lambda given: model(given[..., :24, :40]), wider, output(0))
+    cut = RawAttention()(_View(model, lambda given: model(given[..., :24, :40])), wider, output(0))
     torch.testing.assert_close(cut[..., :24, :40], whole, rtol=1e-10, atol=0)
     large = frames.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    halved = RawAttention(vit=model.vit)(lambda given: model(given[..., ::2, ::2]), large, output(0))
+    halved = RawAttention()(_View(model, lambda given: model(given[..., ::2, ::2])), large, output(0))
     tokens = dense(model, model.normalised(frames)[0], 0).attention[-1][:, 0, 1:].mean(0).view(1, 1, 3, 5)
     twin = nn.functional.interpolate(tokens, size=(48, 80), mode="bilinear")[0]
     torch.testing.assert_close(halved, twin, rtol=1e-10, atol=0)
+
+
+class _View:
+    """A function that calls a network."""
+
+    def __init__(self, network, function):
+        self.network, self.function = network, function
+
+    def __call__(self, frames):
+        return self.function(frames)
 
 
 class _Pooled(TappedViT):
@@ -354,23 +367,21 @@ class _Pooled(TappedViT):
 )
 def test_a_model_whose_relevance_would_mislead_is_refused(model, message):
     with pytest.raises(UnsupportedModelError, match=message):
-        SNNA(vit=model.vit, samples=1)(model, _frames(model, 1), output(0))
+        SNNA(samples=1)(model, _frames(model, 1), output(0))
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_the_table_of_methods_finds_the_transformer(name):
     model = _model("plain")
-    explainer = build(name, model, seed=3, batch_size=2)
+    explainer = fitted(name, model, seed=3, batch_size=2)
     found = explainer(model, _frames(model), output(1))
     assert found.isfinite().all()
     options = {"seed": 3} if name == "snna" else {}
     defaults = {"attention-ig": AttentionIG, "snna": SNNA}.get(name, EXPLAINERS[name])
-    twin = defaults(vit=model.vit, **options)(model, _frames(model), output(1))
+    twin = defaults(**options)(model, _frames(model), output(1))
     torch.testing.assert_close(found, twin, rtol=1e-10, atol=1e-14)
-    with pytest.raises(
-        UnsupportedModelError, match=f"'{name}' needs a model whose attribute vit is a Vision"
-    ):
-        build(name, nn.Linear(1, 1))
+    with pytest.raises(UnsupportedModelError, match="Linear has no Vision Transformer of timm's"):
+        fitted(name, nn.Linear(1, 1))
 
 
 def test_the_action_model_is_explained_also_on_frames_that_it_cuts():
@@ -379,7 +390,7 @@ def test_the_action_model_is_explained_also_on_frames_that_it_cuts():
     model = ActionModel(config).double().eval()
     wide = torch.rand(2, 3, 39, 70, dtype=torch.float64)
     targets = [output(0), output(3)]
-    for method in (SNNA(vit=model.vit, samples=0), GenericAttention(vit=model.vit)):
+    for method in (SNNA(samples=0), GenericAttention()):
         maps = method.explain_each(model, wide, targets)
         assert maps.shape == (2, 2, 39, 70)
         assert maps.amax((2, 3)).min() > 0
@@ -390,44 +401,42 @@ def test_the_action_model_is_explained_also_on_frames_that_it_cuts():
 def test_other_misuse_is_refused():
     model, frames = TappedViT(), _frames(TappedViT(), 1)
     with pytest.raises(UnsupportedModelError, match=r"Linear has no blocks with attn\.qkv"):
-        RawAttention(vit=nn.Linear(1, 1))(model, frames, output(0))
-    with pytest.raises(
-        UnsupportedModelError, match="0 blocks ran in one forward pass of TappedViT, expected"
-    ):
-        RawAttention(vit=TappedViT().vit)(model, frames, output(0))
+        check_vit(nn.Linear(1, 1))
+    with pytest.raises(UnsupportedModelError, match="0 blocks ran in one forward pass of _View, expected"):
+        RawAttention()(_View(TappedViT(), model.forward), frames, output(0))
     with pytest.raises(UnsupportedModelError, match="does not depend on the transformer's blocks"):
-        GenericAttention(vit=model.vit)(model, frames, lambda scores: scores[:, 0].detach())
+        GenericAttention()(model, frames, lambda scores: scores[:, 0].detach())
     model.vit.set_grad_checkpointing()
     with pytest.raises(UnsupportedModelError, match="ask the explainer for memory='recompute'"):
-        GenericAttention(vit=model.vit)(model, frames, output(0))
+        GenericAttention()(model, frames, output(0))
 
 
 @pytest.mark.parametrize(
     ("explainer", "message"),
     [
         (partial(SNNA, samples=-1), "got samples -1; expected 0 or more"),
-        (partial(SNNA, noise=float("nan")), "got noise nan; expected 0 or more"),
+        (partial(SNNA, noise_std=float("nan")), "got noise_std nan; expected 0 or more"),
         (partial(AttentionIG, steps=0), "got steps 0; expected 1 or more"),
         (partial(Rollout, tile_rows=0), "got tile_rows 0; expected 1 or more"),
     ],
 )
 def test_options_out_of_range_are_refused(explainer, message):
     with pytest.raises(ValueError, match=message):
-        explainer(vit=nn.Linear(1, 1))
+        explainer()
 
 
 def test_weights_that_give_no_finite_relevance_are_named():
     model = TappedViT()
     model.vit.blocks[0].attn.qkv.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"got NaN or infinity from the model .* check the weights"):
-        GenericAttention(vit=model.vit)(model, _frames(model, 1), output(0))
+        GenericAttention()(model, _frames(model, 1), output(0))
 
 
 @pytest.mark.parametrize("memory", ["keep", "recompute"])
 def test_under_autocast_a_map_stays_near_the_exact_one_in_float32(memory):
     model = _model("plain").float()
     frames = _frames(model).float()
-    explain = SNNA(vit=model.vit, samples=3, memory=memory)
+    explain = SNNA(samples=3, memory=memory)
     exact = explain(model, frames, output(1))
     with torch.autocast("cpu", torch.bfloat16):
         assert model(frames).dtype == torch.bfloat16
@@ -465,19 +474,19 @@ def test_under_autocast_relevance_is_computed_as_without_it():
 def test_under_autocast_a_map_is_stretched_as_without_it():
     class Fixed(AttentionExplainer):
         def tokens(self, model, frames, targets):
-            grid, _, _ = attention_gradients(self.vit, model, frames, targets)
+            grid, _, _ = attention_gradients(model.vit, model, frames, targets)
             count = grid.prefix + grid.rows * grid.columns
             return grid, torch.linspace(0, 1, count).expand(len(targets), len(frames), count)
 
     model = _model("plain").float()
     frames = _frames(model).float()
-    exact = Fixed(vit=model.vit)(model, frames, output(1))
+    exact = Fixed()(model, frames, output(1))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(Fixed(vit=model.vit)(model, frames, output(1)), exact)
+        assert torch.equal(Fixed()(model, frames, output(1)), exact)
 
 
 def test_the_frames_own_device_draws_what_the_cpu_draws_where_it_is_one():
     model = _model("plain")
     frames = _frames(model)
-    maps = [SNNA(vit=model.vit, noise_on=place)(model, frames, output(1)) for place in ("cpu", "frames")]
+    maps = [SNNA(noise_on=place)(model, frames, output(1)) for place in ("cpu", "frames")]
     assert torch.equal(*maps)
