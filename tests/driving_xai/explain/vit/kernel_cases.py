@@ -20,6 +20,8 @@ from driving_xai.targets import output
 from tests.driving_xai.explain.transformers import TappedViT, dense, product, relevance_factors
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+LOOSER = 1 if DEVICE == "cpu" else 50
+"""Three products of ten bits are not quite float32's, which the interpreter multiplies in."""
 SMALL = kernels.Blocks(queries=16, keys=16)
 """So that few tokens fill several blocks, the last of them not whole."""
 
@@ -54,7 +56,7 @@ def _twins(state: AttentionState, weights: torch.Tensor, rows: int) -> tuple[tor
 
 def _close(found: torch.Tensor, exact: torch.Tensor, *, share: float) -> None:
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), exact, rtol=0, atol=share * exact.abs().max().item())
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=LOOSER * share * exact.abs().max().item())
 
 
 SHAPES = {
@@ -159,7 +161,7 @@ def test_relevance_of_a_transformer_is_the_product_of_whole_matrices(name, norms
     for column, relevance in zip(columns, found, strict=True):
         factors = relevance_factors(dense(exact, exact.normalised(frame)[0], column), norms)
         twin = product(factors, order).to(DEVICE)
-        torch.testing.assert_close(relevance[0].double(), twin, rtol=0, atol=2e-4 * twin.abs().max().item())
+        _close(relevance[0], twin, share=2e-4)
 
 
 def test_rollout_of_a_transformer_is_the_product_of_whole_matrices():
