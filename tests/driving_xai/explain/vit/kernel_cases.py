@@ -31,7 +31,7 @@ def _fused(monkeypatch):
     monkeypatch.setenv(fused.VARIABLE, "fused")
 
 
-def _state(*, targets=1, frames=1, heads=2, tokens=37, size=8, dtype=torch.float32) -> AttentionState:
+def _state(*, targets=1, frames=1, heads=1, tokens=37, size=8, dtype=torch.float32) -> AttentionState:
     """Laid out as timm's blocks leave it: heads side by side within a token."""
     generator = torch.Generator().manual_seed(tokens * size + targets)
     qkv = torch.randn(frames, tokens, 3, heads, size, generator=generator).to(DEVICE, dtype)
@@ -63,8 +63,8 @@ SHAPES = {
     "one token more than a block": {"tokens": 17},
     "odd, several blocks": {"tokens": 37},
     "fewer tokens than a block": {"tokens": 5},
-    "frames and targets": {"tokens": 19, "frames": 2, "targets": 3},
-    "more targets than share a pass": {"tokens": 18, "heads": 1, "targets": 6},
+    "frames and targets": {"tokens": 19, "frames": 2, "targets": 3, "heads": 2},
+    "more targets than share a pass": {"tokens": 18, "targets": 6},
     "heads that are no power of two": {"tokens": 21, "size": 12},
 }
 
@@ -145,9 +145,14 @@ MODELS = {
 
 
 @pytest.mark.parametrize(
-    ("norms", "order"), [("key", "flow"), ("key", "literal"), ("query", "flow"), ("none", "flow")]
+    ("name", "norms", "order"),
+    [
+        ("registers, LayerScale", "key", "flow"),
+        ("registers, LayerScale", "query", "flow"),
+        ("registers, LayerScale", "key", "literal"),
+        ("qk-norm, two heads", "none", "flow"),
+    ],
 )
-@pytest.mark.parametrize("name", MODELS)
 def test_relevance_of_a_transformer_is_the_product_of_whole_matrices(name, norms, order):
     """Norms, both products, register tokens and several targets; the twin is in float64."""
     exact = TappedViT(**MODELS[name])
