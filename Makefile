@@ -1,7 +1,8 @@
 # Every target makes the environment it needs, once, and reuses it.
 #
 #   make demo                    the main job on a rendered route; minutes, no data needed
-#   make test                    the fast tests; also test-slow, test-browser, test-gpu, bench, lint, image
+#   make test                    the fast tests; also test-slow, test-browser, test-gpu, bench, bench-gpu,
+#                                lint, image
 #   make test VENV=~/venvs/x     any target with an environment that lies elsewhere
 #   make test PYTHON=python3.12  another interpreter for a new environment
 #   make test CONSTRAINTS=       the newest libraries instead of the tested ones
@@ -17,7 +18,7 @@ RUN = $(VENV)/bin/python -m
 INSTALL = $(RUN) pip install --quiet --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 OLD = driving-xai needs Python 3.11 or newer: make PYTHON=python3.11
 
-.PHONY: help demo test test-slow test-browser test-gpu bench lint image
+.PHONY: help demo test test-slow test-browser test-gpu bench bench-gpu lint image
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,6 +41,9 @@ test-gpu: $(VENV)/.driving-xai-test
 
 bench: $(VENV)/.driving-xai-test
 	$(RUN) pytest -q -m bench --timeout 1200
+
+bench-gpu: $(VENV)/.driving-xai-test
+	$(RUN) tests.benchmarks.bench_gpu
 
 lint: $(VENV)/.driving-xai-dev
 	$(RUN) ruff check .

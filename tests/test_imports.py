@@ -155,6 +155,8 @@ DISTRIBUTIONS: Mapping[str, str] = {
     "annotated_types": "annotated-types",
     "cv2": "opencv-python-headless",
     "pytorch_grad_cam": "grad-cam",
+    # Comes with torch where a GPU can use it; what imports it does without, see `explain.vit.fused`.
+    "triton": "torch",
     "rerun": "rerun-sdk",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

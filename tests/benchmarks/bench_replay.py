@@ -36,10 +36,10 @@ GEOMETRY, CAR = Geometry(crop_top=1 / 3), VEHICLES["lincoln-mkz"]
 STAGES = ("decode", "model", "explain", "score", "draw", "encode")
 
 
-def full_size(folder: Path, device: str) -> Checkpoint:
+def full_size(folder: Path, device: str, **changes: int) -> Checkpoint:
     """The paper's architecture, untrained."""
     torch.manual_seed(0)
-    config = SteeringConfig()
+    config = SteeringConfig(**changes)
     content = {
         "kind": "steering",
         "model": asdict(config),

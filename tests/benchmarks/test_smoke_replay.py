@@ -14,7 +14,7 @@ def test_the_replay_benchmark_measures_every_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = bench_replay.SteeringConfig(hidden_size=8)
-    monkeypatch.setattr(bench_replay, "SteeringConfig", lambda: small)
+    monkeypatch.setattr(bench_replay, "SteeringConfig", lambda **_changes: small)
     drive = write_recording(tmp_path / "drive")
     measured = bench_replay.run(0.3, None, "cpu", drive, warm_up=2)
     assert set(measured["scoring, no control"]) == {"model", "explain", "score", "whole"}

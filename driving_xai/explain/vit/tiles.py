@@ -1,5 +1,7 @@
 """What attention passes on, computed tile by tile: no N x N matrix outlives its tile.
 
+Sums over all query rows go to fused kernels where these can serve, see `fused`.
+
 A tile holds the scores of a few query rows against all keys. Equations name the attention of one
 head A (N x N, rows sum to one), the heads' outputs A V, a target's gradient with respect to them D;
 then the gradient with respect to A itself is D Vᵀ, of which only a tile exists at a time.
@@ -14,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.explain.vit import fused
 from driving_xai.explain.vit.capture import AttentionState
 
 TILE_ROWS = 128
@@ -52,6 +55,8 @@ def attention_flow(
     Args:
         rows: only the first so many rows have a weight; None: all may have one.
     """
+    if fused.serves(state):
+        return fused.attention_flow(state, weights, rows=rows)
     flow = torch.zeros_like(state.key[..., 0])
     with _unlowered(state):
         for tile, attention in _tiles(state, rows, tile_rows):
@@ -75,6 +80,8 @@ def gradient_flow(
         rows: only the first so many rows have a weight; None: all may have one.
     """
     assert state.gradient is not None
+    if fused.serves(state):
+        return fused.gradient_flow(state, weights, rows=rows)
     weighted = state.gradient * weights[..., None]
     value = state.value.mT
     flow = torch.zeros_like(weighted[..., 0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import captum.attr
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,9 @@ from torch import nn
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.gradient import Gradient, IntegratedGradients, SmoothGrad
 from driving_xai.targets import left, magnitude, output, right
+
+with contextlib.suppress(ModuleNotFoundError):  # The test on a GPU does without.
+    import captum.attr
 
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
 METHODS = [
@@ -254,4 +258,4 @@ def test_recurrent_layers_go_backward_in_eval_mode_on_cuda(frames, explain):
     model = Recurrent().double().eval()
     expected = explain(model, frames, left)
     found = explain(model.cuda(), frames.cuda(), left).cpu()
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
