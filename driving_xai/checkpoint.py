@@ -20,6 +20,7 @@ from torch import nn
 
 from data_prep.shards.atomic import replacing, sha256_of
 from driving_xai.errors import CheckpointError, UnsupportedModelError
+from driving_xai.types import Frames, HasOutputs, Outputs, RecurrentModel, Scores
 
 SCHEMA = "driving-xai-checkpoint/1"
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
@@ -38,6 +39,22 @@ class Checkpoint:
     metrics: Mapping[str, Any]
     sha256: str
     """Of the weights' file."""
+
+    def __call__(self, frames: Frames) -> Scores:
+        """The model's scores; a recurrent model takes each frame as the first of a drive."""
+        view = self.model.at(None) if isinstance(self.model, RecurrentModel) else self.model
+        return view(frames)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the columns of the scores mean.
+
+        Raises:
+            CheckpointError: the model has no outputs, as one that was only pre-trained.
+        """
+        if not isinstance(self.model, HasOutputs):
+            raise CheckpointError(f"{self.path} holds kind {self.kind!r}, a model without outputs to explain")
+        return self.model.outputs
 
     @property
     def kind(self) -> str:

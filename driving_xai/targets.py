@@ -97,6 +97,20 @@ def chosen_output(clean: Scores) -> Target:
     return outputs_at(clean.argmax(1))
 
 
+def predicted(clean: Scores) -> Target:
+    """What a model predicts: the output that is highest on each frame, of a single output the side it chose.
+
+    Args:
+        clean: the prediction for the unedited frames, [B, K]; of K = 1 a regression, steering say. The target
+            serves these frames and edited variants of each.
+
+    Example:
+        >>> predicted(torch.tensor([[0.1, 2.0], [3.0, 1.0]]))(torch.tensor([[5.0, 6.0], [7.0, 8.0]]))
+        tensor([6., 7.])
+    """
+    return chosen_side(clean) if clean.shape[1] == 1 else chosen_output(clean)
+
+
 def outputs_at(columns: Int64[Tensor, " B"]) -> Target:
     """The score in a column of each frame's own."""
 

@@ -22,6 +22,7 @@ from driving_xai.cli.options import (
     ResultsOut,
     Seed,
     Target,
+    Weights,
     methods_of,
     resolve_device,
 )
@@ -38,6 +39,7 @@ def explain(
     assignments: Assignments = None,
     batch_size: FrameBatch = None,
     seed: Seed = None,
+    weights: Weights = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -60,7 +62,7 @@ def explain(
         "seed": seed,
     }
     how = settings.resolve(ExplainConfig, config, options=options, assignments=assignments or ())
-    loaded = open_model(checkpoint, device=resolve_device(device))
+    loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
     written = explain_images(loaded, images, out, how)
     _say_enlarged(written)
     if as_json:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from driving_xai.cli import console, listing
 from driving_xai.cli.models import open_model
-from driving_xai.cli.options import Json
+from driving_xai.cli.options import Json, Weights
 
 
 def methods(
@@ -18,6 +19,7 @@ def methods(
             metavar="[CHECKPOINT]", help="A model, to see which methods fit it, and why others do not."
         ),
     ] = None,
+    weights: Weights = None,
     as_json: Json = False,
 ) -> None:
     """List methods and measures, and which methods fit a model.
@@ -26,7 +28,7 @@ def methods(
     Example: driving-xai methods
     Example: driving-xai methods model
     """
-    reasons = {} if checkpoint is None else _reasons(checkpoint)
+    reasons = {} if checkpoint is None else _reasons(checkpoint, weights)
     found = {
         "methods": _rows(listing.methods(), listing.summaries("methods"), reasons),
         "measures": _rows(listing.measures(), listing.summaries("measures"), {}),
@@ -40,9 +42,9 @@ def methods(
         )
 
 
-def _reasons(checkpoint: str) -> dict[str, str | None]:
+def _reasons(checkpoint: str, weights: Path | None) -> dict[str, str | None]:
     """For each method why it does not fit the model; None where it fits."""
-    model = open_model(checkpoint, device="cpu").model
+    model = open_model(checkpoint, device="cpu", weights=weights).model
     return {name: listing.misfit(name, model) for names in listing.methods().values() for name in names}
 
 

@@ -9,16 +9,22 @@ if TYPE_CHECKING:
     from driving_xai.checkpoint import Checkpoint
 
 
-def open_model(text: str, *, device: str) -> Checkpoint:
-    """Loads what CHECKPOINT stands for: a folder that train wrote.
+def open_model(text: str, *, device: str, weights: Path | None = None) -> Checkpoint:
+    """Loads what CHECKPOINT stands for.
 
     Args:
-        text: as it was typed.
+        text: as it was typed: a folder that train wrote, `timm:NAME`, `torchvision:NAME` or `module:factory`.
         device: where the model will run, as torch names it.
+        weights: of a foreign model.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it is damaged.
+        CheckpointError: there is no such checkpoint, it is damaged, or weights do not fit.
+        UnsupportedModelError: no model has that name.
     """
     from driving_xai import checkpoint
+    from driving_xai.models.foreign import is_foreign, load
 
-    return checkpoint.load(Path(text), device=device)
+    # Foreign models bring timm and torchvision along, which take a second to import.
+    if weights is None and not is_foreign(text):
+        return checkpoint.load(Path(text), device=device)
+    return load(text, weights=weights, device=device)

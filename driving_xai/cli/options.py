@@ -12,7 +12,17 @@ from driving_xai.cli.console import SettingsError
 
 Checkpoint = Annotated[
     str,
-    typer.Argument(metavar="CHECKPOINT", help="The model: a folder that train wrote."),
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="The model: a folder that train wrote; or timm:NAME, torchvision:NAME, or package.module:factory.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights of a model that is no checkpoint: safetensors, or a .pt of tensors only.",
+    ),
 ]
 Shards = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote.")]
 Drives = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with steering.")]

@@ -11,7 +11,7 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.models import open_model
-from driving_xai.cli.options import Assignments, Checkpoint, Config, Device, Json, resolve_device
+from driving_xai.cli.options import Assignments, Checkpoint, Config, Device, Json, Weights, resolve_device
 
 if TYPE_CHECKING:
     from driving_xai.replay.live.control import Live
@@ -80,6 +80,7 @@ def replay(
         str,
         typer.Option(help="Address for --serve; 0.0.0.0 shows it to everyone on the network."),
     ] = "127.0.0.1",
+    weights: Weights = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -102,7 +103,7 @@ def replay(
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
-    loaded = open_model(checkpoint, device=resolve_device(device))
+    loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
     options = {
         "method": method,
         "score": score,

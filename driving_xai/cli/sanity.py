@@ -22,6 +22,7 @@ from driving_xai.cli.options import (
     Shards,
     Split,
     Target,
+    Weights,
     methods_of,
     names_of,
     resolve_device,
@@ -46,6 +47,7 @@ def sanity(
     every: Annotated[int | None, typer.Option(min=1, help="Check every n-th frame. [default: 20]")] = None,
     batch_size: FrameBatch = None,
     seed: Seed = None,
+    weights: Weights = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -74,7 +76,7 @@ def sanity(
     }
     how = settings.resolve(SanityConfig, config, options=options, assignments=assignments or ())
     given = None if masks is None else Masks(masks)
-    loaded = open_model(checkpoint, device=resolve_device(device))
+    loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
     with console.progress("sanity", unit="stages") as on_progress:
         found = make_checks(loaded, shards, out, how, masks=given, on_progress=on_progress)
     checked, passed_over = found["data"]["checked"], found["data"]["passed_over"]

@@ -28,6 +28,7 @@ from driving_xai.cli.options import (
     Shards,
     Split,
     Target,
+    Weights,
     measures_of,
     methods_of,
     resolve_device,
@@ -78,6 +79,7 @@ def score(
     every: Annotated[int | None, typer.Option(min=1, help="Score every n-th frame. [default: 1]")] = None,
     batch_size: FrameBatch = None,
     seed: Seed = None,
+    weights: Weights = None,
     device: Device = "auto",
     require: Annotated[
         Literal["random", "centre-prior"] | None,
@@ -133,7 +135,7 @@ def score(
     thresholds = [_threshold(text) for text in fail_below or ()]
     how = settings.resolve(ScoreConfig, config, options=options, assignments=assignments or ())
     _require_scored(thresholds, how)
-    model = open_model(checkpoint, device=local_device(resolve_device(device)))
+    model = open_model(checkpoint, device=local_device(resolve_device(device)), weights=weights)
     if dry_run:
         console.print_json({"config": asdict(how), "checkpoint": model.sha256})
         return

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import DataError, UnsupportedModelError
+from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
 from driving_xai.evaluation.results import SUMMARY, Results, locked
 from driving_xai.evaluation.run import Objects, Progress, Run, opened, score
@@ -28,9 +28,9 @@ from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.models.capabilities import device_of
+from driving_xai.models.foreign import as_checkpoint
 from driving_xai.perturb import FILLS, Fill
 from driving_xai.targets import by_name
-from driving_xai.types import HasOutputs
 
 Methods = Sequence[str | Explainer] | Mapping[str, Explainer]
 """Names and objects, or objects by labels of one's own."""
@@ -156,7 +156,7 @@ def evaluate(
         seed=seed,
     )
     objects = Objects(explainers=explainers, metrics=measured)
-    checkpoint = model if isinstance(model, Checkpoint) else _as_checkpoint(model)
+    checkpoint = as_checkpoint(model)
     folder = None if out is None else Path(out)
     if isinstance(data, Tensor):
         known = FrameData(
@@ -205,21 +205,6 @@ def _sorted(
             f"got {kind} {twice[0]!r} twice, expected each once; give objects as a mapping of labels"
         )
     return names, dict(labelled)
-
-
-def _as_checkpoint(model: object) -> Checkpoint:
-    """A model that comes without a description of its training."""
-    if not isinstance(model, HasOutputs):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} says nothing of its outputs; wrap it: driving_xai.models.wrap.wrap(net, outputs=..., names=...)"
-        )
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items() if isinstance(model, nn.Module) else ():
-        digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    kind = f"{type(model).__module__}:{type(model).__qualname__}"
-    config = {"kind": kind, "model": {}}
-    return Checkpoint(path=Path(kind), model=model, config=config, metrics={}, sha256=digest.hexdigest())
 
 
 class FrameData:

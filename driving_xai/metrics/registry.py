@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driving_xai.errors import OptionError
+from driving_xai.user_code import importable
 
 if TYPE_CHECKING:
     from driving_xai.metrics.aupc import Masking, Statistic
@@ -108,7 +109,8 @@ def metric_class(name: str) -> type[Metric]:
     target = entry(name).target
     module, _, attribute = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        with importable():
+            found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise

@@ -1,6 +1,6 @@
 """Models that this project did not make: a factory of the user's own, timm's and torchvision's networks.
 
-`load_model` takes the text that stands in a checkpoint's place on the command line.
+`load` takes the text that stands in a checkpoint's place on the command line.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ import difflib
 import hashlib
 import importlib
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, fetched_nam
 from driving_xai.models.pretrained import require_reachable, timm_network
 from driving_xai.models.weights import Weights, first_line
 from driving_xai.models.wrap import wrap
-from driving_xai.types import Outputs
+from driving_xai.types import HasOutputs
+from driving_xai.user_code import importable
 
 RANDOM = "random"
 """In place of a file: the weights that the network is built with, drawn from seed 0."""
@@ -51,9 +50,7 @@ def is_foreign(text: str) -> bool:
     )
 
 
-def load_model(
-    spec: str, *, weights: Path | str | None = None, device: str | torch.device = "cpu"
-) -> Checkpoint:
+def load(spec: str, *, weights: Path | str | None = None, device: str | torch.device = "cpu") -> Checkpoint:
     """The model that a text names, in eval mode, in the form of a loaded checkpoint.
 
     Args:
@@ -81,26 +78,51 @@ def load_model(
         model, found = _LIBRARIES.get(library, _of_factory)(
             spec if library not in _LIBRARIES else name, weights
         )
-    outputs = getattr(model, "outputs", None)
-    if not isinstance(outputs, Outputs):
+    if not isinstance(model, HasOutputs):
         raise UnsupportedModelError(
             f"{spec} gave a {type(model).__name__} that does not say what its scores mean; "
-            "return driving_xai.models.wrap.wrap(net, outputs=..., names=...)"
+            "return driving_xai.wrap(net, outputs=...)"
         )
+    return _described(
+        spec,
+        model.eval().to(device),
+        weights=_description(weights, found),
+        sha256=sha256_of(found.path) if found is not None else state_sha256(model),
+    )
+
+
+def as_checkpoint(model: object) -> Checkpoint:
+    """A model that comes without a description of its training, in the form of a loaded checkpoint.
+
+    Args:
+        model: a checkpoint, which is returned as it is, or any frame model with `outputs`.
+
+    Raises:
+        UnsupportedModelError: it says nothing of its outputs.
+    """
+    if isinstance(model, Checkpoint):
+        return model
+    if not isinstance(model, HasOutputs):
+        name = model.__class__.__name__
+        raise UnsupportedModelError(
+            f"{name} says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)"
+        )
+    name = f"{type(model).__module__}:{type(model).__qualname__}"
+    sha256 = state_sha256(model) if isinstance(model, nn.Module) else hashlib.sha256().hexdigest()
+    return _described(name, model, weights=None, sha256=sha256)
+
+
+def _described(spec: str, model: HasOutputs, *, weights: str | None, sha256: str) -> Checkpoint:
     return Checkpoint(
         path=Path(spec),
-        model=model.eval().to(device),
+        model=model,
         config={
-            "kind": KINDS[outputs.kind],
-            "model": {
-                "foreign": spec,
-                "weights": _description(weights, found),
-                "outputs": list(outputs.names),
-            },
+            "kind": KINDS[model.outputs.kind],
+            "model": {"foreign": spec, "weights": weights, "outputs": list(model.outputs.names)},
             "input": {"geometry": None, "short_side_px": None},
         },
         metrics={},
-        sha256=sha256_of(found.path) if found is not None else state_sha256(model),
+        sha256=sha256,
     )
 
 
@@ -121,7 +143,7 @@ def _description(weights: Path | str | None, found: Weights | None) -> str | Non
 
 def _of_factory(spec: str, weights: Path | str | None) -> tuple[nn.Module, Weights | None]:
     module, _, name = spec.partition(":")
-    with _working_directory_on_path():
+    with importable():
         try:
             factory: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -166,20 +188,6 @@ def _failed(what: str, error: BaseException) -> CheckpointError:
         f"{what} raised {type(error).__name__}: {first_line(error)} ({Path(place.filename).name}, line {place.lineno}); "
         "correct the code"
     )
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    """The working directory first, so that the user's modules are found, and last from then on, so that what
-    they import later is found too and nothing of ours is hidden."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
 
 
 def _filled(model: nn.Module, weights: Path | str | None, name: str) -> Weights | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from driving_xai.models.feature_maps import evaluating
 from driving_xai.types import FrameModel, Frames, Outputs, Scores
 
 Normalise = Literal["none", "imagenet"] | tuple[Sequence[float], Sequence[float]]
@@ -66,7 +67,7 @@ def wrap(
     network: nn.Module,
     *,
     outputs: Literal["regression", "multilabel", "multiclass"],
-    names: Sequence[str],
+    names: Sequence[str] | None = None,
     normalise: Normalise = "none",
     size: tuple[int, int] | None = None,
 ) -> WrappedModel:
@@ -76,13 +77,14 @@ def wrap(
         network: takes [B, 3, H, W] and gives a score for each name, [B, K]: logits, or the steering of a
             regressor, the inverse turning radius in 1/m, positive to the left.
         outputs: what the scores are.
-        names: of the outputs, none twice.
+        names: of the outputs, none twice; None numbers them, after a look at one black frame.
         normalise: applied to frames in [0, 1] before the network.
         size: height and width that the network takes; other frames are resized to it, bilinearly, and maps stay
             on the frames' own grid. None takes frames as they are.
 
     Raises:
         ValueError: a name is missing or there twice, or a standard deviation is not over 0.
+        UnsupportedModelError: names are to be counted and the network does not take the frame.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
@@ -90,6 +92,8 @@ def wrap(
         >>> model(torch.rand(5, 3, 16, 16)).shape, model.outputs.names
         (torch.Size([5, 2]), ('cat', 'dog'))
     """
+    if names is None:
+        names = _numbered(network, size)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"got names {list(names)}; expected one or more, none twice")
     if not isinstance(normalise, str) and not min(normalise[1]) > 0:
@@ -97,3 +101,19 @@ def wrap(
     unit = "1/m" if outputs == "regression" else None
     meaning = Outputs(kind=outputs, names=tuple(names), unit=unit)
     return WrappedModel(network, meaning, normalise=normalise, size=size)
+
+
+def _numbered(network: nn.Module, size: tuple[int, int] | None) -> list[str]:
+    """`0`, `1` and so on for the columns of the scores."""
+    weight = next(network.parameters(), torch.empty(0))
+    try:
+        with torch.no_grad(), evaluating(network):
+            scores = network(weight.new_zeros(1, 3, *(size or (224, 224))))
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"{type(network).__name__} does not take frames of {size or (224, 224)} px "
+            f"({str(error).splitlines()[0]}); give size, or names"
+        ) from error
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        raise UnsupportedModelError(f"{type(network).__name__} gave no scores (B, K); wrap what gives such")
+    return [str(column) for column in range(scores.shape[1])]

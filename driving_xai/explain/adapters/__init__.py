@@ -17,6 +17,7 @@ from typing import Any
 from driving_xai.errors import OptionError
 from driving_xai.explain.base import Explainer, Function
 from driving_xai.explain.registry import ENTRY_POINTS
+from driving_xai.user_code import importable
 
 LIBRARIES: Mapping[str, str] = {
     "captum": "driving_xai.explain.adapters.captum:Captum",
@@ -66,7 +67,8 @@ def _class_of(library: str) -> Any:
 def _imported(text: str) -> Any:
     module, _, name = text.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        with importable():
+            return getattr(importlib.import_module(module), name)
     except AttributeError as error:
         raise ValueError(f"explainer {text!r}: {module} has no {name}; check the name") from error
     # The code is the user's, and may raise anything.

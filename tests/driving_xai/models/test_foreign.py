@@ -12,7 +12,7 @@ from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import foreign
-from driving_xai.models.foreign import is_foreign, load_model
+from driving_xai.models.foreign import is_foreign, load
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 
 FACTORY = """
@@ -65,23 +65,23 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_a_factory_in_the_working_directory_serves_as_a_checkpoint(folder) -> None:
     name = foreign.NAME
     before = torch.random.get_rng_state()
-    loaded = load_model(f"{name}:pilotnet")
+    loaded = load(f"{name}:pilotnet")
     assert isinstance(loaded, Checkpoint)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not any(module.training for module in loaded.model.modules())
     assert (loaded.kind, loaded.thresholds) == ("steering", (0.5,))
     assert loaded.config["model"]["foreign"] == f"{name}:pilotnet"
-    assert loaded.sha256 == load_model(f"{name}:pilotnet").sha256, "weights are drawn from one seed"
-    trained = load_model(f"{name}:pilotnet").model
+    assert loaded.sha256 == load(f"{name}:pilotnet").sha256, "weights are drawn from one seed"
+    trained = load(f"{name}:pilotnet").model
     with torch.no_grad():
         trained.net[0].weight.add_(1)
     save_file(trained.state_dict(), folder / "w.safetensors")
-    again = load_model(f"{name}:pilotnet", weights="w.safetensors")
+    again = load(f"{name}:pilotnet", weights="w.safetensors")
     assert torch.equal(again.model.net[0].weight, trained.net[0].weight)
     assert again.sha256 != loaded.sha256
     # A file of the network inside its wrapper.
     torch.save({"state_dict": trained.net.state_dict()}, folder / "inner.pth")
-    inner = load_model(f"{name}:pilotnet", weights=Path("inner.pth"))
+    inner = load(f"{name}:pilotnet", weights=Path("inner.pth"))
     assert torch.equal(inner.model.net[0].weight, trained.net[0].weight)
     assert inner.config["model"]["weights"] == "inner.pth state_dict."
     assert str(folder) not in sys.path[:1], "nothing of ours is hidden by the user's files"
@@ -119,7 +119,7 @@ def test_a_factory_in_the_working_directory_serves_as_a_checkpoint(folder) -> No
 )
 def test_what_is_no_model_is_one_line(folder, spec, kind, message) -> None:
     with pytest.raises(kind, match=message) as caught:
-        load_model(spec.replace("NAME", foreign.NAME))
+        load(spec.replace("NAME", foreign.NAME))
     assert "\n" not in str(caught.value)
 
 
@@ -129,37 +129,37 @@ def test_weights_that_do_not_fit_are_one_line(folder, weights) -> None:
     Path("cut.pth").write_bytes(Path("other.pth").read_bytes()[:100])
     for spec in (f"{foreign.NAME}:pilotnet", "timm:resnet10t", "torchvision:resnet18"):
         with pytest.raises(CheckpointError, match=weights) as caught:
-            load_model(spec, weights=weights)
+            load(spec, weights=weights)
         assert "\n" not in str(caught.value)
 
 
 def test_timms_network_with_weights_of_a_file_or_none(tmp_path) -> None:
-    drawn = load_model("timm:resnet10t", weights="random")
+    drawn = load("timm:resnet10t", weights="random")
     assert drawn.kind == "classifier"
-    assert drawn.sha256 == load_model("timm:resnet10t", weights="random").sha256
+    assert drawn.sha256 == load("timm:resnet10t", weights="random").sha256
     assert len(set(drawn.model.outputs.names)) == 1000
     assert "goldfish" in drawn.model.outputs.names[1]
     assert drawn.model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     state = {f"module.{name}": value for name, value in drawn.model.network.state_dict().items()}
     state |= {"module.fc.weight": torch.ones(3, 512), "module.fc.bias": torch.zeros(3)}
     torch.save({"state_dict": state}, tmp_path / "three.pth.tar")
-    three = load_model("timm:resnet10t", weights=tmp_path / "three.pth.tar")
+    three = load("timm:resnet10t", weights=tmp_path / "three.pth.tar")
     assert three.model.outputs.names == ("class-0", "class-1", "class-2")
     assert torch.equal(three.model.network.fc.weight, torch.ones(3, 512))
-    fixed = load_model("timm:vit_tiny_patch16_224", weights="random")
+    fixed = load("timm:vit_tiny_patch16_224", weights="random")
     assert fixed.model.input_size == (224, 224)
 
 
 def test_torchvisions_network_with_weights_of_a_file_or_none(tmp_path) -> None:
-    drawn = load_model("torchvision:mobilenet_v3_small", weights="random")
+    drawn = load("torchvision:mobilenet_v3_small", weights="random")
     assert len(set(drawn.model.outputs.names)) == 1000
     assert drawn.model.outputs.names[:2] == ("tench", "goldfish")
     state = drawn.model.network.state_dict()
     state |= {"classifier.3.weight": torch.ones(4, 1024), "classifier.3.bias": torch.zeros(4)}
     save_file(state, tmp_path / "four.safetensors")
-    four = load_model("torchvision:mobilenet_v3_small", weights=tmp_path / "four.safetensors")
+    four = load("torchvision:mobilenet_v3_small", weights=tmp_path / "four.safetensors")
     assert len(four.model.outputs.names) == 4
-    assert load_model("torchvision:squeezenet1_1", weights="random").model.outputs.names[1] == "goldfish"
+    assert load("torchvision:squeezenet1_1", weights="random").model.outputs.names[1] == "goldfish"
 
 
 @pytest.mark.parametrize("spec", ["timm:resnet10t", "torchvision:resnet18"])
@@ -169,7 +169,7 @@ def test_published_weights_without_a_network_are_one_line(spec, monkeypatch, tmp
     with pytest.raises(
         CheckpointError, match=r"not cached, .*give a local file of weights, or take random ones"
     ) as caught:
-        load_model(spec)
+        load(spec)
     assert "\n" not in str(caught.value)
 
 
@@ -184,12 +184,12 @@ def test_published_weights_come_from_the_cache(monkeypatch, tmp_path) -> None:
     source = torchvision.models.mobilenet_v3_small()
     entry = torchvision.models.MobileNet_V3_Small_Weights.DEFAULT
     torch.save(source.state_dict(), cache / Path(entry.url).name)
-    loaded = load_model("torchvision:mobilenet_v3_small")
+    loaded = load("torchvision:mobilenet_v3_small")
     assert torch.equal(loaded.model.network.classifier[3].weight, source.classifier[3].weight)
     other = timm.create_model("resnet10t")
     save_file(other.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr("driving_xai.models.pretrained._cached", lambda _: tmp_path / "model.safetensors")
-    assert torch.equal(load_model("timm:resnet10t").model.network.fc.weight, other.fc.weight)
+    assert torch.equal(load("timm:resnet10t").model.network.fc.weight, other.fc.weight)
 
 
 def test_a_checkpoints_directory_is_loaded_as_ever_and_a_path_is_a_path(tmp_path, monkeypatch) -> None:
@@ -197,9 +197,9 @@ def test_a_checkpoints_directory_is_loaded_as_ever_and_a_path_is_a_path(tmp_path
     config = {"kind": "steering", "model": {"hidden_size": 8}}
     checkpoint.save(tmp_path / "run:one", SteeringModel(SteeringConfig(hidden_size=8)), config, {})
     assert not is_foreign("run:one")
-    assert load_model("run:one").sha256 == checkpoint.load(Path("run:one")).sha256
+    assert load("run:one").sha256 == checkpoint.load(Path("run:one")).sha256
     with pytest.raises(CheckpointError, match="leave --weights out"):
-        load_model("run:one", weights="random")
+        load("run:one", weights="random")
 
 
 LITE0 = """
@@ -226,7 +226,7 @@ def test_real_weights_of_imagenet_see_a_cat(folder) -> None:
     from skimage.data import chelsea
 
     (folder / "lite0.py").write_text(LITE0)
-    loaded = load_model("lite0:make")
+    loaded = load("lite0:make")
     frame = torch.from_numpy(chelsea()).permute(2, 0, 1)[None] / 255
     # The middle, at the network's size.
     frame = nn.functional.interpolate(frame[..., :, 75:375], (224, 224), mode="bilinear", antialias=True)

@@ -1,0 +1,2 @@
+from .api import write as write
+from .config import ReplayConfig as ReplayConfig
