@@ -19,7 +19,6 @@ from driving_xai.errors import NonFiniteError
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.metrics.faithfulness import DELETED
-from driving_xai.models.capabilities import network_of
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
@@ -32,6 +31,7 @@ from driving_xai.types import (
     Saliency,
     Scores,
     Target,
+    View,
 )
 
 MEASURE, CONTROL = "deletion", "random"
@@ -289,7 +289,8 @@ class _Seen:
 
     def __init__(self, instant: FrameModel, frames: Frames, attention: Attention) -> None:
         self._instant, self._frames, self._attention = instant, frames, attention
-        self.network = network_of(instant)
+        if isinstance(instant, View):
+            self.network = instant.network
 
     def __call__(self, frames: Frames) -> Scores:
         return self._instant(frames)

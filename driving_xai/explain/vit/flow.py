@@ -20,6 +20,7 @@ from driving_xai.explain.base import Explainer, require_at_least
 from driving_xai.explain.vit.capture import AttentionState, TokenGrid, attention_states, check_vit
 from driving_xai.explain.vit.gradient import Memory, attention_gradients
 from driving_xai.explain.vit.tiles import (
+    TILE_ROWS,
     added_to_cls,
     attention_flow,
     attention_of_cls,

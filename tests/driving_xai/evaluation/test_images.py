@@ -79,7 +79,7 @@ def test_localisation_is_against_the_pixels_of_the_explained_output(scored, acti
     rows = scored.select(method="centre-prior", measure="auroc", reference="cause")
     number = int(rows["frame"][2])
     frame = images.frames(np.array([number]))
-    saliency = fitted("centre-prior", actions().model)(None, frame, output(2))
+    saliency = fitted("centre-prior", actions().model)(actions().model, frame, output(2))
     causes = torch.from_numpy(images.causes(np.array([number]))[:, 2])
     expected = auroc(saliency, rank(saliency, torch.Generator().manual_seed(0)), causes)
     np.testing.assert_allclose(rows["value"][2], expected.value.item())

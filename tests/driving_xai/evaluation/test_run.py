@@ -212,7 +212,7 @@ def test_localisation_is_against_the_causes(scored, steering, shards):
         scored.select(method="centre-prior", measure="auroc", reference="cause").iloc[3],
     )
     frame = torch.zeros(1, 3, 32, 48)
-    saliency = fitted("centre-prior", checkpoint.model)(None, frame, magnitude)
+    saliency = fitted("centre-prior", checkpoint.model)(checkpoint.model, frame, magnitude)
     causes = torch.from_numpy(read_causes(shards / "shard-1.h5", 4, 5))
     expected = auroc(saliency, rank(saliency, torch.Generator().manual_seed(0)), causes)
     assert row["value"] == pytest.approx(expected.value.item())
@@ -525,7 +525,7 @@ def test_a_configuration_that_makes_no_sense_is_refused(options, message):
 def test_what_does_not_fit_is_refused_before_anything_is_written(steering, shards, write_route, tmp_path):
     out = tmp_path / "out"
     config = ScoreConfig(methods=("sign-attention",))
-    with pytest.raises(UnsupportedModelError, match="needs a model with sign attention, this one has 'none'"):
+    with pytest.raises(UnsupportedModelError, match="does not write sign-attention"):
         score(steering(attention="none"), shards, out, config)
     with pytest.raises(DataError, match="the checkpoint was trained on other shards"):
         score(steering(shards_sha256="0" * 64), shards, out, config)

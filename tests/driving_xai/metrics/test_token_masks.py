@@ -41,7 +41,7 @@ def _case(name: str):
 def test_masks_are_those_of_whole_matrices(name, mask):
     model, frames, ranks = _case(name)
     fractions = (0.0, 0.2, 0.5, 1.0)
-    found = token_deletion(model, frames, ranks, fractions, mask=mask, batch_size=4)
+    found = token_deletion(model, frames, ranks, fractions, vit=model.vit, mask=mask, batch_size=4)
     assert found.shape == (2, 3, 4, 4)
     for row, frame in enumerate(frames):
         for method in range(3):
@@ -59,11 +59,13 @@ def test_the_clean_pass_is_shared_and_batches_change_nothing():
         passes.append(len(given))
         return model(given)
 
-    whole = token_deletion(judge, frames, ranks, (0.0, 0.2, 0.4, 0.6), batch_size=100)
+    whole = token_deletion(judge, frames, ranks, (0.0, 0.2, 0.4, 0.6), vit=model.vit, batch_size=100)
     assert passes == [2, 6, 6, 6]
     passes.clear()
     known = model(frames)
-    parts = token_deletion(judge, frames, ranks[:, 1], (0.0, 0.2, 0.4, 0.6), batch_size=2, clean=known)
+    parts = token_deletion(
+        judge, frames, ranks[:, 1], (0.0, 0.2, 0.4, 0.6), vit=model.vit, batch_size=2, clean=known
+    )
     assert passes == [2, 2, 2]
     torch.testing.assert_close(parts, whole[:, 1], rtol=1e-10, atol=1e-12)
 

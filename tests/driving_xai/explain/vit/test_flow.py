@@ -225,7 +225,7 @@ def test_the_model_is_left_as_it_was(name, failing):
             raise KeyError(model(frames).shape)
 
         with pytest.raises(KeyError):
-            explainer(judge, frames, output(0))
+            explainer(_View(model, judge), frames, output(0))
     else:
         assert not explainer(model, frames, output(0)).requires_grad
     assert torch.equal(frames, given)
