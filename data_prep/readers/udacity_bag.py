@@ -334,10 +334,9 @@ def _drive(group: list[_Recording], correction_rad: float, reduced: Reduction) -
     """One drive of one recording or of consecutive ones."""
     first = group[0]
     name = drive_name(first.path)
-    steering = _concatenated([one.steering_wheel for one in group])
     offset = correction_of(first.camera, correction_rad)
     damaged = tuple(name for one in group for name in one.damaged)
-    return Drive(
+    drive = Drive(
         name=name_of(name, first.camera),
         source=NAME,
         camera=first.camera,
@@ -345,11 +344,12 @@ def _drive(group: list[_Recording], correction_rad: float, reduced: Reduction) -
         vehicle=VEHICLES["lincoln-mkz"],
         time_ns=np.concatenate([one.time_ns for one in group]),
         images=BagImages(parts=tuple(one.images for one in group), reduced=reduced),
-        steering_wheel=None if steering is None else shifted(steering, offset),
+        steering_wheel=_concatenated([one.steering_wheel for one in group]),
         speed=_concatenated([one.speed for one in group]),
         left_out={"damaged_message": damaged} if damaged else {},
         provenance={"bags": [dict(one.provenance) for one in group], "side_camera_correction_rad": offset},
     )
+    return shifted(drive, offset)
 
 
 def _concatenated(signals: list[Signal | None]) -> Signal | None:
