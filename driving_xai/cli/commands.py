@@ -55,6 +55,10 @@ _TRAIN = {
     ),
 }
 
+_EXPORT = {
+    "lerobot": Command("export:lerobot", "Write drives as a LeRobot data set, version 2.1."),
+}
+
 COMMANDS: Mapping[str, Command | Group] = {
     "demo": Command("demo:demo", "Do the main job on a rendered route; needs no data."),
     "prep": Command("prep:prep", "Turn a recording into shards.", lists=("readers",)),
@@ -62,6 +66,7 @@ COMMANDS: Mapping[str, Command | Group] = {
         "verify:verify", "Check every file against its hash, and the contents against what is possible."
     ),
     "info": Command("info:info", "Say what a folder holds: shards, a checkpoint, results."),
+    "export": Group(_EXPORT, "Write shards in a format of others."),
     "train": Group(_TRAIN, "Train a model on shards, by one recipe."),
     "methods": Command(
         "methods:methods", "List methods and measures, and which methods fit a model.", lists=()
