@@ -19,7 +19,7 @@ import pyarrow as pa
 from data_prep import quality
 from data_prep.alignment import AlignedDrive, Alignment, align
 from data_prep.decoding import Decoded, Dropped, Unusable, decoded
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SettingNeededError
 from data_prep.geometry import Geometry
 from data_prep.jobs import SourceState, check_visible, provenance, versions
 from data_prep.policy import Policy
@@ -188,10 +188,11 @@ class DriveJob:
             carried = (1.0 - smoothing) ** (self.split.gap_s * rate_hz)
             if carried > MOST_CARRIED:
                 needed_s = math.ceil(10 * math.log(MOST_CARRIED) / math.log1p(-smoothing) / rate_hz) / 10
-                raise DataError(
+                raise SettingNeededError(
                     f"drive {drive.name}: smoothing {smoothing:g} at {rate_hz:.3g} Hz carries {carried:.1%} of a "
                     f"label over a gap_s of {self.split.gap_s:g}, into another block; "
-                    f"use gap_s {needed_s:g} or more, or a larger smoothing (1 is off)"
+                    f"use gap_s {needed_s:g} or more, or a larger smoothing (1 is off)",
+                    settings={"smoothing": least_smoothing(self.split.gap_s * rate_hz)},
                 )
 
     @property
@@ -330,6 +331,11 @@ class DriveJob:
                 signal_samples_dropped=kept.signal_samples_dropped,
             )
         return reports
+
+
+def least_smoothing(frames: float) -> float:
+    """The smoothing that carries at most `MOST_CARRIED` of a label over so many frames, to two digits."""
+    return round(min(math.ceil(100 * (1.0 - MOST_CARRIED ** (1.0 / frames))) / 100 + 0.01, 1.0), 2)
 
 
 def _units(

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from data_prep import engines
 from data_prep.alignment import Alignment
-from data_prep.drive_job import MOST_CARRIED, DriveJob
+from data_prep.drive_job import DriveJob, least_smoothing
 from data_prep.engines import EngineName
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SettingNeededError
 from data_prep.geometry import Geometry
 from data_prep.image_job import ImageJob
 from data_prep.jobs import Job
@@ -174,8 +174,37 @@ def read_job(config: PrepConfig) -> Job:
     """Reads and plans; writes nothing.
 
     Raises:
-        DataError: the source or an option cannot be used.
+        DataError: the source or an option cannot be used; where other settings would do, the message ends with
+            the whole command.
     """
+    try:
+        return _planned(config)
+    except (SettingNeededError, NoRoomError) as error:
+        raise DataError(f"{error}: {command_of(_fitting(config, error))}") from None
+
+
+def _fitting(config: PrepConfig, error: DataError) -> PrepConfig:
+    """Settings under which the source can be planned, as far as faults say what they need."""
+    while True:
+        if isinstance(error, NoRoomError):
+            other = _with_room(config, error.shortest)
+        elif isinstance(error, SettingNeededError):
+            options = {**config.reader_options, **error.reader_options}
+            other = replace(config, reader_options=options, **error.settings)
+        else:
+            return config
+        if other == config:
+            return config
+        config = other
+        try:
+            _planned(config)
+        except DataError as next_error:
+            error = next_error
+        else:
+            return config
+
+
+def _planned(config: PrepConfig) -> Job:
     records = _read(config)
     if isinstance(records, ImageSet):
         _check_for_images(config)
@@ -192,19 +221,15 @@ def read_job(config: PrepConfig) -> Job:
     geometry = config.geometry or Geometry()
     labelled = any(drive.steering_wheel is not None for drive in records)
     resolved = replace(config, geometry=geometry, split=config.split or ("block" if labelled else "test"))
-    try:
-        return DriveJob.plan(
-            records,
-            config=resolved.to_json(),
-            geometry=geometry,
-            alignment=config,
-            policy=config.policy,
-            split=_split_rule(resolved),
-            frames_per_shard=config.frames_per_shard,
-        )
-    except NoRoomError as error:
-        fitting = _with_room(config, error.shortest)
-        raise DataError(f"{error}: {command_of(fitting)}") from None
+    return DriveJob.plan(
+        records,
+        config=resolved.to_json(),
+        geometry=geometry,
+        alignment=config,
+        policy=config.policy,
+        split=_split_rule(resolved),
+        frames_per_shard=config.frames_per_shard,
+    )
 
 
 def _with_room(config: PrepConfig, shortest: Timeline) -> PrepConfig:
@@ -213,9 +238,8 @@ def _with_room(config: PrepConfig, shortest: Timeline) -> PrepConfig:
     gap_s = math.floor(10 * lasts_s / config.blocks / 4) / 10
     if gap_s <= config.lead_s:
         return replace(config, split="test")
-    frames = gap_s * len(shortest.time_ns) / lasts_s
-    least = math.ceil(100 * (1.0 - MOST_CARRIED ** (1.0 / frames))) / 100 + 0.01
-    return replace(config, gap_s=gap_s, smoothing=max(config.smoothing, round(min(least, 1.0), 2)))
+    least = least_smoothing(gap_s * len(shortest.time_ns) / lasts_s)
+    return replace(config, gap_s=gap_s, smoothing=max(config.smoothing, least))
 
 
 _NAMED = ("reader", "source", "reader_options")

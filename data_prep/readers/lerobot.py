@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Int64
 
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, SettingNeededError, quoted
 from data_prep.geometry import Reduction
 from data_prep.readers import video
 from data_prep.readers.lerobot_files import ParquetImages, VideoPart, read_schema, read_table
@@ -143,7 +143,10 @@ class _DataSet:
         cameras = [key for key, value in self.features.items() if value.get("dtype") in ("video", "image")]
         listed = quoted(", ".join(cameras) or "none", most=400)
         if name is None and len(cameras) != 1:
-            raise DataError(f"{self.root}: {len(cameras)} cameras ({listed}); add --option image=CAMERA")
+            message = f"{self.root}: {len(cameras)} cameras ({listed}); add --option image=CAMERA"
+            if not cameras:
+                raise DataError(message)
+            raise SettingNeededError(message, reader_options={"image": cameras[0]})
         chosen = name or cameras[0]
         if chosen not in cameras:
             raise DataError(f"{self.root}: has no camera {quoted(chosen)}; there are {listed}")

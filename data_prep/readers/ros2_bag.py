@@ -19,7 +19,7 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_typestore
 
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, SettingNeededError, quoted
 from data_prep.geometry import Reduction, decode_image
 from data_prep.readers.paths import drive_name, printable, visible
 from data_prep.readers.ros1_images import raw_image
@@ -214,9 +214,13 @@ def _only_camera(bag: Path, topics: dict[str, TopicInfo]) -> str:
     cameras = [name for name, info in topics.items() if info.msgtype in (COMPRESSED, RAW) and info.msgcount]
     if len(cameras) != 1:
         listed = ", ".join(cameras) or f"none; its topics are {', '.join(sorted(topics)) or 'none'}"
-        raise DataError(
+        message = (
             f"{bag}: {len(cameras)} topics hold images ({quoted(listed, most=400)}); add --option image=TOPIC"
         )
+        if not cameras:
+            raise DataError(message)
+        fullest = max(cameras, key=lambda name: topics[name].msgcount)
+        raise SettingNeededError(message, reader_options={"image": fullest})
     return cameras[0]
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, SettingNeededError, quoted
 from data_prep.geometry import Reduction
 from data_prep.readers.cameras import Cameras, check_correction, chosen, correction_of, name_of, shifted
 from data_prep.readers.paths import drive_name, visible
@@ -200,7 +200,13 @@ def _camera_topic(path: Path, topics: Mapping[str, Topic], camera: str) -> str:
     for name in (f"{raw}/compressed", raw):
         if name in topics and topics[name].count:
             return name
-    raise DataError(f"{path.name}: has no messages of {raw} or {raw}/compressed; {_image_topics(topics)}")
+    message = f"{path.name}: has no messages of {raw} or {raw}/compressed; {_image_topics(topics)}"
+    images = {
+        name: topic.count for name, topic in topics.items() if topic.message_type in FIELDS and topic.count
+    }
+    if not images:
+        raise DataError(message)
+    raise SettingNeededError(message, reader_options={"topic": max(images, key=images.__getitem__)})
 
 
 def _image_topics(topics: Mapping[str, Topic]) -> str:
