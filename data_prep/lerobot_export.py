@@ -40,6 +40,7 @@ DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 ACTION, STATE_FEATURE, LABEL = "action", "observation.state", "inverse_turning_radius"
 _PARTS = ("train", "val", "test")
+_ENCODER = "libx264"
 _FRAMES_AT_ONCE = 64
 _KEYFRAME_PERIOD = 2
 """Source: lerobot/common/datasets/video_utils.py, which reads single frames at random."""
@@ -120,6 +121,7 @@ def export(
         OutputError: the folder cannot be written, or its disk is full.
     """
     chosen = config or LeRobotConfig()
+    _require_encoder()
     manifest = Manifest.load(shards)
     if manifest.kind != "sequences":
         raise DataError(
@@ -148,6 +150,15 @@ def export(
         ) from None
     frames = sum(len(episode.rows) for episode in episodes)
     return Exported(len(episodes), frames, plan.rate_hz, len(index) - frames)
+
+
+def _require_encoder() -> None:
+    try:
+        av.Codec(_ENCODER, "w")
+    except (av.FFmpegError, ValueError):
+        raise OutputError(
+            f"this PyAV ({av.__version__}) has no {_ENCODER} encoder; install av from its wheel"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,7 +378,7 @@ def _encode(path: Path, images: Iterator[Image], plan: _Plan) -> None:
         container = stack.enter_context(
             av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         )
-        stream = cast(av.VideoStream, container.add_stream("libx264", rate=plan.rate_hz))
+        stream = cast(av.VideoStream, container.add_stream(_ENCODER, rate=plan.rate_hz))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": str(plan.config.crf), "g": str(_KEYFRAME_PERIOD)}
         codec = stream.codec_context
