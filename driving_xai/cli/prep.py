@@ -98,7 +98,7 @@ def prep(
     \b
     Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 --workers 2
     """
-    from data_prep.prepare import PrepConfig, Progress, prepare, read_job
+    from data_prep.prepare import PrepConfig, Progress, prepare
     from data_prep.publish import check_url, publish
 
     options = {
@@ -120,8 +120,7 @@ def prep(
     if publish_to is not None:
         check_url(publish_to)
     if dry_run:
-        job = read_job(resolved)
-        console.print_json({"config": resolved.to_json(), "shards": list(job.unit_paths)})
+        _foretell(resolved, workers or len(os.sched_getaffinity(0)), as_json)
         return
     with console.progress("prep", unit="shards") as on_progress:
 
@@ -152,6 +151,21 @@ def _reader_for(task: str, reader: str) -> str:
     if reader not in ("synthetic", "synthetic-actions"):
         raise settings.SettingsError(f"--task actions is for reader synthetic; {reader} is read as it is")
     return "synthetic-actions"
+
+
+def _foretell(config: Any, workers: int, as_json: bool) -> None:
+    from data_prep.forecast import forecast
+    from data_prep.prepare import command_of, read_job
+    from data_prep.readers import entry
+
+    job = read_job(config)
+    found = forecast(job, workers=workers)
+    if as_json:
+        told = {"config": config.to_json(), "shards": list(job.unit_paths), "forecast": found._asdict()}
+        console.print_json(told)
+        return
+    typer.echo(found.sentence("frames" if entry(config.reader).kind == "sequences" else "images"))
+    typer.echo(f"nothing was written; to do it: {command_of(config)}")
 
 
 def _show(out: Path, manifest: Any, as_json: bool) -> None:
