@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.decoding import decoded
-from data_prep.drive_job import DriveJob
+from data_prep.drive_job import DriveJob, DriveUnit
 from data_prep.errors import DataError
 from data_prep.geometry import decode_image, read_bytes
 from data_prep.image_job import ImageJob
 from data_prep.jobs import Job
+from data_prep.shards.hdf5 import FRAMES_PER_CHUNK
 
 _SAMPLES = 24
 """Frames that are decoded to measure the time of one."""
@@ -76,9 +77,15 @@ def _of_drives(job: DriveJob, workers: int) -> Forecast:
         len(rows) for each in job.drives for rows in each.left_out.values()
     )
     frame_bytes = job.geometry.height * job.geometry.width * (3 if job.drives[0].causes is None else 4)
-    return Forecast(
-        read, kept, dict(lost), len(job.units), kept * frame_bytes / 1e6, kept * frame_s / workers / 60
-    )
+    megabytes = sum(map(_frames_stored, job.units)) * frame_bytes / 1e6
+    return Forecast(read, kept, dict(lost), len(job.units), megabytes, kept * frame_s / workers / 60)
+
+
+def _frames_stored(unit: DriveUnit) -> int:
+    """Frames lie in whole chunks."""
+    count = unit.stop - unit.start
+    chunk = min(FRAMES_PER_CHUNK, count)
+    return -(-count // chunk) * chunk
 
 
 def _frame_s(job: DriveJob) -> float:
