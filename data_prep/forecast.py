@@ -106,7 +106,7 @@ def _of_images(job: ImageJob, workers: int) -> Forecast:
     image_s = (time.perf_counter() - begun) / max(len(sampled), 1)
     if sampled and not sizes:
         raise DataError(f"{images.name}: none of {len(sampled)} images that were tried can be decoded")
-    megabytes = len(images) * float(np.mean(sizes or [0.0])) / 1e6
+    megabytes = len(images) * float(np.mean(sizes or [0])) / 1e6
     minutes = len(images) * image_s / workers / 60
     read = len(images) + sum(lost.values())
     return Forecast(read, len(images), lost, len(job.units), megabytes, minutes)

@@ -388,7 +388,7 @@ def _encode(path: Path, images: Iterator[Image], plan: _Plan) -> None:
         for image in images:
             padding = (0, height - image.shape[0], 0, width - image.shape[1])
             even = cv2.copyMakeBorder(image, *padding, cv2.BORDER_REPLICATE) if any(padding) else image
-            planar = cv2.cvtColor(np.ascontiguousarray(even), cv2.COLOR_RGB2YUV_I420)
+            planar = np.asarray(cv2.cvtColor(np.ascontiguousarray(even), cv2.COLOR_RGB2YUV_I420), np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(planar, format="yuv420p")))
         container.mux(stream.encode())
 

@@ -152,7 +152,9 @@ def option_types(function: Callable[..., Any]) -> dict[str, Any]:
 def _dataclasses_of(function: Callable[..., Any]) -> dict[str, type]:
     hints = get_type_hints(function)
     named = {parameter: hints[parameter] for parameter in function.__kwdefaults__ or {}}
-    return {parameter: hint for parameter, hint in named.items() if is_dataclass(hint)}
+    return {
+        parameter: hint for parameter, hint in named.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
 
 
 def checked_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
