@@ -10,7 +10,7 @@ from importlib.metadata import version as installed_version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from driving_xai.cli import console, listing
 
@@ -55,6 +55,10 @@ _TRAIN = {
     ),
 }
 
+_EXPORT = {
+    "lerobot": Command("export:lerobot", "Write drives as a LeRobot data set, version 2.1."),
+}
+
 COMMANDS: Mapping[str, Command | Group] = {
     "demo": Command("demo:demo", "Do the main job on a rendered route; needs no data."),
     "prep": Command("prep:prep", "Turn a recording into shards.", lists=("readers",)),
@@ -62,6 +66,7 @@ COMMANDS: Mapping[str, Command | Group] = {
         "verify:verify", "Check every file against its hash, and the contents against what is possible."
     ),
     "info": Command("info:info", "Say what a folder holds: shards, a checkpoint, results."),
+    "export": Group(_EXPORT, "Write shards in a format of others."),
     "train": Group(_TRAIN, "Train a model on shards, by one recipe."),
     "methods": Command(
         "methods:methods", "List methods and measures, and which methods fit a model.", lists=()
@@ -82,6 +87,25 @@ COMMANDS: Mapping[str, Command | Group] = {
     ),
     "doctor": Command("doctor:doctor", "Examine this machine: versions, devices, codecs, space."),
 }
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose plain help has its options under the headings that they name."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            is_argument = parameter.param_type_name == "argument"
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            sections.setdefault("Arguments" if is_argument else panel, []).append(record)
+        # Those without a heading of their own, --help among them, come last.
+        for heading in sorted(sections, key=lambda each: each == "Options"):
+            if sections[heading]:
+                with formatter.section(heading):
+                    formatter.write_dl(sections[heading])
 
 
 class LazyGroup(TyperGroup):
@@ -162,7 +186,7 @@ def _load(name: str, entry: Command | Group) -> Any:
         return command
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **_PLAIN)
     epilog = "\n\n".join(map(listing.text, entry.lists))
-    alone.command(name, epilog=epilog or None)(found)
+    alone.command(name, cls=GroupedCommand, epilog=epilog or None)(found)
     return typer.main.get_command(alone)
 
 

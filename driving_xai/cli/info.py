@@ -16,7 +16,9 @@ def info(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that prep, train or score wrote.")],
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw the quality report of shards into this file."),
+        typer.Option(
+            metavar="FILE.png", help="Draw sample frames with their labels, and the quality report of shards."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +66,7 @@ def _of_shards(path: Path) -> dict[str, Any]:
 
 def _draw_quality(path: Path, figure: Path) -> None:
     from data_prep import quality, quality_figure
+    from data_prep.sample_frames import sample_frames
     from data_prep.shards.atomic import replacing
     from data_prep.shards.manifest import Manifest
     from data_prep.shards.parquet import read_index
@@ -72,7 +75,9 @@ def _draw_quality(path: Path, figure: Path) -> None:
         raise typer.BadParameter(f"{figure} is no .png file", param_hint="--figure")
     manifest = Manifest.load(path)
     quality.check(manifest.kind, manifest.quality)
-    picture = quality_figure.draw(manifest.kind, manifest.quality, read_index(path))
+    index = read_index(path)
+    samples = sample_frames(path, index)
+    picture = quality_figure.draw(manifest.kind, manifest.quality, index, samples)
     figure.parent.mkdir(parents=True, exist_ok=True)
     with replacing(figure) as temporary:
         temporary.write_bytes(quality_figure.encode(picture))

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import UInt8
 
+from data_prep.alignment import Alignment
 from data_prep.schema import VEHICLES, Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
@@ -43,7 +44,7 @@ from driving_xai.replay.predict import (
 from driving_xai.replay.record import Means, RowWriter, open_rows, summary_of
 from driving_xai.replay.render import Renderer, Show
 from driving_xai.replay.sink import Encoding, VideoSink, open_sink
-from driving_xai.replay.source import ANY_VEHICLE, Alignment, OwnShards, open_source
+from driving_xai.replay.source import ANY_VEHICLE, OwnShards, open_source
 from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 from driving_xai.replay.tasks.base import Painter, Task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
-from data_prep.alignment import align
+from data_prep.alignment import Alignment, align
 from data_prep.geometry import ImageFiles
 from data_prep.readers import READERS, entry, recognise
 from data_prep.readers.paths import drive_name, visible
@@ -43,16 +43,6 @@ class OwnShards(NamedTuple):
     """Of their manifest."""
     splits: Callable[[pd.DataFrame], np.ndarray]
     """train, val, test or gap for each row of their index, as the model saw it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alignment:
-    """How a recording's signals are put on the camera's clock; the defaults are those of prep."""
-
-    smoothing: float = 0.2
-    lead_s: float = 0.0
-    tolerance_s: float = 0.1
-    hole_periods: float = 2.5
 
 
 def open_source(
@@ -193,13 +183,7 @@ def _controls(
     """What prep would write for these frames; NaN for those that it would drop, which are played too."""
     columns = {name: np.full(len(good), np.nan) for name in _CONTROLS}
     if drive.steering_wheel is not None or drive.speed is not None:
-        aligned = align(
-            drive,
-            smoothing=alignment.smoothing,
-            tolerance_s=alignment.tolerance_s,
-            hole_periods=alignment.hole_periods,
-            lead_s=alignment.lead_s,
-        )
+        aligned = align(drive, alignment)
         rows = np.searchsorted(good, aligned.frame)
         for name, column in columns.items():
             column[rows] = aligned.columns[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -106,10 +107,25 @@ def test_a_dry_run_writes_nothing(run, made, tmp_path: Path, command: str) -> No
         "train": ["train", "steering", made.shards, out, "--epochs", 3],
         "score": ["score", made.model, made.shards, "--method", "random", "-o", out],
     }[command]
-    told = json.loads(run(*line, "--dry-run").stdout)
+    as_json = ["--json"] if command == "prep" else []
+    told = json.loads(run(*line, "--dry-run", *as_json).stdout)
     assert not out.exists()
     expected = {"prep": ("split", "test"), "train": ("epochs", 3), "score": ("methods", ["random"])}[command]
     assert told["config"][expected[0]] == expected[1]
+
+
+def test_a_dry_run_of_prep_is_a_sentence_that_comes_true(run, made, tmp_path: Path) -> None:
+    line = ["prep", "synthetic", made.route, tmp_path / "s", "--split", "test"]
+    told, again = run(*line, "--dry-run").stdout.splitlines()
+    assert re.match(
+        r"40 frames read, 40 kept \(left out: none\); 1 shard of \d\.\d MB in all, about \d+ s$", told
+    )
+    assert again.startswith("nothing was written; to do it: driving-xai prep synthetic ")
+    forecast = json.loads(run(*line, "--dry-run", "--json").stdout)["forecast"]
+    assert not (tmp_path / "s").exists()
+    written = json.loads(run(*line, "--json").stdout)
+    assert (forecast["kept"], forecast["shards"]) == (written["rows"], written["shards"])
+    assert forecast["megabytes"] == pytest.approx(written["bytes"] / 1e6, rel=0.1)
 
 
 def test_prep_continues_and_refuses_to_overwrite(run, made, tmp_path: Path) -> None:

@@ -165,3 +165,18 @@ def test_ctrl_c_during_the_first_import_is_one_line_and_130(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.splitlines() == ["driving-xai: interrupted; nothing was written"]
+
+
+def test_options_of_prep_stand_under_headings(run) -> None:
+    shown = run("prep", "--help").stdout
+    headings = re.findall(r"^(\S[^\n]*):$", shown, re.MULTILINE)
+    expected = ["Arguments", "The source", "Who trains, who tests", "Frames and signals"]
+    expected += ["Faults of the recording", "The run", "Options"]
+    assert [each for each in headings if each in expected] == expected
+    faults = shown.partition("Faults of the recording:")[2].partition("The run:")[0]
+    assert set(re.findall(r"^  (--[\w-]+)", faults, re.MULTILINE)) == {"--on-bad", "--refuse"}
+
+
+def test_no_help_of_an_option_begins_with_of() -> None:
+    for path in (ROOT / "driving_xai" / "cli").rglob("*.py"):
+        assert not re.search(r"help=\s*\"Of ", path.read_text()), path.name

@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.alignment import align
+from data_prep.alignment import Alignment, align
 from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.shards.manifest import Manifest
 from driving_xai.errors import DataError
 from driving_xai.replay import source as sources
 from driving_xai.replay.frames import FrameSource, Selection, measured_rate
 from driving_xai.replay.sink import Encoding, open_sink
-from driving_xai.replay.source import Alignment, OwnShards, open_source
+from driving_xai.replay.source import OwnShards, open_source
 
 from .conftest import FRAMES, GEOMETRY, HOLE_AFTER, PERIOD_NS, picture_of
 
@@ -97,7 +97,7 @@ class TestRecording:
         )
         monkeypatch.setattr(sources, "READERS", {"udacity-csv": lambda path: [drive]})
         played = opened(Path("d"), reader="udacity-csv")
-        expected = align(drive, smoothing=0.2, tolerance_s=0.1, hole_periods=2.5)
+        expected = align(drive, Alignment())
         assert len(expected) < 40 == len(played)
         assert not played.begins[1:].any(), "the camera lost nothing"
         for name in ("steering_wheel_rad", "steering_wheel_rad_smoothed"):
