@@ -73,6 +73,7 @@ def test_a_recording_becomes_a_video_with_its_scores(
         "runs": 2,
         "frames": FRAMES,
         "scored": FRAMES - 2,
+        "dropped": {},
         "seconds_apart": 0.05,
     }
     assert summary["video"]["sha256"] == sha256_of(done.video)
@@ -180,28 +181,43 @@ class TestFailures:
         assert self.unchanged(tmp_path, earlier)
         assert not [each for each in threading.enumerate() if each.name.startswith("replay-")]
 
-    def test_a_frame_that_cannot_be_read_stops_it(
-        self,
-        checkpoint: Checkpoint,
-        recording: Path,
-        tmp_path: Path,
-        earlier: dict[str, bytes],
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> None:
+    @pytest.fixture
+    def broken(self, recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The recording with one image that is cut short."""
         broken = tmp_path_factory.mktemp("broken") / "drive"
         (broken / "center").mkdir(parents=True)
         for number, path in enumerate(sorted((recording / "center").iterdir())):
             data = path.read_bytes()
             (broken / "center" / path.name).write_bytes(data if number != 9 else data[:100])
         (broken / "angles.csv").write_bytes((recording / "angles.csv").read_bytes())
-        with pytest.raises(DataError, match=r"\.jpg"):
-            replay(checkpoint, broken, tmp_path / "v.mp4", ReplayConfig(**FAST))
+        return broken
+
+    def test_a_frame_that_cannot_be_read_is_left_out_and_counted(
+        self, checkpoint: Checkpoint, broken: Path, tmp_path: Path
+    ) -> None:
+        done = replay(checkpoint, broken, tmp_path / "v.mp4", ReplayConfig(**FAST))
+        assert (done.frames, done.dropped) == (FRAMES - 1, {"undecodable_image": 1})
+        results = Results.load(done.scores)
+        assert results.summary["data"]["dropped"] == {"undecodable_image": 1}
+        assert results.summary["data"]["runs"] == 3, "what the model remembers ends there"
+        own = results.select(method="sign-attention", measure="deletion", reference="truth")
+        assert own["frame"].tolist() == [n for n in range(FRAMES) if n not in (0, HOLE_AFTER, 9, 10)]
+        starts = [round(frame.time * 20) for frame in av.open(str(done.video)).decode(video=0)]
+        assert starts == [n for n in range(FRAMES) if n != 9], "the picture before it is shown until the next"
+        assert results.summary["video"]["starts_s"] == [n / 20 for n in starts]
+        assert results.summary["video"]["run_starts"] == [0, HOLE_AFTER, 9]
+
+    def test_a_frame_that_cannot_be_read_stops_it_where_that_is_asked(
+        self, checkpoint: Checkpoint, broken: Path, tmp_path: Path, earlier: dict[str, bytes]
+    ) -> None:
+        with pytest.raises(DataError, match=r"\.jpg: 100 bytes without a JPEG header"):
+            replay(checkpoint, broken, tmp_path / "v.mp4", ReplayConfig(**FAST, on_bad="refuse"))
         assert self.unchanged(tmp_path, earlier)
 
     def test_a_disk_that_is_full_stops_it(
         self, checkpoint: Checkpoint, recording: Path, tmp_path: Path, earlier: dict[str, bytes], monkeypatch
     ) -> None:
-        def full(self: object, picture: np.ndarray) -> None:
+        def full(self: object, picture: np.ndarray, **when: int) -> None:
             raise VideoError("the video cannot be written (No space left on device); check the free space")
 
         monkeypatch.setattr("driving_xai.replay.sink.VideoSink.write", full)
@@ -334,9 +350,9 @@ def test_pictures_are_not_kept(
     encoded, ahead_of_encoder = [0], []
     write = VideoSink.write
 
-    def slow(self: VideoSink, picture: np.ndarray) -> None:
+    def slow(self: VideoSink, picture: np.ndarray, **when: int) -> None:
         threading.Event().wait(0.02)
-        write(self, picture)
+        write(self, picture, **when)
         encoded[0] += 1
 
     monkeypatch.setattr(VideoSink, "write", slow)
