@@ -99,7 +99,9 @@ def replay(
     ] = None,
     host: Annotated[
         str,
-        typer.Option(help="Address for --serve; 0.0.0.0 shows it to everyone on the network."),
+        typer.Option(
+            help="Address for --serve; with 0.0.0.0 all on the network see it who know the printed token."
+        ),
     ] = "127.0.0.1",
     device: Device = "auto",
     as_json: Json = False,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.decoding import Dropped
+from data_prep.lock import exclusive
 from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import DataError
+from driving_xai.errors import DataError, VideoError
 from driving_xai.evaluation.results import SUMMARY
 from driving_xai.replay.background import Consumer, StageTimes, ahead
 from driving_xai.replay.config import ReplayConfig
@@ -81,6 +83,16 @@ def replay(
     config, times = config or ReplayConfig(), times or StageTimes()
     require_encoder()
     session = Session.open(checkpoint, source, out, config)
+    with _sole_writer(out, session.scores):
+        return _play(session, show=show, live=live, on_progress=on_progress, times=times)
+
+
+def _play(
+    session: Session, *, show: bool, live: Live | None, on_progress: Progress | None, times: StageTimes
+) -> ReplayResult:
+    """Renders an opened source into the session's `out`."""
+    assert session.out is not None
+    out, config = session.out, session.config
     predict, dropped = session.predictor(times), Dropped(config.policy)
     played = runs = 0
     with ExitStack() as stack:
@@ -90,7 +102,7 @@ def replay(
         submit = stack.enter_context(session.scoring(times))
         first = next(explained, None)
         if first is None:
-            raise DataError(f"{source}: no frame came from it; check the source")
+            raise DataError(f"{session.frames.name}: no frame came from it; check the source")
         if live is not None:
             playback = playback_of(session, methods=(session.method,), free=False)
             live.begin(playback, at_s=playback.first_s)
@@ -111,6 +123,31 @@ def replay(
     counts = Played(played, runs, session.dropped(dropped))
     summary = session.save_summary(counts, renderer) if config.score else None
     return ReplayResult(out, played, counts.dropped, session.scores if config.score else None, summary)
+
+
+@contextmanager
+def _sole_writer(out: Path, scores: Path) -> Iterator[None]:
+    """Keeps other replays of one name out, and removes what one that was killed left under temporary names.
+
+    Raises:
+        DataError: another replay of that name is at work.
+        VideoError: the folder cannot be written.
+    """
+    with ExitStack() as lock:
+        if not out.parent.exists():
+            lock.callback(_remove_if_empty, out.parent)
+        try:
+            lock.enter_context(exclusive(out.parent, file=f".{out.name}.lock"))
+            for stale in (*out.parent.glob(f"{escape(out.name)}.*.tmp"), *scores.glob("*.tmp")):
+                stale.unlink()
+        except OSError as error:
+            raise VideoError(f"{out}: cannot be written ({error.strerror}); check the folder") from None
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _require_rows(session: Session, renderer: Renderer) -> None:

@@ -230,7 +230,12 @@ class Session:
         shards, foreign = self.frames.shards, foreign_options(type(self.task))
         config = {name: value for name, value in planned(self.config).items() if name not in foreign}
         return {
-            "config": {**config, "method": self.method, "methods": [self.method]},
+            "config": {
+                **config,
+                "method": self.method,
+                "methods": [self.method],
+                "refuse": list(self.config.refuse),
+            },
             "checkpoint_sha256": self.checkpoint.sha256,
             "shards_sha256": None if shards is None else shards.sha256,
             "source": {"name": self.frames.name, "kind": self.frames.kind},

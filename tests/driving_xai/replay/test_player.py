@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.lock import exclusive
 from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
@@ -365,3 +369,72 @@ def test_pictures_are_not_kept(
         on_progress=lambda at, total: ahead_of_encoder.append(at - encoded[0]),
     )
     assert max(ahead_of_encoder) <= 2 + 2
+
+
+class TestTwoOfOneName:
+    def test_a_second_replay_of_the_name_is_refused(
+        self, checkpoint: Checkpoint, recording: Path, tmp_path: Path
+    ) -> None:
+        fast = ReplayConfig(**FAST, score=False, end_s=0.2)
+        with (
+            exclusive(tmp_path, file=".v.mp4.lock"),
+            pytest.raises(DataError, match="another run is writing here"),
+        ):
+            replay(checkpoint, recording, tmp_path / "v.mp4", fast)
+        with exclusive(tmp_path, file=".v.mp4.lock"):
+            replay(checkpoint, recording, tmp_path / "other.mp4", fast)
+        assert names(tmp_path) == ["other.mp4"]
+
+    def test_what_a_killed_one_left_is_removed(
+        self, checkpoint: Checkpoint, recording: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "v.scores").mkdir()
+        left = (tmp_path / "v.mp4.host-1.tmp", tmp_path / "v.scores" / "per_frame.parquet.host-1.tmp")
+        kept = tmp_path / "w.mp4.host-1.tmp"
+        for path in (*left, kept):
+            path.write_bytes(b"half")
+        replay(checkpoint, recording, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))
+        assert not any(path.exists() for path in left)
+        assert kept.exists(), "another name may be at work"
+
+    def test_a_folder_that_cannot_be_written(
+        self, checkpoint: Checkpoint, recording: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(VideoError, match=r"cannot be written \("):
+            replay(checkpoint, recording, tmp_path / "file" / "v.mp4", ReplayConfig(**FAST, score=False))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from driving_xai import checkpoint
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.player import replay
+
+def tell(at, total):
+    print(at, flush=True)
+
+config = ReplayConfig(fill="mean", control_every=2, method="gradient-x-input")
+replay(checkpoint.load(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), config, on_progress=tell)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_replay_leaves_nothing_under_its_names_and_the_next_is_whole(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    out = tmp_path / "v.mp4"
+    command = [sys.executable, "-c", KILLED, str(checkpoint.path), str(recording), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    while process.stdout.readline() != "5\n":
+        assert process.poll() is None
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    left = names(tmp_path)
+    assert not {"v.mp4", "v.scores/results.json", "v.scores/per_frame.parquet"} & set(left)
+    assert sent == signal.SIGKILL or not left
+    done = replay(checkpoint, recording, out, ReplayConfig(**FAST, method="gradient-x-input"))
+    assert names(tmp_path) == ["v.mp4", "v.scores", "v.scores/per_frame.parquet", "v.scores/results.json"]
+    assert len(pictures(done.video)) == FRAMES

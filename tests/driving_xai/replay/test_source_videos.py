@@ -107,7 +107,7 @@ def test_options_where_no_reader_takes_them(tmp_path: Path) -> None:
     write(tmp_path / "v.mp4", KINDS["h264"], 2)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.png").write_bytes(b"")
-    with pytest.raises(DataError, match="got --option rate, which is for readers; .*--set frame_rate=20"):
+    with pytest.raises(DataError, match=r"got --option rate, which is for readers; .*--set frame_rate=20"):
         opened(tmp_path / "images", reader_options={"rate": 25})
 
 
