@@ -136,9 +136,10 @@ class VideoSink:
     def finish(self) -> None:
         """Encodes what the encoder still holds."""
         packets = self._encoded(None)
-        if packets and self._first_dts is not None:
+        last_dts = packets[-1].dts if packets else None
+        if last_dts is not None and self._first_dts is not None:
             # A track lasts from its first decoding time to the end of its last packet.
-            packets[-1].duration = self._end - (packets[-1].dts - self._first_dts)
+            packets[-1].duration = self._end - (last_dts - self._first_dts)
         self._mux(packets)
 
     def _place(self, at_ns: int | None, for_ns: int | None) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -21,7 +22,13 @@ from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError, VideoError
+from driving_xai.errors import (
+    CheckpointError,
+    DataError,
+    NonFiniteError,
+    UnsupportedModelError,
+    VideoError,
+)
 from driving_xai.evaluation.results import Results
 from driving_xai.explain.registry import METHODS, build
 from driving_xai.replay import player, window
@@ -369,6 +376,17 @@ def test_pictures_are_not_kept(
         on_progress=lambda at, total: ahead_of_encoder.append(at - encoded[0]),
     )
     assert max(ahead_of_encoder) <= 2 + 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_prediction_that_is_no_number_stops_it(
+    make_checkpoint: Callable[..., Checkpoint], recording: Path, tmp_path: Path, value: float
+) -> None:
+    broken = make_checkpoint()
+    broken.model.target_scale.fill_(value)
+    with pytest.raises(NonFiniteError, match="frame 0: its prediction is NaN or infinite"):
+        replay(broken, recording, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))
+    assert not list(tmp_path.iterdir())
 
 
 class TestTwoOfOneName:
