@@ -372,6 +372,18 @@ def _index_rows(
 def _check_drives(drives: Sequence[Drive]) -> None:
     if not drives:
         raise DataError("the source holds no drive; check the path and the reader")
+    require_names_differ(drives)
+    vehicles = sorted({drive.vehicle.name for drive in drives})
+    if len(vehicles) > 1:
+        raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")
+
+
+def require_names_differ(drives: Sequence[Drive]) -> None:
+    """Refuses drives that cannot be told apart.
+
+    Raises:
+        DataError: two have one name; the message says where they lie.
+    """
     names = Counter(drive.name for drive in drives)
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
@@ -379,8 +391,5 @@ def _check_drives(drives: Sequence[Drive]) -> None:
         where = " and ".join(dict.fromkeys(file[1] for file in files[:3] if file))
         raise DataError(
             f"{names[twice]} drives would be named {twice} ({where or 'without images'}); "
-            "rename one file or folder, or prepare each into its own output"
+            "rename one file or folder, or give each by itself"
         )
-    vehicles = sorted({drive.vehicle.name for drive in drives})
-    if len(vehicles) > 1:
-        raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")

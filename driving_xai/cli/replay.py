@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from driving_xai.cli.options import Assignments, Checkpoint, Config, Device, Jso
 
 if TYPE_CHECKING:
     from driving_xai.replay.live.control import Live
+    from driving_xai.replay.player import ReplayResult
 
 
 def replay(
@@ -45,6 +46,26 @@ def replay(
     assignments: Assignments = None,
     reader: Annotated[
         str | None, typer.Option(help="How to read SOURCE, in place of recognising it.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="An option of the reader, as rate=20 for a raw stream, which has no times; repeatable.",
+        ),
+    ] = None,
+    on_bad: Annotated[
+        Literal["drop", "refuse"] | None,
+        typer.Option(help="Count and leave out unusable frames, or stop. [default: drop]"),
+    ] = None,
+    refuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAULT",
+            help="Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
+            "undecodable_image; repeatable.",
+        ),
     ] = None,
     drive: Annotated[str | None, typer.Option(help="Which drive of SOURCE, where there are several.")] = None,
     split: Annotated[
@@ -80,7 +101,9 @@ def replay(
     ] = None,
     host: Annotated[
         str,
-        typer.Option(help="Address for --serve; 0.0.0.0 shows it to everyone on the network."),
+        typer.Option(
+            help="Address for --serve; with 0.0.0.0 all on the network see it who know the printed token."
+        ),
     ] = "127.0.0.1",
     device: Device = "auto",
     as_json: Json = False,
@@ -111,6 +134,8 @@ def replay(
         "start_s": start,
         "end_s": end,
         "reader": reader,
+        "on_bad": on_bad,
+        "refuse": refuse or None,
         "drive": drive,
         "split": split,
         "target": target,
@@ -120,7 +145,10 @@ def replay(
     }
     given = [name for name, value in options.items() if value is not None]
     require_own_options(task_for(loaded), given, prefix="--")
-    how = settings.resolve(ReplayConfig, config, options=options, assignments=assignments or ())
+    for_reader = [f"reader_options.{each}" for each in option or ()]
+    how = settings.resolve(
+        ReplayConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
+    )
     with _live_view(serve, host) as live:
         if out is None:
             assert live is not None
@@ -129,20 +157,26 @@ def replay(
             return
         with console.progress("replay") as on_progress:
             made = play(loaded, source, out, how, show=show, live=live, on_progress=on_progress)
-    _tell(made.video, made.frames, made.scores, made.summary, as_json=as_json)
+    _tell(made, as_json=as_json)
 
 
-def _tell(
-    video: Path, frames: int, scores: Path | None, summary: Mapping[str, Any] | None, *, as_json: bool
-) -> None:
+def _tell(made: ReplayResult, *, as_json: bool) -> None:
     """Says what was made."""
     if as_json:
-        found = None if scores is None else str(scores)
-        console.print_json({"video": str(video), "frames": frames, "scores": found, "summary": summary})
+        console.print_json(
+            {
+                "video": str(made.video),
+                "frames": made.frames,
+                "dropped": dict(made.dropped),
+                "scores": None if made.scores is None else str(made.scores),
+                "summary": made.summary,
+            }
+        )
         return
-    typer.echo(f"{video}: {frames:,} frames")
-    if summary is not None:
-        typer.echo("\n".join([f"{scores}:", *tables.scores(summary["scores"])]))
+    lost = ", ".join(f"{count:,} {reason}" for reason, count in made.dropped.items())
+    typer.echo(f"{made.video}: {made.frames:,} frames" + (f"; left out: {lost}" if lost else ""))
+    if made.summary is not None:
+        typer.echo("\n".join([f"{made.scores}:", *tables.scores(made.summary["scores"])]))
 
 
 @contextmanager

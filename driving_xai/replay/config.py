@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from data_prep.policy import Fault, OnBad, Policy
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
 from driving_xai.perturb import FILLS, Fill
@@ -63,6 +65,12 @@ class ReplayConfig:
     block_s: float = 5.0
     """Length of the blocks that intervals are drawn from; of unrelated images one image."""
     reader: str | None = None
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
+    """The reader's own, as prep takes them: `{"rate": 20}` for a raw stream, which has no times."""
+    on_bad: OnBad = "drop"
+    """What to do about frames that cannot be used: leave them out and count them, or stop."""
+    refuse: tuple[Fault, ...] = ()
+    """Faults to stop at even so, as in prep."""
     drive: str | None = None
     """Of labelled images, their group."""
     split: Literal["all", "train", "val", "test"] = "all"
@@ -96,13 +104,24 @@ class ReplayConfig:
         if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
             raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
         self.selection  # noqa: B018 - says what is wrong with the times.
+        self.policy  # noqa: B018 - and with the faults.
 
     @property
     def selection(self) -> Selection:
         """The part of a source that is played."""
         return Selection(
-            reader=self.reader, drive=self.drive, split=self.split, start_s=self.start_s, end_s=self.end_s
+            reader=self.reader,
+            reader_options=self.reader_options,
+            drive=self.drive,
+            split=self.split,
+            start_s=self.start_s,
+            end_s=self.end_s,
         )
+
+    @property
+    def policy(self) -> Policy:
+        """What is done about frames that cannot be used."""
+        return Policy(on_bad=self.on_bad, refuse=self.refuse)
 
     @property
     def rate(self) -> Fraction | None:

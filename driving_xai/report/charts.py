@@ -32,6 +32,8 @@ class _Filmed:
     numbers: Sequence[int | None]
     """Of the pictures in the video, a row each; None for a frame that is in none."""
     rate: float
+    starts_s: Sequence[float] | None = None
+    """When each picture begins; None where that is at multiples of the period."""
 
 
 class Charts:
@@ -87,8 +89,14 @@ class Charts:
         if not any(counts):
             return _Filmed(drive=drive, video=None, numbers=[None] * len(stamps), rate=1.0)
         best = int(np.argmax(counts))
-        rate = float(self._shown[best].frame_rate)
-        return _Filmed(drive=drive, video=best, numbers=numbers[best], rate=rate)
+        shown = self._shown[best]
+        return _Filmed(
+            drive=drive,
+            video=best,
+            numbers=numbers[best],
+            rate=float(shown.frame_rate),
+            starts_s=shown.starts_s,
+        )
 
     def _picks(
         self, source: Source, board: Board, filmed: Sequence[_Filmed], saved: MapFile | None
@@ -204,7 +212,9 @@ def _names(frames: pd.DataFrame) -> list[str]:
 def _ahead_s(filmed: _Filmed) -> float:
     """How long the video plays before the first frame that has a score, so that both count alike."""
     first = filmed.numbers[0] if filmed.drive.across == "s" else None
-    return 0.0 if first is None else first / filmed.rate
+    if first is None:
+        return 0.0
+    return first / filmed.rate if filmed.starts_s is None else filmed.starts_s[first]
 
 
 def _numbers(values: Iterable[Any] | pd.Series, *, digits: int = 4) -> list[float | None]:

@@ -203,11 +203,17 @@
     if (drive().pictures[state.row] === null) { note.textContent = "The video does not show this frame."; return; }
     note.textContent = shown.method === state.method ? "" : `The picture shows ${shown.method}, the charts ${state.method}.`;
   }
+  // When a picture begins: at its own time where the source's rate varies.
+  function begins(shown, picture) {
+    if (shown.starts === null) return picture / shown.rate;
+    return picture < shown.starts.length ? shown.starts[picture] : Infinity;
+  }
   function seek() {
     const shown = source(), picture = shown && drive().pictures[state.row];
     if (!shown || picture === null || picture === undefined) return;
     // The middle of the picture's time: rounding can then not show its neighbour.
-    video.currentTime = (picture + 0.5) / shown.rate;
+    const from = begins(shown, picture);
+    video.currentTime = from + 0.5 * Math.min(begins(shown, picture + 1) - from, 1 / shown.rate);
   }
   // The rows that the video shows, in its order; a clip shows a part of them.
   function filmed() {
@@ -216,11 +222,11 @@
   }
   // The row whose picture is on the screen, or the last one before it.
   function rowAt(seconds) {
-    const rows = filmed(), wanted = Math.floor(seconds * source().rate + 1e-3);
+    const rows = filmed(), shown = source();
     let low = 0, high = rows.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
-      if (rows[middle][1] <= wanted) low = middle; else high = middle - 1;
+      if (begins(shown, rows[middle][1]) <= seconds + 1e-3 / shown.rate) low = middle; else high = middle - 1;
     }
     return rows[low][0];
   }

@@ -151,6 +151,7 @@ def _data(
             {
                 "file": None if place is None else place.name,
                 "rate": float(video.frame_rate),
+                "starts": None if video.starts_s is None else list(video.starts_s),
                 "method": video.method,
             }
             for video, place in zip(shown, places, strict=True)

@@ -37,6 +37,8 @@ class Video:
 
     path: Path
     frame_rate: Fraction
+    starts_s: Sequence[float] | None
+    """When each picture begins; None where each is shown for one period of the frame rate."""
     method: str
     """Whose maps it shows."""
     pictures: Mapping[Shown, int]
@@ -72,6 +74,7 @@ def _video(source: Source) -> Video | None:
     return Video(
         path=path,
         frame_rate=Fraction(told["frame_rate"]),
+        starts_s=told.get("starts_s"),
         method=str(next(iter(source.summary["methods"]), "random")),
         pictures=pictures,
     )

@@ -23,6 +23,7 @@
       try {
         const answer = await fetch(`/frame?after=${number}`);
         if (answer.status === 410) { say("The replay has ended."); return; }
+        if (answer.status === 403) { say("Open the address that the replay printed."); return; }
         if (!answer.ok) throw new Error(`${answer.status}`);
         if (lost) { lost = false; say(""); }
         if (answer.status === 204) continue;

@@ -32,9 +32,9 @@ class Watched(Live):
         self.seen: list[tuple[np.ndarray, FrameStats]] = []
         self.came = threading.Condition()
 
-    def show(self, picture: np.ndarray, stats: FrameStats) -> None:
+    def show(self, picture: np.ndarray, stats: FrameStats, *, lasts_s: float | None = None) -> None:
         self._asked_s = float("inf")
-        super().show(picture, stats)
+        super().show(picture, stats, lasts_s=lasts_s)
         with self.came:
             self.seen.append((picture, stats))
             self.came.notify_all()
