@@ -10,9 +10,7 @@ from typing import Any, Literal
 
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import SUMMARY, Results
-from driving_xai.evaluation.summary import summarise_comparisons, summarise_ranks
 from driving_xai.metrics.registry import METRICS, statistics_of_sets
-from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.report.edited import fractions_of
 
 Verdict = Literal["better", "worse", "better by interval", "worse by interval", "not shown", "unknown"]
@@ -152,13 +150,8 @@ def _load(path: Path, label: str) -> Source:
 
 def _boards(results: Results) -> Iterator[Board]:
     summary = results.summary
-    controls, bootstrap = summary["controls"], _bootstrap(summary)
-    compared = summary.get("comparisons")
-    if compared is None:
-        compared = summarise_comparisons(results.per_frame, controls, bootstrap)
-    ranks = summary.get("ranks")
-    if ranks is None:
-        ranks = summarise_ranks(results.per_frame, summary["measures"], bootstrap)
+    controls, level = summary["controls"], summary["intervals"]["level"]
+    compared, ranks = summary["comparisons"], summary["ranks"]
     meanings = summary["protocol"].get("references", {})
     of_sets = statistics_of_sets(name for name in summary["measures"] if name in METRICS)
     for key in dict.fromkeys((score["measure"], score["reference"]) for score in summary["scores"]):
@@ -166,7 +159,7 @@ def _boards(results: Results) -> Iterator[Board]:
         scores = _of(summary["scores"], key)
         pairs = _of(compared, key) if tested else list(map(_untested, _of(summary["differences"], key)))
         by_name = {place["method"]: place for ranked in _of(ranks, key) for place in ranked["places"] or ()}
-        judge = partial(_verdict, faithful=about["faithful"], level=bootstrap.level, tested=tested)
+        judge = partial(_verdict, faithful=about["faithful"], level=level, tested=tested)
         standings = [
             _standing(score, by_name.get(score["method"]), pairs, controls, judge) for score in scores
         ]
@@ -191,11 +184,6 @@ def _untested(difference: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of(entries: Sequence[Mapping[str, Any]], key: tuple[str, str]) -> list[Mapping[str, Any]]:
     return [entry for entry in entries if (entry["measure"], entry["reference"]) == key]
-
-
-def _bootstrap(summary: Mapping[str, Any]) -> BlockBootstrap:
-    names = ("block", "resamples", "level", "seed")
-    return BlockBootstrap(**{name: summary["intervals"][name] for name in names})
 
 
 def _standing(

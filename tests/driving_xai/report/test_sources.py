@@ -44,15 +44,10 @@ def test_an_interval_alone_does_not_make_a_verdict(write_results):
     assert {each.beside.get("random") for each in source.boards[0].standings} == {"unknown", None}
 
 
-@pytest.mark.parametrize("saved", [True, False], ids=["comparisons saved", "worked out"])
-def test_a_value_of_all_frames_is_judged_by_its_interval(write_results, saved):
+def test_a_value_of_all_frames_is_judged_by_its_interval(write_results):
     """Log-odds have differences with intervals and no comparisons: a single frame has no value to test."""
     gains = {"grad-cam": 4.0, "lime": 0.0, "random": 0.0, "centre-prior": -4.0}
     folder = write_results(gains=gains, measures=("deletion", "log-odds"))
-    if not saved:
-        summary = json.loads((folder / SUMMARY).read_text())
-        del summary["comparisons"], summary["ranks"]
-        (folder / SUMMARY).write_text(json.dumps(summary))
     (source,) = load_sources([folder])
     board = next(board for board in source.boards if board.measure == "log-odds")
     by_name = {each.method: each for each in board.standings}
@@ -75,17 +70,14 @@ def test_a_value_of_all_frames_is_judged_by_its_interval(write_results, saved):
     assert (bool(board.untested), bool(tested.untested)) == (True, False)
 
 
-def test_comparisons_that_are_absent_are_worked_out_alike(write_results):
-    folder = write_results()
-    (saved,) = load_sources([folder])
+@pytest.mark.parametrize("section", ["comparisons", "ranks"])
+def test_nothing_is_worked_out_that_results_lack(write_results, section):
+    folder = write_results(frames=20)
     summary = json.loads((folder / SUMMARY).read_text())
-    del summary["comparisons"], summary["ranks"]
+    del summary[section]
     (folder / SUMMARY).write_text(json.dumps(summary))
-    (computed,) = load_sources([folder])
-    assert [board.pairs for board in computed.boards] == [board.pairs for board in saved.boards]
-    assert [each.place for each in computed.boards[0].standings] == [
-        each.place for each in saved.boards[0].standings
-    ]
+    with pytest.raises(DataError, match=rf"'{section}'.*; score again"):
+        load_sources([folder])
 
 
 def test_a_pair_saved_the_other_way_round_is_turned(write_results):
