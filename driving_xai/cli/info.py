@@ -18,6 +18,10 @@ def info(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the quality report of shards into this file."),
     ] = None,
+    against: Annotated[
+        tables.Against,
+        typer.Option(help="What the shown scores compare with: the unmodified prediction, or the truth."),
+    ] = "unmodified",
     as_json: Json = False,
 ) -> None:
     """Say what a folder holds: shards, a checkpoint, results.
@@ -33,7 +37,7 @@ def info(
             if as_json:
                 console.print_json(found)
             else:
-                typer.echo("\n".join(show(found)))
+                typer.echo("\n".join(show(found, against)))
             return
     wrong = "holds none of" if path.exists() else "no such folder; expected one with"
     raise DataError(f"{path}: {wrong} {', '.join(_KINDS)}; give a folder that prep, score or train wrote")
@@ -78,7 +82,7 @@ def _draw_quality(path: Path, figure: Path) -> None:
         temporary.write_bytes(quality_figure.encode(picture))
 
 
-def _show_shards(found: dict[str, Any]) -> list[str]:
+def _show_shards(found: dict[str, Any], _: tables.Against) -> list[str]:
     from driving_xai.cli import quality_table
 
     names = found["drives"]
@@ -107,7 +111,7 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _show_checkpoint(found: dict[str, Any]) -> list[str]:
+def _show_checkpoint(found: dict[str, Any], _: tables.Against) -> list[str]:
     return [
         f"{found['path']}: checkpoint of kind {found['kind']}, {found['parameters']:,} parameters",
         *(f"  {name:<18} {value}" for name, value in sorted(found["config"]["model"].items())),
@@ -122,8 +126,8 @@ def _of_results(path: Path) -> dict[str, Any]:
     return {"what": "results", "path": str(path), **Results.load(path).summary}
 
 
-def _show_results(found: dict[str, Any]) -> list[str]:
-    return [f"{found['path']}: results", *(f"  {line}" for line in tables.scores(found["scores"]))]
+def _show_results(found: dict[str, Any], against: tables.Against) -> list[str]:
+    return tables.results(found, Path(found["path"]), against=against)
 
 
 def _of_sanity(path: Path) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def _of_sanity(path: Path) -> dict[str, Any]:
     return {"what": "sanity checks", "path": str(path), **found.summary}
 
 
-def _show_sanity(found: dict[str, Any]) -> list[str]:
+def _show_sanity(found: dict[str, Any], _: tables.Against) -> list[str]:
     return [f"{found['path']}: sanity checks", *(f"  {line}" for line in tables.sanity(found["means"]))]
 
 

@@ -59,6 +59,13 @@ def replay(
         Literal["grid", "cycle"] | None,
         typer.Option(help="Of actions: a tile for each, or one map after the other. [default: grid]"),
     ] = None,
+    against: Annotated[
+        tables.Against | None,
+        typer.Option(
+            help="Whose curve of steering is drawn: the change from the unmodified prediction, or the error "
+            "against the recorded truth, which contains the model's own. Both are saved. [default: unmodified]"
+        ),
+    ] = None,
     fill: Annotated[
         Literal["black", "mean", "blur"] | None,
         typer.Option(help="What takes a removed pixel's place. [default: black]"),
@@ -96,7 +103,7 @@ def replay(
     from driving_xai.replay.config import ReplayConfig
     from driving_xai.replay.live.watching import watch
     from driving_xai.replay.player import replay as play
-    from driving_xai.replay.tasks import require_own_options, task_for
+    from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 
     if out is None and (serve is None or show):
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
@@ -113,10 +120,13 @@ def replay(
         "split": split,
         "target": target,
         "layout": layout,
+        "reference": {None: None, "unmodified": "clean", "truth": "truth"}[against],
         "fill": fill,
         "seed": seed,
     }
     given = [name for name, value in options.items() if value is not None]
+    if against is not None and "reference" in foreign_options(task_for(loaded)):
+        raise settings.SettingsError("--against is for models of steering; leave it out")
     require_own_options(task_for(loaded), given, prefix="--")
     how = settings.resolve(ReplayConfig, config, options=options, assignments=assignments or ())
     with _live_view(serve, host) as live:
@@ -126,7 +136,9 @@ def replay(
                 watch(loaded, source, live, how)
             return
         with console.progress("replay") as on_progress:
-            made = play(loaded, source, out, how, show=show, live=live, on_progress=on_progress)
+            made = play(
+                loaded, source, out, how, show=show, live=live, on_start=console.say, on_progress=on_progress
+            )
     _tell(made.video, made.frames, made.scores, made.summary, as_json=as_json)
 
 
@@ -139,8 +151,8 @@ def _tell(
         console.print_json({"video": str(video), "frames": frames, "scores": found, "summary": summary})
         return
     typer.echo(f"{video}: {frames:,} frames")
-    if summary is not None:
-        typer.echo("\n".join([f"{scores}:", *tables.scores(summary["scores"])]))
+    if summary is not None and scores is not None:
+        typer.echo("\n".join(tables.results(summary, scores)))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from driving_xai.replay.frames import FASTEST_HZ, SLOWEST_HZ, Selection
 from driving_xai.replay.sink import Encoding, Preset
 
 Layout = Literal["grid", "cycle"]
-Reference = Literal["auto", "truth", "clean"]
+Reference = Literal["clean", "truth"]
 _CHOICES = {
     "fill": FILLS,
     "reference": get_args(Reference),
@@ -55,9 +55,9 @@ class ReplayConfig:
     """Scores a random order too on every n-th frame of those that are scored."""
     batch_size: int = 32
     """Most frames in one forward pass, edited ones included."""
-    reference: Reference = "auto"
-    """Whose curve of steering is drawn: the error against the driver, or against the unedited prediction.
-    Both are saved. `auto` is the driver where the source knows the steering."""
+    reference: Reference = "clean"
+    """Whose curve of steering is drawn: the change from the unmodified prediction, or the error against the
+    driver (`truth`), which contains the model's own error. Both are saved."""
     seed: int = 0
     """Of ties, of the random order, of methods that draw and of the intervals."""
     block_s: float = 5.0

@@ -27,6 +27,8 @@ _DEPTH = 8
 """Frames that may wait between two stages: 8 pictures of 640x480 are 7 MB."""
 Progress = Callable[[int, int], None]
 """Called with the frames played so far and in all."""
+Say = Callable[[str], None]
+"""Takes a line for a person."""
 
 
 class ReplayResult(NamedTuple):
@@ -48,6 +50,7 @@ def replay(
     *,
     show: bool = False,
     live: Live | None = None,
+    on_start: Say | None = None,
     on_progress: Progress | None = None,
     times: StageTimes | None = None,
 ) -> ReplayResult:
@@ -63,6 +66,7 @@ def replay(
         config: what is played and how.
         show: opens a window; pressing q there ends the video early.
         live: shows the replay to its viewers, who may hold it; what is written stays the same.
+        on_start: called with each line about what will run, before the first frame.
         on_progress: called after each frame.
         times: where the seconds of each stage are added.
 
@@ -79,6 +83,8 @@ def replay(
     require_encoder()
     session = Session.open(checkpoint, source, out, config)
     predict, played = session.predictor(times), 0
+    for line in session.what_runs() if on_start is not None else ():
+        on_start(line)
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
         coming = stack.enter_context(ahead(session.inputs(times), _DEPTH))

@@ -32,7 +32,11 @@ def _markdown(sources: Sequence[Source]) -> Iterator[str]:
         yield f"checkpoint `{_plain(str(source.summary['plan'].get('checkpoint_sha256')))}`\n"
         for board in source.boards:
             yield f"### {_plain(words.board(board))}\n"
-            yield f"{_plain(board.unit)}; {words.direction(board)}. {_plain(words.finding(board))}\n"
+            if warning := words.warning(board):
+                yield f"{_plain(warning)}\n"
+            for method, sentence in words.findings(board):
+                yield f"- {_plain(f'{method}: {sentence}' if method else sentence)}"
+            yield f"\n{_plain(board.unit)}; {words.direction(board)}.\n"
             yield f"| method | mean | {100 * level:g} % interval | place | beside the controls | frames |"
             yield "|---|---:|---|---|---|---:|"
             for each in board.standings:

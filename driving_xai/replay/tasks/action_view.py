@@ -99,6 +99,7 @@ class ActionView:
             title="Probability as evidence is removed",
             last_fraction=config.last_fraction,
             curve_unit=PROBABILITY,
+            verdict="none",
         )
 
     def draw(self, instant: ActionInstant) -> Image:

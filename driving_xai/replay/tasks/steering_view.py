@@ -59,7 +59,7 @@ class OverlayConfig:
     """What made the picture: burned in at the lower left."""
     camera: Camera | None = None
     """For the projected path; None leaves the path out."""
-    curve_title: str = "Steering error as evidence is removed"
+    curve_title: str = "Steering change as evidence is removed"
     last_fraction: float = 0.25
     """Of pixels removed, where the curve ends."""
 

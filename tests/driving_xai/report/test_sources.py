@@ -27,6 +27,8 @@ def test_the_most_faithful_stands_first_and_what_is_shown_is_told_apart(write_re
     assert by_name["lime"].beside["random"] == "not shown"
     assert by_name["random"].is_control
     assert by_name["random"].beside == {}
+    assert [board.reference for board in source.boards] == ["clean", "clean", "truth", "truth"]
+    assert [board.is_headline for board in source.boards] == [True, True, False, False]
     insertion = next(board for board in source.boards if board.measure == "insertion")
     assert [each.method for each in insertion.standings][-1] == "grad-cam", "there, low is faithful"
     assert {each.method: each for each in insertion.standings}["grad-cam"].beside["random"] == "worse"
@@ -59,13 +61,15 @@ def test_a_value_of_all_frames_is_judged_by_its_interval(write_results):
     expected = [
         each["value"]
         for each in source.summary["differences"]
-        if (each["measure"], each["method"]) == ("log-odds", "grad-cam") and each["reference"] == "truth"
+        if (each["measure"], each["method"]) == ("log-odds", "grad-cam")
+        and each["reference"] == board.reference
     ]
     shown = [by_name["grad-cam"].comparisons[control] for control in ("random", "centre-prior")]
     assert [pair["value"] for pair in shown] == expected
     assert {pair["p_holm"] for pair in shown} == {None}
-    said = words.finding(board)
-    assert said.startswith("grad-cam beats every control by the interval alone, without a test")
+    said = dict(words.findings(board))
+    assert said["grad-cam"].startswith("The highlighted pixels matter more than random ones (score")
+    assert said["grad-cam"].count("by the interval, untested") == 2
     tested = next(board for board in source.boards if board.measure == "deletion")
     assert (bool(board.untested), bool(tested.untested)) == (True, False)
 
