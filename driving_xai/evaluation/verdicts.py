@@ -68,6 +68,15 @@ def chance(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def claim_of(about: Mapping[str, Any]) -> str:
+    """What the highlighted pixels of a faithful map do.
+
+    Args:
+        about: a measure, as in `measures` of results.json.
+    """
+    return _CLAIMS.get(str(about.get("kind")), "matter")
+
+
 def in_words(measure: str, reference: str) -> str:
     """A measure and, where there is a choice, what it is against.
 
@@ -199,7 +208,7 @@ class Verdict:
         return f"{text[0].upper()}{text[1:]}.{more}"
 
     def _clause(self, judgement: Judgement, several: Sequence[Against], *, first: bool) -> str:
-        claim = _CLAIMS.get(str(self.about.get("kind")), "matter")
+        claim = claim_of(self.about)
         pixels = "the highlighted pixels" if first else "they"
         how = "less" if judgement.startswith("worse") else "more"
         either = "or" if judgement in ("not shown", "unknown") else "and"

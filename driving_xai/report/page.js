@@ -411,6 +411,10 @@
   for (const name of ["play", "pause", "ended"]) video.addEventListener(name, sayPlaying);
   for (const name of ["pointerdown", "pointermove"]) charts.addEventListener(name, onPointer);
   document.addEventListener("keydown", onKey);
+  // On paper nothing is folded away.
+  let folded = [];
+  window.addEventListener("beforeprint", () => { folded = [...document.querySelectorAll("details:not([open])")]; for (const each of folded) each.open = true; });
+  window.addEventListener("afterprint", () => { for (const each of folded) each.open = false; });
   let pending = null;
   new ResizeObserver(() => { if (drawn && charts.clientWidth !== drawn.width && !pending) pending = requestAnimationFrame(() => { pending = null; draw(); }); }).observe(charts);
   onEachPicture();

@@ -120,13 +120,26 @@ class Source:
         return self.results.summary
 
 
-def load_sources(paths: Sequence[Path]) -> list[Source]:
+def load_sources(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Source]:
     """Reads and checks folders of results.
 
+    Args:
+        paths: the folders.
+        labels: what to call each; without any, the shortest ends of the paths that differ.
+
     Raises:
-        DataError: a folder holds none, or they are damaged.
+        DataError: a folder holds none, or they are damaged; labels are not one for each, or not different.
     """
-    return [_load(path, label) for path, label in zip(paths, labels_of(paths), strict=True)]
+    found = labels_of(paths)
+    if labels:
+        if len(labels) != len(paths):
+            raise DataError(
+                f"got {len(labels)} labels for {len(paths)} folders of results; give --label once for each"
+            )
+        found = [" ".join(label.split()) for label in labels]
+        if len(set(found)) < len(found) or not all(found):
+            raise DataError(f"got labels {', '.join(map(repr, labels))}; expected different names")
+    return [_load(path, label) for path, label in zip(paths, found, strict=True)]
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_prep.shards.atomic import replacing
 from driving_xai.report import words
+from driving_xai.report.models import model_comparisons
 from driving_xai.report.sources import Board, Source, Standing
 
 _COLUMNS = (
@@ -21,11 +22,15 @@ _COMPARED = ("difference", "low", "high", "p_holm", "rank_biserial", "cliffs_del
 
 
 def write_markdown(sources: Sequence[Source], out: Path) -> None:
-    """Writes a table for each score of each result."""
+    """Writes what models differ in, and a table for each score of each result."""
     _write(out, "\n".join(_markdown(sources)) + "\n")
 
 
 def _markdown(sources: Sequence[Source]) -> Iterator[str]:
+    for found in model_comparisons(sources):
+        yield f"## {_plain(found.first)} against {_plain(found.second)}\n"
+        yield from (f"- {_plain(sentence)}" for sentence in (*found.sentences, *found.notes))
+        yield ""
     for source in sources:
         level = source.summary["intervals"]["level"]
         yield f"## {_plain(source.label)}\n"

@@ -20,6 +20,14 @@ SAID: Mapping[Judgement, str] = {
     "unknown": "too few frames against",
 }
 
+COMPARED: Mapping[Judgement, str] = {
+    "better": "better",
+    "worse": "worse",
+    "not shown": "not shown to differ",
+    "unknown": "too few frames",
+}
+"""One model against another."""
+
 
 def number(value: float | None, *, digits: int = 4) -> str:
     """A number with as many digits as it deserves; a dash where it is unknown.

@@ -136,3 +136,19 @@ def test_an_edited_summary_is_refused_in_one_line(write_results, changes):
     with pytest.raises(DataError, match=r"a section is not as .*; score again") as caught:
         load_sources([folder])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a"], "got 1 labels for 2 folders of results; give --label once for each"),
+        (["a", "b", "c"], "got 3 labels for 2"),
+        (["a", " a "], "expected different names"),
+        (["a", "  "], "expected different names"),
+    ],
+)
+def test_labels_are_one_for_each_and_different(write_results, tmp_path, labels, message):
+    folders = [write_results(name, root=tmp_path, frames=20) for name in ("one", "two")]
+    assert [source.label for source in load_sources(folders, ["old", "the  new"])] == ["old", "the new"]
+    with pytest.raises(DataError, match=message):
+        load_sources(folders, labels)
