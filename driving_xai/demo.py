@@ -27,7 +27,7 @@ from driving_xai.training.steering import SteeringTraining, train
 
 _BLOCK_S = 3.0
 """Ten blocks in the half minute that is scored: fewer than eight give no interval."""
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[float, float], None]
 
 
 class Stage(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ def info(
 ) -> None:
     """Say what a folder holds: shards, a checkpoint, results.
 
+    Of a training that was interrupted it says how far it came and where its best weights so far are.
+
     \b
     Example: driving-xai info shards --figure quality.png
     """
@@ -39,8 +42,30 @@ def info(
             else:
                 typer.echo("\n".join(show(found, against)))
             return
+    if (path / "resume" / "config.json").is_file():
+        found = _of_training(path)
+        if as_json:
+            console.print_json(found)
+        else:
+            typer.echo("\n".join(_show_training(found)))
+        return
     wrong = "holds none of" if path.exists() else "no such folder; expected one with"
     raise DataError(f"{path}: {wrong} {', '.join(_KINDS)}; give a folder that prep, score or train wrote")
+
+
+def _of_training(path: Path) -> dict[str, Any]:
+    from driving_xai.training import unfinished
+
+    found = asdict(unfinished.read(path))
+    return {"what": "unfinished training", "path": str(path), **found}
+
+
+def _show_training(found: dict[str, Any]) -> list[str]:
+    lines = [f"{found['path']}: unfinished training of kind {found['kind']}, {found['epoch']} epochs kept"]
+    if found["best"] is not None:
+        by = "" if found["monitor"] is None else f", {found['monitor']} {found['value']:.4g}"
+        lines.append(f"  best so far  epoch {found['best_epoch']}{by}: {found['best']}")
+    return [*lines, "  the command that began it goes on with --resume"]
 
 
 def _of_shards(path: Path) -> dict[str, Any]:

@@ -53,11 +53,11 @@ def replay(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Of steering, what is explained: left, right or magnitude. [default: magnitude]"),
+        typer.Option(help="What is explained of steering: left, right or magnitude. [default: magnitude]"),
     ] = None,
     layout: Annotated[
         Literal["grid", "cycle"] | None,
-        typer.Option(help="Of actions: a tile for each, or one map after the other. [default: grid]"),
+        typer.Option(help="How actions are shown: a tile for each, or one map after the other. [default: grid]"),
     ] = None,
     against: Annotated[
         tables.Against | None,
@@ -71,7 +71,7 @@ def replay(
         typer.Option(help="What takes a removed pixel's place. [default: black]"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of ties, of the random order, of the intervals. [default: 0]")
+        int | None, typer.Option(help="Seed of ties, the random order and the intervals. [default: 0]")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show it in a window meanwhile; q closes.")] = False,
     serve: Annotated[
