@@ -57,7 +57,9 @@ def replay(
     ] = None,
     layout: Annotated[
         Literal["grid", "cycle"] | None,
-        typer.Option(help="How actions are shown: a tile for each, or one map after the other. [default: grid]"),
+        typer.Option(
+            help="How actions are shown: a tile for each, or one map after the other. [default: grid]"
+        ),
     ] = None,
     against: Annotated[
         tables.Against | None,
@@ -70,6 +72,21 @@ def replay(
         Literal["black", "mean", "blur"] | None,
         typer.Option(help="What takes a removed pixel's place. [default: black]"),
     ] = None,
+    colormap: Annotated[
+        Literal["inferno", "plasma", "viridis", "turbo"] | None,
+        typer.Option(help="Colours of the evidence; turbo shows best on dark roads. [default: inferno]"),
+    ] = None,
+    opacity: Annotated[
+        float | None, typer.Option(help="Opacity of the strongest evidence, up to 1. [default: 0.72]")
+    ] = None,
+    gif: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A small clip to share as well, FILE.gif or FILE.webp, kept below --gif-mb.",
+        ),
+    ] = None,
+    gif_mb: Annotated[float, typer.Option("--gif-mb", help="Most megabytes of the clip.")] = 8.0,
     seed: Annotated[
         int | None, typer.Option(help="Seed of ties, the random order and the intervals. [default: 0]")
     ] = None,
@@ -98,6 +115,7 @@ def replay(
 
     \b
     Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
+    Example: driving-xai replay model CH2_001 --start 60 --end 66 --gif clip.gif -o drive.mp4
     Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
     """
     from driving_xai.replay.config import ReplayConfig
@@ -109,6 +127,10 @@ def replay(
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+    if gif is not None and (out is None or gif.suffix not in (".gif", ".webp")):
+        raise settings.SettingsError(
+            f"--gif is {gif}; expected FILE.gif or FILE.webp, and --out FILE.mp4 with it"
+        )
     loaded = open_model(checkpoint, device=resolve_device(device))
     options = {
         "method": method,
@@ -122,6 +144,8 @@ def replay(
         "layout": layout,
         "reference": {None: None, "unmodified": "clean", "truth": "truth"}[against],
         "fill": fill,
+        "colormap": colormap,
+        "opacity": opacity,
         "seed": seed,
     }
     given = [name for name, value in options.items() if value is not None]
@@ -139,6 +163,11 @@ def replay(
             made = play(
                 loaded, source, out, how, show=show, live=live, on_start=console.say, on_progress=on_progress
             )
+    if gif is not None:
+        from driving_xai.replay.clip import write_clip
+
+        write_clip(made.video, gif, most_mb=gif_mb)
+        console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
     _tell(made.video, made.frames, made.scores, made.summary, as_json=as_json)
 
 

@@ -11,6 +11,7 @@ from driving_xai.explain.registry import require_methods
 from driving_xai.perturb import FILLS, Fill
 from driving_xai.replay.frames import FASTEST_HZ, SLOWEST_HZ, Selection
 from driving_xai.replay.sink import Encoding, Preset
+from driving_xai.viz.heat import COLORMAPS, Colormap, HeatLook
 
 Layout = Literal["grid", "cycle"]
 Reference = Literal["clean", "truth"]
@@ -18,6 +19,7 @@ _CHOICES = {
     "fill": FILLS,
     "reference": get_args(Reference),
     "layout": get_args(Layout),
+    "colormap": COLORMAPS,
     "split": ("all", "train", "val", "test"),
 }
 _AT_LEAST_ONE = ("control_every", "batch_size")
@@ -74,6 +76,10 @@ class ReplayConfig:
     """Draws the projected paths of steering."""
     horizon: float | None = None
     """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
+    colormap: Colormap = "inferno"
+    """Of the evidence; maps with evidence against the prediction are red and blue in any case."""
+    opacity: float = 0.72
+    """Of the strongest evidence, over 0 and at most 1."""
     heat_s: float = 2.0
     """How slowly the heat map's scale and the curve's axis follow, in seconds."""
     preset: Preset = "veryfast"
@@ -92,6 +98,8 @@ class ReplayConfig:
         for name in _OVER_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected over 0")
+        if not 0 < self.opacity <= 1:
+            raise ValueError(f"got opacity {self.opacity}, expected over 0 and at most 1")
         Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
         if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
             raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
@@ -103,6 +111,11 @@ class ReplayConfig:
         return Selection(
             reader=self.reader, drive=self.drive, split=self.split, start_s=self.start_s, end_s=self.end_s
         )
+
+    @property
+    def look(self) -> HeatLook:
+        """How evidence is coloured."""
+        return HeatLook(self.colormap, self.opacity)
 
     @property
     def rate(self) -> Fraction | None:

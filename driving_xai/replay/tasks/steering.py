@@ -147,6 +147,7 @@ class SteeringTask(Task):
                 camera=camera if config.path else None,
                 curve_title=f"Steering {what} as evidence is removed",
                 last_fraction=FRACTIONS[-1],
+                look=config.look,
             ),
         )
         weight = 1 - math.exp(-1 / float(config.heat_s * frames.frame_rate))
