@@ -27,7 +27,7 @@ def info(
 ) -> None:
     """Say what a folder holds: shards, a checkpoint, results.
 
-    Of a training that was interrupted it says how far it came and where its best weights so far are.
+    An unfinished training: how far it came, and where its best weights so far are.
 
     \b
     Example: driving-xai info shards --figure quality.png

@@ -12,6 +12,7 @@ _GROUPS: Mapping[str, frozenset[str]] = {
     "Output": frozenset(
         {"out", "save_maps", "publish_to", "overwrite", "resume", "dry_run", "as_json"}
         | {"markdown", "csv", "rrd", "title", "embed_mb", "label", "figure", "show", "serve", "host"}
+        | {"gif", "gif_mb"}
     ),
     "Thresholds": frozenset({"require", "fail_below"}),
     "Settings": frozenset({"config", "assignments", "option", "seed"}),

@@ -186,7 +186,14 @@ def _alone(
 
     with launched_world() as world, console.progress("score") as on_progress:
         results = score_route(
-            checkpoint, shards, out, config, resume=resume, world=world, on_progress=on_progress
+            checkpoint,
+            shards,
+            out,
+            config,
+            resume=resume,
+            world=world,
+            on_start=console.say,
+            on_progress=on_progress,
         )
     return results.summary if world.is_main else None
 

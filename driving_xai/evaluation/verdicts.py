@@ -308,6 +308,35 @@ def out_of_reach(pairs: Sequence[Mapping[str, Any]], controls: Sequence[str], le
     )
 
 
+def beforehand(
+    frames: int, block: int, apart_s: float, *, comparisons: int, level: float = 0.95
+) -> Iterator[str]:
+    """What a drive is too short to show, said before it is scored.
+
+    Args:
+        frames: to score.
+        block: of them.
+        apart_s: between two of them.
+        comparisons: of a method with a control, for each score.
+        level: of the intervals.
+
+    Example:
+        >>> list(beforehand(15, 5, 1.0, comparisons=2))
+        ['too short for a verdict: 15 s of driving are scored, and 40 s are needed (8 blocks of 5 s)']
+        >>> list(beforehand(40, 5, 1.0, comparisons=2))
+        []
+    """
+    blocks = frames // block
+    if blocks < LEAST_BLOCKS:
+        lacking = too_short(frames * apart_s, block * apart_s).replace("were scored", "are scored")
+        yield f"too short for a verdict: {lacking}"
+    elif comparisons * smallest_p(blocks) > 1 - level:
+        yield (
+            f"too short for so many methods: with {blocks} blocks and {comparisons} comparisons no difference can be "
+            "shown, however large; score a longer drive, or fewer methods at once"
+        )
+
+
 def smallest_p(blocks: int) -> float:
     """The smallest p that the signed-rank test of so many blocks can give, two-sided."""
     return 2.0 ** (1 - blocks)

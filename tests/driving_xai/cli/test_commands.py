@@ -191,6 +191,10 @@ def test_better_means_with_the_whole_interval() -> None:
             "No such command 'steeering'; did you mean steering? See `driving-xai train --help`",
         ),
         (
+            "sanity {model} {shards} -o {out} --method lime --check nois",
+            "got check 'nois', expected some of: cascading, independent, noise, agreement; did you mean noise?",
+        ),
+        (
             "score {model} {shards} -o {out} --method grad-cma",
             "method 'grad-cma' is unknown; did you mean grad-cam?",
         ),
@@ -247,6 +251,12 @@ def test_wrong_usage_is_one_line_and_exits_2(run, made, tmp_path: Path, line: st
     assert result.exit_code == 2, result.output
     assert said in one_line(result.stderr)
     assert not out.exists()
+
+
+def test_a_slip_in_a_target_is_told_the_near_one(run, made, tmp_path: Path) -> None:
+    done = run(*f"score {made.model} {made.shards} -o {tmp_path}/r --method lime --target lef".split())
+    assert done.exit_code == 3
+    assert one_line(done.stderr).endswith("this model has left, right, magnitude; did you mean left?")
 
 
 def udacity_drive(folder: Path) -> Path:

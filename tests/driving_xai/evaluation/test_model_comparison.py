@@ -66,7 +66,9 @@ def test_the_numbers_are_those_of_the_pairs_by_hand():
     assert error.pair["p"] == pytest.approx(stats.wilcoxon(means, method="exact").pvalue)
     assert error.pair["p_holm"] == pytest.approx(3 * error.pair["p"]), "with two methods three are compared"
     assert error.judgement == "better", "a small error is good"
-    assert error.sentence(*NAMES).startswith("The error of old is smaller than that of new (1 against 2 deg, p")
+    assert error.sentence(*NAMES).startswith(
+        "The error of old is smaller than that of new (1 against 2 deg, p"
+    )
     turned = found(second, first)["error of the model"]
     assert turned.judgement == "worse"
 

@@ -12,6 +12,7 @@ from driving_xai.evaluation.verdicts import (
     Against,
     SoFar,
     Verdict,
+    beforehand,
     is_headline,
     judge,
     pair_of,
@@ -139,6 +140,14 @@ def test_what_no_test_could_show_is_said():
     assert all(
         "With 9 blocks of frames and 18 comparisons no difference could" in each.sentence for each in many
     )
+
+
+def test_it_is_said_before_the_work_what_cannot_be_shown():
+    """As it is after it: nine methods in nine blocks, three methods in seven."""
+    many = list(beforehand(90, 10, 0.05, comparisons=18))
+    assert many[0].startswith("too short for so many methods: with 9 blocks and 18 comparisons")
+    assert list(beforehand(90, 10, 0.05, comparisons=6)) == []
+    assert next(beforehand(79, 10, 0.05, comparisons=6)).startswith("too short for a verdict: 3.95 s")
 
 
 def test_a_pair_is_turned_so_that_the_method_comes_first():
