@@ -162,7 +162,9 @@ def _why_not(
     truths = [
         _per_frame(table, "truth").reindex(shared).to_numpy(dtype=np.float64) for table in (ours, theirs)
     ]
-    if np.isnan(truths[0]).all() or not np.allclose(*truths, rtol=1e-4, atol=1e-4, equal_nan=True):
+    if np.isnan(truths[0]).all() or not np.allclose(
+        truths[0], truths[1], rtol=1e-4, atol=1e-4, equal_nan=True
+    ):
         return (
             "They name the same frames, but their shards differ and so does what was recorded, or it is unknown: "
             "not compared, as they may be of different drives."

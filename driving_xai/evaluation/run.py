@@ -111,8 +111,9 @@ def score(
             return _finished(out, run.plan)
         run.prepare()
         if world.is_main:
-            for line in run.what_runs() if on_start is not None else ():
-                on_start(line)
+            if on_start is not None:
+                for line in run.what_runs():
+                    on_start(line)
             run.require_whole()
             until_joined.enter_context(locked(out))
             open_parts(out, run.plan, resume=resume)

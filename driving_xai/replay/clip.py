@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import av
 import cv2
+import numpy as np
 from PIL import Image as Pictures
 
 from data_prep.shards.atomic import replacing
@@ -97,7 +98,7 @@ def _frames(video: Path, step: _Step) -> Iterator[Pictures.Image]:
                 if at < due:
                     continue
                 due += period * max(1, (at - due) // period + 1)
-                picture = frame.to_ndarray(format="rgb24")
+                picture: np.ndarray = frame.to_ndarray(format="rgb24")
                 height, width = picture.shape[:2]
                 if width > step.width_px:
                     size = (step.width_px, max(1, round(height * step.width_px / width)))

@@ -83,8 +83,9 @@ def replay(
     require_encoder()
     session = Session.open(checkpoint, source, out, config)
     predict, played = session.predictor(times), 0
-    for line in session.what_runs() if on_start is not None else ():
-        on_start(line)
+    if on_start is not None:
+        for line in session.what_runs():
+            on_start(line)
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
         coming = stack.enter_context(ahead(session.inputs(times), _DEPTH))

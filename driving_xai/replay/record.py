@@ -136,8 +136,9 @@ class Means:
             for curves, means in ((each.curves, self._method), (each.random, self._control)):
                 for name, curve in (curves or {}).items():
                     means[name].add(curve)
-            for name, curve in (each.random or {}).items() if each.curves is not None else ():
-                self._difference[name].add(each.curves[name] - curve)
+            if each.curves is not None and each.random is not None:
+                for name, curve in each.random.items():
+                    self._difference[name].add(each.curves[name] - curve)
 
     def of(self, method: str, reference: str) -> RunningMean:
         """The mean of the method or, by any other name, of the random order."""

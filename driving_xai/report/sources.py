@@ -178,7 +178,7 @@ def _boards(results: Results) -> Iterator[Board]:
         (each.measure, each.reference, each.method): each for each in verdicts_of(summary, headline=False)
     }
     keys = list(dict.fromkeys((score["measure"], score["reference"]) for score in summary["scores"]))
-    for key in sorted(keys, key=lambda key: not is_headline(*key, keys)):
+    for key in sorted(keys, key=lambda key: not is_headline(key[0], key[1], keys)):
         about, compared = summary["measures"][key[0]], comparisons_of(summary, key)
         scores = _of(summary["scores"], key)
         places = {
