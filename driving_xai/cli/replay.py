@@ -82,12 +82,34 @@ def replay(
             help="How actions are shown: a tile for each, or one map after the other. [default: grid]"
         ),
     ] = None,
+    against: Annotated[
+        tables.Against | None,
+        typer.Option(
+            help="Whose curve of steering is drawn: the change from the unmodified prediction, or the error "
+            "against the recorded truth, which contains the model's own. Both are saved. [default: unmodified]"
+        ),
+    ] = None,
     fill: Annotated[
         Literal["black", "mean", "blur"] | None,
         typer.Option(help="What takes a removed pixel's place. [default: black]"),
     ] = None,
+    colormap: Annotated[
+        Literal["inferno", "plasma", "viridis", "turbo"] | None,
+        typer.Option(help="Colours of the evidence; turbo shows best on dark roads. [default: inferno]"),
+    ] = None,
+    opacity: Annotated[
+        float | None, typer.Option(help="Opacity of the strongest evidence, up to 1. [default: 0.72]")
+    ] = None,
+    gif: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A small clip to share as well, FILE.gif or FILE.webp, kept below --gif-mb.",
+        ),
+    ] = None,
+    gif_mb: Annotated[float, typer.Option("--gif-mb", help="Most megabytes of the clip.")] = 8.0,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of ties, of the random order and of the intervals. [default: 0]")
+        int | None, typer.Option(help="Seed of ties, the random order and the intervals. [default: 0]")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show it in a window meanwhile; q closes.")] = False,
     serve: Annotated[
@@ -116,17 +138,22 @@ def replay(
 
     \b
     Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
+    Example: driving-xai replay model CH2_001 --start 60 --end 66 --gif clip.gif -o drive.mp4
     Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
     """
     from driving_xai.replay.config import ReplayConfig
     from driving_xai.replay.live.watching import watch
     from driving_xai.replay.player import replay as play
-    from driving_xai.replay.tasks import require_own_options, task_for
+    from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 
     if out is None and (serve is None or show):
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+    if gif is not None and (out is None or gif.suffix not in (".gif", ".webp")):
+        raise settings.SettingsError(
+            f"--gif is {gif}; expected FILE.gif or FILE.webp, and --out FILE.mp4 with it"
+        )
     loaded = open_model(checkpoint, device=resolve_device(device))
     options = {
         "method": method,
@@ -140,10 +167,15 @@ def replay(
         "split": split,
         "target": target,
         "layout": layout,
+        "reference": {None: None, "unmodified": "clean", "truth": "truth"}[against],
         "fill": fill,
+        "colormap": colormap,
+        "opacity": opacity,
         "seed": seed,
     }
     given = [name for name, value in options.items() if value is not None]
+    if against is not None and "reference" in foreign_options(task_for(loaded)):
+        raise settings.SettingsError("--against is for models of steering; leave it out")
     require_own_options(task_for(loaded), given, prefix="--")
     for_reader = [f"reader_options.{each}" for each in option or ()]
     how = settings.resolve(
@@ -156,7 +188,14 @@ def replay(
                 watch(loaded, source, live, how)
             return
         with console.progress("replay") as on_progress:
-            made = play(loaded, source, out, how, show=show, live=live, on_progress=on_progress)
+            made = play(
+                loaded, source, out, how, show=show, live=live, on_start=console.say, on_progress=on_progress
+            )
+    if gif is not None:
+        from driving_xai.replay.clip import write_clip
+
+        write_clip(made.video, gif, most_mb=gif_mb)
+        console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
     _tell(made, as_json=as_json)
 
 
@@ -175,8 +214,8 @@ def _tell(made: ReplayResult, *, as_json: bool) -> None:
         return
     lost = ", ".join(f"{count:,} {reason}" for reason, count in made.dropped.items())
     typer.echo(f"{made.video}: {made.frames:,} frames" + (f"; left out: {lost}" if lost else ""))
-    if made.summary is not None:
-        typer.echo("\n".join([f"{made.scores}:", *tables.scores(made.summary["scores"])]))
+    if made.summary is not None and made.scores is not None:
+        typer.echo("\n".join(tables.results(made.summary, made.scores)))
 
 
 @contextmanager

@@ -187,8 +187,8 @@ def _no_layer(model: nn.Module, name: str) -> str:
         return f"{name} weighs feature maps and this is a transformer; use snna or generic-attention"
     layers = ", ".join(dict(model.named_children())) or "none"
     return (
-        f"{type(model).__name__} names no cam_layer; choose one by {name}'s option layer (its parts: {layers}), "
-        "or use a gradient"
+        f"{type(model).__name__} names no cam_layer; choose one with --set options.{name}.layer=NAME (its parts: "
+        f"{layers}), or use a gradient"
     )
 
 
@@ -261,8 +261,8 @@ def _stages(model: nn.Module) -> Mapping[str, Any]:
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, nn.Sequential):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no encoder that is a chain of layers; build VisualBackProp(stages=...) "
-            "with stages of your choice"
+            f"method 'visual-backprop' needs an encoder that is a chain of convolutions, and {type(model).__name__} "
+            "has none; use grad-cam or occlusion"
         )
     return {"stages": stages(encoder)}
 
@@ -279,8 +279,8 @@ def _of_transformer(name: str, explainer: Callable[..., Explainer]) -> Method:
         vit = getattr(model, "vit", None)
         if not isinstance(vit, nn.Module):
             raise UnsupportedModelError(
-                f"method {name!r} needs a model whose attribute vit is a Vision Transformer, and "
-                f"{type(model).__name__} has none; use a gradient or a perturbation"
+                f"method {name!r} needs a Vision Transformer (attribute vit), as `train actions` makes one, and "
+                f"{type(model).__name__} has none; `driving-xai methods CHECKPOINT` lists what fits"
             )
         check_vit(vit)
         return {"vit": vit}

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.errors import DataError
+from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.explain.vit.capture import check_vit
 from driving_xai.metrics.aupc import Masking, Statistic, accuracies, log_odds
 from driving_xai.metrics.base import Category, Columns, Metric
@@ -77,6 +77,11 @@ class _MaskedAccuracy(Metric):
         ranks, masked = ranked.ranks, partial(deletion, fill=self.masking.fill)
         if self.part != "pixel":
             vit: Any = getattr(batch.model, "vit", None)
+            if vit is None:
+                raise UnsupportedModelError(
+                    f"measure {self.label} masks a Vision Transformer's patches, and this model is none; use aupc or "
+                    "log-odds, which mask pixels"
+                )
             check_vit(vit)
             ranks = self._patch_ranks(ranked, vit.patch_embed.patch_size)
             masked = partial(token_deletion, vit=vit, mask=self._token_mask())

@@ -30,6 +30,8 @@ _DEPTH = 8
 """Frames that may wait between two stages: 8 pictures of 640x480 are 7 MB."""
 Progress = Callable[[int, int], None]
 """Called with the frames played so far and in all."""
+Say = Callable[[str], None]
+"""Takes a line for a person."""
 
 
 class ReplayResult(NamedTuple):
@@ -53,6 +55,7 @@ def replay(
     *,
     show: bool = False,
     live: Live | None = None,
+    on_start: Say | None = None,
     on_progress: Progress | None = None,
     times: StageTimes | None = None,
 ) -> ReplayResult:
@@ -68,6 +71,7 @@ def replay(
         config: what is played and how.
         show: opens a window; pressing q there ends the video early.
         live: shows the replay to its viewers, who may hold it; what is written stays the same.
+        on_start: called with each line about what will run, before the first frame.
         on_progress: called after each frame.
         times: where the seconds of each stage are added.
 
@@ -84,6 +88,9 @@ def replay(
     require_encoder()
     session = Session.open(checkpoint, source, out, config)
     with _sole_writer(out, session.scores):
+        if on_start is not None:
+            for line in session.what_runs():
+                on_start(line)
         return _play(session, show=show, live=live, on_progress=on_progress, times=times)
 
 

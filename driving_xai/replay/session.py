@@ -28,7 +28,7 @@ from driving_xai.evaluation.data import device_of, require_geometry
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import described, planned
-from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
@@ -131,6 +131,23 @@ class Session:
     def device(self) -> torch.device:
         return device_of(self.checkpoint.model)
 
+    def what_runs(self) -> Iterator[str]:
+        """Lines about what will be played, and what it will be too short for."""
+        count, rate = len(self.frames), float(self.frames.frame_rate)
+        length = f" ({count / rate:.3g} s)" if self.frames.follow else ""
+        scored = "scored against a random order" if self.config.score else "not scored"
+        yield (
+            f"{self.frames.name}: {count:,} frames{length}, explained by {self.method} on {self.device.type}, "
+            f"{scored}"
+        )
+        needed = LEAST_BLOCKS * self.block
+        if self.config.score and self.task.explains_every_frame and count <= needed:
+            yield (
+                f"too short for a verdict: it takes more than {needed / rate:.3g} s of driving "
+                f"({LEAST_BLOCKS} blocks of {self.block / rate:.3g} s); "
+                "choose a longer part with --start and --end"
+            )
+
     def predictor(self, times: StageTimes) -> Predictor:
         """Fits the method to the model."""
         model, config = self.checkpoint.model, self.config
@@ -190,6 +207,7 @@ class Session:
                 references=task.references,
                 control_every=config.control_every,
                 block=self.block if task.explains_every_frame else None,
+                block_s=self.block / float(self.frames.frame_rate),
             )
         if self.out is not None:
             video = stack.enter_context(self._open_video(self.out, painter))

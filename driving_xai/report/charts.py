@@ -107,7 +107,7 @@ class Charts:
         curves = rows.drop_duplicates(_CURVE_KEY).set_index(_CURVE_KEY)["curve"].to_dict()
         return {
             each.method: [
-                self._pick(pick, filmed[pick.drive], each.method, curves)
+                self._pick(pick, filmed[pick.drive], board, each.method, curves)
                 | {"map": self._map(pick, filmed[pick.drive], each.method, saved)}
                 for pick in picks(
                     [one.drive for one in filmed],
@@ -132,7 +132,12 @@ class Charts:
         return self._drawn[key]
 
     def _pick(
-        self, pick: Pick, filmed: _Filmed, method: str, curves: dict[tuple[Any, ...], Any]
+        self,
+        pick: Pick,
+        filmed: _Filmed,
+        board: Board,
+        method: str,
+        curves: dict[tuple[Any, ...], Any],
     ) -> dict[str, Any]:
         frame, number = filmed.drive.frames.iloc[pick.row], filmed.numbers[pick.row]
         key = tuple(frame[name] for name in _CURVE_KEY[:-1])
@@ -144,6 +149,7 @@ class Charts:
             "kind": pick.kind,
             "drive": pick.drive,
             "row": pick.row,
+            "value": _numbers([filmed.drive.corrected[board.key][method].iloc[pick.row]])[0],
             "curves": {name: _numbers(line) for name, line in lines.items() if line is not None},
             "still": still,
             "video": filmed.video,
@@ -168,6 +174,7 @@ def _of_board(board: Board) -> dict[str, Any]:
     return {
         "key": board.key,
         "name": words.board(board),
+        "corrected": board.about["kind"] == "curve",
         "unit": board.unit,
         "faithful": board.about.get("faithful"),
         "curve": {

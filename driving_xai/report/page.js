@@ -308,7 +308,7 @@
   function gallery() {
     const found = (result().picks[board().key] || {})[state.method] || [];
     byId("frames-lead").textContent = found.length
-      ? `${state.method} by ${board().name}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.${borrowed(found)}`
+      ? `${state.method} by ${board().name}${board().corrected ? ", less what the unedited frame has already" : ""}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.${borrowed(found)}`
       : hasValues() ? `No frames are picked for ${state.method}: choose a method that is no control.`
       : `${board().name} is a value of all frames together: no frame has one by itself, so none is drawn above or picked here.`;
     byId("gallery").replaceChildren(...["best", "worst"].map((kind) => {
@@ -328,7 +328,7 @@
     return ` The drive's pictures show ${shown.join(", ")}${found.some((each) => each.map !== null) ? `, the dark ones ${state.method}` : ""}.`;
   }
   function card(pick) {
-    const of = result().drives[pick.drive], value = of.values[board().key][state.method][pick.row];
+    const of = result().drives[pick.drive];
     const made = element("button", { type: "button", class: "card" }), still = pick.still === null ? "" : data.stills[pick.still];
     if (still) {
       const shows = data.videos[pick.video].method;
@@ -338,7 +338,7 @@
       made.append(element("img", { src: `data:image/jpeg;base64,${data.maps[pick.map]}`, alt: `The map of ${state.method} for ${of.names[pick.row]}` }));
     }
     const text = element("span", { class: "text" });
-    text.append(element("b", {}, `${number(value, 4)}`), ` ${board().unit}`);
+    text.append(element("b", {}, `${number(pick.value, 4)}`), ` ${board().unit}`);
     const moment = [place(of.at[pick.row], of.across), of.names[pick.row]];
     if (result().drives.length > 1) moment.unshift(of.name);
     if (of.error && of.error[pick.row] !== null) moment.push(`model's error ${number(of.error[pick.row], 3)} ${result().unit}`);
@@ -417,6 +417,10 @@
   for (const name of ["play", "pause", "ended"]) video.addEventListener(name, sayPlaying);
   for (const name of ["pointerdown", "pointermove"]) charts.addEventListener(name, onPointer);
   document.addEventListener("keydown", onKey);
+  // On paper nothing is folded away.
+  let folded = [];
+  window.addEventListener("beforeprint", () => { folded = [...document.querySelectorAll("details:not([open])")]; for (const each of folded) each.open = true; });
+  window.addEventListener("afterprint", () => { for (const each of folded) each.open = false; });
   let pending = null;
   new ResizeObserver(() => { if (drawn && charts.clientWidth !== drawn.width && !pending) pending = requestAnimationFrame(() => { pending = null; draw(); }); }).observe(charts);
   onEachPicture();

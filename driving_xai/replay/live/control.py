@@ -40,6 +40,8 @@ class FrameStats:
     random_area: float | None
     scored: int
     """Curves behind the means."""
+    verdict: str | None = None
+    """What the drive has shown up to now, in a sentence."""
 
 
 class Shown(NamedTuple):

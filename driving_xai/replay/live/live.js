@@ -65,6 +65,7 @@
     byId("seek").setAttribute("aria-valuetext", `${stats.time_s.toFixed(2)} s`);
     byId("time").textContent = text(stats.time_s, " s", 2);
     byId("frame").textContent = stats.frame;
+    byId("verdict").textContent = stats.verdict === null ? "" : stats.verdict;
     byId("predicted").textContent = stats.predicted;
     byId("truth").textContent = stats.truth === null ? "–" : stats.truth;
     const digits = playback.legend.decimals;

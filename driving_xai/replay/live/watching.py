@@ -123,6 +123,7 @@ def _stats(task: Task, result: FrameResult, curves: Sequence[CurveView | None]) 
         half_width=None if newest is None else _known(newest.half_width),
         random_area=None if newest is None else _known(newest.random_area),
         scored=0 if newest is None else newest.frames,
+        verdict=None if newest is None or newest.verdict is None else newest.verdict.sentence,
     )
 
 

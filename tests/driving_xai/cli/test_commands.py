@@ -207,6 +207,10 @@ def test_better_means_with_the_whole_interval() -> None:
             "No such command 'steeering'; did you mean steering? See `driving-xai train --help`",
         ),
         (
+            "sanity {model} {shards} -o {out} --method lime --check nois",
+            "got check 'nois', expected some of: cascading, independent, noise, agreement; did you mean noise?",
+        ),
+        (
             "score {model} {shards} -o {out} --method grad-cma",
             "method 'grad-cma' is unknown; did you mean grad-cam?",
         ),
@@ -263,6 +267,12 @@ def test_wrong_usage_is_one_line_and_exits_2(run, made, tmp_path: Path, line: st
     assert result.exit_code == 2, result.output
     assert said in one_line(result.stderr)
     assert not out.exists()
+
+
+def test_a_slip_in_a_target_is_told_the_near_one(run, made, tmp_path: Path) -> None:
+    done = run(*f"score {made.model} {made.shards} -o {tmp_path}/r --method lime --target lef".split())
+    assert done.exit_code == 3
+    assert one_line(done.stderr).endswith("this model has left, right, magnitude; did you mean left?")
 
 
 def udacity_drive(folder: Path) -> Path:
@@ -439,7 +449,7 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exits_1(
     paths = {**vars(made), "out": tmp_path / "out", "recipe": made.route.with_name("recipe.toml")}
     result = run(*(word.format(**paths) for word in line.split()))
     assert result.exit_code == 1, result.output
-    assert str(tmp_path / "out") in one_line(result.stderr)
+    assert str(tmp_path / "out") in one_line(result.stderr.splitlines()[-1]), "what runs is said before"
     assert (tmp_path / "out").read_text() == "taken"
 
 

@@ -141,6 +141,24 @@ def test_a_default_in_help_is_the_recipe_s() -> None:
     assert compared > 25
 
 
+def test_options_stand_in_groups_and_each_once(run) -> None:
+    shown = run("score", "--help").stdout
+    heads = [line for line in shown.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
+    assert heads == ["Arguments:", "Options:", "Output:", "Thresholds:", "Settings:", "Machine:"]
+    own = shown.partition("\nOptions:")[2].partition("\nOutput:")[0]
+    assert "--method" in own
+    assert "--device" not in own
+    for name, entry in commands():
+        listed = re.findall(r"^  (?:-\w, )?--([\w-]+)", run(*name.split(), "--help").stdout, re.M)
+        assert len(listed) == len(set(listed)), name
+        assert len(listed) > len(inspect.signature(function_of(entry)).parameters) / 2, name
+
+
+def test_no_help_begins_a_sentence_with_of(run) -> None:
+    for name, _ in commands():
+        assert not re.search(r"(^|[.:;] |  )Of ", run(*name.split(), "--help").stdout, re.M), name
+
+
 def test_methods_lists_every_name_and_says_what_fits(run, made) -> None:
     found = json.loads(run("methods", "--json").stdout)
     assert {row["name"] for row in found["methods"]} == set(METHODS)

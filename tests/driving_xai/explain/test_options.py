@@ -214,7 +214,7 @@ def test_a_layer_that_does_not_serve_is_refused_in_words_that_help() -> None:
         build("grad-cam", _resnet(), options={"layer": "network.layer9"})
     with pytest.raises(UnsupportedModelError, match="this is a transformer; use snna or generic-attention"):
         build("xgrad-cam", TappedViT())
-    with pytest.raises(UnsupportedModelError, match=r"grad-cam's option layer \(its parts: 0, 1\)"):
+    with pytest.raises(UnsupportedModelError, match=r"--set options.grad-cam.layer=NAME \(its parts: 0, 1\)"):
         build("grad-cam", nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()))
 
 

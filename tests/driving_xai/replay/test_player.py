@@ -97,6 +97,20 @@ def test_a_recording_becomes_a_video_with_its_scores(
         assert json.loads(container.metadata["comment"])["checkpoint_sha256"] == checkpoint.sha256
 
 
+def test_what_runs_is_said_before_it_does_and_whether_it_is_too_short(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    how = ReplayConfig(**FAST, block_s=0.05)
+    replay(checkpoint, recording, tmp_path / "a.mp4", how, on_start=said.append)
+    assert len(said) == 1
+    assert f"{FRAMES} frames" in said[0]
+    assert "explained by sign-attention on cpu, scored against a random order" in said[0]
+    said.clear()
+    replay(checkpoint, recording, tmp_path / "b.mp4", ReplayConfig(**FAST, end_s=0.5), on_start=said.append)
+    assert said[1].startswith("too short for a verdict: it takes more than 40 s of driving (8 blocks of 5 s)")
+
+
 def test_the_same_replay_gives_the_same_bytes(
     checkpoint: Checkpoint, recording: Path, tmp_path: Path
 ) -> None:
@@ -160,6 +174,13 @@ def test_an_unlabelled_video_is_scored_against_the_clean_prediction(
     scores = {(each["method"], each["reference"]): each for each in done.summary["scores"]}
     assert scores["sign-attention", "clean"]["frames"] == 7
     assert scores["sign-attention", "truth"]["value"]["mean"] is None
+
+
+def test_a_curve_against_the_driver_needs_a_driver(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"center: does not say how the car was steered; draw the curve"):
+        replay(checkpoint, recording / "center", tmp_path / "v.mp4", ReplayConfig(**FAST, reference="truth"))
 
 
 def test_the_weights_are_untouched(checkpoint: Checkpoint, recording: Path, tmp_path: Path) -> None:
