@@ -6,11 +6,11 @@ WORKDIR /src
 RUN python -m venv /opt/driving-xai
 ENV PATH="/opt/driving-xai/bin:$PATH"
 
-# The libraries change seldom and weigh gigabytes: they are a layer of their own, from these two files.
-COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
-COPY README.md LICENSE ./
+# The libraries change seldom and weigh gigabytes: they are a layer of their own, from files of these hashes.
+# docs/THIRD-PARTY.md says what is among them and what follows for who passes the image on.
+COPY .ci/requirements.txt ./
+RUN pip install --no-cache-dir --no-deps --require-hashes --requirement requirements.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY data_prep data_prep
 COPY driving_xai driving_xai
 RUN pip install --no-cache-dir --no-deps .

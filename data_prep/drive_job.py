@@ -17,9 +17,9 @@ import pandas as pd
 import pyarrow as pa
 
 from data_prep import quality
-from data_prep.alignment import AlignedDrive, align
+from data_prep.alignment import AlignedDrive, Alignment, align
 from data_prep.decoding import Decoded, Dropped, Unusable, decoded
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SettingNeededError
 from data_prep.geometry import Geometry
 from data_prep.jobs import SourceState, check_visible, provenance, versions
 from data_prep.policy import Policy
@@ -131,8 +131,7 @@ class DriveJob:
     aligned: Sequence[AlignedDrive]
     units: Sequence[DriveUnit]
     geometry: Geometry
-    smoothing: float
-    hole_periods: float
+    alignment: Alignment
     policy: Policy
     split: SplitRule
 
@@ -143,10 +142,7 @@ class DriveJob:
         *,
         config: dict[str, Any],
         geometry: Geometry,
-        smoothing: float,
-        lead_s: float,
-        tolerance_s: float,
-        hole_periods: float,
+        alignment: Alignment,
         policy: Policy,
         split: SplitRule,
         frames_per_shard: int,
@@ -158,27 +154,17 @@ class DriveJob:
                 the policy refuses a fault that was found.
         """
         _check_drives(drives)
-        aligned = [
-            align(
-                drive,
-                smoothing=smoothing,
-                tolerance_s=tolerance_s,
-                hole_periods=hole_periods,
-                lead_s=lead_s,
-            )
-            for drive in drives
-        ]
+        aligned = [align(drive, alignment) for drive in drives]
         for drive, kept in zip(drives, aligned, strict=True):
             policy.check(f"drive {drive.name}", kept.dropped, drive.left_out)
-            policy.check_gaps(f"drive {drive.name}", kept.time_ns, hole_periods=hole_periods)
+            policy.check_gaps(f"drive {drive.name}", kept.time_ns, hole_periods=alignment.hole_periods)
         job = cls(
             config=config,
             drives=drives,
             aligned=aligned,
             units=_units(drives, aligned, frames_per_shard=frames_per_shard),
             geometry=geometry,
-            smoothing=smoothing,
-            hole_periods=hole_periods,
+            alignment=alignment,
             policy=policy,
             split=split,
         )
@@ -192,19 +178,21 @@ class DriveJob:
         Raises:
             DataError: more than `MOST_CARRIED` of a label would come from across the gap.
         """
-        if not isinstance(self.split, BlockSplit) or self.smoothing == 1.0:
+        if not isinstance(self.split, BlockSplit) or self.alignment.smoothing == 1.0:
             return
+        smoothing = self.alignment.smoothing
         for drive, kept in zip(self.drives, self.aligned, strict=True):
             if len(kept) < 2 or (drive.steering_wheel is None and drive.speed is None):
                 continue
             rate_hz = 1e9 / float(np.median(np.diff(kept.time_ns)))
-            carried = (1.0 - self.smoothing) ** (self.split.gap_s * rate_hz)
+            carried = (1.0 - smoothing) ** (self.split.gap_s * rate_hz)
             if carried > MOST_CARRIED:
-                needed_s = math.ceil(10 * math.log(MOST_CARRIED) / math.log1p(-self.smoothing) / rate_hz) / 10
-                raise DataError(
-                    f"drive {drive.name}: smoothing {self.smoothing:g} at {rate_hz:.3g} Hz carries {carried:.1%} of a "
+                needed_s = math.ceil(10 * math.log(MOST_CARRIED) / math.log1p(-smoothing) / rate_hz) / 10
+                raise SettingNeededError(
+                    f"drive {drive.name}: smoothing {smoothing:g} at {rate_hz:.3g} Hz carries {carried:.1%} of a "
                     f"label over a gap_s of {self.split.gap_s:g}, into another block; "
-                    f"use gap_s {needed_s:g} or more, or a larger smoothing (1 is off)"
+                    f"use gap_s {needed_s:g} or more, or a larger smoothing (1 is off)",
+                    settings={"smoothing": least_smoothing(self.split.gap_s * rate_hz)},
                 )
 
     @property
@@ -232,7 +220,7 @@ class DriveJob:
             drives=self.drives,
             aligned=self.aligned,
             geometry=self.geometry,
-            smoothing=self.smoothing,
+            smoothing=self.alignment.smoothing,
             policy=self.policy,
             root=root,
             scratch=scratch,
@@ -256,10 +244,12 @@ class DriveJob:
             tables.append(rows)
         times = [rows["time_ns"].to_numpy() for rows in tables]
         for drive, time_ns in zip(self.drives, times, strict=True):  # images that failed may have left a hole
-            self.policy.check_gaps(f"drive {drive.name}", time_ns, hole_periods=self.hole_periods)
+            self.policy.check_gaps(f"drive {drive.name}", time_ns, hole_periods=self.alignment.hole_periods)
         divided = [
             rows.assign(
-                segment=segments(time_ns, hole_periods=self.hole_periods), block=how.block, split=how.part
+                segment=segments(time_ns, hole_periods=self.alignment.hole_periods),
+                block=how.block,
+                split=how.part,
             )
             for rows, time_ns, how in zip(
                 tables, times, self.split.divide(self._timelines(times)), strict=True
@@ -311,10 +301,10 @@ class DriveJob:
         return {
             "label": "inverse_turning_radius",
             "label_unit": "1/m, positive to the left",
-            "smoothing_alpha": self.smoothing,
-            "lead_s": self.config["lead_s"],
-            "tolerance_s": self.config["tolerance_s"],
-            "hole_periods": self.hole_periods,
+            "smoothing_alpha": self.alignment.smoothing,
+            "lead_s": self.alignment.lead_s,
+            "tolerance_s": self.alignment.tolerance_s,
+            "hole_periods": self.alignment.hole_periods,
             "clock": clock_names(self.timelines),
             "steering_present": {drive.name: drive.steering_wheel is not None for drive in self.drives},
             "speed_present": {drive.name: drive.speed is not None for drive in self.drives},
@@ -341,6 +331,11 @@ class DriveJob:
                 signal_samples_dropped=kept.signal_samples_dropped,
             )
         return reports
+
+
+def least_smoothing(frames: float) -> float:
+    """The smoothing that carries at most `MOST_CARRIED` of a label over so many frames, to two digits."""
+    return round(min(math.ceil(100 * (1.0 - MOST_CARRIED ** (1.0 / frames))) / 100 + 0.01, 1.0), 2)
 
 
 def _units(
@@ -377,6 +372,18 @@ def _index_rows(
 def _check_drives(drives: Sequence[Drive]) -> None:
     if not drives:
         raise DataError("the source holds no drive; check the path and the reader")
+    require_names_differ(drives)
+    vehicles = sorted({drive.vehicle.name for drive in drives})
+    if len(vehicles) > 1:
+        raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")
+
+
+def require_names_differ(drives: Sequence[Drive]) -> None:
+    """Refuses drives that cannot be told apart.
+
+    Raises:
+        DataError: two have one name; the message says where they lie.
+    """
     names = Counter(drive.name for drive in drives)
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
@@ -384,8 +391,5 @@ def _check_drives(drives: Sequence[Drive]) -> None:
         where = " and ".join(dict.fromkeys(file[1] for file in files[:3] if file))
         raise DataError(
             f"{names[twice]} drives would be named {twice} ({where or 'without images'}); "
-            "rename one file or folder, or prepare each into its own output"
+            "rename one file or folder, or give each by itself"
         )
-    vehicles = sorted({drive.vehicle.name for drive in drives})
-    if len(vehicles) > 1:
-        raise DataError(f"drives of {', '.join(vehicles)} together; prepare each vehicle into its own output")

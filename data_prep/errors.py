@@ -1,11 +1,32 @@
 """What this package raises: for bad input, and for an output that cannot be written."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 
 class DataError(ValueError):
     """Input data that cannot be used: missing, malformed, or contradicting itself.
 
     The message is one line: what was got, what was expected, what to do next.
     """
+
+
+class SettingNeededError(DataError):
+    """Input that can be used with other settings; whoever knows the whole command says it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        reader_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.settings = dict(settings or {})
+        """Fields of the configuration."""
+        self.reader_options = dict(reader_options or {})
 
 
 class OutputError(OSError):

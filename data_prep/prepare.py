@@ -6,7 +6,6 @@ killed and resumed.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import shlex
@@ -16,20 +15,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from data_prep import engines
-from data_prep.drive_job import MOST_CARRIED, DriveJob
+from data_prep.alignment import Alignment
+from data_prep.drive_job import DriveJob, least_smoothing
 from data_prep.engines import EngineName
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SettingNeededError
 from data_prep.geometry import Geometry
 from data_prep.image_job import ImageJob
 from data_prep.jobs import Job
 from data_prep.output import Output
 from data_prep.policy import Fault, OnBad, Policy
-from data_prep.readers import READERS, checked_options, entry
+from data_prep.readers import READERS, entry, option_types, read
 from data_prep.readers.paths import printable
 from data_prep.schema import VEHICLES, Drive, ImageSet
 from data_prep.shards.manifest import Manifest
 from data_prep.split import BlockSplit, DriveSplit, NoRoomError, OnePart, SplitRule, Timeline, check_gap
-from data_prep.values import Checked, Ge, Interval
+from data_prep.values import Ge
 
 Split = Literal["block", "drive", "train", "val", "test"]
 
@@ -50,7 +50,7 @@ DRIVE_ONLY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepConfig(Checked, error=DataError):
+class PrepConfig(Alignment, error=DataError):
     """Everything that decides the output's bytes. Saved in the manifest."""
 
     reader: str
@@ -61,15 +61,6 @@ class PrepConfig(Checked, error=DataError):
     """Crop and size. None: 160x80 uncropped for sequences, images kept as they are."""
     vehicle: str | None = None
     """A name in `VEHICLES`, in place of the one the reader knows."""
-    smoothing: Annotated[float, Interval(gt=0, le=1), "where 1 is off"] = 0.2
-    """alpha of eq. 2, over 0 up to 1. On Udacity's drive 0.2 lags 3 frames; 1 is off."""
-    lead_s: Annotated[float, Interval(ge=0, le=5)] = 0.0
-    """How long after a frame its controls are taken. A driver acts on what was seen before: at 20 Hz
-    on Udacity's drive, models of single frames are right about 0.4 s early."""
-    tolerance_s: Annotated[float, Interval(gt=0, le=1e6)] = 0.1
-    """How far from a frame the control samples around it may be."""
-    hole_periods: Annotated[float, Interval(gt=0, le=1e6)] = 2.5
-    """A hole longer than this many usual frame periods starts a new segment."""
     on_bad: OnBad = "drop"
     """What to do about frames that cannot be used: drop and count them, or stop."""
     refuse: tuple[Fault, ...] = ()
@@ -183,8 +174,37 @@ def read_job(config: PrepConfig) -> Job:
     """Reads and plans; writes nothing.
 
     Raises:
-        DataError: the source or an option cannot be used.
+        DataError: the source or an option cannot be used; where other settings would do, the message ends with
+            the whole command.
     """
+    try:
+        return _planned(config)
+    except (SettingNeededError, NoRoomError) as error:
+        raise DataError(f"{error}: {command_of(_fitting(config, error))}") from None
+
+
+def _fitting(config: PrepConfig, error: DataError) -> PrepConfig:
+    """Settings under which the source can be planned, as far as faults say what they need."""
+    while True:
+        if isinstance(error, NoRoomError):
+            other = _with_room(config, error.shortest)
+        elif isinstance(error, SettingNeededError):
+            options = {**config.reader_options, **error.reader_options}
+            other = replace(config, reader_options=options, **error.settings)
+        else:
+            return config
+        if other == config:
+            return config
+        config = other
+        try:
+            _planned(config)
+        except DataError as next_error:
+            error = next_error
+        else:
+            return config
+
+
+def _planned(config: PrepConfig) -> Job:
     records = _read(config)
     if isinstance(records, ImageSet):
         _check_for_images(config)
@@ -201,22 +221,15 @@ def read_job(config: PrepConfig) -> Job:
     geometry = config.geometry or Geometry()
     labelled = any(drive.steering_wheel is not None for drive in records)
     resolved = replace(config, geometry=geometry, split=config.split or ("block" if labelled else "test"))
-    try:
-        return DriveJob.plan(
-            records,
-            config=resolved.to_json(),
-            geometry=geometry,
-            smoothing=config.smoothing,
-            lead_s=config.lead_s,
-            tolerance_s=config.tolerance_s,
-            hole_periods=config.hole_periods,
-            policy=config.policy,
-            split=_split_rule(resolved),
-            frames_per_shard=config.frames_per_shard,
-        )
-    except NoRoomError as error:
-        fitting = _with_room(config, error.shortest)
-        raise DataError(f"{error}: {command_of(fitting)}") from None
+    return DriveJob.plan(
+        records,
+        config=resolved.to_json(),
+        geometry=geometry,
+        alignment=config,
+        policy=config.policy,
+        split=_split_rule(resolved),
+        frames_per_shard=config.frames_per_shard,
+    )
 
 
 def _with_room(config: PrepConfig, shortest: Timeline) -> PrepConfig:
@@ -225,9 +238,12 @@ def _with_room(config: PrepConfig, shortest: Timeline) -> PrepConfig:
     gap_s = math.floor(10 * lasts_s / config.blocks / 4) / 10
     if gap_s <= config.lead_s:
         return replace(config, split="test")
-    frames = gap_s * len(shortest.time_ns) / lasts_s
-    least = math.ceil(100 * (1.0 - MOST_CARRIED ** (1.0 / frames))) / 100 + 0.01
-    return replace(config, gap_s=gap_s, smoothing=max(config.smoothing, round(min(least, 1.0), 2)))
+    least = least_smoothing(gap_s * len(shortest.time_ns) / lasts_s)
+    return replace(config, gap_s=gap_s, smoothing=max(config.smoothing, least))
+
+
+_NAMED = ("reader", "source", "reader_options")
+"""Of the settings, those that a command line has words of their own for."""
 
 
 def command_of(config: PrepConfig) -> str:
@@ -241,7 +257,9 @@ def command_of(config: PrepConfig) -> str:
     for name, value in config.reader_options.items():
         words += ["--option", f"{name}={value}"]
     default = PrepConfig(reader=config.reader, source=config.source)
-    settings = {each.name: getattr(config, each.name) for each in fields(PrepConfig)[3:]}
+    settings = {
+        each.name: getattr(config, each.name) for each in fields(PrepConfig) if each.name not in _NAMED
+    }
     if config.geometry is not None:
         del settings["geometry"]
         settings |= {
@@ -260,7 +278,7 @@ def _check_for_images(config: PrepConfig) -> None:
     given = [name for name in DRIVE_ONLY if getattr(config, name) != defaults[name]]
     if not given:
         return
-    options = inspect.signature(READERS[config.reader]).parameters
+    options = option_types(READERS[config.reader])
     ways = [f"--option {name}={getattr(config, name)}" for name in given if name in options]
     instead = f"use {' '.join(ways)}" if ways else "leave it out; image sets keep their authors' split"
     raise DataError(
@@ -283,8 +301,7 @@ def _read(config: PrepConfig) -> list[Drive] | ImageSet:
     # `-` is a reader's own default source: the synthetic road needs no file.
     if str(config.source) != "-" and not config.source.exists():
         raise DataError(f"{config.source}: no such file or folder; check the path")
-    read = READERS[config.reader]
-    return read(config.source, **checked_options(config.reader, read, config.reader_options))
+    return read(config.reader, config.source, config.reader_options)
 
 
 def _report(on_progress: Callable[[Progress], None] | None, done: Mapping[str, Any], job: Job) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +18,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from data_prep.sample_frames import Sample
 from data_prep.split import PARTS
 
 MOST_PANELS = 12
@@ -39,19 +40,23 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _INK,
     "text.parse_math": False,
 }
-_WIDTH_IN, _PANEL_IN, _FOOT_IN, _DPI = 10.0, 2.6, 0.4, 100
+_WIDTH_IN, _PANEL_IN, _HEAD_IN, _FOOT_IN, _DPI = 10.0, 2.6, 1.7, 0.4, 100
 
 
-def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Figure:
+def draw(
+    kind: str, quality: Mapping[str, Any], index: pd.DataFrame, samples: Sequence[Sample] = ()
+) -> Figure:
     """Draws a whole output.
 
     Args:
         kind: `sequences` or `images`.
         quality: a report for each drive or image set, as in the manifest.
         index: the index of the same output.
+        samples: frames that are shown above the report.
     """
     names = list(quality)[:MOST_PANELS]
-    height_in = _PANEL_IN * len(names) + _FOOT_IN
+    head_in = _HEAD_IN if samples else 0.0
+    height_in = _PANEL_IN * len(names) + _FOOT_IN + head_in
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI)
         grid = figure.add_gridspec(
@@ -60,9 +65,11 @@ def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Figure:
             left=0.065,
             right=0.985,
             bottom=(_FOOT_IN + 0.55) / height_in,
-            top=1 - 0.45 / height_in,
+            top=1 - (0.45 + head_in) / height_in,
             hspace=1.15 / (_PANEL_IN - 1.0),
         )
+        if samples:
+            _strip(figure, samples, height_in)
         for row, name in enumerate(names):
             place = grid[row, 0]
             if kind == "sequences":
@@ -72,6 +79,21 @@ def draw(kind: str, quality: Mapping[str, Any], index: pd.DataFrame) -> Figure:
         _legend(figure, set(index["split"]), others=len(quality) - len(names))
         FigureCanvasAgg(figure).draw()  # lays out ticks under this style
     return figure
+
+
+def _strip(figure: Figure, samples: Sequence[Sample], height_in: float) -> None:
+    """The samples side by side, each with its size as ticks and its label above."""
+    top, bottom = 1 - 0.4 / height_in, 1 - (_HEAD_IN - 0.3) / height_in
+    grid = figure.add_gridspec(1, len(samples), left=0.035, right=0.985, top=top, bottom=bottom, wspace=0.25)
+    for column, sample in enumerate(samples):
+        axes = figure.add_subplot(grid[0, column])
+        height, width = sample.image.shape[:2]
+        axes.imshow(sample.image, extent=(0, width, height, 0), interpolation="nearest")
+        axes.set_xticks([0, width])
+        axes.set_yticks([0, height])
+        axes.tick_params(labelsize=5.5, length=2)
+        lines = (_shown(line[:34]) for line in sample.caption.split("\n"))
+        axes.set_title("\n".join(lines), loc="left", fontsize=6.5)
 
 
 def encode(figure: Figure) -> bytes:

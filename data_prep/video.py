@@ -181,7 +181,7 @@ def _check_rate(path: Path, container: InputContainer, rate_hz: float | None) ->
     raw = bool(Flags(container.format.flags) & Flags.no_timestamps)
     if raw and rate_hz is None:
         raise DataError(
-            f"{path}: a raw {container.format.name} stream has no times; give its frames a second, as prep "
+            f"{path}: a raw {container.format.name} stream has no times; give its frames a second, as "
             f"--option rate=20, or remux it: ffmpeg -framerate 20 -i {path.name} -c copy {path.stem}.mp4"
         )
     if rate_hz is not None and not raw:

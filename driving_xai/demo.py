@@ -7,7 +7,7 @@ minutes: the numbers show that everything works together, not how well the metho
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from driving_xai.training.steering import SteeringTraining, train
 
 _BLOCK_S = 3.0
 """Ten blocks in the half minute that is scored: fewer than eight give no interval."""
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[float, float], None]
 
 
 class Stage(Protocol):
@@ -58,8 +58,8 @@ class Made:
     """video, scores, model, shards."""
     metrics: Mapping[str, Any]
     """Of the checkpoint: its error beside constant predictors'."""
-    scores: Sequence[Mapping[str, Any]]
-    """Each method's mean and interval under each measure, as in results.json."""
+    summary: Mapping[str, Any]
+    """Of the scores: the content of results.json."""
 
 
 def run(
@@ -94,7 +94,8 @@ def run(
         _train(shards, model, how, callback(on_progress))
     loaded = checkpoint.load(model)
     judged = ScoreConfig(
-        methods=("sign-attention", "grad-cam"),
+        # The papers' method, and one whose pixels matter most on this model.
+        methods=("sign-attention", "grad-cam", "integrated-gradients"),
         measures=("deletion", "pointing-game"),
         split="test",
         every=scale.score_every,
@@ -110,7 +111,7 @@ def run(
     return Made(
         paths={"video": video, "scores": scores, "model": model, "shards": shards},
         metrics=loaded.metrics,
-        scores=results.summary["scores"],
+        summary=results.summary,
     )
 
 

@@ -7,6 +7,7 @@ point, so it must never be the target of a gradient explanation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Literal
 
 from jaxtyping import Float, Int64
@@ -144,7 +145,9 @@ def by_name(name: str, outputs: Outputs) -> TargetRule:
             **{each: _always(output(column)) for column, each in enumerate(outputs.names)},
         }
     if name not in rules:
-        raise DataError(f"target {name!r} is unknown; this model has {', '.join(rules)}")
+        near = get_close_matches(name, rules, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise DataError(f"target {name!r} is unknown; this model has {', '.join(rules)}{meant}")
     return rules[name]
 
 

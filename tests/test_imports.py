@@ -129,6 +129,7 @@ SHARED_BY_COMMANDS = (
     "epochs",
     "listing",
     "models",
+    "option_groups",
     "options",
     "quality_table",
     "settings",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
-from importlib.metadata import entry_points, requires
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, entry_points, requires
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {
     *("pyproject.toml", "driving_xai", "data_prep", "tests", "docs", "Dockerfile", "README.md"),
-    *("LICENSE", "Makefile", ".ci", ".gitignore", "constraints.txt"),
+    *("LICENSE", "Makefile", ".ci", ".gitignore", "constraints.txt", "CITATION.cff"),
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -55,6 +56,62 @@ def test_every_direct_dependency_has_one_tested_version() -> None:
     assert {name(requirement) for requirement in wanted} <= set(pins())
 
 
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def hashed() -> dict[str, str]:
+    """The versions of the container's libraries; every line has a hash."""
+    lines = [line for line in (ROOT / ".ci/requirements.txt").read_text().splitlines() if line[0] != "#"]
+    found = [re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
+    return {match[1]: match[2] for match in found}
+
+
+def brought_by(requirements: list[str]) -> set[str]:
+    """The packages that these bring, and what those bring, as far as they are installed."""
+    packaging = pytest.importorskip("packaging.requirements")
+    found: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    waiting = [(text, "") for text in requirements]
+    while waiting:
+        text, extra = waiting.pop()
+        wanted = packaging.Requirement(text)
+        if (text, extra) in seen or (wanted.marker and not wanted.marker.evaluate({"extra": extra})):
+            continue
+        seen.add((text, extra))
+        with suppress(PackageNotFoundError):  # an extra that this environment lacks
+            waiting += [(each, name) for each in requires(wanted.name) or [] for name in ("", *wanted.extras)]
+            found.add(normal(wanted.name))
+    return found
+
+
+def test_everything_that_is_installed_is_pinned() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["test"], *extras["dev"], *extras["cluster"]]
+    pinned = {normal(name): version for name, version in pins().items()}
+    assert brought_by(wanted) <= pinned.keys()
+
+
+def test_the_container_takes_the_pinned_versions_by_their_hashes() -> None:
+    pinned = {normal(name): version for name, version in pins().items()}
+    assert hashed().items() <= pinned.items()
+    assert {normal(name(each)) for each in PROJECT["project"]["dependencies"]} <= hashed().keys()
+    text = (ROOT / "Dockerfile").read_text()
+    assert "--require-hashes --requirement requirements.txt" in text
+
+
+def test_the_inventory_of_licences_is_that_of_the_container() -> None:
+    text = (ROOT / "docs" / "THIRD-PARTY.md").read_text()
+    rows = re.findall(r"^\| ([\w.-]+) \| (\d[\w.]*) \| \S.* \|$", text, re.MULTILINE)
+    assert {normal(package): version for package, version in rows} == hashed()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {PROJECT['project']['version']}\n" in text
+    assert f"\ntitle: {PROJECT['project']['name']}\n" in text
+
+
 def test_tested_versions_satisfy_the_bounds() -> None:
     packaging = pytest.importorskip("packaging.requirements")
     for text in requires("driving-xai"):
@@ -65,7 +122,9 @@ def test_tested_versions_satisfy_the_bounds() -> None:
             assert requirement.specifier.contains(pinned), text
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "Makefile", "Dockerfile", ".ci/run", "pyproject.toml"])
+@pytest.mark.parametrize(
+    "file", [".ci/requirements.txt", "constraints.txt", "Makefile", "Dockerfile", ".ci/run", "pyproject.toml"]
+)
 def test_no_address_of_a_package_index(file: str) -> None:
     text = (ROOT / file).read_text()
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)

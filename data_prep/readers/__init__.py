@@ -1,20 +1,22 @@
 """One file per kind of source. A reader is a function from a source folder or file to records.
 
 A reader module defines `recognises(source) -> bool` and one of `drives(source, ...) -> list[Drive]`
-or `image_set(source, ...) -> ImageSet`; further arguments are its options, keyword-only. Modules
-are imported when first used, so a reader's dependencies cost nothing to the others.
+or `image_set(source, ...) -> ImageSet`; further arguments are its options, keyword-only. An argument that
+is a dataclass stands for its fields, so that readers share options. Modules are imported when first used,
+so a reader's dependencies cost nothing to the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from data_prep.errors import DataError
+from data_prep.schema import Drive, ImageSet
 from data_prep.values import InvalidValue, checked_keywords, keyword_types, nearest
 
 Kind = Literal["sequences", "images"]
@@ -118,22 +120,63 @@ def entry(name: str) -> ReaderEntry:
     return ENTRIES[name]
 
 
-def checked_options(name: str, read: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def read(name: str, source: Path, options: Mapping[str, Any]) -> list[Drive] | ImageSet:
+    """What a reader finds in a source, with the options of a command line or a notebook.
+
+    Args:
+        name: the reader's.
+        source: its folder or file; `-` for readers that render.
+        options: by name; see the reader's function, and the dataclasses that it takes.
+
+    Raises:
+        DataError: an option is unknown or does not fit, or the source cannot be used.
+
+    Example:
+        >>> (drive,) = read("synthetic", Path("-"), {"drives": 1, "seconds": 1.0})
+        >>> len(drive)
+        20
+    """
+    function = READERS[name]
+    return function(source, **checked_options(name, function, options))
+
+
+def option_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a reader's options by name, those of the dataclasses that it takes among them."""
+    types = keyword_types(function)
+    for shared in _dataclasses_of(function).values():
+        hints = get_type_hints(shared, include_extras=True)
+        types |= {field.name: hints[field.name] for field in fields(shared)}
+    return types
+
+
+def _dataclasses_of(function: Callable[..., Any]) -> dict[str, type]:
+    hints = get_type_hints(function)
+    named = {parameter: hints[parameter] for parameter in function.__kwdefaults__ or {}}
+    return {
+        parameter: hint for parameter, hint in named.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+
+
+def checked_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A reader's own options as its function takes them.
 
     Args:
         name: the reader's, for messages.
-        read: its function, whose keyword-only arguments are the options.
+        function: its function, whose keyword-only arguments are the options.
         options: as the user gives them.
 
     Raises:
         DataError: an option is unknown or its value does not fit; the message says what does.
     """
     try:
-        return checked_keywords(options, keyword_types(read), owner="it", prefix=f"reader {name}: ")
+        found = checked_keywords(options, option_types(function), owner="it", prefix=f"reader {name}: ")
     except InvalidValue as error:
         asks = str(error).endswith("?")
         raise DataError(str(error) if asks else f"{error}; correct --option NAME=VALUE") from None
+    for parameter, shared in _dataclasses_of(function).items():
+        own = {field.name: found.pop(field.name) for field in fields(shared) if field.name in found}
+        found |= {parameter: shared(**own)} if own else {}
+    return found
 
 
 def recognise(source: Path) -> str:

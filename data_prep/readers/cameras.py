@@ -8,10 +8,11 @@ stand beside its centre, so no angle is right for every distance; the correction
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 from data_prep.errors import DataError
-from data_prep.schema import Signal
+from data_prep.schema import Drive
 
 Camera = Literal["center", "left", "right"]
 Cameras = Literal["center", "left", "right", "all"]
@@ -54,11 +55,12 @@ def correction_of(camera: str, correction_rad: float) -> float:
     return {"left": -correction_rad, "right": correction_rad}.get(camera, 0.0)
 
 
-def shifted(steering_wheel: Signal, offset_rad: float) -> Signal:
-    """The steering with an offset; the same signal where that is zero."""
-    if not offset_rad:
-        return steering_wheel
-    return Signal(time_ns=steering_wheel.time_ns, value=steering_wheel.value + offset_rad)
+def shifted(drive: Drive, offset_rad: float) -> Drive:
+    """The drive with an offset of its steering; the same one where that is zero."""
+    if not offset_rad or drive.steering_wheel is None:
+        return drive
+    steering = replace(drive.steering_wheel, value=drive.steering_wheel.value + offset_rad)
+    return replace(drive, steering_wheel=steering)
 
 
 def name_of(recording: str, camera: str) -> str:

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.errors import DataError, quoted
-from data_prep.geometry import ImageFiles, Reduction
+from data_prep.geometry import Reduction
 from data_prep.readers.paths import drive_name, existing_folder, inside, printable, visible
-from data_prep.readers.tables import listed_images
-from data_prep.readers.times import in_time
+from data_prep.readers.tables import Identity, Rows
 from data_prep.readers.units import ControlUnits
-from data_prep.schema import Drive, Signal, Vehicle
+from data_prep.schema import Drive, Vehicle
 from data_prep.shards.atomic import read_bounded
 
 NAME = "donkeycar"
@@ -62,14 +61,14 @@ def drives(
     if not 0.05 <= wheelbase_m <= 10.0:
         raise DataError(f"wheelbase_m is {wheelbase_m:g}; expected 0.05 to 10 m")
     car = Vehicle(name=NAME, wheelbase_m=wheelbase_m, steering_ratio=1.0, slip_s2_per_m2=0.0)
-    units = ControlUnits(angle="fraction", positive="right", full_lock_deg=full_lock_deg, vehicle=car)
+    units = ControlUnits(steering_unit="fraction", positive="right", full_lock_deg=full_lock_deg)
     tubs = _tubs(existing_folder(source))
     if not tubs:
         raise DataError(
             f"{source}: no tub found; expected {MANIFEST} with catalogs, or {META} with record_N.json, "
             "there or one level down"
         )
-    return [_drive(tub, units, reduced) for tub in tubs]
+    return [_drive(tub, car, units, reduced) for tub in tubs]
 
 
 def _tubs(source: Path) -> list[Path]:
@@ -91,36 +90,31 @@ class _Record(NamedTuple):
     angle: float
 
 
-def _drive(tub: Path, units: ControlUnits, reduced: Reduction) -> Drive:
+def _drive(tub: Path, car: Vehicle, units: ControlUnits, reduced: Reduction) -> Drive:
     is_v2 = (tub / MANIFEST).is_file()
     records, left_out = _split_usable(tub, _records_v2(tub) if is_v2 else _records_v1(tub))
     if not records:
         reasons = ", ".join(f"{len(names)} {reason}" for reason, names in left_out.items())
         raise DataError(f"{tub}: no record can be used ({reasons or 'it is empty'}); check the tub")
-    order = in_time(np.array([record.time_ns for record in records], dtype=np.int64))
-    records = [records[row] for row in order.rows]
-    time_ns = np.array([record.time_ns for record in records], dtype=np.int64)
-    found = listed_images(tub, [record.image for record in records])
-    if found.missing:
-        left_out["missing_image"] = list(found.missing)
-    angle = units.steering_wheel_rad(np.array([record.angle for record in records]))
-    return Drive(
+    rows = Rows(
+        time_ns=np.array([record.time_ns for record in records], dtype=np.int64),
+        images=[record.image for record in records],
+        steering_wheel_rad=units.steering_wheel_rad(np.array([record.angle for record in records])),
+    )
+    identity = Identity(
         name=drive_name(tub),
         source=NAME,
         camera=IMAGE,
-        vehicle=units.vehicle,
-        time_ns=time_ns[found.rows],
-        images=ImageFiles(folder=tub.resolve(), names=found.names, reduced=reduced),
-        steering_wheel=Signal(time_ns=time_ns, value=angle),
+        vehicle=car,
         left_out={reason: tuple(names) for reason, names in left_out.items()},
-        sorted_rows=order.moved,
         provenance={
             "folder": printable(tub.resolve().name),
             "tub": "v2" if is_v2 else "v1",
-            "records": len(records) + sum(map(len, left_out.values())) - len(found.missing),
+            "records": len(records) + sum(map(len, left_out.values())),
             "full_lock_deg": units.full_lock_deg,
         },
     )
+    return rows.drive(tub, identity, reduced=reduced)
 
 
 def _split_usable(

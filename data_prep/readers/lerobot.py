@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Int64
 
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, SettingNeededError, quoted
 from data_prep.geometry import Reduction
 from data_prep.readers import video
 from data_prep.readers.lerobot_files import ParquetImages, VideoPart, read_schema, read_table
 from data_prep.readers.paths import drive_name, existing_folder, inside, printable, visible
-from data_prep.readers.units import AngleUnit, ControlUnits, Side, SpeedUnit, Wheel, vehicle_named
+from data_prep.readers.units import AS_ROS, ControlUnits
 from data_prep.schema import Drive, ImageSource, Signal
 from data_prep.shards.atomic import read_bounded
 
@@ -50,12 +50,7 @@ def drives(
     steering: str | None = None,
     speed: str | None = None,
     episodes: str | None = None,
-    steering_unit: AngleUnit = "rad",
-    steering_of: Wheel = "steering",
-    positive: Side = "left",
-    full_lock_deg: float | None = None,
-    speed_unit: SpeedUnit = "m/s",
-    vehicle: str = "lincoln-mkz",
+    controls: ControlUnits = AS_ROS,
     reduced: Reduction = 1,
 ) -> list[Drive]:
     """Reads the episodes of a data set, a drive each; times count from an episode's start at the data set's rate.
@@ -67,31 +62,18 @@ def drives(
             `action:steering` or `observation.state:0`; a feature of one number needs no item.
         speed: feature and item of the speed, likewise.
         episodes: one, or a range without its end: `3`, `0:50`; None takes all.
-        steering_unit: of the angles; `fraction` is -1 to 1 of `full_lock_deg`.
-        steering_of: the wheel that the angles are of.
-        positive: the side that positive angles turn to.
-        full_lock_deg: the angle of a fraction of 1.
-        speed_unit: of the speeds.
-        vehicle: a name in `VEHICLES`, for the label and for angles of the road wheel.
+        controls: units of the angles and speeds; each of its fields is an option.
         reduced: shrink while decoding images in Parquet; faster and not exact.
 
     Raises:
         DataError: the data set is damaged or of another version, or a feature is not there.
     """
-    units = ControlUnits(
-        angle=steering_unit,
-        wheel=steering_of,
-        positive=positive,
-        full_lock_deg=full_lock_deg,
-        speed=speed_unit,
-        vehicle=vehicle_named(vehicle),
-    )
     data_set = _DataSet.load(existing_folder(source))
     camera = data_set.camera(image)
     wanted = [data_set.item(text, option) for text, option in ((steering, "steering"), (speed, "speed"))]
     files = _Files()
     return [
-        _drive(data_set, files, episode, camera, wanted[0], wanted[1], units, reduced)
+        _drive(data_set, files, episode, camera, wanted[0], wanted[1], controls, reduced)
         for episode in data_set.episodes(camera, _range(episodes))
     ]
 
@@ -161,7 +143,10 @@ class _DataSet:
         cameras = [key for key, value in self.features.items() if value.get("dtype") in ("video", "image")]
         listed = quoted(", ".join(cameras) or "none", most=400)
         if name is None and len(cameras) != 1:
-            raise DataError(f"{self.root}: {len(cameras)} cameras ({listed}); add --option image=CAMERA")
+            message = f"{self.root}: {len(cameras)} cameras ({listed}); add --option image=CAMERA"
+            if not cameras:
+                raise DataError(message)
+            raise SettingNeededError(message, reader_options={"image": cameras[0]})
         chosen = name or cameras[0]
         if chosen not in cameras:
             raise DataError(f"{self.root}: has no camera {quoted(chosen)}; there are {listed}")
@@ -318,7 +303,7 @@ def _drive(
     camera: str,
     steering: _Item | None,
     speed: _Item | None,
-    units: ControlUnits,
+    controls: ControlUnits,
     reduced: Reduction,
 ) -> Drive:
     columns = ["frame_index", "episode_index", *{item.feature for item in (steering, speed) if item}]
@@ -330,18 +315,15 @@ def _drive(
         )
     time_ns = np.rint(frame * (1e9 / data_set.fps)).astype(np.int64)
     images, rows, missing = _images(data_set, files, episode, camera, time_ns, reduced)
-    values = [_column(table, item, episode.table) for item in (steering, speed)]
     return Drive(
         name=f"{drive_name(data_set.root)}-{episode.number:06d}",
         source=NAME,
         camera=camera,
-        vehicle=units.vehicle,
+        vehicle=controls.car,
         time_ns=time_ns[rows],
         images=images,
-        steering_wheel=None
-        if values[0] is None
-        else Signal(time_ns=time_ns, value=units.steering_wheel_rad(values[0])),
-        speed=None if values[1] is None else Signal(time_ns=time_ns, value=units.speed_mps(values[1])),
+        steering_wheel=controls.steering(_signal(table, steering, time_ns, episode.table)),
+        speed=controls.speed(_signal(table, speed, time_ns, episode.table)),
         left_out={"missing_image": missing} if missing else {},
         provenance={
             "folder": printable(data_set.root.resolve().name),
@@ -363,7 +345,9 @@ def _numbers(column: pa.ChunkedArray, path: Path) -> Float64[np.ndarray, "..."]:
         ) from None
 
 
-def _column(table: pa.Table, item: _Item | None, path: Path) -> Float64[np.ndarray, " T"] | None:
+def _signal(
+    table: pa.Table, item: _Item | None, time_ns: Int64[np.ndarray, " T"], path: Path
+) -> Signal | None:
     if item is None:
         return None
     values = _numbers(table[item.feature], path).reshape(len(table), -1)
@@ -371,7 +355,7 @@ def _column(table: pa.Table, item: _Item | None, path: Path) -> Float64[np.ndarr
         raise DataError(
             f"{path}: {item.feature} has {values.shape[1]} numbers a row, {INFO} says more; restore it"
         )
-    return values[:, item.number]
+    return Signal(time_ns=time_ns, value=values[:, item.number])
 
 
 def _images(

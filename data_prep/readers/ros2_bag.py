@@ -19,11 +19,11 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_typestore
 
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, SettingNeededError, quoted
 from data_prep.geometry import Reduction, decode_image
 from data_prep.readers.paths import drive_name, printable, visible
 from data_prep.readers.ros1_images import raw_image
-from data_prep.readers.units import AngleUnit, ControlUnits, Side, SpeedUnit, Wheel, vehicle_named
+from data_prep.readers.units import AS_ROS, ControlUnits
 from data_prep.schema import Drive, Image, Signal
 
 NAME = "ros2-bag"
@@ -66,12 +66,7 @@ def drives(
     image: str | None = None,
     steering: str | None = None,
     speed: str | None = None,
-    steering_unit: AngleUnit = "rad",
-    steering_of: Wheel = "steering",
-    positive: Side = "left",
-    full_lock_deg: float | None = None,
-    speed_unit: SpeedUnit = "m/s",
-    vehicle: str = "lincoln-mkz",
+    controls: ControlUnits = AS_ROS,
     reduced: Reduction = 1,
 ) -> list[Drive]:
     """Reads one bag, or every bag directly inside a folder, as a drive each.
@@ -85,25 +80,12 @@ def drives(
         steering: topic and field of the angle, as `/vehicle/steering_report:steering_wheel_angle`; nested
             fields are joined by points, and items of arrays are numbers (`/drive:drive.steering_angle`, `/c:data.0`).
         speed: topic and field of the speed, likewise.
-        steering_unit: of the angles; `fraction` is -1 to 1 of `full_lock_deg`.
-        steering_of: the wheel that the angles are of.
-        positive: the side that positive angles turn to; `left` in ROS (REP 103).
-        full_lock_deg: the angle of a fraction of 1.
-        speed_unit: of the speeds.
-        vehicle: a name in `VEHICLES`, for the label and for angles of the road wheel.
+        controls: units of the angles and speeds; each of its fields is an option.
         reduced: shrink while decoding JPEG, faster and not exact.
 
     Raises:
         DataError: there is no bag, one is damaged, or a topic or field is not there.
     """
-    units = ControlUnits(
-        angle=steering_unit,
-        wheel=steering_of,
-        positive=positive,
-        full_lock_deg=full_lock_deg,
-        speed=speed_unit,
-        vehicle=vehicle_named(vehicle),
-    )
     bags = _bags(source)
     if not bags:
         raise DataError(
@@ -111,7 +93,7 @@ def drives(
             "or a folder with some directly inside"
         )
     wanted = _Topics(image, _Field.parse(steering, "steering"), _Field.parse(speed, "speed"))
-    return [_drive(bag, wanted, units, reduced) for bag in bags]
+    return [_drive(bag, wanted, controls, reduced) for bag in bags]
 
 
 def _bags(source: Path) -> list[Path]:
@@ -143,6 +125,9 @@ class _Field(NamedTuple):
                 f"correct --option {option}=TOPIC:FIELD"
             )
         return cls(topic, tuple(path.split(".")))
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{'.'.join(self.path)}"
 
     def of(self, message: Any) -> float:
         """The number, or NaN where it is none.
@@ -191,7 +176,7 @@ def _opened(bag: Path) -> Iterator[AnyReader]:
         raise DataError(f"{bag}: not a bag that can be read ({reason}); copy it again") from None
 
 
-def _drive(bag: Path, wanted: _Topics, units: ControlUnits, reduced: Reduction) -> Drive:
+def _drive(bag: Path, wanted: _Topics, controls: ControlUnits, reduced: Reduction) -> Drive:
     with _opened(bag) as reader:
         topic = wanted.image or _only_camera(bag, reader.topics)
         camera = _connections(bag, reader, topic)
@@ -208,24 +193,18 @@ def _drive(bag: Path, wanted: _Topics, units: ControlUnits, reduced: Reduction) 
         name=drive_name(bag),
         source=NAME,
         camera=topic,
-        vehicle=units.vehicle,
+        vehicle=controls.car,
         time_ns=frames.time_ns,
         images=Ros2Images(
             path=bag.resolve(), topic=topic, log_ns=tuple(frames.log_ns.tolist()), reduced=reduced
         ),
-        steering_wheel=None
-        if steering is None
-        else Signal(time_ns=steering.time_ns, value=units.steering_wheel_rad(steering.value)),
-        speed=None if speed is None else Signal(time_ns=speed.time_ns, value=units.speed_mps(speed.value)),
+        steering_wheel=controls.steering(steering),
+        speed=controls.speed(speed),
         provenance={
             "bag": printable(bag.resolve().name),
             "image_topic": topic,
-            "steering": None
-            if wanted.steering is None
-            else ":".join((wanted.steering.topic, ".".join(wanted.steering.path))),
-            "speed": None
-            if wanted.speed is None
-            else ":".join((wanted.speed.topic, ".".join(wanted.speed.path))),
+            "steering": None if wanted.steering is None else str(wanted.steering),
+            "speed": None if wanted.speed is None else str(wanted.speed),
             "frames_timed_by_recorder": frames.unstamped,
         },
     )
@@ -235,9 +214,13 @@ def _only_camera(bag: Path, topics: dict[str, TopicInfo]) -> str:
     cameras = [name for name, info in topics.items() if info.msgtype in (COMPRESSED, RAW) and info.msgcount]
     if len(cameras) != 1:
         listed = ", ".join(cameras) or f"none; its topics are {', '.join(sorted(topics)) or 'none'}"
-        raise DataError(
+        message = (
             f"{bag}: {len(cameras)} topics hold images ({quoted(listed, most=400)}); add --option image=TOPIC"
         )
+        if not cameras:
+            raise DataError(message)
+        fullest = max(cameras, key=lambda name: topics[name].msgcount)
+        raise SettingNeededError(message, reader_options={"image": fullest})
     return cameras[0]
 
 
@@ -280,12 +263,7 @@ def _header_stamp_ns(data: bytes) -> int:
     return seconds * 10**9 + nanoseconds if seconds >= 0 and nanoseconds < 10**9 else 0
 
 
-class _Samples(NamedTuple):
-    time_ns: np.ndarray
-    value: np.ndarray
-
-
-def _signal(bag: Path, reader: AnyReader, field: _Field) -> _Samples:
+def _signal(bag: Path, reader: AnyReader, field: _Field) -> Signal:
     times, values = [], []
     for connection, log_ns, data in reader.messages(_connections(bag, reader, field.topic)):
         message = reader.deserialize(data, connection.msgtype)
@@ -296,7 +274,7 @@ def _signal(bag: Path, reader: AnyReader, field: _Field) -> _Samples:
         times.append(stamp_ns if stamp_ns > 0 else log_ns)
     if not values:
         raise DataError(f"{bag}: {field.topic} has no message; leave it out or choose another topic")
-    return _Samples(np.array(times, dtype=np.int64), np.array(values, dtype=np.float64))
+    return Signal(time_ns=np.array(times, dtype=np.int64), value=np.array(values, dtype=np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)

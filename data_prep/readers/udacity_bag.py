@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, SettingNeededError, quoted
 from data_prep.geometry import Reduction
 from data_prep.readers.cameras import Cameras, check_correction, chosen, correction_of, name_of, shifted
 from data_prep.readers.paths import drive_name, visible
@@ -200,7 +200,13 @@ def _camera_topic(path: Path, topics: Mapping[str, Topic], camera: str) -> str:
     for name in (f"{raw}/compressed", raw):
         if name in topics and topics[name].count:
             return name
-    raise DataError(f"{path.name}: has no messages of {raw} or {raw}/compressed; {_image_topics(topics)}")
+    message = f"{path.name}: has no messages of {raw} or {raw}/compressed; {_image_topics(topics)}"
+    images = {
+        name: topic.count for name, topic in topics.items() if topic.message_type in FIELDS and topic.count
+    }
+    if not images:
+        raise DataError(message)
+    raise SettingNeededError(message, reader_options={"topic": max(images, key=images.__getitem__)})
 
 
 def _image_topics(topics: Mapping[str, Topic]) -> str:
@@ -334,10 +340,9 @@ def _drive(group: list[_Recording], correction_rad: float, reduced: Reduction) -
     """One drive of one recording or of consecutive ones."""
     first = group[0]
     name = drive_name(first.path)
-    steering = _concatenated([one.steering_wheel for one in group])
     offset = correction_of(first.camera, correction_rad)
     damaged = tuple(name for one in group for name in one.damaged)
-    return Drive(
+    drive = Drive(
         name=name_of(name, first.camera),
         source=NAME,
         camera=first.camera,
@@ -345,11 +350,12 @@ def _drive(group: list[_Recording], correction_rad: float, reduced: Reduction) -
         vehicle=VEHICLES["lincoln-mkz"],
         time_ns=np.concatenate([one.time_ns for one in group]),
         images=BagImages(parts=tuple(one.images for one in group), reduced=reduced),
-        steering_wheel=None if steering is None else shifted(steering, offset),
+        steering_wheel=_concatenated([one.steering_wheel for one in group]),
         speed=_concatenated([one.speed for one in group]),
         left_out={"damaged_message": damaged} if damaged else {},
         provenance={"bags": [dict(one.provenance) for one in group], "side_camera_correction_rad": offset},
     )
+    return shifted(drive, offset)
 
 
 def _concatenated(signals: list[Signal | None]) -> Signal | None:

@@ -7,13 +7,9 @@ each row with nanoseconds since 1970.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import Float64, Int64
 
 from data_prep.errors import DataError, quoted
-from data_prep.geometry import ImageFiles, Reduction
+from data_prep.geometry import Reduction
 from data_prep.readers.cameras import (
     Camera,
     Cameras,
@@ -25,9 +21,8 @@ from data_prep.readers.cameras import (
 )
 from data_prep.readers.dialects import first_row
 from data_prep.readers.paths import drive_name, existing_folder, visible
-from data_prep.readers.tables import listed_images, numbers, read_csv, table_provenance
-from data_prep.readers.times import in_time, nanoseconds
-from data_prep.schema import VEHICLES, Drive, Signal
+from data_prep.readers.tables import Identity, LogTable, Rows
+from data_prep.schema import VEHICLES, Drive
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
 
 NAME = "udacity-csv"
@@ -105,65 +100,46 @@ def _table_of(folder: Path) -> Path | None:
 
 def _drive(folder: Path, path: Path, camera: Camera, offset_rad: float, reduced: Reduction) -> Drive:
     if path.name.endswith("interpolated.csv"):
-        rows = _interpolated(path, camera)
+        table, rows = _interpolated(path, camera)
     elif camera == "center":
-        rows = _challenge(path)
+        table, rows = _challenge(path)
     else:
         raise DataError(f"{folder}: challenge 2 has no {camera} camera; leave camera out")
-    order = in_time(rows.time_ns)
-    rows = rows.taken(order.rows)
-    images = listed_images(folder, rows.images)
     recording = drive_name(folder)
-    return Drive(
+    identity = Identity(
         name=name_of(recording, camera),
         source=NAME,
         camera=camera,
         recording=recording,
         vehicle=VEHICLES["lincoln-mkz"],
-        time_ns=rows.time_ns[images.rows],
-        images=ImageFiles(folder=folder.resolve(), names=images.names, reduced=reduced),
-        steering_wheel=shifted(Signal(time_ns=rows.time_ns, value=rows.angle_rad), offset_rad),
-        speed=None if rows.speed_mps is None else Signal(time_ns=rows.time_ns, value=rows.speed_mps),
-        left_out={"missing_image": images.missing} if images.missing else {},
-        sorted_rows=order.moved,
-        provenance=table_provenance(path, len(rows.images)) | {"side_camera_correction_rad": offset_rad},
+        provenance=table.provenance | {"side_camera_correction_rad": offset_rad},
     )
+    drive = rows.drive(folder, identity, reduced=reduced)
+    return shifted(drive, offset_rad)
 
 
-class _Rows(NamedTuple):
-    """One camera's rows of a CSV."""
-
-    time_ns: Int64[np.ndarray, " N"]
-    angle_rad: Float64[np.ndarray, " N"]
-    speed_mps: Float64[np.ndarray, " N"] | None
-    images: list[str]
-
-    def taken(self, rows: Int64[np.ndarray, " M"]) -> _Rows:
-        """These rows, in this order."""
-        speed_mps = None if self.speed_mps is None else self.speed_mps[rows]
-        return _Rows(self.time_ns[rows], self.angle_rad[rows], speed_mps, [self.images[r] for r in rows])
-
-
-def _interpolated(path: Path, camera: Camera) -> _Rows:
-    table = read_csv(path, INTERPOLATED_COLUMNS)
-    chosen = table[table["frame_id"] == f"{camera}_camera"]
-    if not len(chosen):
-        cameras = quoted(", ".join(sorted(table["frame_id"].unique())[:5]), most=120)
+def _interpolated(path: Path, camera: Camera) -> tuple[LogTable, Rows]:
+    """One camera's rows."""
+    whole = LogTable.read(path, INTERPOLATED_COLUMNS)
+    table = whole.where("frame_id", f"{camera}_camera")
+    if not len(table):
+        cameras = quoted(", ".join(sorted(set(whole.texts("frame_id")))[:5]), most=120)
         raise DataError(f"{path}: no row of {camera}_camera, there are {cameras}; choose another --camera")
-    is_speed_recorded = bool((chosen["speed"] != "").any())
-    return _Rows(
-        nanoseconds(chosen, "timestamp", path),
-        numbers(chosen, "angle", path, most=MOST_STEERING_RAD),
-        numbers(chosen, "speed", path, most=MOST_SPEED_MPS) if is_speed_recorded else None,
-        list(chosen["filename"]),
+    is_speed_recorded = any(table.texts("speed"))
+    return table, Rows(
+        time_ns=table.time_ns("timestamp"),
+        images=table.texts("filename"),
+        steering_wheel_rad=table.numbers("angle", most=MOST_STEERING_RAD),
+        speed_mps=table.numbers("speed", most=MOST_SPEED_MPS) if is_speed_recorded else None,
     )
 
 
-def _challenge(path: Path) -> _Rows:
-    table = read_csv(path, CHALLENGE_COLUMNS)
-    time_ns = nanoseconds(table, "frame_id", path)
-    written = table["frame_id"].tolist()
+def _challenge(path: Path) -> tuple[LogTable, Rows]:
+    table = LogTable.read(path, CHALLENGE_COLUMNS)
+    time_ns, written = table.time_ns("frame_id"), table.texts("frame_id")
     stamps = written if (path.parent / "center" / f"{written[0]}.jpg").is_file() else time_ns.tolist()
-    images = [f"center/{stamp}.jpg" for stamp in stamps]
-    angle = numbers(table, "steering_angle", path, most=MOST_STEERING_RAD)
-    return _Rows(time_ns, angle, None, images)
+    return table, Rows(
+        time_ns=time_ns,
+        images=[f"center/{stamp}.jpg" for stamp in stamps],
+        steering_wheel_rad=table.numbers("steering_angle", most=MOST_STEERING_RAD),
+    )

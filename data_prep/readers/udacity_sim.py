@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from data_prep.errors import DataError, quoted
-from data_prep.geometry import ImageFiles, Reduction
+from data_prep.geometry import Reduction
 from data_prep.readers.cameras import (
     Cameras,
     check_correction,
@@ -27,9 +27,8 @@ from data_prep.readers.cameras import (
 )
 from data_prep.readers.dialects import first_row
 from data_prep.readers.paths import drive_name, existing_folder, file_name
-from data_prep.readers.tables import listed_images, numbers, read_csv, table_provenance
-from data_prep.readers.times import in_time
-from data_prep.schema import VEHICLES, Drive, Signal
+from data_prep.readers.tables import Identity, LogTable, Rows
+from data_prep.schema import VEHICLES, Drive
 from data_prep.signals import MOST_SPEED_MPS
 
 NAME = "udacity-sim"
@@ -75,38 +74,29 @@ def drives(
     cameras = chosen(camera)
     check_correction(side_camera_correction_rad)
     path = existing_folder(source) / LOG
-    table = read_csv(path, COLUMNS, header=_has_header(path))
-    steering = numbers(table, "steering", path)
+    table = LogTable.read(path, COLUMNS, header=_has_header(path))
+    steering = table.numbers("steering")
     if np.nanmax(np.abs(steering), initial=0.0) > 1.0:
         raise DataError(
             f"{path}: steering reaches {np.nanmax(np.abs(steering)):g}, expected -1 to 1; check the columns"
         )
     vehicle = VEHICLES["udacity-simulator"]
     angle = (0.0 - steering) * FULL_LOCK_RAD * vehicle.steering_ratio
-    speed = numbers(table, "speed", path, most=MOST_SPEED_MPS / MPS_PER_MPH) * MPS_PER_MPH
+    speed = table.numbers("speed", most=MOST_SPEED_MPS / MPS_PER_MPH) * MPS_PER_MPH
     found = []
     for each in cameras:
-        named = [f"{IMAGES}/{file_name(text)}" for text in table[each]]
-        stamps = _times(named, path)
-        order = in_time(stamps)
-        time_ns = stamps[order.rows]
-        images = listed_images(source, [named[row] for row in order.rows])
+        named = [f"{IMAGES}/{file_name(text)}" for text in table.texts(each)]
         offset_rad = correction_of(each, side_camera_correction_rad)
-        drive = Drive(
+        identity = Identity(
             name=name_of(drive_name(source), each),
             source=NAME,
             camera=each,
             recording=drive_name(source),
             vehicle=vehicle,
-            time_ns=time_ns[images.rows],
-            images=ImageFiles(folder=source.resolve(), names=images.names, reduced=reduced),
-            steering_wheel=shifted(Signal(time_ns=time_ns, value=angle[order.rows]), offset_rad),
-            speed=Signal(time_ns=time_ns, value=speed[order.rows]),
-            left_out={"missing_image": images.missing} if images.missing else {},
-            sorted_rows=order.moved,
-            provenance=table_provenance(path, len(table)) | {"side_camera_correction_rad": offset_rad},
+            provenance=table.provenance | {"side_camera_correction_rad": offset_rad},
         )
-        found.append(drive)
+        rows = Rows(time_ns=_times(named, path), images=named, steering_wheel_rad=angle, speed_mps=speed)
+        found.append(shifted(rows.drive(source, identity, reduced=reduced), offset_rad))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from driving_xai.cli import console, listing
+from driving_xai.cli.option_groups import GroupedCommand
 
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None}
 """Help as plain text, which needs no import of Rich."""
@@ -28,6 +29,8 @@ class Command:
     """The first line of the function's docstring, for help that imports nothing."""
     lists: tuple[listing.Kind, ...] = ()
     """What its help lists by name at the end."""
+    interrupted: str = "nothing half-written was left; the same command starts anew"
+    """What Ctrl-C leaves, and how to go on."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Group:
 
     commands: Mapping[str, Command]
     summary: str
+    interrupted: str = "the same command with --resume goes on where it had begun"
 
 
 _TRAIN = {
@@ -55,13 +59,27 @@ _TRAIN = {
     ),
 }
 
+_EXPORT = {
+    "lerobot": Command("export:lerobot", "Write drives as a LeRobot data set, version 2.1."),
+}
+
 COMMANDS: Mapping[str, Command | Group] = {
-    "demo": Command("demo:demo", "Do the main job on a rendered route; needs no data."),
-    "prep": Command("prep:prep", "Turn a recording into shards.", lists=("readers",)),
+    "demo": Command(
+        "demo:demo",
+        "Do the main job on a rendered route; needs no data.",
+        interrupted="what is finished was kept; the same command goes on",
+    ),
+    "prep": Command(
+        "prep:prep",
+        "Turn a recording into shards.",
+        lists=("readers",),
+        interrupted="finished shards were kept; the same command with --resume goes on",
+    ),
     "verify": Command(
         "verify:verify", "Check every file against its hash, and the contents against what is possible."
     ),
     "info": Command("info:info", "Say what a folder holds: shards, a checkpoint, results."),
+    "export": Group(_EXPORT, "Write shards in a format of others."),
     "train": Group(_TRAIN, "Train a model on shards, by one recipe."),
     "methods": Command(
         "methods:methods", "List methods and measures, and which methods fit a model.", lists=()
@@ -69,7 +87,12 @@ COMMANDS: Mapping[str, Command | Group] = {
     "explain": Command(
         "explain:explain", "Explain single images: where the model sees its evidence.", lists=("methods",)
     ),
-    "score": Command("score:score", "Score explanations along a route.", lists=("methods", "measures")),
+    "score": Command(
+        "score:score",
+        "Score explanations along a route.",
+        lists=("methods", "measures"),
+        interrupted="finished batches were kept; the same command with --resume goes on",
+    ),
     "sanity": Command(
         "sanity:sanity", "Check explanations: random weights, noise, agreement.", lists=("methods",)
     ),
@@ -126,22 +149,29 @@ class Root(LazyGroup):
     """
 
     def make_context(self, *arguments: Any, **attributes: Any) -> Any:
-        with _one_line_errors():
+        with _one_line_errors(lambda: None):
             return super().make_context(*arguments, **attributes)
 
     def invoke(self, ctx: Any) -> Any:
-        with _one_line_errors():
+        with _one_line_errors(lambda: ctx.invoked_subcommand):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(running: Callable[[], str | None]) -> Iterator[None]:
+    """Turns what a user can cause into a line and an exit code.
+
+    Args:
+        running: says which command runs, once that is known.
+    """
     try:
         yield
     except BrokenPipeError:
         raise  # Typer ends quietly when the reader of our output has gone, as `| head` does
-    except KeyboardInterrupt:
-        console.complain("interrupted; nothing half-written was left under a final name")
+    except KeyboardInterrupt as interruption:
+        entry = COMMANDS.get(running() or "")
+        usual = "nothing was written" if entry is None else entry.interrupted
+        console.complain(f"interrupted; {str(interruption) or usual}")
         raise typer.Exit(console.INTERRUPTED) from None
     except Exception as error:
         code = console.exit_code(error)
@@ -162,7 +192,7 @@ def _load(name: str, entry: Command | Group) -> Any:
         return command
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **_PLAIN)
     epilog = "\n\n".join(map(listing.text, entry.lists))
-    alone.command(name, epilog=epilog or None)(found)
+    alone.command(name, cls=GroupedCommand, epilog=epilog or None)(found)
     return typer.main.get_command(alone)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -16,10 +17,15 @@ from data_prep.errors import DataError
 FAILED, USAGE, INVALID_DATA, BELOW_THRESHOLD, INTERRUPTED = 1, 2, 3, 4, 130
 """Exit codes other than 0; 130 is the shell's convention for Ctrl-C."""
 
-OnProgress = Callable[[int, int], None]
-"""Called with what is done and the total."""
+OnProgress = Callable[[float, float], None]
+"""Called with what is done and the total; of epochs also a part of one."""
+Begin = Literal["at zero", "at the first report"]
+"""Where work starts: one that is resumed says at its first report how far it had come."""
 
-_PLAIN_INTERVAL_S = 10.0
+_PLAIN_INTERVAL_S, _FIRST_S = 10.0, 3.0
+"""Between two lines, and before the first one, which says how long the whole will take."""
+_RECENT = 32
+"""Reports that an estimate goes by: what was skipped at the start of a resumed run is soon forgotten."""
 
 # Click's, which Typer either imports or carries inside itself: only its subclass is public in both.
 _ClickUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -93,10 +99,18 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def progress(title: str, *, unit: str = "frames") -> Iterator[OnProgress]:
-    """Shows how far work has come, on standard error: a bar on a terminal, otherwise a line at times."""
+def progress(title: str, *, unit: str = "frames", begin: Begin = "at zero") -> Iterator[OnProgress]:
+    """Shows how far work has come, on standard error, with an estimate of what is left.
+
+    A bar on a terminal; otherwise a line after a few seconds, then one every ten.
+
+    Args:
+        title: of the work.
+        unit: of what is counted.
+        begin: where it starts.
+    """
     if not sys.stderr.isatty():
-        yield _plain(title, unit)
+        yield _plain(title, unit, begin)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -112,20 +126,56 @@ def progress(title: str, *, unit: str = "frames") -> Iterator[OnProgress]:
     with bars.Progress(*columns, console=Console(stderr=True)) as shown:
         task = shown.add_task(title, total=None)
 
-        def on_progress(done: int, total: int) -> None:
+        def on_progress(done: float, total: float) -> None:
             shown.update(task, completed=done, total=total)
 
         yield on_progress
 
 
-def _plain(title: str, unit: str) -> OnProgress:
-    begun = shown = time.monotonic()
+def _plain(title: str, unit: str, begin: Begin) -> OnProgress:
+    begun = time.monotonic()
+    due = begun + _FIRST_S
+    reports: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+    if begin == "at zero":
+        reports.append((begun, 0))
 
-    def on_progress(done: int, total: int) -> None:
-        nonlocal shown
+    def on_progress(done: float, total: float) -> None:
+        nonlocal due
         now = time.monotonic()
-        if done >= total or now - shown >= _PLAIN_INTERVAL_S:
-            shown = now
-            say(f"{title}: {done:,} of {total:,} {unit}, {now - begun:.0f} s")
+        reports.append((now, done))
+        if done >= total or now >= due:
+            due = now + _PLAIN_INTERVAL_S
+            left = remaining(reports, total)
+            say(f"{title}: {done:,.4g} of {total:,} {unit}, {now - begun:.0f} s{left}")
 
     return on_progress
+
+
+def remaining(reports: Sequence[tuple[float, float]], total: float) -> str:
+    """The end of a line about progress: about how long it will take; empty at the end or where nothing is known.
+
+    Args:
+        reports: seconds and what was done by then, in order.
+        total: what there is to do.
+
+    Example:
+        >>> remaining([(0, 0), (10, 25)], 100), remaining([(0, 0), (60, 1)], 100), remaining([(0, 0)], 9)
+        (', about 30 s left', ', about 1 h 39 min left', '')
+    """
+    (first_s, first), (last_s, last) = reports[0], reports[-1]
+    if last <= first or last >= total:
+        return ""
+    return f", about {duration((total - last) * (last_s - first_s) / (last - first))} left"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it.
+
+    Example:
+        >>> [duration(each) for each in (0.2, 42, 95, 600, 7300)]
+        ['1 s', '42 s', '95 s', '10 min', '2 h 2 min']
+    """
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

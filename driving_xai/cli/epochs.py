@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import lightning as L
 
 from driving_xai.cli.console import OnProgress, say
 
 
 class EpochLines(L.Callback):
-    """Says at the start what will run, and after each epoch how many are done and what was measured."""
+    """Says at the start what will run, within epochs how far it has come, and after each what was measured.
+
+    Args:
+        on_progress: called with epochs, in parts.
+    """
 
     def __init__(self, on_progress: OnProgress) -> None:
         self.on_progress = on_progress
@@ -18,6 +25,15 @@ class EpochLines(L.Callback):
 
         if trainer.is_global_zero and isinstance(pl_module, RecipeModule):
             say(what_runs(trainer, pl_module))
+            self.on_progress(trainer.current_epoch, trainer.max_epochs or 0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        batches = trainer.num_training_batches
+        if trainer.is_global_zero and batch_idx + 1 < batches < math.inf:
+            done = trainer.current_epoch + (batch_idx + 1) / batches
+            self.on_progress(done, trainer.max_epochs or 0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 0

@@ -65,6 +65,7 @@ def explain(
     loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
     written = explain_images(loaded, images, out, how)
     _say_enlarged(written)
+    _say_constant(written)
     if as_json:
         console.print_json({"written": [str(each) for each in written]})
     else:
@@ -82,3 +83,14 @@ def _say_enlarged(written: Sequence[Path]) -> None:
     if grown:
         more = f" and {len(grown) - 1} more" if len(grown) > 1 else ""
         console.say(f"enlarged for the model, which sees no more detail by it: {grown[0]}{more}")
+
+
+def _say_constant(written: Sequence[Path]) -> None:
+    """Says which maps are the same everywhere: their pictures show nothing."""
+    for described in map(json.loads, (file.read_text() for file in written)):
+        for each in described["maps"]:
+            if each["degenerate"]:
+                name = described["image"]["name"]
+                console.say(
+                    f"{name}: the map of {each['method']} is the same everywhere, so it shows nothing"
+                )

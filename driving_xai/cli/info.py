@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,19 @@ def info(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that prep, train or score wrote.")],
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw the quality report of shards into this file."),
+        typer.Option(
+            metavar="FILE.png", help="Draw sample frames with their labels, and the quality report of shards."
+        ),
     ] = None,
+    against: Annotated[
+        tables.Against,
+        typer.Option(help="What the shown scores compare with: the unmodified prediction, or the truth."),
+    ] = "unmodified",
     as_json: Json = False,
 ) -> None:
     """Say what a folder holds: shards, a checkpoint, results.
+
+    An unfinished training: how far it came, and where its best weights so far are.
 
     \b
     Example: driving-xai info shards --figure quality.png
@@ -33,10 +42,32 @@ def info(
             if as_json:
                 console.print_json(found)
             else:
-                typer.echo("\n".join(show(found)))
+                typer.echo("\n".join(show(found, against)))
             return
+    if (path / "resume" / "config.json").is_file():
+        found = _of_training(path)
+        if as_json:
+            console.print_json(found)
+        else:
+            typer.echo("\n".join(_show_training(found)))
+        return
     wrong = "holds none of" if path.exists() else "no such folder; expected one with"
     raise DataError(f"{path}: {wrong} {', '.join(_KINDS)}; give a folder that prep, score or train wrote")
+
+
+def _of_training(path: Path) -> dict[str, Any]:
+    from driving_xai.training import unfinished
+
+    found = asdict(unfinished.read(path))
+    return {"what": "unfinished training", "path": str(path), **found}
+
+
+def _show_training(found: dict[str, Any]) -> list[str]:
+    lines = [f"{found['path']}: unfinished training of kind {found['kind']}, {found['epoch']} epochs kept"]
+    if found["best"] is not None:
+        by = "" if found["monitor"] is None else f", {found['monitor']} {found['value']:.4g}"
+        lines.append(f"  best so far  epoch {found['best_epoch']}{by}: {found['best']}")
+    return [*lines, "  the command that began it goes on with --resume"]
 
 
 def _of_shards(path: Path) -> dict[str, Any]:
@@ -64,6 +95,7 @@ def _of_shards(path: Path) -> dict[str, Any]:
 
 def _draw_quality(path: Path, figure: Path) -> None:
     from data_prep import quality, quality_figure
+    from data_prep.sample_frames import sample_frames
     from data_prep.shards.atomic import replacing
     from data_prep.shards.manifest import Manifest
     from data_prep.shards.parquet import read_index
@@ -72,13 +104,15 @@ def _draw_quality(path: Path, figure: Path) -> None:
         raise typer.BadParameter(f"{figure} is no .png file", param_hint="--figure")
     manifest = Manifest.load(path)
     quality.check(manifest.kind, manifest.quality)
-    picture = quality_figure.draw(manifest.kind, manifest.quality, read_index(path))
+    index = read_index(path)
+    samples = sample_frames(path, index)
+    picture = quality_figure.draw(manifest.kind, manifest.quality, index, samples)
     figure.parent.mkdir(parents=True, exist_ok=True)
     with replacing(figure) as temporary:
         temporary.write_bytes(quality_figure.encode(picture))
 
 
-def _show_shards(found: dict[str, Any]) -> list[str]:
+def _show_shards(found: dict[str, Any], _: tables.Against) -> list[str]:
     from driving_xai.cli import quality_table
 
     names = found["drives"]
@@ -107,7 +141,7 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _show_checkpoint(found: dict[str, Any]) -> list[str]:
+def _show_checkpoint(found: dict[str, Any], _: tables.Against) -> list[str]:
     return [
         f"{found['path']}: checkpoint of kind {found['kind']}, {found['parameters']:,} parameters",
         *(f"  {name:<18} {value}" for name, value in sorted(found["config"]["model"].items())),
@@ -122,8 +156,8 @@ def _of_results(path: Path) -> dict[str, Any]:
     return {"what": "results", "path": str(path), **Results.load(path).summary}
 
 
-def _show_results(found: dict[str, Any]) -> list[str]:
-    return [f"{found['path']}: results", *(f"  {line}" for line in tables.scores(found["scores"]))]
+def _show_results(found: dict[str, Any], against: tables.Against) -> list[str]:
+    return tables.results(found, Path(found["path"]), against=against)
 
 
 def _of_sanity(path: Path) -> dict[str, Any]:
@@ -133,7 +167,7 @@ def _of_sanity(path: Path) -> dict[str, Any]:
     return {"what": "sanity checks", "path": str(path), **found.summary}
 
 
-def _show_sanity(found: dict[str, Any]) -> list[str]:
+def _show_sanity(found: dict[str, Any], _: tables.Against) -> list[str]:
     return [f"{found['path']}: sanity checks", *(f"  {line}" for line in tables.sanity(found["means"]))]
 
 

@@ -11,6 +11,9 @@ import typer
 from driving_xai.cli import console, settings
 from driving_xai.cli.options import Assignments, Config, DryRun, Json, Scheduler
 
+_SOURCE, _FRAMES, _SPLIT = "The source", "Frames and signals", "Who trains, who tests"
+_FAULTS, _RUNNING = "Faults of the recording", "The run"
+
 
 def prep(
     reader: Annotated[str, typer.Argument(metavar="READER", help="What the source is; from the list below.")],
@@ -23,34 +26,49 @@ def prep(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", metavar="NAME=VALUE", help="An option of the reader, as camera=left; repeatable."
+            "--option",
+            metavar="NAME=VALUE",
+            help="An option of the reader, as camera=left; repeatable.",
+            rich_help_panel=_SOURCE,
         ),
     ] = None,
     task: Annotated[
         Literal["steering", "actions"],
-        typer.Option(help="What synthetic data is for: drives to steer, or streets with driving actions."),
+        typer.Option(
+            help="What synthetic data is for: drives to steer, or streets with driving actions.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = "steering",
     split: Annotated[
         Literal["block", "drive", "train", "val", "test"] | None,
         typer.Option(
             help="How drives are split: by time blocks in each, by whole drives, or all into one part. "
-            "[default: block; test where no steering is recorded; images keep their authors' split]"
+            "[default: block; test where no steering is recorded; images keep their authors' split]",
+            rich_help_panel=_SPLIT,
         ),
     ] = None,
     smoothing: Annotated[
         float | None,
-        typer.Option(help="Drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]"),
+        typer.Option(
+            help="Drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]",
+            rich_help_panel=_FRAMES,
+        ),
     ] = None,
-    crop_top: Annotated[float | None, typer.Option(help="Fraction of the image's height to cut off.")] = None,
+    crop_top: Annotated[
+        float | None, typer.Option(help="Fraction of the image's height to cut off.", rich_help_panel=_FRAMES)
+    ] = None,
     crop_bottom: Annotated[
-        float | None, typer.Option(help="Fraction of the image's height to cut off.")
+        float | None, typer.Option(help="Fraction of the image's height to cut off.", rich_help_panel=_FRAMES)
     ] = None,
     vehicle: Annotated[
-        str | None, typer.Option(help="The vehicle, in place of the one that the reader knows.")
+        str | None,
+        typer.Option(help="The vehicle, in place of the one that the reader knows.", rich_help_panel=_FRAMES),
     ] = None,
     on_bad: Annotated[
         Literal["drop", "refuse"] | None,
-        typer.Option(help="Count and leave out unusable frames, or stop. [default: drop]"),
+        typer.Option(
+            help="Count and leave out unusable frames, or stop. [default: drop]", rich_help_panel=_FAULTS
+        ),
     ] = None,
     refuse: Annotated[
         list[str] | None,
@@ -58,20 +76,27 @@ def prep(
             metavar="FAULT",
             help="Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
             "undecodable_image; repeatable.",
+            rich_help_panel=_FAULTS,
         ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Seed of a random choice of whole drives; for synthetic streets use --option seed=N. [default: 0]"
+            help="Seed of a random choice of whole drives; for synthetic streets use --option seed=N. [default: 0]",
+            rich_help_panel=_SPLIT,
         ),
     ] = None,
     engine: Annotated[
-        Literal["serial", "processes", "dask"], typer.Option(help="Where work runs.")
+        Literal["serial", "processes", "dask"],
+        typer.Option(help="Where work runs.", rich_help_panel=_RUNNING),
     ] = "serial",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of serial, processes of the others. [default: all cores]"),
+        typer.Option(
+            min=1,
+            help="Threads of serial, processes of the others. [default: all cores]",
+            rich_help_panel=_RUNNING,
+        ),
     ] = None,
     scheduler: Scheduler = None,
     publish_to: Annotated[
@@ -80,12 +105,18 @@ def prep(
             "--publish",
             metavar="URL",
             help="Then copy the output there, as s3://bucket/drives; manifest last.",
+            rich_help_panel=_RUNNING,
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the shards that an earlier run finished.")
+        bool,
+        typer.Option(
+            "--resume", help="Keep the shards that an earlier run finished.", rich_help_panel=_RUNNING
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier output.", rich_help_panel=_RUNNING)
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +129,7 @@ def prep(
     \b
     Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 --workers 2
     """
-    from data_prep.prepare import PrepConfig, Progress, prepare, read_job
+    from data_prep.prepare import PrepConfig, Progress, prepare
     from data_prep.publish import check_url, publish
 
     options = {
@@ -120,8 +151,7 @@ def prep(
     if publish_to is not None:
         check_url(publish_to)
     if dry_run:
-        job = read_job(resolved)
-        console.print_json({"config": resolved.to_json(), "shards": list(job.unit_paths)})
+        _foretell(resolved, workers or len(os.sched_getaffinity(0)), as_json)
         return
     with console.progress("prep", unit="shards") as on_progress:
 
@@ -152,6 +182,21 @@ def _reader_for(task: str, reader: str) -> str:
     if reader not in ("synthetic", "synthetic-actions"):
         raise settings.SettingsError(f"--task actions is for reader synthetic; {reader} is read as it is")
     return "synthetic-actions"
+
+
+def _foretell(config: Any, workers: int, as_json: bool) -> None:
+    from data_prep.forecast import forecast
+    from data_prep.prepare import command_of, read_job
+    from data_prep.readers import entry
+
+    job = read_job(config)
+    found = forecast(job, workers=workers)
+    if as_json:
+        told = {"config": config.to_json(), "shards": list(job.unit_paths), "forecast": found._asdict()}
+        console.print_json(told)
+        return
+    typer.echo(found.sentence("frames" if entry(config.reader).kind == "sequences" else "images"))
+    typer.echo(f"nothing was written; to do it: {command_of(config)}")
 
 
 def _show(out: Path, manifest: Any, as_json: bool) -> None:

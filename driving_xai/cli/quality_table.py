@@ -1,74 +1,60 @@
-"""The quality report of prep as a table for people."""
+"""The quality report of prep in lines for people."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from data_prep.split import PARTS
 
 _LEVELS = " .:-=+*#%@"
-_PLAIN_WIDTH = 10_000
-"""Of a file or a pipe, where a row stays one line."""
+_WIDTH = 80
 
 
 def lines(kind: str, quality: Mapping[str, Any]) -> list[str]:
-    """A row for each drive or image set, as the terminal is wide.
+    """A few lines for each drive or image set, none wider than 80 columns.
 
     Args:
         kind: `sequences` or `images`.
         quality: the manifest's report by name.
+
+    Example:
+        >>> report = {"read": 5, "kept": 4, "left_out": {}, "dropped": {"undecodable_image": 1}}
+        >>> report |= {"by_split": {"train": 4}, "labels": {"stop": {"0": 1, "1": 3}}}
+        >>> print("\\n".join(lines("images", {"street": report})))
+        street: 4 kept of 5 read
+          split      4 train
+          left out   1 undecodable_image
+          positives  3 stop
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_PLAIN_WIDTH)
-    table = _sequences(quality) if kind == "sequences" else _images(quality)
-    with console.capture() as captured:
-        console.print(table)
-    return [line.rstrip() for line in captured.get().rstrip("\n").split("\n")]
-
-
-def _sequences(quality: Mapping[str, Any]) -> Table:
-    table = Table("drive", title_justify="left", pad_edge=False, box=None)
-    for name in ("read", "kept", "Hz", "jitter ms", "longest gap s", "segments"):
-        table.add_column(name, justify="right")
-    for name in ("split", "angle -180 to 180 deg", "left out"):
-        table.add_column(name)
+    found = []
     for name, report in quality.items():
-        numbers = [f"{report['read']:,}", f"{report['kept']:,}"]
-        numbers += [_number(report[key]) for key in ("rate_hz", "jitter_ms", "longest_gap_s")]
-        histogram = report["label_histogram"]
-        table.add_row(
-            name,
-            *numbers,
-            str(report["segments"]),
-            _counts(_by_part(report)),
-            "unlabelled" if histogram is None else f"|{_levels(histogram['counts'])}|",
-            _left_out(report),
-        )
-    return table
+        rows = {"split": _counts(_by_part(report)), "left out": _left_out(report)}
+        rows |= _clock_and_angles(report) if kind == "sequences" else {"positives": _positives(report)}
+        found += _wrapped(f"{name}: {report['kept']:,} kept of {report['read']:,} read", "")
+        for label, text in rows.items():
+            found += _wrapped(text, f"  {label:<9}  ")
+    return found
 
 
-def _images(quality: Mapping[str, Any]) -> Table:
-    table = Table("set", pad_edge=False, box=None)
-    table.add_column("read", justify="right")
-    table.add_column("kept", justify="right")
-    for name in ("split", "positives", "left out"):
-        table.add_column(name)
-    for name, report in quality.items():
-        positives = {label: counts.get("1", 0) for label, counts in report["labels"].items()}
-        table.add_row(
-            name,
-            f"{report['read']:,}",
-            f"{report['kept']:,}",
-            _counts(_by_part(report)),
-            _counts(positives),
-            _left_out(report),
-        )
-    return table
+def _wrapped(text: str, start: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=start, subsequent_indent=" " * max(len(start), 2), drop_whitespace=True
+    )
+
+
+def _clock_and_angles(report: Mapping[str, Any]) -> dict[str, str]:
+    rate, jitter, gap = (_number(report[key]) for key in ("rate_hz", "jitter_ms", "longest_gap_s"))
+    segments = f"{report['segments']:,} segment" + ("s" if report["segments"] != 1 else "")
+    histogram = report["label_histogram"]
+    angles = "unlabelled" if histogram is None else f"|{_levels(histogram['counts'])}|  -180 to 180 deg"
+    clock = f"{rate} Hz, jitter {jitter} ms, longest gap {gap} s, {segments}"
+    return {"clock": clock, "angles": angles}
+
+
+def _positives(report: Mapping[str, Any]) -> str:
+    return _counts({label: counts.get("1", 0) for label, counts in report["labels"].items()})
 
 
 def _by_part(report: Mapping[str, Any]) -> dict[str, int]:

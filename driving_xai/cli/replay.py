@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from driving_xai.cli.options import Assignments, Checkpoint, Config, Device, Jso
 
 if TYPE_CHECKING:
     from driving_xai.replay.live.control import Live
+    from driving_xai.replay.player import ReplayResult
 
 
 def replay(
@@ -46,6 +47,26 @@ def replay(
     reader: Annotated[
         str | None, typer.Option(help="How to read SOURCE, in place of recognising it.")
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="An option of the reader, as rate=20 for a raw stream, which has no times; repeatable.",
+        ),
+    ] = None,
+    on_bad: Annotated[
+        Literal["drop", "refuse"] | None,
+        typer.Option(help="Count and leave out unusable frames, or stop. [default: drop]"),
+    ] = None,
+    refuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAULT",
+            help="Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
+            "undecodable_image; repeatable.",
+        ),
+    ] = None,
     drive: Annotated[str | None, typer.Option(help="Which drive of SOURCE, where there are several.")] = None,
     split: Annotated[
         Literal["all", "train", "val", "test"] | None,
@@ -53,18 +74,42 @@ def replay(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Of steering, what is explained: left, right or magnitude. [default: magnitude]"),
+        typer.Option(help="What is explained of steering: left, right or magnitude. [default: magnitude]"),
     ] = None,
     layout: Annotated[
         Literal["grid", "cycle"] | None,
-        typer.Option(help="Of actions: a tile for each, or one map after the other. [default: grid]"),
+        typer.Option(
+            help="How actions are shown: a tile for each, or one map after the other. [default: grid]"
+        ),
+    ] = None,
+    against: Annotated[
+        tables.Against | None,
+        typer.Option(
+            help="Whose curve of steering is drawn: the change from the unmodified prediction, or the error "
+            "against the recorded truth, which contains the model's own. Both are saved. [default: unmodified]"
+        ),
     ] = None,
     fill: Annotated[
         Literal["black", "mean", "blur"] | None,
         typer.Option(help="What takes a removed pixel's place. [default: black]"),
     ] = None,
+    colormap: Annotated[
+        Literal["inferno", "plasma", "viridis", "turbo"] | None,
+        typer.Option(help="Colours of the evidence; turbo shows best on dark roads. [default: inferno]"),
+    ] = None,
+    opacity: Annotated[
+        float | None, typer.Option(help="Opacity of the strongest evidence, up to 1. [default: 0.72]")
+    ] = None,
+    gif: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A small clip to share as well, FILE.gif or FILE.webp, kept below --gif-mb.",
+        ),
+    ] = None,
+    gif_mb: Annotated[float, typer.Option("--gif-mb", help="Most megabytes of the clip.")] = 8.0,
     seed: Annotated[
-        int | None, typer.Option(help="Of ties, of the random order, of the intervals. [default: 0]")
+        int | None, typer.Option(help="Seed of ties, the random order and the intervals. [default: 0]")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show it in a window meanwhile; q closes.")] = False,
     serve: Annotated[
@@ -78,7 +123,9 @@ def replay(
     ] = None,
     host: Annotated[
         str,
-        typer.Option(help="Address for --serve; 0.0.0.0 shows it to everyone on the network."),
+        typer.Option(
+            help="Address for --serve; with 0.0.0.0 all on the network see it who know the printed token."
+        ),
     ] = "127.0.0.1",
     weights: Weights = None,
     device: Device = "auto",
@@ -92,17 +139,22 @@ def replay(
 
     \b
     Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
+    Example: driving-xai replay model CH2_001 --start 60 --end 66 --gif clip.gif -o drive.mp4
     Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
     """
     from driving_xai.replay.config import ReplayConfig
     from driving_xai.replay.live.watching import watch
     from driving_xai.replay.player import replay as play
-    from driving_xai.replay.tasks import require_own_options, task_for
+    from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 
     if out is None and (serve is None or show):
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+    if gif is not None and (out is None or gif.suffix not in (".gif", ".webp")):
+        raise settings.SettingsError(
+            f"--gif is {gif}; expected FILE.gif or FILE.webp, and --out FILE.mp4 with it"
+        )
     loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
     options = {
         "method": method,
@@ -110,16 +162,26 @@ def replay(
         "start_s": start,
         "end_s": end,
         "reader": reader,
+        "on_bad": on_bad,
+        "refuse": refuse or None,
         "drive": drive,
         "split": split,
         "target": target,
         "layout": layout,
+        "reference": {None: None, "unmodified": "clean", "truth": "truth"}[against],
         "fill": fill,
+        "colormap": colormap,
+        "opacity": opacity,
         "seed": seed,
     }
     given = [name for name, value in options.items() if value is not None]
+    if against is not None and "reference" in foreign_options(task_for(loaded)):
+        raise settings.SettingsError("--against is for models of steering; leave it out")
     require_own_options(task_for(loaded), given, prefix="--")
-    how = settings.resolve(ReplayConfig, config, options=options, assignments=assignments or ())
+    for_reader = [f"reader_options.{each}" for each in option or ()]
+    how = settings.resolve(
+        ReplayConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
+    )
     with _live_view(serve, host) as live:
         if out is None:
             assert live is not None
@@ -127,21 +189,34 @@ def replay(
                 watch(loaded, source, live, how)
             return
         with console.progress("replay") as on_progress:
-            made = play(loaded, source, out, how, show=show, live=live, on_progress=on_progress)
-    _tell(made.video, made.frames, made.scores, made.summary, as_json=as_json)
+            made = play(
+                loaded, source, out, how, show=show, live=live, on_start=console.say, on_progress=on_progress
+            )
+    if gif is not None:
+        from driving_xai.replay.clip import write_clip
+
+        write_clip(made.video, gif, most_mb=gif_mb)
+        console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
+    _tell(made, as_json=as_json)
 
 
-def _tell(
-    video: Path, frames: int, scores: Path | None, summary: Mapping[str, Any] | None, *, as_json: bool
-) -> None:
+def _tell(made: ReplayResult, *, as_json: bool) -> None:
     """Says what was made."""
     if as_json:
-        found = None if scores is None else str(scores)
-        console.print_json({"video": str(video), "frames": frames, "scores": found, "summary": summary})
+        console.print_json(
+            {
+                "video": str(made.video),
+                "frames": made.frames,
+                "dropped": dict(made.dropped),
+                "scores": None if made.scores is None else str(made.scores),
+                "summary": made.summary,
+            }
+        )
         return
-    typer.echo(f"{video}: {frames:,} frames")
-    if summary is not None:
-        typer.echo("\n".join([f"{scores}:", *tables.scores(summary["scores"])]))
+    lost = ", ".join(f"{count:,} {reason}" for reason, count in made.dropped.items())
+    typer.echo(f"{made.video}: {made.frames:,} frames" + (f"; left out: {lost}" if lost else ""))
+    if made.summary is not None and made.scores is not None:
+        typer.echo("\n".join(tables.results(made.summary, made.scores)))
 
 
 @contextmanager

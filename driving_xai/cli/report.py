@@ -27,6 +27,10 @@ def report(
         Path | None,
         typer.Option(metavar="FILE.rrd", help="A recording for the Rerun viewer; needs the extra rerun."),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="What to call a folder of results; once for each, in their order."),
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Faithfulness report",
     embed_mb: Annotated[
         float,
@@ -39,22 +43,25 @@ def report(
     """Write a page that another person can open, look at and check.
 
     The page needs no network and no server. Several results stand side by side; a replay's results bring
-    their video, in step with the charts, and serve it to other results of the same drive.
+    their video, in step with the charts, and serve it to other results of the same drive. Results of two
+    models are compared frame by frame, where both were scored on the same drive.
 
     \b
     Example: driving-xai report scores drive.scores -o report.html
+    Example: driving-xai report before after --label "version 1" --label "version 2" -o report.html
     """
     if not (out or markdown or csv or rrd):
         raise settings.SettingsError("nothing to write; give --out, --markdown, --csv or --rrd")
     for path, suffix in ((out, ".html"), (rrd, ".rrd")):
         if path is not None and path.suffix != suffix:
             raise settings.SettingsError(f"got {path}; expected a name that ends in {suffix}")
+    from driving_xai.report.models import model_comparisons
     from driving_xai.report.page import PageConfig, write_page
     from driving_xai.report.sanity import holds_sanity, load_sanity
     from driving_xai.report.sources import load_sources
     from driving_xai.report.tables import write_csv, write_markdown
 
-    sources = load_sources([path for path in results if not holds_sanity(path)])
+    sources = load_sources([path for path in results if not holds_sanity(path)], label or ())
     sanity = load_sanity([path for path in results if holds_sanity(path)])
     if not sources:
         raise settings.SettingsError(
@@ -71,6 +78,8 @@ def report(
 
         write_recording(sources, rrd)
     files = [*written, *(path for path in (markdown, csv, rrd) if path is not None)]
+    for found in () if as_json else model_comparisons(sources):
+        typer.echo("\n".join([f"{found.first} against {found.second}:", *found.sentences, *found.notes]))
     if as_json:
         console.print_json({"files": [{"path": str(p), "bytes": p.stat().st_size} for p in files]})
     else:

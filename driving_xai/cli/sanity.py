@@ -76,7 +76,8 @@ def sanity(
     }
     how = settings.resolve(SanityConfig, config, options=options, assignments=assignments or ())
     given = None if masks is None else Masks(masks)
-    loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
+    loaded = open_model(checkpoint, device=(on := resolve_device(device)), weights=weights)
+    console.say(f"{', '.join(how.checks)} of {', '.join(how.methods)} on {on}; a stage is one set of weights")
     with console.progress("sanity", unit="stages") as on_progress:
         found = make_checks(loaded, shards, out, how, masks=given, on_progress=on_progress)
     checked, passed_over = found["data"]["checked"], found["data"]["passed_over"]

@@ -110,6 +110,8 @@ def score(
 
     OUT then holds results.json (how it was measured, means, intervals) and per_frame.parquet (every
     frame's curve). Deletion is in degrees x percent over 0-25 % removed: higher is more faithful.
+    Shown are the scores against the unmodified prediction, and what they mean in a sentence; those against
+    the recorded truth, which contain the model's own error, are in OUT too.
 
     \b
     Example: driving-xai score model shards --method sign-attention,grad-cam -o results
@@ -153,7 +155,7 @@ def _show(out: Path, summary: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         console.print_json(summary)
     else:
-        typer.echo("\n".join([f"{out}:", *tables.scores(summary["scores"])]))
+        typer.echo("\n".join(tables.results(summary, out)))
 
 
 def _in_shares(
@@ -186,7 +188,14 @@ def _alone(
 
     with launched_world() as world, console.progress("score") as on_progress:
         results = score_route(
-            checkpoint, shards, out, config, resume=resume, world=world, on_progress=on_progress
+            checkpoint,
+            shards,
+            out,
+            config,
+            resume=resume,
+            world=world,
+            on_start=console.say,
+            on_progress=on_progress,
         )
     return results.summary if world.is_main else None
 

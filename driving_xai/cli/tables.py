@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from driving_xai.evaluation.verdicts import Verdict
+
+Against = Literal["unmodified", "truth"]
+"""What the scores that are shown compare with, where there is a choice."""
+_AGAINST: Mapping[str, str] = {"clean": "unmodified"}
+"""References by the words of a terminal."""
 
 
 def steering_error(metrics: Mapping[str, Any]) -> str:
@@ -66,14 +76,71 @@ def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
     return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
 
 
+def results(summary: Mapping[str, Any], folder: Path, *, against: Against = "unmodified") -> list[str]:
+    """The scores that are shown by default, then the verdict of each in a sentence.
+
+    Args:
+        summary: the content of results.json.
+        folder: where it lies.
+        against: `truth` shows the scores against the recorded truth, with their warning.
+    """
+    from driving_xai.evaluation.verdicts import TRUTH_WARNING, is_headline, verdicts_of
+
+    keys = [(score["measure"], score["reference"]) for score in summary["scores"]]
+    default = {key for key in keys if is_headline(*key, keys)}
+    if against == "truth":
+        # Of a measure without a choice, what there is.
+        shown = {key for key in keys if key not in default or (key[0], "truth") not in keys}
+    else:
+        shown = default
+    chosen = [score for score, key in zip(summary["scores"], keys, strict=True) if key in shown]
+    verdicts = [
+        verdict
+        for verdict in verdicts_of(summary, headline=False)
+        if (verdict.measure, verdict.reference) in shown
+    ]
+    lines = [f"{folder}:", *scores(chosen), "", *_sentences(verdicts)]
+    if against == "truth":
+        return [*lines, "", *_wrapped(TRUTH_WARNING)]
+    if set(keys) - shown:
+        lines += ["", f"The same against the recorded truth: driving-xai info {folder} --against truth"]
+    return lines
+
+
+def _sentences(verdicts: Sequence[Verdict]) -> list[str]:
+    """Each verdict below its score, for a line of 80 columns."""
+    from driving_xai.evaluation.verdicts import in_words
+
+    lines: list[str] = []
+    for verdict in verdicts:
+        if (heading := f"{in_words(verdict.measure, verdict.reference)}:") not in lines:
+            lines.append(heading)
+        lines += _wrapped(f"{verdict.method}: {verdict.sentence}", indent="  ")
+    return lines
+
+
+def _wrapped(text: str, *, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        78,
+        initial_indent=indent,
+        subsequent_indent=2 * indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
 def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each method under each measure: the mean, its interval, the frames behind it."""
     lines = [f"{'measure':<21} {'against':<11} {'method':<25} {'mean':>10}  {'interval':<23} {'frames':>7}"]
     for each in found:
         value = each["value"]
+        constant = each.get("degenerate") == each["frames"] != 0
         lines.append(
-            f"{each['measure']:<21} {each['reference']:<11} {each['method']:<25} {_number(value['mean']):>10}  "
+            f"{each['measure']:<21} {_AGAINST.get(each['reference'], each['reference']):<11} "
+            f"{each['method']:<25} {_number(value['mean']):>10}  "
             f"[{_number(value['low']):>10},{_number(value['high']):>10}] {each['frames']:>7,}"
+            + ("  all maps constant" if constant else "")
         )
     return lines
 

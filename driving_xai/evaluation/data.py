@@ -438,7 +438,10 @@ class ImageData:
     def _mask_of(self, rows: np.ndarray, columns: Int64[Tensor, " B"]) -> Mask:
         masks: Bool[np.ndarray, "B K H W"] | None = self._images.causes(rows)
         if masks is None:
-            raise DataError(f"{self._images.root} does not know the causes; only synthetic scenes do")
+            raise DataError(
+                f"{self._images.root} does not know the causes, as rendered scenes do; give "
+                "--masks with the pixels that matter, see docs/results.md"
+            )
         label = [self._images.label_names.index(self._names[column]) for column in columns.tolist()]
         return torch.from_numpy(masks[np.arange(len(rows)), label])
 

@@ -44,6 +44,7 @@ from driving_xai.evaluation.results import (
     write_table,
 )
 from driving_xai.evaluation.summary import describe_machine, summarise
+from driving_xai.evaluation.verdicts import beforehand
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import planned
 from driving_xai.metrics.aupc import Masking
@@ -57,6 +58,8 @@ from driving_xai.types import Saliency
 FOLDER = "parts"
 Progress = Callable[[int, int], None]
 """Called with the frames scored so far and in all."""
+Say = Callable[[str], None]
+"""Takes a line for a person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,7 @@ def score(
     resume: bool = False,
     world: World = ALONE,
     objects: Objects = NO_OBJECTS,
+    on_start: Say | None = None,
     on_progress: Progress | None = None,
 ) -> Results:
     """Scores a checkpoint's explanations on a set of shards and saves the results in `out`.
@@ -94,6 +98,7 @@ def score(
         resume: continue a run of the same configuration, model and data that was interrupted.
         world: this process among those that share the run.
         objects: explainers and metrics that are not named in the configuration.
+        on_start: called with each line about what will run, before any work.
         on_progress: called after each batch.
 
     Raises:
@@ -107,6 +112,9 @@ def score(
             return _finished(out, run.plan)
         run.prepare()
         if world.is_main:
+            if on_start is not None:
+                for line in run.what_runs():
+                    on_start(line)
             run.require_whole()
             until_joined.enter_context(locked(out))
             open_parts(out, run.plan, resume=resume)
@@ -372,6 +380,19 @@ class Run:
     def prepare(self) -> None:
         """Makes everything, so that what does not fit is refused before any work."""
         _ = self.data, self.scorer
+
+    def what_runs(self) -> Iterator[str]:
+        """Lines about what will be scored, and what it is too short to show."""
+        config, data = self.config, self.data
+        yield (
+            f"{data.total:,} frames by {', '.join(self.methods)}, measured by {', '.join(self.metrics)}, "
+            f"on {device_of(self.checkpoint.model).type}"
+        )
+        if data.seconds_apart is None:  # How many images are independent shows when they are scored.
+            return
+        block = max(1, round(config.block_s / data.seconds_apart))
+        methods = len(self.methods) - len(CONTROLS)
+        yield from beforehand(data.total, block, data.seconds_apart, comparisons=methods * len(CONTROLS))
 
     def require_whole(self) -> None:
         """Raises DataError where a shard is not the one that the manifest lists: its hash is in the results."""

@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +77,9 @@ class SanityConfig(EvalConfig):
         require_methods(self.methods, self.options)
         if not self.checks or (unknown := [each for each in self.checks if each not in CHECKS]):
             got = repr(unknown[0]) if self.checks else "none"
-            raise ValueError(f"got check {got}, expected some of: {', '.join(CHECKS)}")
+            near = get_close_matches(unknown[0], CHECKS, n=1) if self.checks else []
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"got check {got}, expected some of: {', '.join(CHECKS)}{meant}")
         if twice := [each for each in self.checks if self.checks.count(each) > 1]:
             raise ValueError(f"got check {twice[0]!r} twice, expected each once")
         super().__post_init__()

@@ -245,7 +245,7 @@ def summarise_comparisons(
     for (measure, reference), values in _side_by_side(per_frame):
         names = {"measure": measure, "reference": reference}
         pairs = [
-            {**names, "method": method, "other": other, **_compare(values, method, other, bootstrap)}
+            {**names, "method": method, "other": other, **compare_pair(values, method, other, bootstrap)}
             for method, other in itertools.combinations(values.columns, 2)
         ]
         for beside_control in (True, False):
@@ -261,7 +261,15 @@ def summarise_comparisons(
     return compared
 
 
-def _compare(values: pd.DataFrame, method: str, other: str, bootstrap: BlockBootstrap) -> dict[str, Any]:
+def compare_pair(values: pd.DataFrame, method: str, other: str, bootstrap: BlockBootstrap) -> dict[str, Any]:
+    """Two columns on the frames of both, as in `comparisons` of results.json, without a corrected p.
+
+    Args:
+        values: a row for each frame that a block counts, in the order of time; NaN where unknown.
+        method: a column.
+        other: another, which is subtracted from it.
+        bootstrap: draws the interval.
+    """
     paired = values[[method, other]].dropna()
     sparse = _as_dense(bootstrap, len(paired), values)
     ours, theirs = (paired[name].to_numpy(dtype=np.float64) for name in (method, other))

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from driving_xai.errors import OptionError
+from driving_xai.errors import OptionError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from driving_xai.explain.base import Explainer
@@ -158,7 +158,10 @@ def fitted(
     explainer = build(name, seed=seed, batch_size=batch_size, **(options or {}))
     # A plain network may take frames of another size than the sample's, and says so when it is called.
     with suppress(RuntimeError):
-        explainer.check(model, sample_frames(model))
+        try:
+            explainer.check(model, sample_frames(model))
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{name}: {error}") from error
     return explainer
 
 

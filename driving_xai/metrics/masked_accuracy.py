@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.errors import DataError
+from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.explain.vit.capture import check_vit
 from driving_xai.metrics.aupc import Masking, Statistic, accuracies, log_odds
 from driving_xai.metrics.base import Category, Columns, Metric
@@ -74,11 +74,21 @@ class _MaskedAccuracy(Metric):
     def _values(self, curves: Float[Tensor, "B M V"]) -> Columns:
         return {}
 
+    def _transformer(self, model: object) -> Any:
+        try:
+            vit = vision_transformer_of(model)
+        except UnsupportedModelError:
+            raise UnsupportedModelError(
+                f"measure {self.label} masks a Vision Transformer's patches, and this model is none; use aupc or "
+                "log-odds, which mask pixels"
+            ) from None
+        check_vit(vit)
+        return vit
+
     def _scores(self, batch: EvalBatch, ranked: RankedMaps) -> Float[Tensor, "B M V K"]:
         ranks, masked = ranked.ranks, partial(deletion, fill=self.masking.fill)
         if self.part != "pixel":
-            vit: Any = vision_transformer_of(batch.model)
-            check_vit(vit)
+            vit = self._transformer(batch.model)
             ranks = self._patch_ranks(ranked, vit.patch_embed.patch_size)
             masked = partial(token_deletion, vit=vit, mask=self._token_mask())
         if self.masking.order == "least-first":

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from driving_xai.errors import OptionError
 from driving_xai.models.lambda_layer import LambdaLayer
 
 EXPANSION = 4
@@ -151,8 +152,8 @@ class LambdaAttentionBranchNetwork(nn.Module):
     def __init__(self, config: LambdaConfig, *, classes: int) -> None:
         super().__init__()
         if config.split > sum(config.stages):
-            raise ValueError(
-                f"split is {config.split}; expected at most {sum(config.stages)}, the bottlenecks there are"
+            raise OptionError(
+                f"model.split is {config.split}; expected at most {sum(config.stages)}, the bottlenecks there are"
             )
         self.threshold = config.threshold
         blocks, out = _blocks(config)

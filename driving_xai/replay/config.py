@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from data_prep.policy import Fault, OnBad, Policy
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
 from driving_xai.perturb import FILLS, Fill
 from driving_xai.replay.frames import FASTEST_HZ, SLOWEST_HZ, Selection
 from driving_xai.replay.sink import Encoding, Preset
+from driving_xai.viz.heat import COLORMAPS, Colormap, HeatLook
 
 Layout = Literal["grid", "cycle"]
-Reference = Literal["auto", "truth", "clean"]
+Reference = Literal["clean", "truth"]
 _CHOICES = {
     "fill": FILLS,
     "reference": get_args(Reference),
     "layout": get_args(Layout),
+    "colormap": COLORMAPS,
     "split": ("all", "train", "val", "test"),
 }
 _AT_LEAST_ONE = ("control_every", "batch_size")
@@ -55,14 +59,20 @@ class ReplayConfig:
     """Scores a random order too on every n-th frame of those that are scored."""
     batch_size: int = 32
     """Most frames in one forward pass, edited ones included."""
-    reference: Reference = "auto"
-    """Whose curve of steering is drawn: the error against the driver, or against the unedited prediction.
-    Both are saved. `auto` is the driver where the source knows the steering."""
+    reference: Reference = "clean"
+    """Whose curve of steering is drawn: the change from the unmodified prediction, or the error against the
+    driver (`truth`), which contains the model's own error. Both are saved."""
     seed: int = 0
     """Of ties, of the random order, of methods that draw and of the intervals."""
     block_s: float = 5.0
     """Length of the blocks that intervals are drawn from; of unrelated images one image."""
     reader: str | None = None
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
+    """The reader's own, as prep takes them: `{"rate": 20}` for a raw stream, which has no times."""
+    on_bad: OnBad = "drop"
+    """What to do about frames that cannot be used: leave them out and count them, or stop."""
+    refuse: tuple[Fault, ...] = ()
+    """Faults to stop at even so, as in prep."""
     drive: str | None = None
     """Of labelled images, their group."""
     split: Literal["all", "train", "val", "test"] = "all"
@@ -74,6 +84,10 @@ class ReplayConfig:
     """Draws the projected paths of steering."""
     horizon: float | None = None
     """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
+    colormap: Colormap = "inferno"
+    """Of the evidence; maps with evidence against the prediction are red and blue in any case."""
+    opacity: float = 0.72
+    """Of the strongest evidence, over 0 and at most 1."""
     heat_s: float = 2.0
     """How slowly the heat map's scale and the curve's axis follow, in seconds."""
     preset: Preset = "veryfast"
@@ -92,17 +106,35 @@ class ReplayConfig:
         for name in _OVER_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected over 0")
+        if not 0 < self.opacity <= 1:
+            raise ValueError(f"got opacity {self.opacity}, expected over 0 and at most 1")
         Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
         if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
             raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
         self.selection  # noqa: B018 - says what is wrong with the times.
+        self.policy  # noqa: B018 - and with the faults.
 
     @property
     def selection(self) -> Selection:
         """The part of a source that is played."""
         return Selection(
-            reader=self.reader, drive=self.drive, split=self.split, start_s=self.start_s, end_s=self.end_s
+            reader=self.reader,
+            reader_options=self.reader_options,
+            drive=self.drive,
+            split=self.split,
+            start_s=self.start_s,
+            end_s=self.end_s,
         )
+
+    @property
+    def policy(self) -> Policy:
+        """What is done about frames that cannot be used."""
+        return Policy(on_bad=self.on_bad, refuse=self.refuse)
+
+    @property
+    def look(self) -> HeatLook:
+        """How evidence is coloured."""
+        return HeatLook(self.colormap, self.opacity)
 
     @property
     def rate(self) -> Fraction | None:

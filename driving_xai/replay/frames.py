@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
+from data_prep.decoding import Dropped
+from data_prep.policy import Policy
 from data_prep.schema import Frame, Image, Vehicle
 from data_prep.shards.manifest import Manifest
+from data_prep.video import FASTEST_HZ, SLOWEST_HZ
 from driving_xai.errors import DataError
 
-SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0
+Pictures = Callable[[Dropped], Iterator[tuple[int, Image]]]
+"""Reads the frames that are played: each one's place among them, and its image. Those that cannot be read are noted."""
 
 
 class SourceFrame(NamedTuple):
@@ -43,6 +47,9 @@ class SourceFrame(NamedTuple):
     """Name of a labelled image; empty for frames of a drive."""
     labels: Float64[np.ndarray, " K"] | None = None
     """0 or 1 for each of the model's outputs, NaN where unknown; None where the source has none."""
+    shown_at_ns: int = 0
+    """In the replay's video; see `FrameSource.shown_ns`."""
+    shown_for_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,7 @@ class Selection:
 
     reader: str | None = None
     """Forces a reader's name; None recognises the source from its files."""
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
     drive: str | None = None
     """Needed where the source holds several; of labelled images, their group."""
     split: Literal["all", "train", "val", "test"] = "all"
@@ -70,7 +78,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSource:
-    """The frames that are played, in order; iterate as often as needed."""
+    """The frames that are played, in order; read as often as needed."""
 
     name: str
     """Base name of what was opened."""
@@ -94,6 +102,9 @@ class FrameSource:
     time_ns: Int64[np.ndarray, " T"]
     time_s: Float64[np.ndarray, " T"]
     """Since the drive's first frame, also where it is not played: the time that is shown."""
+    shown_ns: Int64[np.ndarray, " edges"]
+    """When each frame appears in the replay's video, and when the last one ends: the source's own time, without the
+    holes of a recording."""
     segment: Int32[np.ndarray, " T"]
     begins: Bool[np.ndarray, " T"]
     split: np.ndarray
@@ -101,7 +112,11 @@ class FrameSource:
     """By the column names of shards; NaN where unknown."""
     lead_s: float
     """How long after a frame its controls are taken: what the driver does then, the model says now."""
-    pictures: Callable[[], Iterator[Image]]
+    pictures: Pictures
+    policy: Policy = field(default_factory=Policy)
+    """What is done about frames that cannot be read."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Reason to how many frames of the source it had cost before any was read."""
     keys: np.ndarray | None = None
     """Names of labelled images."""
     labels: Float64[np.ndarray, "T K"] | None = None
@@ -124,23 +139,37 @@ class FrameSource:
     def speed_known(self) -> bool:
         return bool(np.isfinite(self.controls["speed_mps"]).any())
 
+    @property
+    def constant(self) -> bool:
+        """Whether every frame is shown for one period of the frame rate."""
+        return bool(np.array_equal(self.shown_ns, regular_times(self.frame_rate, len(self))))
+
     def __iter__(self) -> Iterator[SourceFrame]:
-        """Yields the frames.
+        """The frames, as `read` yields them."""
+        return self.read(Dropped(self.policy))
+
+    def read(self, dropped: Dropped) -> Iterator[SourceFrame]:
+        """Yields the frames that can be read; the one after a frame that cannot begins a run.
+
+        Args:
+            dropped: takes the frames that cannot be read.
 
         Raises:
-            DataError: an image cannot be read, or has another size than the first.
+            DataError: the policy refuses a frame that cannot be read, none can be read, or one has another size than
+                the first.
         """
-        size = None
-        for at, image in enumerate(self.pictures()):
+        size, expected = None, 0
+        for at, image in self.pictures(dropped):
             size = size or image.shape
             if image.shape != size:
                 raise DataError(
                     f"frame {self.index[at]} of {self.drives[at]} is {image.shape[1]}x{image.shape[0]}, the "
                     f"first {size[1]}x{size[0]}; a replay needs one size"
                 )
-            yield self._frame(at, image)
+            yield self._frame(at, image, begins=bool(self.begins[at]) or at != expected)
+            expected = at + 1
 
-    def _frame(self, at: int, image: Image) -> SourceFrame:
+    def _frame(self, at: int, image: Image, *, begins: bool) -> SourceFrame:
         value = {name: float(column[at]) for name, column in self.controls.items()}
         return SourceFrame(
             frame=Frame(
@@ -153,14 +182,51 @@ class FrameSource:
             steering_wheel_rad_smoothed=value["steering_wheel_rad_smoothed"],
             speed_mps_smoothed=value["speed_mps_smoothed"],
             segment=int(self.segment[at]),
-            begins=bool(self.begins[at]),
+            begins=begins,
             split=str(self.split[at]),
             time_s=float(self.time_s[at]),
             drive=str(self.drives[at]),
             camera=self.camera,
             key="" if self.keys is None else str(self.keys[at]),
             labels=None if self.labels is None else self.labels[at],
+            shown_at_ns=int(self.shown_ns[at]),
+            shown_for_ns=int(self.shown_ns[at + 1] - self.shown_ns[at]),
         )
+
+
+def shown_times(duration_ns: Int64[np.ndarray, " T"], frame_rate: Fraction) -> Int64[np.ndarray, " edges"]:
+    """When each frame appears in a video, and when the last one ends.
+
+    Frames that all lie within half a period of a constant rate have that rate: stamps are rounded, and clocks of
+    cameras jitter.
+
+    Args:
+        duration_ns: how long each is shown.
+        frame_rate: the usual one.
+
+    Example:
+        >>> shown_times(np.array([51, 49, 50]) * 10**6, Fraction(20)).tolist()
+        [0, 50000000, 100000000, 150000000]
+        >>> shown_times(np.array([50, 100, 50]) * 10**6, Fraction(20)).tolist()
+        [0, 50000000, 150000000, 200000000]
+    """
+    own = np.concatenate([[0], np.cumsum(duration_ns)]).astype(np.int64)
+    regular = regular_times(frame_rate, len(duration_ns))
+    return regular if np.abs(own - regular).max() < 10**9 / (2 * frame_rate) else own
+
+
+def regular_times(frame_rate: Fraction, count: int) -> Int64[np.ndarray, " edges"]:
+    """When each of `count` frames of a constant rate appears, and when the last one ends.
+
+    Example:
+        >>> regular_times(Fraction(30000, 1001), 3).tolist()
+        [0, 33366667, 66733333, 100100000]
+    """
+    # One by one and exactly, so that an odd rate does not drift.
+    over, under = frame_rate.numerator, frame_rate.denominator
+    return np.array(
+        [(2 * at * 10**9 * under + over) // (2 * over) for at in range(count + 1)], dtype=np.int64
+    )
 
 
 def measured_rate(time_ns: Int64[np.ndarray, " N"]) -> Fraction:

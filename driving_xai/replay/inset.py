@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float64
 
 from data_prep.schema import Image
+from driving_xai.evaluation.verdicts import SoFar
 from driving_xai.viz.lettering import MUTED, PANEL, PANEL_OPACITY, Colour, Layer, lettering, shade
 
 SUBPIXEL_BITS = 4
@@ -17,6 +18,7 @@ SUBPIXEL_BITS = 4
 
 EVIDENCE: Colour = (255, 168, 46)
 _DIMMED: Colour = (200, 138, 62)
+_TEXT: Colour = (226, 230, 236)
 _TOPS = (0.5, 1, 2, 4, 6, 10, 14, 20, 30, 40, 60, 100, 200, 400, 600, 1000, 2000, 5000)
 """Where the value axis may end, in degrees."""
 
@@ -50,6 +52,8 @@ class CurveView(NamedTuple):
     random_area: float
     frames: int
     """Frames scored so far."""
+    verdict: SoFar | None = None
+    """None where the drive allows none, as of images."""
 
 
 def line(
@@ -85,14 +89,31 @@ class Inset:
     """A small plot with axes; what does not change with the frame is drawn once for each axis."""
 
     HEIGHT, WIDTH = 136, 256
+    _VERDICT = 16
+    """Height of the line with the verdict."""
 
     def __init__(
-        self, unit: float, *, title: str, last_fraction: float, curve_unit: CurveUnit = DEGREES
+        self,
+        unit: float,
+        *,
+        title: str,
+        last_fraction: float,
+        curve_unit: CurveUnit = DEGREES,
+        verdict: Literal["below", "none"] = "below",
     ) -> None:
-        """`unit` scales the drawing; `title` names the value axis; `last_fraction` ends the other one."""
+        """Fits the plot to a picture.
+
+        Args:
+            unit: scale of the drawing.
+            title: names the value axis.
+            last_fraction: ends the other one.
+            curve_unit: how the numbers are written.
+            verdict: whether there is a line for it below the numbers.
+        """
         self.unit, self.title, self.last_fraction = unit, title, last_fraction
         self.curve_unit = curve_unit
-        self.height, self.width = round(self.HEIGHT * unit), round(self.WIDTH * unit)
+        self._below = self._VERDICT if verdict == "below" else 0
+        self.height, self.width = round((self.HEIGHT + self._below) * unit), round(self.WIDTH * unit)
         self._small, self._text = lettering(round(10.5 * unit)), lettering(round(12 * unit))
         self._static: dict[float, Layer] = {}
 
@@ -123,17 +144,20 @@ class Inset:
             (f"mean {self._number(view.mean_area)}{interval}", _DIMMED, 94),
             (f"random {self._number(view.random_area)}", MUTED, 187),
         )
-        baseline = self.height - round(8 * self.unit)
+        baseline = self.height - round((8 + self._below) * self.unit)
         last = self.width - round(8 * self.unit)
         for text, colour, x in texts:
             left = min(round(x * self.unit), last - self._text.width(text))
             self._text.draw(picture, text, (left, baseline), colour)
+        if self._below and view.verdict is not None:
+            at = (round(10 * self.unit), self.height - round(8 * self.unit))
+            self._text.draw(picture, view.verdict.short, at, _TEXT)
 
     @property
     def _box(self) -> tuple[float, float, float, float]:
         """The plotting area: left, top, right, bottom."""
         u = self.unit
-        return 34 * u, 25 * u, self.width - 12 * u, self.height - 37 * u
+        return 34 * u, 25 * u, self.width - 12 * u, self.height - (37 + self._below) * u
 
     def _points(
         self, fractions: Float64[np.ndarray, " V"], values: Float64[np.ndarray, " V"], top_deg: float
@@ -145,7 +169,7 @@ class Inset:
     def _draw_static(self, picture: Image, top_deg: float) -> None:
         u = self.unit
         shade(picture, (0, 0, self.width, self.height), PANEL, PANEL_OPACITY, round(6 * u))
-        self._text.draw(picture, self.title, (round(10 * u), round(16 * u)), (226, 230, 236))
+        self._text.draw(picture, self.title, (round(10 * u), round(16 * u)), _TEXT)
         left, top, right, bottom = self._box
         for part in (0.0, 0.5, 1.0):
             y = bottom - part * (bottom - top)

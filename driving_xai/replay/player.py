@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.decoding import Dropped
+from data_prep.lock import exclusive
 from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import DataError
+from driving_xai.errors import DataError, VideoError
 from driving_xai.evaluation.results import SUMMARY
 from driving_xai.replay.background import Consumer, StageTimes, ahead
 from driving_xai.replay.config import ReplayConfig
@@ -19,7 +22,7 @@ from driving_xai.replay.live.control import Live
 from driving_xai.replay.live.watching import playback_of, shown_to
 from driving_xai.replay.predict import FrameResult
 from driving_xai.replay.render import Renderer, Show
-from driving_xai.replay.session import Session
+from driving_xai.replay.session import Played, Session
 from driving_xai.replay.sink import require_encoder
 from driving_xai.replay.window import Window
 
@@ -27,6 +30,8 @@ _DEPTH = 8
 """Frames that may wait between two stages: 8 pictures of 640x480 are 7 MB."""
 Progress = Callable[[int, int], None]
 """Called with the frames played so far and in all."""
+Say = Callable[[str], None]
+"""Takes a line for a person."""
 
 
 class ReplayResult(NamedTuple):
@@ -34,6 +39,8 @@ class ReplayResult(NamedTuple):
 
     video: Path
     frames: int
+    dropped: Mapping[str, int]
+    """Reason to how many frames of the source were left out."""
     scores: Path | None
     """A folder of results; None where nothing was scored."""
     summary: Mapping[str, Any] | None
@@ -48,6 +55,7 @@ def replay(
     *,
     show: bool = False,
     live: Live | None = None,
+    on_start: Say | None = None,
     on_progress: Progress | None = None,
     times: StageTimes | None = None,
 ) -> ReplayResult:
@@ -63,6 +71,7 @@ def replay(
         config: what is played and how.
         show: opens a window; pressing q there ends the video early.
         live: shows the replay to its viewers, who may hold it; what is written stays the same.
+        on_start: called with each line about what will run, before the first frame.
         on_progress: called after each frame.
         times: where the seconds of each stage are added.
 
@@ -70,23 +79,37 @@ def replay(
         CheckpointError: the model does not say what its outputs mean, or the checkpoint not how its frames
             were cut.
         OptionError: an option is for models of another task.
-        DataError: the source is missing, empty, damaged, does not fit the checkpoint, or nothing of it can
-            be scored.
+        DataError: the source is missing, empty, damaged so that nothing is left or the policy refuses it, does not fit
+            the checkpoint, or nothing of it can be scored.
         UnsupportedModelError: the model lacks what the method needs.
         VideoError: no H.264 encoder, no window to show, or the video cannot be written.
     """
     config, times = config or ReplayConfig(), times or StageTimes()
     require_encoder()
     session = Session.open(checkpoint, source, out, config)
-    predict, played = session.predictor(times), 0
+    with _sole_writer(out, session.scores):
+        if on_start is not None:
+            for line in session.what_runs():
+                on_start(line)
+        return _play(session, show=show, live=live, on_progress=on_progress, times=times)
+
+
+def _play(
+    session: Session, *, show: bool, live: Live | None, on_progress: Progress | None, times: StageTimes
+) -> ReplayResult:
+    """Renders an opened source into the session's `out`."""
+    assert session.out is not None
+    out, config = session.out, session.config
+    predict, dropped = session.predictor(times), Dropped(config.policy)
+    played = runs = 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
-        coming = stack.enter_context(ahead(session.inputs(times), _DEPTH))
+        coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
         explained = (predict(*each) for each in coming)
         submit = stack.enter_context(session.scoring(times))
         first = next(explained, None)
         if first is None:
-            raise DataError(f"{source}: no frame came from it; check the source")
+            raise DataError(f"{session.frames.name}: no frame came from it; check the source")
         if live is not None:
             playback = playback_of(session, methods=(session.method,), free=False)
             live.begin(playback, at_s=playback.first_s)
@@ -94,7 +117,7 @@ def replay(
         with Consumer(renderer, _DEPTH) as consumer:
             for pending in itertools.chain([first], explained):
                 consumer.put(submit(pending))
-                played += 1
+                played, runs = played + 1, runs + pending.result.seen.begins
                 if on_progress is not None:
                     on_progress(played, len(session.frames))
                 if window is not None and not window.refresh():
@@ -104,9 +127,34 @@ def replay(
         (session.scores / SUMMARY).unlink(missing_ok=True)
     if live is not None:
         live.end()
-    if not config.score:
-        return ReplayResult(out, played, None, None)
-    return ReplayResult(out, played, session.scores, session.save_summary(played, renderer))
+    counts = Played(played, runs, session.dropped(dropped))
+    summary = session.save_summary(counts, renderer) if config.score else None
+    return ReplayResult(out, played, counts.dropped, session.scores if config.score else None, summary)
+
+
+@contextmanager
+def _sole_writer(out: Path, scores: Path) -> Iterator[None]:
+    """Keeps other replays of one name out, and removes what one that was killed left under temporary names.
+
+    Raises:
+        DataError: another replay of that name is at work.
+        VideoError: the folder cannot be written.
+    """
+    with ExitStack() as lock:
+        if not out.parent.exists():
+            lock.callback(_remove_if_empty, out.parent)
+        try:
+            lock.enter_context(exclusive(out.parent, file=f".{out.name}.lock"))
+            for stale in (*out.parent.glob(f"{escape(out.name)}.*.tmp"), *scores.glob("*.tmp")):
+                stale.unlink()
+        except OSError as error:
+            raise VideoError(f"{out}: cannot be written ({error.strerror}); check the folder") from None
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _require_rows(session: Session, renderer: Renderer) -> None:

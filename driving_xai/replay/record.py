@@ -22,10 +22,11 @@ from scipy import stats
 from data_prep.shards.atomic import replacing
 from driving_xai.evaluation.results import PER_FRAME_SCHEMA, Rows, arrow_table, frame_rows
 from driving_xai.evaluation.summary import summarise
+from driving_xai.evaluation.verdicts import SoFar
 from driving_xai.metrics.curves import areas
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity
 from driving_xai.metrics.registry import build
-from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.predict import CONTROL, FRACTIONS, MEASURE, Curve, Curves, Explanation, FrameResult
@@ -82,6 +83,11 @@ class RunningMean:
         variance = self._block_squares / (self._blocks - 1)
         return _students_t(self._blocks - 1) * math.sqrt(variance / self._blocks)
 
+    @property
+    def blocks(self) -> int:
+        """That are complete."""
+        return self._blocks
+
     def _close_block(self, mean: float) -> None:
         """Welford's update."""
         self._blocks += 1
@@ -95,21 +101,6 @@ def _students_t(degrees: int) -> float:
     return float(stats.t.ppf(0.975, degrees))
 
 
-def view_of(curve: Float64[np.ndarray, " V"], mean: RunningMean, random: RunningMean) -> CurveView:
-    """What the inset shows of a curve beside its method's mean and the control's."""
-    return CurveView(
-        fractions=np.array(FRACTIONS),
-        current=curve,
-        mean=mean.curve,
-        random_mean=random.curve,
-        area=area_of(curve, mean.quantity),
-        mean_area=mean.area,
-        half_width=mean.half_width(),
-        random_area=random.area,
-        frames=mean.frames,
-    )
-
-
 class Means:
     """The running means of a method and of the random order, by reference."""
 
@@ -121,18 +112,23 @@ class Means:
         references: Sequence[str],
         control_every: int,
         block: int | None = None,
+        block_s: float = math.nan,
     ) -> None:
         """Starts without a frame.
 
         Args:
             control_every: of how many frames one is scored in a random order too.
             block: of the method's frames, for intervals; None where none are asked for.
+            block_s: how long it lasts.
         """
         self.method, self.quantity, self.references = method, quantity, tuple(references)
         self.control_every = control_every
         sparse = None if block is None else max(1, block // control_every)
         self._method = {name: RunningMean(block, quantity) for name in references}
         self._control = {name: RunningMean(sparse, quantity) for name in references}
+        self._difference = {name: RunningMean(sparse, quantity) for name in references}
+        """Of the method from the control, on the frames of both: areas are linear in the curve."""
+        self._block, self._block_s = block, block_s
 
     def add(self, result: FrameResult) -> None:
         """Takes in the explanations of one frame."""
@@ -140,6 +136,9 @@ class Means:
             for curves, means in ((each.curves, self._method), (each.random, self._control)):
                 for name, curve in (curves or {}).items():
                     means[name].add(curve)
+            if each.curves is not None and each.random is not None:
+                for name, curve in each.random.items():
+                    self._difference[name].add(each.curves[name] - curve)
 
     def of(self, method: str, reference: str) -> RunningMean:
         """The mean of the method or, by any other name, of the random order."""
@@ -160,6 +159,22 @@ class Means:
             half_width=mean.half_width(),
             random_area=random.area,
             frames=mean.frames,
+            verdict=self.so_far(reference),
+        )
+
+    def so_far(self, reference: str) -> SoFar | None:
+        """What the drive has shown up to now; None where there are no blocks or no control to go by."""
+        mean, apart = self._method[reference], self._difference[reference]
+        if self._block is None or self.method == CONTROL or not apart.frames:
+            return None
+        return SoFar(
+            value=mean.area,
+            random=self._control[reference].area,
+            difference=apart.area,
+            half_width=apart.half_width() if apart.blocks >= LEAST_BLOCKS else math.nan,
+            driven_s=mean.frames / self._block * self._block_s,
+            block_s=self._block_s,
+            higher_is_faithful=self.quantity.without_evidence == "rises",
         )
 
 

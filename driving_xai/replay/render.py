@@ -42,7 +42,7 @@ class Renderer:
             show: called with each picture, before it is written; may wait.
             times: `draw` and `encode` are added to.
         """
-        self._painter, self._sink = painter, sink
+        self._painter, self.sink = painter, sink
         self.means, self.rows, self._reference = means, rows, reference
         self._show, self._times = show, times
 
@@ -55,8 +55,8 @@ class Renderer:
         if self._show is not None:
             self._show(picture, result, curves)
         with self._times.measure("encode"):
-            if self._sink is not None:
-                self._sink.write(picture)
+            if self.sink is not None:
+                self.sink.write(picture, at_ns=result.seen.shown_at_ns, for_ns=result.seen.shown_for_ns)
             if self.rows is not None:
                 self.rows.add(result)
 

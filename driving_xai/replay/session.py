@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import UInt8
 
+from data_prep.alignment import Alignment
+from data_prep.decoding import Dropped
 from data_prep.schema import VEHICLES, Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
@@ -26,7 +29,7 @@ from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import described, planned
 from driving_xai.explain.registry import fitted
-from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
@@ -44,9 +47,19 @@ from driving_xai.replay.predict import (
 from driving_xai.replay.record import Means, RowWriter, open_rows, summary_of
 from driving_xai.replay.render import Renderer, Show
 from driving_xai.replay.sink import Encoding, VideoSink, open_sink
-from driving_xai.replay.source import ANY_VEHICLE, Alignment, OwnShards, open_source
+from driving_xai.replay.source import ANY_VEHICLE, OwnShards, open_source
 from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 from driving_xai.replay.tasks.base import Painter, Task
+
+
+class Played(NamedTuple):
+    """How much of a source was played."""
+
+    frames: int
+    runs: int
+    """Unbroken runs of frames."""
+    dropped: Mapping[str, int]
+    """Reason to how many frames were left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +95,7 @@ class Session:
             frame_rate=config.rate,
             selection=config.selection,
             alignment=_alignment(checkpoint.config.get("input", {}).get("signals", {})),
+            policy=config.policy,
             own_shards=_own_shards(checkpoint),
             outputs=checkpoint.model.outputs.names if kind.takes_images else None,
         )
@@ -117,6 +131,23 @@ class Session:
     @property
     def device(self) -> torch.device:
         return device_of(self.checkpoint.model)
+
+    def what_runs(self) -> Iterator[str]:
+        """Lines about what will be played, and what it will be too short for."""
+        count, rate = len(self.frames), float(self.frames.frame_rate)
+        length = f" ({count / rate:.3g} s)" if self.frames.follow else ""
+        scored = "scored against a random order" if self.config.score else "not scored"
+        yield (
+            f"{self.frames.name}: {count:,} frames{length}, explained by {self.method} on {self.device.type}, "
+            f"{scored}"
+        )
+        needed = LEAST_BLOCKS * self.block
+        if self.config.score and self.task.explains_every_frame and count <= needed:
+            yield (
+                f"too short for a verdict: it takes more than {needed / rate:.3g} s of driving "
+                f"({LEAST_BLOCKS} blocks of {self.block / rate:.3g} s); "
+                "choose a longer part with --start and --end"
+            )
 
     def predictor(self, times: StageTimes) -> Predictor:
         """Fits the method to the model."""
@@ -156,9 +187,11 @@ class Session:
         workers = 1 if self.device.type == "cuda" else min(4, torch.get_num_threads())
         return scoring_side_by_side(scorer, workers)
 
-    def inputs(self, times: StageTimes) -> Iterator[tuple[SourceFrame, UInt8[np.ndarray, "h w 3"]]]:
-        """The frames, each with the model's input made of it."""
-        for seen in times.each("decode", self.frames):
+    def inputs(
+        self, times: StageTimes, dropped: Dropped
+    ) -> Iterator[tuple[SourceFrame, UInt8[np.ndarray, "h w 3"]]]:
+        """The frames, each with the model's input made of it; `dropped` takes those that cannot be read."""
+        for seen in times.each("decode", self.frames.read(dropped)):
             yield seen, self.cut.apply(seen.frame.image, cut=self.frames.cropped)
 
     def renderer(
@@ -175,6 +208,7 @@ class Session:
                 references=task.references,
                 control_every=config.control_every,
                 block=self.block if task.explains_every_frame else None,
+                block_s=self.block / float(self.frames.frame_rate),
             )
         if self.out is not None:
             video = stack.enter_context(self._open_video(self.out, painter))
@@ -189,6 +223,7 @@ class Session:
             height=painter.height,
             width=painter.width,
             frame_rate=self.frames.frame_rate,
+            constant=self.frames.constant,
             encoding=Encoding(preset=self.config.preset, crf=self.config.crf),
             comment=json.dumps(
                 {"made_by": f"driving-xai {version('driving-xai')}", **self._plan()}, sort_keys=True
@@ -215,17 +250,30 @@ class Session:
         shards, foreign = self.frames.shards, foreign_options(type(self.task))
         config = {name: value for name, value in planned(self.config).items() if name not in foreign}
         return {
-            "config": {**config, "method": self.method, "methods": [self.method]},
+            "config": {
+                **config,
+                "method": self.method,
+                "methods": [self.method],
+                "refuse": list(self.config.refuse),
+            },
             "checkpoint_sha256": self.checkpoint.sha256,
             "shards_sha256": None if shards is None else shards.sha256,
             "source": {"name": self.frames.name, "kind": self.frames.kind},
         }
 
-    def save_summary(self, played: int, renderer: Renderer) -> Mapping[str, Any]:
+    def dropped(self, found: Dropped) -> dict[str, int]:
+        """Reason to how many frames were left out, before and while they were read."""
+        counts = Counter(self.frames.left_out)
+        counts.update({reason: len(frames) for reason, frames in found.by_reason.items()})
+        return dict(sorted(counts.items()))
+
+    def save_summary(self, played: Played, renderer: Renderer) -> Mapping[str, Any]:
         """Writes results.json, last: it holds the hashes of the other files."""
         assert self.out is not None
         assert renderer.means is not None
         assert renderer.rows is not None
+        assert renderer.sink is not None
+        starts_s = renderer.sink.starts_s
         table = self.scores / PER_FRAME
         summary = {
             "schema": SCHEMA,
@@ -239,6 +287,7 @@ class Session:
                 "file": self.out.name,
                 "sha256": sha256_of(self.out),
                 "frame_rate": str(self.frames.frame_rate),
+                **({} if starts_s is None else {"starts_s": starts_s}),
                 **self._describe_pictures(played, renderer.rows),
             },
             **summary_of(
@@ -255,23 +304,23 @@ class Session:
             temporary.write_bytes(canonical_json(summary))
         return summary
 
-    def _describe_data(self, played: int, rows: RowWriter) -> dict[str, Any]:
-        counts = {"frames": played, "scored": len(rows.pictures)}
+    def _describe_data(self, played: Played, rows: RowWriter) -> dict[str, Any]:
+        counts = {"frames": played.frames, "scored": len(rows.pictures), "dropped": dict(played.dropped)}
         if not self.frames.follow:
             return counts
         return {
             "drives": [self.frames.drive],
-            "runs": int(self.frames.begins[:played].sum()),
+            "runs": played.runs,
             **counts,
             "seconds_apart": float(1 / self.frames.frame_rate),
         }
 
-    def _describe_pictures(self, played: int, rows: RowWriter) -> dict[str, Any]:
+    def _describe_pictures(self, played: Played, rows: RowWriter) -> dict[str, Any]:
         """Which picture of the video shows which row."""
         if not self.task.explains_every_frame:
             return {"pictures": [list(each) for each in rows.pictures]}
         # These pictures have no row of scores; all others have one each, in the same order.
-        return {"run_starts": sorted(set(range(played)) - {number for _, _, number in rows.pictures})}
+        return {"run_starts": sorted(set(range(played.frames)) - {number for _, _, number in rows.pictures})}
 
 
 def _vehicle(checkpoint: Checkpoint, task: type[Task]) -> Vehicle:

@@ -1,4 +1,4 @@
-"""H.264 video that a browser plays: yuv420p, constant frame rate, faststart; whole or absent."""
+"""H.264 video that a browser plays: yuv420p, each picture at its time, faststart; whole or absent."""
 
 from __future__ import annotations
 
@@ -63,8 +63,12 @@ def require_encoder() -> None:
         ) from None
 
 
+_FINE = Fraction(1, 90_000)
+"""The time base of pictures that do not come at a constant rate: that of MPEG, which every player knows."""
+
+
 class VideoSink:
-    """Takes RGB pictures of one size, one for each frame period; made by `open_sink`."""
+    """Takes RGB pictures of one size, each with the time at which it is shown; made by `open_sink`."""
 
     def __init__(
         self,
@@ -73,26 +77,47 @@ class VideoSink:
         height: int,
         width: int,
         frame_rate: Fraction,
+        constant: bool,
         encoding: Encoding,
     ) -> None:
         self.size = (height, width)
         self.encoded_size = (height + height % 2, width + width % 2)
         """yuv420p stores colour for 2 x 2 pixels: an odd side gets its last row or column once more."""
-        self.frames = 0
         self._container = container
-        self._period = 1 / frame_rate
+        self._time_base = 1 / frame_rate if constant else _FINE
+        self._usual = round(1 / frame_rate / self._time_base)
+        self._starts: list[int] = []
+        self._zero = self._end = 0
+        self._first_dts: int | None = None
         self._stream = cast(av.VideoStream, container.add_stream(ENCODER, rate=frame_rate))
         self._stream.height, self._stream.width = self.encoded_size
         self._stream.pix_fmt = "yuv420p"
-        self._stream.time_base = self._period
+        self._stream.time_base = self._stream.codec_context.time_base = self._time_base
         self._stream.options = {"preset": encoding.preset, "crf": str(encoding.crf)}
         codec = self._stream.codec_context
         codec.gop_size = max(1, round(encoding.keyframe_s * frame_rate))
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT601
         codec.color_range = _LIMITED_RANGE
 
-    def write(self, picture: Image) -> None:
+    @property
+    def frames(self) -> int:
+        """How many pictures it took."""
+        return len(self._starts)
+
+    @property
+    def starts_s(self) -> list[float] | None:
+        """When each picture is shown; None where each is shown for one frame period."""
+        if self._starts == [number * self._usual for number in range(self.frames)]:
+            return None
+        return [round(float(start * self._time_base), 4) for start in self._starts]
+
+    def write(self, picture: Image, *, at_ns: int | None = None, for_ns: int | None = None) -> None:
         """Encodes one picture.
+
+        Args:
+            picture: RGB.
+            at_ns: when it is shown; the video begins with its first picture. None: when the one before ends.
+            for_ns: for how long, where no other picture follows. None: one frame period.
 
         Raises:
             VideoError: the picture has another size, or the disk does not take the bytes.
@@ -102,17 +127,44 @@ class VideoSink:
                 f"got a picture of {picture.shape}, expected {(*self.size, 3)}; one size a video"
             )
         frame = av.VideoFrame.from_ndarray(_to_i420(picture), format="yuv420p")
-        frame.pts, frame.time_base = self.frames, self._period
-        self._mux(frame)
-        self.frames += 1
+        start, duration = self._place(at_ns, for_ns)
+        frame.pts, frame.time_base = start, self._time_base
+        self._starts.append(start)
+        self._end = start + duration
+        self._mux(self._encoded(frame))
 
     def finish(self) -> None:
         """Encodes what the encoder still holds."""
-        self._mux(None)
+        packets = self._encoded(None)
+        last_dts = packets[-1].dts if packets else None
+        if last_dts is not None and self._first_dts is not None:
+            # A track lasts from its first decoding time to the end of its last packet.
+            packets[-1].duration = self._end - (last_dts - self._first_dts)
+        self._mux(packets)
 
-    def _mux(self, frame: av.VideoFrame | None) -> None:
+    def _place(self, at_ns: int | None, for_ns: int | None) -> tuple[int, int]:
+        """The start and the duration of the next picture, in the time base."""
+        if at_ns is None:
+            start = self._end
+        elif not self._starts:
+            start, self._zero = 0, self._ticks(at_ns)
+        else:
+            # Times nearer than the time base would coincide.
+            start = max(self._ticks(at_ns) - self._zero, self._starts[-1] + 1)
+        return start, self._usual if for_ns is None else max(1, self._ticks(for_ns))
+
+    def _ticks(self, time_ns: int) -> int:
+        return round(Fraction(time_ns, 10**9) / self._time_base)
+
+    def _encoded(self, frame: av.VideoFrame | None) -> list[av.Packet]:
+        packets = self._stream.encode(frame)
+        if packets and self._first_dts is None:
+            self._first_dts = packets[0].dts
+        return packets
+
+    def _mux(self, packets: list[av.Packet]) -> None:
         try:
-            self._container.mux(self._stream.encode(frame))
+            self._container.mux(packets)
         except av.FFmpegError as error:
             raise VideoError(
                 f"the video cannot be written ({error.strerror}); check the free space"
@@ -126,6 +178,7 @@ def open_sink(
     height: int,
     width: int,
     frame_rate: Fraction,
+    constant: bool = True,
     encoding: Encoding,
     comment: str = "",
 ) -> Iterator[VideoSink]:
@@ -136,6 +189,7 @@ def open_sink(
         height: of the pictures.
         width: of the pictures.
         frame_rate: pictures a second, exactly.
+        constant: whether pictures come at multiples of its period; otherwise it is only the usual one.
         encoding: how they are compressed.
         comment: provenance, stored in the file's metadata.
 
@@ -162,7 +216,14 @@ def open_sink(
             raise VideoError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
         with container:
             container.metadata["comment"] = comment
-            sink = VideoSink(container, height=height, width=width, frame_rate=frame_rate, encoding=encoding)
+            sink = VideoSink(
+                container,
+                height=height,
+                width=width,
+                frame_rate=frame_rate,
+                constant=constant,
+                encoding=encoding,
+            )
             yield sink
             if not sink.frames:
                 raise VideoError(f"{path}: no picture came, so there is no video; check the source")

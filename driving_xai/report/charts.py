@@ -32,6 +32,8 @@ class _Filmed:
     numbers: Sequence[int | None]
     """Of the pictures in the video, a row each; None for a frame that is in none."""
     rate: float
+    starts_s: Sequence[float] | None = None
+    """When each picture begins; None where that is at multiples of the period."""
 
 
 class Charts:
@@ -87,8 +89,14 @@ class Charts:
         if not any(counts):
             return _Filmed(drive=drive, video=None, numbers=[None] * len(stamps), rate=1.0)
         best = int(np.argmax(counts))
-        rate = float(self._shown[best].frame_rate)
-        return _Filmed(drive=drive, video=best, numbers=numbers[best], rate=rate)
+        shown = self._shown[best]
+        return _Filmed(
+            drive=drive,
+            video=best,
+            numbers=numbers[best],
+            rate=float(shown.frame_rate),
+            starts_s=shown.starts_s,
+        )
 
     def _picks(
         self, source: Source, board: Board, filmed: Sequence[_Filmed], saved: MapFile | None
@@ -99,7 +107,7 @@ class Charts:
         curves = rows.drop_duplicates(_CURVE_KEY).set_index(_CURVE_KEY)["curve"].to_dict()
         return {
             each.method: [
-                self._pick(pick, filmed[pick.drive], each.method, curves)
+                self._pick(pick, filmed[pick.drive], board, each.method, curves)
                 | {"map": self._map(pick, filmed[pick.drive], each.method, saved)}
                 for pick in picks(
                     [one.drive for one in filmed],
@@ -124,7 +132,12 @@ class Charts:
         return self._drawn[key]
 
     def _pick(
-        self, pick: Pick, filmed: _Filmed, method: str, curves: dict[tuple[Any, ...], Any]
+        self,
+        pick: Pick,
+        filmed: _Filmed,
+        board: Board,
+        method: str,
+        curves: dict[tuple[Any, ...], Any],
     ) -> dict[str, Any]:
         frame, number = filmed.drive.frames.iloc[pick.row], filmed.numbers[pick.row]
         key = tuple(frame[name] for name in _CURVE_KEY[:-1])
@@ -136,6 +149,7 @@ class Charts:
             "kind": pick.kind,
             "drive": pick.drive,
             "row": pick.row,
+            "value": _numbers([filmed.drive.corrected[board.key][method].iloc[pick.row]])[0],
             "curves": {name: _numbers(line) for name, line in lines.items() if line is not None},
             "still": still,
             "video": filmed.video,
@@ -160,6 +174,7 @@ def _of_board(board: Board) -> dict[str, Any]:
     return {
         "key": board.key,
         "name": words.board(board),
+        "corrected": board.about["kind"] == "curve",
         "unit": board.unit,
         "faithful": board.about.get("faithful"),
         "curve": {
@@ -204,7 +219,9 @@ def _names(frames: pd.DataFrame) -> list[str]:
 def _ahead_s(filmed: _Filmed) -> float:
     """How long the video plays before the first frame that has a score, so that both count alike."""
     first = filmed.numbers[0] if filmed.drive.across == "s" else None
-    return 0.0 if first is None else first / filmed.rate
+    if first is None:
+        return 0.0
+    return first / filmed.rate if filmed.starts_s is None else filmed.starts_s[first]
 
 
 def _numbers(values: Iterable[Any] | pd.Series, *, digits: int = 4) -> list[float | None]:

@@ -34,12 +34,12 @@ GENERAL: Sequence[Term] = (
         "That the model drives well. A faithful map of a bad model shows faithfully why it is bad.",
     ),
     Term(
-        "Against truth",
-        "The error is measured from what was recorded, so it holds the model's own mistakes too.",
+        "Against the recorded truth",
+        "The error is measured from what was recorded, so it contains the model's own mistakes and mostly follows them.",
         "The change that the edit made. Where the model was wrong, an edit can even help it.",
     ),
     Term(
-        "Against clean",
+        "Against the unmodified prediction",
         "The change is measured from the model's own output for the unedited frame.",
         "That the output was right to begin with.",
     ),
@@ -92,7 +92,8 @@ GENERAL: Sequence[Term] = (
     ),
     Term(
         "Best and worst frames",
-        "Where the chosen score is most and least faithful, from different moments of the drive.",
+        "Where the chosen score, less what the unedited frame has already, is most and least faithful, from different "
+        "moments of the drive.",
         "Typical frames. They are the ends of the range, and one frame proves nothing.",
     ),
 )

@@ -203,11 +203,17 @@
     if (drive().pictures[state.row] === null) { note.textContent = "The video does not show this frame."; return; }
     note.textContent = shown.method === state.method ? "" : `The picture shows ${shown.method}, the charts ${state.method}.`;
   }
+  // When a picture begins: at its own time where the source's rate varies.
+  function begins(shown, picture) {
+    if (shown.starts === null) return picture / shown.rate;
+    return picture < shown.starts.length ? shown.starts[picture] : Infinity;
+  }
   function seek() {
     const shown = source(), picture = shown && drive().pictures[state.row];
     if (!shown || picture === null || picture === undefined) return;
     // The middle of the picture's time: rounding can then not show its neighbour.
-    video.currentTime = (picture + 0.5) / shown.rate;
+    const from = begins(shown, picture);
+    video.currentTime = from + 0.5 * Math.min(begins(shown, picture + 1) - from, 1 / shown.rate);
   }
   // The rows that the video shows, in its order; a clip shows a part of them.
   function filmed() {
@@ -216,11 +222,11 @@
   }
   // The row whose picture is on the screen, or the last one before it.
   function rowAt(seconds) {
-    const rows = filmed(), wanted = Math.floor(seconds * source().rate + 1e-3);
+    const rows = filmed(), shown = source();
     let low = 0, high = rows.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
-      if (rows[middle][1] <= wanted) low = middle; else high = middle - 1;
+      if (begins(shown, rows[middle][1]) <= seconds + 1e-3 / shown.rate) low = middle; else high = middle - 1;
     }
     return rows[low][0];
   }
@@ -302,7 +308,7 @@
   function gallery() {
     const found = (result().picks[board().key] || {})[state.method] || [];
     byId("frames-lead").textContent = found.length
-      ? `${state.method} by ${board().name}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.${borrowed(found)}`
+      ? `${state.method} by ${board().name}${board().corrected ? ", less what the unedited frame has already" : ""}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.${borrowed(found)}`
       : hasValues() ? `No frames are picked for ${state.method}: choose a method that is no control.`
       : `${board().name} is a value of all frames together: no frame has one by itself, so none is drawn above or picked here.`;
     byId("gallery").replaceChildren(...["best", "worst"].map((kind) => {
@@ -322,7 +328,7 @@
     return ` The drive's pictures show ${shown.join(", ")}${found.some((each) => each.map !== null) ? `, the dark ones ${state.method}` : ""}.`;
   }
   function card(pick) {
-    const of = result().drives[pick.drive], value = of.values[board().key][state.method][pick.row];
+    const of = result().drives[pick.drive];
     const made = element("button", { type: "button", class: "card" }), still = pick.still === null ? "" : data.stills[pick.still];
     if (still) {
       const shows = data.videos[pick.video].method;
@@ -332,7 +338,7 @@
       made.append(element("img", { src: `data:image/jpeg;base64,${data.maps[pick.map]}`, alt: `The map of ${state.method} for ${of.names[pick.row]}` }));
     }
     const text = element("span", { class: "text" });
-    text.append(element("b", {}, `${number(value, 4)}`), ` ${board().unit}`);
+    text.append(element("b", {}, `${number(pick.value, 4)}`), ` ${board().unit}`);
     const moment = [place(of.at[pick.row], of.across), of.names[pick.row]];
     if (result().drives.length > 1) moment.unshift(of.name);
     if (of.error && of.error[pick.row] !== null) moment.push(`model's error ${number(of.error[pick.row], 3)} ${result().unit}`);
@@ -411,6 +417,10 @@
   for (const name of ["play", "pause", "ended"]) video.addEventListener(name, sayPlaying);
   for (const name of ["pointerdown", "pointermove"]) charts.addEventListener(name, onPointer);
   document.addEventListener("keydown", onKey);
+  // On paper nothing is folded away.
+  let folded = [];
+  window.addEventListener("beforeprint", () => { folded = [...document.querySelectorAll("details:not([open])")]; for (const each of folded) each.open = true; });
+  window.addEventListener("afterprint", () => { for (const each of folded) each.open = false; });
   let pending = null;
   new ResizeObserver(() => { if (drawn && charts.clientWidth !== drawn.width && !pending) pending = requestAnimationFrame(() => { pending = null; draw(); }); }).observe(charts);
   onEachPicture();

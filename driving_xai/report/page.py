@@ -27,6 +27,7 @@ from driving_xai.report import drawing, words
 from driving_xai.report.charts import Charts
 from driving_xai.report.drawing import Scale
 from driving_xai.report.glossary import SANITY, terms
+from driving_xai.report.models import model_comparisons
 from driving_xai.report.sanity import Sanity
 from driving_xai.report.sources import Board, Source, Standing
 from driving_xai.report.timeline import Video, videos
@@ -73,6 +74,7 @@ def write_page(
             title=config.title,
             version=version("driving-xai"),
             sources=sources,
+            models=model_comparisons(sources),
             sanity=sanity,
             cascade=_cascade,
             controls=controls,
@@ -151,6 +153,7 @@ def _data(
             {
                 "file": None if place is None else place.name,
                 "rate": float(video.frame_rate),
+                "starts": None if video.starts_s is None else list(video.starts_s),
                 "method": video.method,
             }
             for video, place in zip(shown, places, strict=True)

@@ -27,7 +27,7 @@ def write_recording(sources: Sequence[Source], out: Path) -> None:
         import rerun
     except ImportError:
         raise UnsupportedModelError(
-            "--rrd needs the Rerun SDK, which is not installed; pip install 'driving-xai[rerun]'"
+            "--rrd needs the Rerun SDK, which is not installed; pip install '.[rerun]' in the source folder"
         ) from None
     shown = videos(sources)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import SUMMARY, Results
-from driving_xai.evaluation.summary import summarise_comparisons, summarise_ranks
-from driving_xai.metrics.registry import METRICS, statistics_of_sets
-from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.evaluation.verdicts import (
+    OF_ALL_FRAMES,
+    Judgement,
+    Verdict,
+    comparisons_of,
+    is_headline,
+    pair_of,
+    verdicts_of,
+)
 from driving_xai.report.edited import fractions_of
-
-Verdict = Literal["better", "worse", "better by interval", "worse by interval", "not shown", "unknown"]
-"""Of a method beside a control. Better or worse takes both: the whole interval of the difference on one side
-of zero, and a corrected p no larger than the interval's level allows. With few blocks either alone is too
-easily had. Where a value is of all frames together there is no test, and the verdict is by the interval.
-Unknown is without an interval."""
-
-OF_ALL_FRAMES = "the value is of all frames together, and one frame has none to test or to place"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +26,28 @@ class Standing:
     """One method under one measure and reference."""
 
     method: str
-    is_control: bool
     score: Mapping[str, Any]
     """As in `scores` of results.json."""
     place: Mapping[str, Any] | None
     """As in `ranks` of results.json; None where too few frames have every method."""
-    beside: Mapping[str, Verdict]
-    """By control."""
+    verdict: Verdict | None
+    """Against the controls; None for a control."""
     comparisons: Mapping[str, Mapping[str, Any]]
     """By control, as in `comparisons` of results.json, with this method first."""
 
     @property
+    def is_control(self) -> bool:
+        return self.verdict is None
+
+    @property
+    def beside(self) -> Mapping[str, Judgement]:
+        """By control."""
+        return {} if self.verdict is None else {each.control: each.judgement for each in self.verdict.against}
+
+    @property
     def beats_all(self) -> bool:
         """Whether the method is better than every control, by a test where there is one."""
-        return bool(self.beside) and all(verdict.startswith("better") for verdict in self.beside.values())
+        return self.verdict is not None and self.verdict.beats_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,8 @@ class Board:
     """As in `measures` of results.json."""
     meaning: str
     """Of the reference."""
+    is_headline: bool
+    """Whether it is shown by default; see `verdicts.is_headline`."""
     standings: Sequence[Standing]
     pairs: Sequence[Mapping[str, Any]]
     """Every two methods, as in `comparisons` of results.json; if untested each method with each control."""
@@ -113,13 +120,26 @@ class Source:
         return self.results.summary
 
 
-def load_sources(paths: Sequence[Path]) -> list[Source]:
+def load_sources(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Source]:
     """Reads and checks folders of results.
 
+    Args:
+        paths: the folders.
+        labels: what to call each; without any, the shortest ends of the paths that differ.
+
     Raises:
-        DataError: a folder holds none, or they are damaged.
+        DataError: a folder holds none, or they are damaged; labels are not one for each, or not different.
     """
-    return [_load(path, label) for path, label in zip(paths, labels_of(paths), strict=True)]
+    found = labels_of(paths)
+    if labels:
+        if len(labels) != len(paths):
+            raise DataError(
+                f"got {len(labels)} labels for {len(paths)} folders of results; give --label once for each"
+            )
+        found = [" ".join(label.split()) for label in labels]
+        if len(set(found)) < len(found) or not all(found):
+            raise DataError(f"got labels {', '.join(map(repr, labels))}; expected different names")
+    return [_load(path, label) for path, label in zip(paths, found, strict=True)]
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
@@ -151,109 +171,59 @@ def _load(path: Path, label: str) -> Source:
 
 
 def _boards(results: Results) -> Iterator[Board]:
+    """Those shown by default first."""
     summary = results.summary
-    controls, bootstrap = summary["controls"], _bootstrap(summary)
-    compared = summary.get("comparisons")
-    if compared is None:
-        compared = summarise_comparisons(results.per_frame, controls, bootstrap)
-    ranks = summary.get("ranks")
-    if ranks is None:
-        ranks = summarise_ranks(results.per_frame, summary["measures"], bootstrap)
     meanings = summary["protocol"].get("references", {})
-    of_sets = statistics_of_sets(name for name in summary["measures"] if name in METRICS)
-    for key in dict.fromkeys((score["measure"], score["reference"]) for score in summary["scores"]):
-        about, tested = summary["measures"][key[0]], key[0] not in of_sets
+    verdicts = {
+        (each.measure, each.reference, each.method): each for each in verdicts_of(summary, headline=False)
+    }
+    keys = list(dict.fromkeys((score["measure"], score["reference"]) for score in summary["scores"]))
+    for key in sorted(keys, key=lambda key: not is_headline(key[0], key[1], keys)):
+        about, compared = summary["measures"][key[0]], comparisons_of(summary, key)
         scores = _of(summary["scores"], key)
-        pairs = _of(compared, key) if tested else list(map(_untested, _of(summary["differences"], key)))
-        by_name = {place["method"]: place for ranked in _of(ranks, key) for place in ranked["places"] or ()}
-        judge = partial(_verdict, faithful=about["faithful"], level=bootstrap.level, tested=tested)
+        places = {
+            place["method"]: place
+            for ranked in _of(summary["ranks"], key)
+            for place in ranked["places"] or ()
+        }
         standings = [
-            _standing(score, by_name.get(score["method"]), pairs, controls, judge) for score in scores
+            _standing(
+                score, places.get(score["method"]), compared.pairs, verdicts.get((*key, score["method"]))
+            )
+            for score in scores
         ]
         yield Board(
             measure=key[0],
             reference=key[1],
             about=about,
             meaning=str(meanings.get(key[1], "")),
+            is_headline=is_headline(*key, keys),
             standings=sorted(standings, key=lambda each: _merit(each, about["faithful"])),
-            pairs=pairs,
-            untested="" if tested else OF_ALL_FRAMES,
+            pairs=compared.pairs,
+            untested="" if compared.tested else OF_ALL_FRAMES,
             fractions=fractions_of(about, scores),
         )
-
-
-def _untested(difference: Mapping[str, Any]) -> dict[str, Any]:
-    """One of `differences` in results.json in the form of `comparisons`: an interval without a test."""
-    unknown = ("p", "p_holm", "blocks", "rank_biserial", "cohens_dz", "cliffs_delta")
-    names = {"method": difference["method"], "other": difference["control"]}
-    return {**difference, **names, **dict.fromkeys(unknown), "reason": OF_ALL_FRAMES}
 
 
 def _of(entries: Sequence[Mapping[str, Any]], key: tuple[str, str]) -> list[Mapping[str, Any]]:
     return [entry for entry in entries if (entry["measure"], entry["reference"]) == key]
 
 
-def _bootstrap(summary: Mapping[str, Any]) -> BlockBootstrap:
-    names = ("block", "resamples", "level", "seed")
-    return BlockBootstrap(**{name: summary["intervals"][name] for name in names})
-
-
 def _standing(
     score: Mapping[str, Any],
     place: Mapping[str, Any] | None,
     pairs: Sequence[Mapping[str, Any]],
-    controls: Sequence[str],
-    judge: Callable[[Mapping[str, Any]], Verdict],
+    verdict: Verdict | None,
 ) -> Standing:
-    method = score["method"]
-    is_control = method in controls
-    beside = {} if is_control else {name: _pair(pairs, method, name) for name in controls}
-    known = {name: pair for name, pair in beside.items() if pair is not None}
+    controls = () if verdict is None else [each.control for each in verdict.against]
+    compared = {name: pair_of(pairs, score["method"], name) for name in controls}
     return Standing(
-        method=method,
-        is_control=is_control,
+        method=score["method"],
         score=score,
         place=place,
-        beside={name: judge(pair) for name, pair in known.items()},
-        comparisons=known,
+        verdict=verdict,
+        comparisons={name: pair for name, pair in compared.items() if pair is not None},
     )
-
-
-def _pair(pairs: Sequence[Mapping[str, Any]], method: str, other: str) -> Mapping[str, Any] | None:
-    """The comparison of two methods, turned so that `method` comes first."""
-    for pair in pairs:
-        if (pair["method"], pair["other"]) == (method, other):
-            return pair
-        if (pair["method"], pair["other"]) == (other, method):
-            return _turned(pair)
-    return None
-
-
-def _turned(pair: Mapping[str, Any]) -> dict[str, Any]:
-    value = pair["value"]
-    signs = {name: _negative(pair[name]) for name in ("rank_biserial", "cohens_dz", "cliffs_delta")}
-    ends = {
-        "mean": _negative(value["mean"]),
-        "low": _negative(value["high"]),
-        "high": _negative(value["low"]),
-    }
-    names = {"method": pair["other"], "other": pair["method"]}
-    return {**pair, **names, **signs, "value": {**value, **ends}}
-
-
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
-
-
-def _verdict(pair: Mapping[str, Any], *, faithful: str, level: float, tested: bool) -> Verdict:
-    low, high, p = pair["value"]["low"], pair["value"]["high"], pair["p_holm"]
-    if low is None or (tested and p is None):
-        return "unknown"
-    if low <= 0 <= high or (tested and p > 1 - level):
-        return "not shown"
-    if (low > 0) == (faithful == "high"):
-        return "better" if tested else "better by interval"
-    return "worse" if tested else "worse by interval"
 
 
 def _merit(standing: Standing, faithful: str) -> tuple[bool, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_prep.shards.atomic import replacing
 from driving_xai.report import words
+from driving_xai.report.models import model_comparisons
 from driving_xai.report.sources import Board, Source, Standing
 
 _COLUMNS = (
@@ -21,18 +22,26 @@ _COMPARED = ("difference", "low", "high", "p_holm", "rank_biserial", "cliffs_del
 
 
 def write_markdown(sources: Sequence[Source], out: Path) -> None:
-    """Writes a table for each score of each result."""
+    """Writes what models differ in, and a table for each score of each result."""
     _write(out, "\n".join(_markdown(sources)) + "\n")
 
 
 def _markdown(sources: Sequence[Source]) -> Iterator[str]:
+    for found in model_comparisons(sources):
+        yield f"## {_plain(found.first)} against {_plain(found.second)}\n"
+        yield from (f"- {_plain(sentence)}" for sentence in (*found.sentences, *found.notes))
+        yield ""
     for source in sources:
         level = source.summary["intervals"]["level"]
         yield f"## {_plain(source.label)}\n"
         yield f"checkpoint `{_plain(str(source.summary['plan'].get('checkpoint_sha256')))}`\n"
         for board in source.boards:
             yield f"### {_plain(words.board(board))}\n"
-            yield f"{_plain(board.unit)}; {words.direction(board)}. {_plain(words.finding(board))}\n"
+            if warning := words.warning(board):
+                yield f"{_plain(warning)}\n"
+            for method, sentence in words.findings(board):
+                yield f"- {_plain(f'{method}: {sentence}' if method else sentence)}"
+            yield f"\n{_plain(board.unit)}; {words.direction(board)}.\n"
             yield f"| method | mean | {100 * level:g} % interval | place | beside the controls | frames |"
             yield "|---|---:|---|---|---|---:|"
             for each in board.standings:

@@ -37,6 +37,8 @@ class Video:
 
     path: Path
     frame_rate: Fraction
+    starts_s: Sequence[float] | None
+    """When each picture begins; None where each is shown for one period of the frame rate."""
     method: str
     """Whose maps it shows."""
     pictures: Mapping[Shown, int]
@@ -72,6 +74,7 @@ def _video(source: Source) -> Video | None:
     return Video(
         path=path,
         frame_rate=Fraction(told["frame_rate"]),
+        starts_s=told.get("starts_s"),
         method=str(next(iter(source.summary["methods"]), "random")),
         pictures=pictures,
     )
@@ -115,6 +118,8 @@ class Drive:
     """`FRAME_COLUMNS`, prediction, truth, error; and `at`, the place along the axis."""
     values: Mapping[str, pd.DataFrame]
     """By measure/reference: a column for each method, a row for each frame."""
+    corrected: Mapping[str, pd.DataFrame]
+    """The same less what the unedited frame has already, where there is such: the model's own error, say."""
 
 
 def drives(per_frame: pd.DataFrame) -> list[Drive]:
@@ -157,15 +162,29 @@ def _rows_of(per_frame: pd.DataFrame, frames: pd.DataFrame) -> pd.DataFrame:
 
 
 def _drive(name: str, across: str, frames: pd.DataFrame, rows: pd.DataFrame) -> Drive:
-    values = {}
+    values, corrected = {}, {}
     order = pd.MultiIndex.from_frame(frames[FRAME_COLUMNS])
     for (measure, reference), scored in rows.groupby(["measure", "reference"], sort=False):
-        columns = {
-            str(method): of_method.set_index(FRAME_COLUMNS)["value"].reindex(order).to_numpy()
+        key = f"{measure}/{reference}"
+        values[key] = _by_method(scored, "value", order)
+        corrected[key] = _by_method(scored, "base_corrected", order).fillna(values[key])
+    return Drive(
+        name=name,
+        across=across,
+        frames=frames.reset_index(drop=True),
+        values=values,
+        corrected=corrected,
+    )
+
+
+def _by_method(scored: pd.DataFrame, column: str, order: pd.MultiIndex) -> pd.DataFrame:
+    """A column for each method, in the order of the frames."""
+    return pd.DataFrame(
+        {
+            str(method): of_method.set_index(FRAME_COLUMNS)[column].reindex(order).to_numpy(dtype=np.float64)
             for method, of_method in scored.groupby("method", sort=False)
         }
-        values[f"{measure}/{reference}"] = pd.DataFrame(columns)
-    return Drive(name=name, across=across, frames=frames.reset_index(drop=True), values=values)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +203,7 @@ def picks(
 ) -> list[Pick]:
     """The frames with a method's most and least faithful values, from different moments.
 
+    By the corrected values: the largest areas of all are often those of the model's largest errors.
     Neighbouring frames are alike, so each pick keeps a fiftieth of its drive's frames clear around it.
 
     Args:
@@ -197,8 +217,8 @@ def picks(
     scored = [
         (sign * float(value), number, row)
         for number, drive in enumerate(found)
-        if key in drive.values and method in drive.values[key]
-        for row, value in enumerate(drive.values[key][method].to_numpy(dtype=np.float64))
+        if key in drive.corrected and method in drive.corrected[key]
+        for row, value in enumerate(drive.corrected[key][method].to_numpy(dtype=np.float64))
         if math.isfinite(value)
     ]
     scored.sort(key=lambda each: each[0])

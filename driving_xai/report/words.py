@@ -6,17 +6,27 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from driving_xai.evaluation.verdicts import TRUTH_WARNING, Judgement, in_words
+from driving_xai.evaluation.verdicts import chance as chance
 from driving_xai.report.edited import what_is_edited
-from driving_xai.report.sources import Board, Source, Standing, Verdict
+from driving_xai.report.sources import Board, Source, Standing
 
-SAID: Mapping[Verdict, str] = {
+SAID: Mapping[Judgement, str] = {
     "better": "better than",
     "worse": "worse than",
     "better by interval": "by its interval better than",
     "worse by interval": "by its interval worse than",
-    "not shown": "not shown beside",
-    "unknown": "no interval beside",
+    "not shown": "not shown better than",
+    "unknown": "too few frames against",
 }
+
+COMPARED: Mapping[Judgement, str] = {
+    "better": "better",
+    "worse": "worse",
+    "not shown": "not shown to differ",
+    "unknown": "too few frames",
+}
+"""One model against another."""
 
 
 def number(value: float | None, *, digits: int = 4) -> str:
@@ -59,18 +69,6 @@ def interval(value: Mapping[str, Any]) -> str:
     return f"{number(value['low'])} to {number(value['high'])}"
 
 
-def chance(p: float | None) -> str:
-    """A p-value as papers print it.
-
-    Example:
-        >>> chance(0.00001), chance(0.0312), chance(None)
-        ('< 0.001', '0.031', '–')
-    """
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def place(standing: Standing) -> str:
     """A method's place and where it moves."""
     found = standing.place
@@ -83,8 +81,19 @@ def place(standing: Standing) -> str:
 
 
 def board(found: Board) -> str:
-    """A measure and what it is against."""
-    return found.measure if found.reference == "cause" else f"{found.measure}, against {found.reference}"
+    """A measure and, where there is a choice, what it is against."""
+    return in_words(found.measure, found.reference)
+
+
+def warning(found: Board) -> str:
+    """Why a score is not shown by default; empty where it is."""
+    return "" if found.is_headline else TRUTH_WARNING
+
+
+def findings(found: Board) -> list[tuple[str, str]]:
+    """Each method of a board with its verdict in a sentence, the most faithful first."""
+    said = [(each.method, each.verdict.sentence) for each in found.standings if each.verdict is not None]
+    return said or [("", "Only controls were scored.")]
 
 
 def direction(found: Board) -> str:
@@ -108,23 +117,6 @@ def verdict(standing: Standing) -> str:
     return "; ".join(
         f"{said} {' and '.join(by_verdict[found])}" for found, said in SAID.items() if found in by_verdict
     )
-
-
-def finding(found: Board) -> str:
-    """What a board says, in one sentence."""
-    methods = [each for each in found.standings if not each.is_control]
-    better = [each.method for each in methods if each.beats_all]
-    unknown = [each for each in methods if set(each.beside.values()) == {"unknown"}]
-    if not methods:
-        return "Only controls were scored."
-    if len(unknown) == len(methods):
-        return " ".join([*without_interval(found), "Nothing is shown either way."])
-    if not better:
-        return f"{_listed([each.method for each in methods])}: not shown to beat every control."
-    said = f"{_listed(better)} {'beat' if len(better) > 1 else 'beats'} every control"
-    said += " by the interval alone, without a test" if found.untested else ""
-    others = [each.method for each in methods if each.method not in better]
-    return f"{said}; {_listed(others)} not shown to." if others else f"{said}."
 
 
 def without_interval(found: Board) -> list[str]:

@@ -38,6 +38,8 @@ for _name in ("lightning.pytorch", "lightning.fabric"):
 
 RESUME = "resume"
 """Inside the output directory: what `--resume` continues from."""
+LAST, BEST = "last.ckpt", "best.ckpt"
+"""Inside that: the state after the last epoch, and after the best one."""
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32", "bf16"]
@@ -121,7 +123,7 @@ def resume_state(out: Path, config: Mapping[str, Any], resume: bool) -> Path | N
             already.
     """
     folder, wanted = out / RESUME, checkpoint.as_json(config)
-    last, recorded = folder / "last.ckpt", folder / "config.json"
+    last, recorded = folder / LAST, folder / "config.json"
     if was_restarted():
         resume = recorded.exists()
     if rank() > 0:  # The first process checks for all, and may have begun already.
@@ -198,7 +200,7 @@ def run(
         precision="bf16-mixed" if mixed else "32-true",
         max_epochs=epochs,
         gradient_clip_val=gradient_clip or None,
-        callbacks=[_keeping(out, best), *_stopping(best), *callbacks],
+        callbacks=[*_keeping(out, best), *_stopping(best), *callbacks],
         plugins=[WholeCheckpoints()],
         logger=loggers(out, progress_of(state)),
         log_every_n_steps=1,
@@ -212,9 +214,9 @@ def run(
         return trainer
     for logger in trainer.loggers:
         logger.log_hyperparams(json.loads(checkpoint.as_json(config)))
-    _fit(trainer, module, state)
+    _fit(trainer, module, state, out)
     if best is not None:
-        kept = torch.load(out / RESUME / "best.ckpt", map_location="cpu", weights_only=True)
+        kept = torch.load(out / RESUME / BEST, map_location="cpu", weights_only=True)
         module.load_state_dict(kept["state_dict"])
     return trainer
 
@@ -239,16 +241,17 @@ def _strategy(name: str, processes: int, module: RecipeModule) -> str | Strategy
     return DDPStrategy(find_unused_parameters=module.leaves_parameters_out)
 
 
-def _keeping(out: Path, best: Best | None) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        out / RESUME,
-        filename="best",
-        monitor=None if best is None else best.monitor,
-        mode="min" if best is None else best.mode,
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+def _keeping(out: Path, best: Best | None) -> list[ModelCheckpoint]:
+    """What keeps the best epoch's state and the last one's: Lightning's own last is the last that was better."""
+    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    if best is None:
+        return [ModelCheckpoint(out / RESUME, filename=Path(BEST).stem, save_last=True, **options)]
+    return [
+        ModelCheckpoint(
+            out / RESUME, filename=Path(BEST).stem, monitor=best.monitor, mode=best.mode, **options
+        ),
+        ModelCheckpoint(out / RESUME, filename=Path(LAST).stem, **options),
+    ]
 
 
 class _StoppingFrom(EarlyStopping):
@@ -268,7 +271,7 @@ def _stopping(best: Best | None) -> list[L.Callback]:
     return [_StoppingFrom(best, patience=best.patience)] if best is not None and best.patience else []
 
 
-def _fit(trainer: L.Trainer, module: L.LightningModule, state: Path | None) -> None:
+def _fit(trainer: L.Trainer, module: L.LightningModule, state: Path | None, out: Path) -> None:
     """Runs Lightning's loop without its tips, and lets Ctrl-C be Ctrl-C."""
     with warnings.catch_warnings():
         # All come from Lightning itself and ask nothing of the user.
@@ -283,7 +286,15 @@ def _fit(trainer: L.Trainer, module: L.LightningModule, state: Path | None) -> N
         except SystemExit:
             # Lightning turns an interrupt into exit(1) and leaves SIGINT ignored.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(_how_to_go_on(out)) from None
+
+
+def _how_to_go_on(out: Path) -> str:
+    """After Ctrl-C: what is kept, which may be less than what was done."""
+    last = out / RESUME / LAST
+    kept = progress_of(last if last.exists() else None).epoch + 1
+    said = f"epochs up to {kept} are kept" if kept else "no epoch is kept yet"
+    return f"{said}; the same command with --resume goes on with epoch {kept + 1}"
 
 
 def what_runs(trainer: L.Trainer, module: RecipeModule) -> str:

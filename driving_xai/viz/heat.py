@@ -6,8 +6,9 @@ This is the only place that normalises a saliency map, and it does so for the ey
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -84,13 +85,37 @@ def is_degenerate(saliency: Map) -> bool:
     return high - low <= 1e-5 * max(abs(low), abs(high))
 
 
-@lru_cache(maxsize=2)
-def heat_colours(signed: bool) -> tuple[UInt8[np.ndarray, "256 1 3"], UInt8[np.ndarray, "256 1 3"]]:
+Colormap = Literal["inferno", "plasma", "viridis", "turbo"]
+_CV2_COLORMAPS: Mapping[Colormap, tuple[int, int]] = {
+    "inferno": (cv2.COLORMAP_INFERNO, 64),
+    "plasma": (cv2.COLORMAP_PLASMA, 48),
+    "viridis": (cv2.COLORMAP_VIRIDIS, 48),
+    "turbo": (cv2.COLORMAP_TURBO, 48),
+}
+"""OpenCV's number, and the entry where it starts: below, colours vanish on a dark road."""
+COLORMAPS: tuple[Colormap, ...] = tuple(_CV2_COLORMAPS)
+
+
+class HeatLook(NamedTuple):
+    """How evidence is coloured."""
+
+    colormap: Colormap = "inferno"
+    """Of unsigned maps. All but turbo are perceptually uniform; turbo shows best on dark roads."""
+    opacity: float = 0.72
+    """Of the strongest evidence, over 0 and at most 1."""
+
+
+USUAL_LOOK = HeatLook()
+
+
+@lru_cache(maxsize=8)
+def heat_colours(
+    signed: bool, look: HeatLook = USUAL_LOOK
+) -> tuple[UInt8[np.ndarray, "256 1 3"], UInt8[np.ndarray, "256 1 3"]]:
     """(colour times opacity, what shows through) for each level.
 
-    Unsigned maps take OpenCV's inferno, perceptually uniform, from its violet on; opacity rises with
-    the level, so that the road stays visible under weak evidence. Signed maps take red for more and
-    blue for less.
+    Opacity rises with the level, so that the road stays visible under weak evidence. Signed maps take red for
+    more and blue for less, whatever the colour map.
     """
     levels = np.linspace(0, 1, 256)
     if signed:
@@ -98,31 +123,40 @@ def heat_colours(signed: bool) -> tuple[UInt8[np.ndarray, "256 1 3"], UInt8[np.n
         ends = np.where(levels[:, None] < 0.5, [[70, 150, 255]], [[255, 92, 60]]).astype(float)
     else:
         strength = levels
-        inferno = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)
-        ends = inferno[np.rint(64 + 178 * levels).astype(int), 0, ::-1].astype(float)
-    opacity = 0.72 * strength**0.85
+        colormap, start = _CV2_COLORMAPS[look.colormap]
+        colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], colormap)
+        ends = colours[np.rint(start + (242 - start) * levels).astype(int), 0, ::-1].astype(float)
+    opacity = look.opacity * strength**0.85
     colour = np.rint(ends * opacity[:, None]).astype(np.uint8)
     passes = np.rint(255 * (1 - opacity)).astype(np.uint8)
     return colour[:, None], np.repeat(passes[:, None, None], 3, 2)
 
 
-def legend(signed: bool) -> UInt8[np.ndarray, "256 3"]:
+def legend(signed: bool, look: HeatLook = USUAL_LOOK) -> UInt8[np.ndarray, "256 3"]:
     """The heat map's colours over a dark ground, in the order of the levels."""
-    colour, passes = heat_colours(signed)
+    colour, passes = heat_colours(signed, look)
     ground = np.array(PANEL, dtype=np.float32) * passes[:, 0] / 255
     return (colour[:, 0] + ground).astype(np.uint8)
 
 
-def blend_heat(picture: Image, saliency: Map, scale: HeatScale, *, scratch: Layer | None = None) -> None:
+def blend_heat(
+    picture: Image,
+    saliency: Map,
+    scale: HeatScale,
+    *,
+    look: HeatLook = USUAL_LOOK,
+    scratch: Layer | None = None,
+) -> None:
     """Lays a map over a picture of any size, in place.
 
     Args:
+        look: its colours.
         scratch: a layer of the picture's size, written over, so that no memory is asked for.
     """
     layer = Layer.empty(*picture.shape[:2]) if scratch is None else scratch
     level = cv2.cvtColor(scale.level(saliency), cv2.COLOR_GRAY2RGB)
     # Coloured small, then enlarged: colours multiplied by their opacity may be interpolated.
-    for small, large in zip(heat_colours(scale.signed), layer, strict=True):
+    for small, large in zip(heat_colours(scale.signed, look), layer, strict=True):
         size = (large.shape[1], large.shape[0])
         cv2.resize(cv2.LUT(level, small), size, dst=large, interpolation=cv2.INTER_LINEAR)
     layer.lay(picture, left=0, top=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.alignment import align
+from data_prep.alignment import Alignment, align
 from data_prep.errors import DataError
 from data_prep.geometry import ImageFiles
 from data_prep.prepare import PrepConfig
@@ -41,7 +41,7 @@ def drive(ms, *, steering=None, speed=None) -> Drive:
 
 
 def aligned(given: Drive, **changes):
-    return align(given, **({"smoothing": 1.0, "tolerance_s": 0.1, "hole_periods": 2.5} | changes))
+    return align(given, Alignment(**({"smoothing": 1.0} | changes)))
 
 
 def test_controls_at_other_times_are_interpolated():

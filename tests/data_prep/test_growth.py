@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_prep.alignment import Alignment
 from data_prep.drive_job import DriveJob
 from data_prep.geometry import Geometry
 from data_prep.policy import Policy
@@ -110,12 +111,9 @@ def fabricated(drives: int) -> DriveJob:
     ]
     return DriveJob.plan(
         records,
-        config={"reader": "video", "source": "x", "lead_s": 0.0, "tolerance_s": 0.1},
+        config={"reader": "video", "source": "x"},
         geometry=Geometry(),
-        smoothing=1.0,
-        lead_s=0.0,
-        tolerance_s=0.1,
-        hole_periods=2.5,
+        alignment=Alignment(smoothing=1.0),
         policy=Policy(),
         split=OnePart(part="train"),
         frames_per_shard=20,

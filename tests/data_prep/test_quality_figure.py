@@ -9,7 +9,12 @@ from matplotlib.colors import to_hex
 
 from data_prep import quality, quality_figure
 from data_prep.geometry import decode_image
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.quality_figure import COLOURS
+from data_prep.sample_frames import sample_frames
+from data_prep.shards.hdf5 import read_frames
+from data_prep.shards.parquet import read_index
+from tests.data_prep.recordings import challenge, jpeg
 
 
 def report_of(rows: pd.DataFrame) -> dict:
@@ -108,3 +113,32 @@ def test_names_that_the_font_lacks_and_signs_of_formulas_are_drawn():
     figure = quality_figure.draw("sequences", {"行车$x_$": report_of(rows)}, rows)
     assert figure.axes[0].get_title(loc="left").startswith("??$x_$   5 kept")
     assert quality_figure.encode(figure)
+
+
+def test_sample_frames_are_the_stored_ones_with_their_labels(tmp_path):
+    source = challenge(tmp_path / "in", 30)
+    prepare(PrepConfig(reader="udacity-csv", source=source, split="train"), tmp_path / "out")
+    index = read_index(tmp_path / "out")
+    samples = sample_frames(tmp_path / "out", index, count=4)
+    numbers = [0, 9, 19, 29]
+    for sample, number in zip(samples, numbers, strict=True):
+        row = index.iloc[number]
+        (stored,) = read_frames(tmp_path / "out" / row["shard"], row["row"], row["row"] + 1)
+        np.testing.assert_array_equal(sample.image, stored)
+        angle_deg = np.degrees(row["steering_wheel_rad_smoothed"])
+        assert f"{angle_deg:+.1f} deg" in sample.caption
+    report = report_of(index)
+    figure = quality_figure.draw("sequences", {index["drive"].iloc[0]: report}, index, samples)
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    for picture, sample in zip(shown, samples, strict=True):
+        np.testing.assert_array_equal(picture, sample.image)
+    assert all(len(axes.get_xticks()) and len(axes.get_yticks()) for axes in figure.axes)
+
+
+def test_sample_images_bear_the_names_of_their_labels(tmp_path):
+    for name in ("stop", "go"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "0.jpg").write_bytes(jpeg(len(name)))
+    prepare(PrepConfig(reader="image-folder", source=tmp_path / "in"), tmp_path / "out")
+    samples = sample_frames(tmp_path / "out", read_index(tmp_path / "out"))
+    assert {sample.caption.splitlines()[1] for sample in samples} == {"stop", "go"}

@@ -28,6 +28,7 @@ def test_the_demo_leaves_a_video_and_scores_and_can_be_started_again(
     assert {score["method"] for score in made["scores"]} == {
         "sign-attention",
         "grad-cam",
+        "integrated-gradients",
         "random",
         "centre-prior",
     }
@@ -41,6 +42,9 @@ def test_the_demo_leaves_a_video_and_scores_and_can_be_started_again(
     assert json.loads(again.stdout) == made
     assert Path(made["video"]).exists()
     assert weights.stat().st_mtime_ns == trained
+
+    said = CliRunner().invoke(app, line[:-1])
+    assert "integrated-gradients: Too little was scored to tell whether the highlighted" in said.stdout
 
     text = CliRunner().invoke(app, [*line[:-1], "--seed", "1"])
     assert text.exit_code == 3

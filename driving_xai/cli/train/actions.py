@@ -97,7 +97,7 @@ def actions(
         return
     from driving_xai.cli.epochs import EpochLines
 
-    with console.progress("train", unit="epochs") as on_progress:
+    with console.progress("train", unit="epochs", begin="at the first report") as on_progress:
         metrics = train(
             shards,
             out,

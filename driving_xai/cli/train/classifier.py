@@ -101,7 +101,7 @@ def classifier(
         return
     from driving_xai.cli.epochs import EpochLines
 
-    with console.progress("train", unit="epochs") as on_progress:
+    with console.progress("train", unit="epochs", begin="at the first report") as on_progress:
         metrics = train_on_shards(
             shards,
             out,

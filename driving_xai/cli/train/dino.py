@@ -86,7 +86,7 @@ def dino(
         return
     from driving_xai.cli.epochs import EpochLines
 
-    with console.progress("train", unit="epochs") as on_progress:
+    with console.progress("train", unit="epochs", begin="at the first report") as on_progress:
         callbacks = (EpochLines(on_progress),)
         on = resolve_device(device)
         resolve_devices(devices, on)

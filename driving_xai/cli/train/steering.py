@@ -90,7 +90,7 @@ def steering(
         return
     from driving_xai.cli.epochs import EpochLines
 
-    with console.progress("train", unit="epochs") as on_progress:
+    with console.progress("train", unit="epochs", begin="at the first report") as on_progress:
         callbacks = (EpochLines(on_progress),)
         metrics = train(
             shards,

@@ -206,7 +206,9 @@ class GenericAttention(AttentionExplainer):
         return grid, cls_relevance(ordered, norms="none", tile_rows=tile_rows_for(frames, self.tile_rows))
 
 
-def cls_relevance(states: Iterable[AttentionState], *, norms: ValueNorms, tile_rows: int) -> Relevance:
+def cls_relevance(
+    states: Iterable[AttentionState], *, norms: ValueNorms, tile_rows: int = TILE_ROWS
+) -> Relevance:
     """Row 0 of a product of Ā = I + mean_h (A ∇A ν)⁺, the leftmost factor first.
 
     As A and ν are not negative, r Ā = r + mean_h (Σ_i r_i (A_ij ∇A_ij)⁺) ν_j for norms of the keys, and

@@ -40,6 +40,8 @@ class FrameStats:
     random_area: float | None
     scored: int
     """Curves behind the means."""
+    verdict: str | None = None
+    """What the drive has shown up to now, in a sentence."""
 
 
 class Shown(NamedTuple):
@@ -117,14 +119,19 @@ class Live:
                 self._request = None
             self._notify()
 
-    def show(self, picture: Image, stats: FrameStats) -> None:
+    def show(self, picture: Image, stats: FrameStats, *, lasts_s: float | None = None) -> None:
         """Hands over a picture, which must not be changed afterwards, once it is its turn.
 
         Waits while the replay is paused or, where nothing is written, while nobody looks or the drive's
         own time has not come.
+
+        Args:
+            picture: RGB.
+            stats: what it shows.
+            lasts_s: how long it is shown in the drive's own time; None: one frame period.
         """
         with self._changed:
-            self._wait_for_turn()
+            self._wait_for_turn(self._period_s() if lasts_s is None else lasts_s)
             if self._request is not None or self._closed:
                 return
             self._picture, self._state.stats, self._state.waiting = picture, stats, False
@@ -170,7 +177,7 @@ class Live:
                 self._changed.wait(_POLL_S)
             return None if self._closed else self._request
 
-    def _wait_for_turn(self) -> None:
+    def _wait_for_turn(self, lasts_s: float) -> None:
         while not (self._closed or self._request is not None):
             if self._steps:
                 self._steps -= 1
@@ -182,8 +189,7 @@ class Live:
             if not held and not (free and not self._watched(now_s)):
                 if not free or now_s >= self._due_s:
                     # One period late is caught up; what is later than that is forgotten.
-                    period_s = self._period_s()
-                    self._due_s = max(self._due_s, now_s - period_s) + period_s
+                    self._due_s = max(self._due_s, now_s - lasts_s) + lasts_s
                     return
                 self._changed.wait(min(_POLL_S, self._due_s - now_s))
             else:

@@ -23,6 +23,7 @@
       try {
         const answer = await fetch(`/frame?after=${number}`);
         if (answer.status === 410) { say("The replay has ended."); return; }
+        if (answer.status === 403) { say("Open the address that the replay printed."); return; }
         if (!answer.ok) throw new Error(`${answer.status}`);
         if (lost) { lost = false; say(""); }
         if (answer.status === 204) continue;
@@ -64,6 +65,7 @@
     byId("seek").setAttribute("aria-valuetext", `${stats.time_s.toFixed(2)} s`);
     byId("time").textContent = text(stats.time_s, " s", 2);
     byId("frame").textContent = stats.frame;
+    byId("verdict").textContent = stats.verdict === null ? "" : stats.verdict;
     byId("predicted").textContent = stats.predicted;
     byId("truth").textContent = stats.truth === null ? "–" : stats.truth;
     const digits = playback.legend.decimals;

@@ -9,29 +9,37 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
+import io
 import json
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from driving_xai.errors import VideoError
+from driving_xai.replay.live.access import Room, Token, is_loopback, is_trusted
 from driving_xai.replay.live.control import Live
 
 LOOPBACK = "127.0.0.1"
-_MOST_CLIENTS = 32
+_MOST_CLIENTS = 64
+_MOST_OF_ONE_ADDRESS = 16
+"""A browser holds two or three connections; all who come through one tunnel have one address."""
 _CLIENT_S = 15.0
-"""A connection that takes or gives nothing for so long is closed."""
+"""A request that has not arrived after so long, or an answer that was not taken, ends its connection."""
 _WAIT_S = 8.0
-_MOST_BYTES = 1024
+_MOST_BODY_BYTES = 1024
+_MOST_REQUEST_BYTES = 32 * 1024
+_MOST_FIELDS = 8
+"""Of a query."""
 
 
 @contextmanager
@@ -40,49 +48,28 @@ def serving(live: Live, *, host: str, port: int) -> Iterator[str]:
 
     Args:
         live: what is seen, and who takes the requests.
-        host: address to listen on; any but the loopback lets others on the network in.
+        host: address to listen on; any but the loopback lets others on the network in, if they know the
+            address with its token.
         port: 0 takes a free one.
 
     Raises:
         VideoError: the address cannot be listened on.
     """
     try:
-        server = _Server((host, port), _handler(live, host))
+        server = _Server(live, host, port)
     except (OSError, OverflowError) as error:
         raise VideoError(f"cannot serve on {host} port {port} ({error}); choose another") from error
     thread = threading.Thread(target=server.serve_forever, name="replay-serve", daemon=True)
     thread.start()
     try:
         shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{server.server_address[1]}/"
+        query = "" if server.token is None else f"?token={server.token.secret}"
+        yield f"http://{shown}:{server.server_address[1]}/{query}"
     finally:
         live.close()
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def is_trusted(header: str | None, host: str) -> bool:
-    """Whether a Host or Origin names this server as its user would.
-
-    A page from elsewhere can have its own name resolve to this machine (DNS rebinding) and then read what
-    is served here; addresses and `localhost` cannot be taken over in this way.
-
-    Example:
-        >>> is_trusted("127.0.0.1:8000", LOOPBACK), is_trusted("evil.example:8000", LOOPBACK)
-        (True, False)
-    """
-    try:
-        name = urlsplit(header if header and "//" in header else f"//{header or ''}").hostname or ""
-    except ValueError:
-        return False
-    if name in ("localhost", host.lower()):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class _Server(ThreadingHTTPServer):
@@ -91,23 +78,34 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     # Ending does not wait for viewers.
     block_on_close = False
+    request_queue_size = _MOST_CLIENTS
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._room = threading.BoundedSemaphore(_MOST_CLIENTS)
-        super().__init__(address, handler)
+    def __init__(self, live: Live, host: str, port: int) -> None:
+        self.live, self.host = live, host
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._room = Room(most=_MOST_CLIENTS, most_of_one=_MOST_OF_ONE_ADDRESS)
+        super().__init__((host, port), _Handler)
+        self.token = None if is_loopback(host) else Token(self.server_address[1])
+
+    def server_bind(self) -> None:
+        # The one of HTTPServer asks for this machine's name, which takes long where nobody answers.
+        TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._room.enter(client_address[0]):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._room.leave(client_address[0])
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._room.leave(client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A viewer that leaves in the middle of an answer is no error of ours; anything else is."""
@@ -115,83 +113,151 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def _handler(live: Live, host: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(_Handler):
-        pass
+class _RefusedError(Exception):
+    """A request that is answered with an error."""
 
-    Handler.live, Handler.host = live, host
-    return Handler
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class _RequestReader(io.RawIOBase):
+    """Reads requests from a socket: each has to arrive whole in time, and may have so many bytes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.expect()
+
+    def expect(self) -> None:
+        """A new request may come from now on."""
+        self._until_s, self._left = time.monotonic() + _CLIENT_S, _MOST_REQUEST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        remaining_s = self._until_s - time.monotonic()
+        if remaining_s <= 0:
+            raise TimeoutError("the request did not arrive in time")
+        self._connection.settimeout(remaining_s)
+        count = self._connection.recv_into(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise _RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "expected a short request")
+        return count
 
 
 class _Handler(BaseHTTPRequestHandler):
-    live: Live
-    host: str
+    server: _Server
     protocol_version = "HTTP/1.1"
     timeout = _CLIENT_S
     server_version, sys_version = "driving-xai", ""
     # Headers and body leave as one packet each; waiting to fill one would delay every picture.
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._reader = _RequestReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
+
+    def handle_one_request(self) -> None:
+        self._reader.expect()
+        # What an answer needs that comes before the first line was read.
+        self.requestline = self.command = ""
+        try:
+            super().handle_one_request()
+        except _RefusedError as refused:
+            self._refuse_and_close(refused.status, refused.reason)
+
     def do_GET(self) -> None:
-        if not self._is_from_here():
-            return
-        parts = urlsplit(self.path)
-        if parts.path == "/":
-            self._answer(
-                HTTPStatus.OK, _page(), "text/html; charset=utf-8", {"Content-Security-Policy": _policy()}
-            )
-        elif parts.path == "/frame":
-            self._frame(parse_qs(parts.query).get("after", ["0"])[0])
+        path, query = self._asked()
+        if self.headers.get("Content-Length", "0") != "0":
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "expected no body")
+        if path == "/":
+            more = {"Content-Security-Policy": _policy(), "Referrer-Policy": "no-referrer"}
+            if self.server.token is not None:
+                more["Set-Cookie"] = self.server.token.set_cookie
+            self._answer(HTTPStatus.OK, _page(), "text/html; charset=utf-8", more)
+        elif path == "/frame":
+            self._frame(_number(query.get("after", ["0"])))
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "no such page")
 
     def do_POST(self) -> None:
-        if not self._is_from_here():
-            return
+        path, _ = self._asked()
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > _MOST_BYTES:
-            self.close_connection = True
-            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "expected a few bytes")
-            return
+        if not (length.isascii() and length.isdigit()):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "expected a Content-Length")
+        if len(length) > 9 or int(length) > _MOST_BODY_BYTES:
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "expected a few bytes")
         body = self.rfile.read(int(length))
         # Only a page of this server can send this type without being asked for permission first.
-        if self.headers.get_content_type() != "application/json" or urlsplit(self.path).path != "/request":
+        if self.headers.get_content_type() != "application/json" or path != "/request":
             self._refuse(HTTPStatus.NOT_FOUND, "expected JSON to /request")
             return
         try:
-            _apply(self.live, json.loads(body))
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            act = _action(self.server.live, body)
+        except (ValueError, OverflowError, RecursionError) as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        try:
+            act()
+        except ValueError as error:
             self._refuse(HTTPStatus.CONFLICT, str(error))
             return
         self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain", {})
 
-    def _frame(self, after: str) -> None:
-        number = int(after) if after.isascii() and after.isdigit() and len(after) < 16 else 0
-        shown = self.live.newest(number, _WAIT_S)
-        if self.live.closed:
+    def _frame(self, after: int) -> None:
+        live = self.server.live
+        shown = live.newest(after, _WAIT_S)
+        if live.closed:
             # Connections outlive the server's socket: without this they would be asked on and on.
-            self.close_connection = True
-            self._refuse(HTTPStatus.GONE, "the replay has ended")
+            self._refuse_and_close(HTTPStatus.GONE, "the replay has ended")
         elif shown is None:
             self._answer(HTTPStatus.NO_CONTENT, b"", "image/jpeg", {})
         else:
             state = json.dumps({"number": shown.number, **shown.state}, allow_nan=False)
             self._answer(HTTPStatus.OK, shown.jpeg, "image/jpeg", {"X-Replay": state})
 
-    def _is_from_here(self) -> bool:
-        origin = self.headers.get("Origin")
-        if is_trusted(self.headers.get("Host"), self.host) and (
-            origin is None or urlsplit(origin).netloc == self.headers.get("Host")
-        ):
-            return True
+    def _asked(self) -> tuple[str, Mapping[str, list[str]]]:
+        """The path and the query of a request that may be answered.
+
+        Raises:
+            _RefusedError: it is malformed, comes from a page elsewhere, or lacks the token.
+        """
+        names = ("Host", "Origin", "Content-Length", "Cookie")
+        # What is there twice, or chunked, two programs would read in two ways.
+        doubled = any(len(self.headers.get_all(name, [])) > 1 for name in names)
+        if self.request_version == "HTTP/0.9" or doubled or "Transfer-Encoding" in self.headers:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "malformed request")
+        host, origin = self.headers.get("Host"), self.headers.get("Origin")
+        try:
+            parts = urlsplit(self.path)
+            query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+            foreign = origin is not None and urlsplit(origin).netloc != host
+        except ValueError:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "malformed address") from None
+        token = self.server.token
+        carried = token is None or token.is_carried(query, self.headers.get("Cookie"))
+        if foreign or not is_trusted(host, self.server.host) or not carried:
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "open the address that the replay printed")
+        return parts.path, query
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answers what the standard library finds malformed, in the words of the others."""
+        self._refuse_and_close(HTTPStatus(code), message or HTTPStatus(code).phrase)
+
+    def _refuse_and_close(self, status: HTTPStatus, reason: str) -> None:
         self.close_connection = True
-        self._refuse(HTTPStatus.FORBIDDEN, "open the address that the replay printed")
-        return False
+        self.request_version = self.protocol_version  # that of HTTP/0.9 has no status
+        self._refuse(status, reason)
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        self._answer(status, reason.encode(), "text/plain; charset=utf-8", {})
+        self._answer(status, reason.encode("utf-8", "replace"), "text/plain; charset=utf-8", {})
 
     def _answer(self, status: HTTPStatus, body: bytes, kind: str, more: Mapping[str, str]) -> None:
+        self.connection.settimeout(_CLIENT_S)
         self.send_response(status)
         headers = {
             "Content-Type": kind,
@@ -212,23 +278,32 @@ class _Handler(BaseHTTPRequestHandler):
         """Every picture is a request: none is worth a line."""
 
 
-def _apply(live: Live, request: Any) -> None:
-    """Does what a viewer asks for.
+def _number(values: list[str]) -> int:
+    if len(values) != 1 or not values[0].isascii() or not values[0].isdigit() or len(values[0]) > 15:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, "expected after=NUMBER")
+    return int(values[0])
+
+
+def _action(live: Live, body: bytes) -> Callable[[], None]:
+    """What a viewer asks for; calling it raises a ValueError where that is not possible now.
 
     Raises:
-        ValueError: it is not possible; the message says why.
+        ValueError: it is malformed; the message says what was expected.
+        OverflowError: a number has too many digits.
+        RecursionError: it is nested too deeply.
     """
-    actions: Mapping[str, Callable[[], None]] = {
-        "pause": lambda: live.pause(True),
-        "play": lambda: live.pause(False),
-        "step": live.step,
-        "seek": lambda: live.seek(float(request["at_s"])),
-        "method": lambda: live.switch(str(request["method"])),
-    }
-    name = request.get("do") if isinstance(request, dict) else None
-    if not isinstance(name, str) or name not in actions:
-        raise ValueError(f"got {name!r}, expected one of: {', '.join(actions)}")
-    actions[name]()
+    match json.loads(body):
+        case {"do": "pause"}:
+            return lambda: live.pause(True)
+        case {"do": "play"}:
+            return lambda: live.pause(False)
+        case {"do": "step"}:
+            return live.step
+        case {"do": "seek", "at_s": int() | float() as at_s}:
+            return partial(live.seek, float(at_s))
+        case {"do": "method", "method": str() as method}:
+            return partial(live.switch, method)
+    raise ValueError("expected do: pause, play, step, seek with at_s, or method with method")
 
 
 @cache

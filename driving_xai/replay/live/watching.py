@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from data_prep.decoding import Dropped
 from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.replay.background import Consumer, StageTimes, ahead
@@ -65,10 +66,10 @@ def watch(checkpoint: Checkpoint, source: Path, live: Live, config: ReplayConfig
 def _play(session: Session, live: Live, from_s: float) -> None:
     """Shows a source from a place on, until its end or a viewer's request."""
     times = StageTimes()
-    predict = session.predictor(times)
+    predict, dropped = session.predictor(times), Dropped(session.config.policy)
     first_s = from_s - 0.5 / float(session.frames.frame_rate)
     with ExitStack() as stack:
-        coming = stack.enter_context(ahead(session.inputs(times), _DEPTH))
+        coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
         submit = stack.enter_context(session.scoring(times))
         consumer: Consumer | None = None
         for seen, pixels in coming:
@@ -102,7 +103,7 @@ def shown_to(live: Live, session: Session) -> Show:
     """Hands each picture to the viewers with its numbers."""
 
     def show(picture: Image, result: FrameResult, curves: Sequence[CurveView | None]) -> None:
-        live.show(picture, _stats(session.task, result, curves))
+        live.show(picture, _stats(session.task, result, curves), lasts_s=result.seen.shown_for_ns / 1e9)
 
     return show
 
@@ -122,6 +123,7 @@ def _stats(task: Task, result: FrameResult, curves: Sequence[CurveView | None]) 
         half_width=None if newest is None else _known(newest.half_width),
         random_area=None if newest is None else _known(newest.random_area),
         scored=0 if newest is None else newest.frames,
+        verdict=None if newest is None or newest.verdict is None else newest.verdict.sentence,
     )
 
 

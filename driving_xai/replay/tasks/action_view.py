@@ -14,7 +14,7 @@ from jaxtyping import Float64, UInt8
 from data_prep.schema import Image
 from driving_xai.data.input_rule import Region
 from driving_xai.replay.inset import EVIDENCE, PROBABILITY, CurveView, Inset
-from driving_xai.viz.heat import HeatScale, Map, blend_heat, is_degenerate
+from driving_xai.viz.heat import USUAL_LOOK, HeatLook, HeatScale, Map, blend_heat, is_degenerate
 from driving_xai.viz.lettering import MUTED, PANEL, Colour, lettering
 
 Layout = Literal["grid", "cycle"]
@@ -68,6 +68,7 @@ class ActionViewConfig:
     """Of a frame: what the model sees."""
     provenance: str
     last_fraction: float
+    look: HeatLook = USUAL_LOOK
 
     @property
     def places(self) -> int:
@@ -99,6 +100,7 @@ class ActionView:
             title="Probability as evidence is removed",
             last_fraction=config.last_fraction,
             curve_unit=PROBABILITY,
+            verdict="none",
         )
 
     def draw(self, instant: ActionInstant) -> Image:
@@ -145,7 +147,7 @@ class ActionView:
             at = ((left + right) // 2, (top + bottom) // 2)
             letters.draw(frame, "no evidence: the map is the same everywhere", at, EVIDENCE, anchor="middle")
         else:
-            blend_heat(frame[top:bottom, left:right], shown.saliency, shown.scale)
+            blend_heat(frame[top:bottom, left:right], shown.saliency, shown.scale, look=self.config.look)
         if shown.curve is not None:
             margin = round(8 * self._unit)
             at = (frame.shape[1] - self._inset.width - margin, frame.shape[0] - self._inset.height - margin)

@@ -104,6 +104,7 @@ class ActionTask(Task):
             region=self.cut.region(height, width, cut=self.frames.cropped),
             provenance=provenance,
             last_fraction=FRACTIONS[-1],
+            look=self.config.look,
         )
         return ActionPainter(ActionView(height=height, width=width, config=config), self)
 

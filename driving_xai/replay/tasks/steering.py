@@ -15,7 +15,7 @@ from torch import Tensor
 from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.drives import degrees_per_unit
-from driving_xai.errors import UnsupportedModelError
+from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.data import DriveData
 from driving_xai.metrics.quantities import STEERING_ERROR, SteeringError
 from driving_xai.replay.config import ReplayConfig
@@ -65,7 +65,7 @@ class SteeringTask(Task):
 
         Raises:
             UnsupportedModelError: the model's output is in another unit than 1/m.
-            DataError: the target is unknown.
+            DataError: the target is unknown, or the driver's steering is and the curve is against it.
         """
         super().__init__(checkpoint, frames, cut, config)
         outputs = checkpoint.model.outputs
@@ -74,13 +74,16 @@ class SteeringTask(Task):
                 f"the model's output is in {outputs.unit!r}; expected the inverse turning radius in 1/m, positive "
                 "to the left; convert it inside the model"
             )
+        if config.reference == "truth" and not frames.labelled:
+            raise DataError(
+                f"{frames.name}: does not say how the car was steered; draw the curve against the unmodified "
+                "prediction (the default), or give a recording"
+            )
         self._rule = by_name(config.target, outputs)
 
     @property
     def reference(self) -> str:
-        if self.config.reference != "auto":
-            return self.config.reference
-        return "truth" if self.frames.labelled else "clean"
+        return self.config.reference
 
     @property
     def protocol(self) -> Mapping[str, Any]:
@@ -144,6 +147,7 @@ class SteeringTask(Task):
                 camera=camera if config.path else None,
                 curve_title=f"Steering {what} as evidence is removed",
                 last_fraction=FRACTIONS[-1],
+                look=config.look,
             ),
         )
         weight = 1 - math.exp(-1 / float(config.heat_s * frames.frame_rate))

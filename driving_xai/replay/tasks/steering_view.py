@@ -18,6 +18,8 @@ from driving_xai.replay.tasks.instruments import Camera, Steering, SteeringPanel
 from driving_xai.viz.heat import (
     LEAST_HEIGHT,
     LEAST_WIDTH,
+    USUAL_LOOK,
+    HeatLook,
     HeatScale,
     Map,
     blend_heat,
@@ -59,9 +61,11 @@ class OverlayConfig:
     """What made the picture: burned in at the lower left."""
     camera: Camera | None = None
     """For the projected path; None leaves the path out."""
-    curve_title: str = "Steering error as evidence is removed"
+    curve_title: str = "Steering change as evidence is removed"
     last_fraction: float = 0.25
     """Of pixels removed, where the curve ends."""
+    look: HeatLook = USUAL_LOOK
+    """How evidence is coloured."""
 
 
 class Overlay:
@@ -91,13 +95,17 @@ class Overlay:
         if config.camera is not None:
             self.view = View.of(config.camera, self.height, self.width, geometry if cropped else None)
         self.panel = SteeringPanel(
-            self.unit, labelled=config.labelled, speed_known=config.speed_known, legend=legend(config.signed)
+            self.unit,
+            labelled=config.labelled,
+            speed_known=config.speed_known,
+            legend=legend(config.signed, config.look),
         )
         self.inset = Inset(self.unit, title=config.curve_title, last_fraction=config.last_fraction)
         self._small = lettering(round(11 * self.unit))
         self._strip = Layer.record(
             round(18 * self.unit), self.width, lambda part: self._draw_strip(part, config.provenance)
         )
+        self._look = config.look
         top, bottom, left, right = self.region
         self._heat = Layer.empty(bottom - top, right - left)
 
@@ -107,7 +115,8 @@ class Overlay:
         degenerate = is_degenerate(instant.saliency)
         if not degenerate:
             top, bottom, left, right = self.region
-            blend_heat(picture[top:bottom, left:right], instant.saliency, scale, scratch=self._heat)
+            part = picture[top:bottom, left:right]
+            blend_heat(part, instant.saliency, scale, look=self._look, scratch=self._heat)
         self._frame_region(picture)
         if self.view is not None:
             draw_path(picture, self.view, instant.predicted, instant.measured, self.unit)

@@ -13,8 +13,7 @@ import pytest
 from data_prep.errors import DataError
 from data_prep.geometry import decode_image
 from data_prep.prepare import PrepConfig, prepare
-from data_prep.readers import recognise
-from data_prep.readers.lerobot import drives
+from data_prep.readers import read, recognise
 from data_prep.shards.parquet import read_index
 from tests.data_prep.recordings import jpeg
 
@@ -28,6 +27,10 @@ FEATURES = {
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
     "frame_index": {"dtype": "int64", "shape": [1], "names": None},
 }
+
+
+def drives(source, **options):
+    return read("lerobot", source, options)
 
 
 def grey(episode, frame):

@@ -10,11 +10,15 @@ import pytest
 from data_prep.errors import DataError
 from data_prep.geometry import read_image
 from data_prep.prepare import PrepConfig, prepare
-from data_prep.readers.named_csv import drives
+from data_prep.readers import read
 from data_prep.shards.parquet import read_index
 from tests.data_prep.recordings import jpeg
 
 OPTIONS = {"time": "t", "steering": "wheel", "time_unit": "s"}
+
+
+def drives(source, **options):
+    return read("csv", source, options)
 
 
 def log(folder, rows, header="t,file,wheel,v"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ import pytest
 
 from data_prep.errors import DataError, quoted
 from data_prep.prepare import PrepConfig, prepare
-from data_prep.readers import ENTRIES, READERS, checked_options, entry
+from data_prep.readers import ENTRIES, READERS, checked_options, entry, option_types
 from data_prep.values import BareText
 from tests.data_prep.recordings import challenge
 
@@ -89,8 +90,11 @@ def test_another_type_says_got_expected_and_what_to_do(name, value, expected):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_reader_s_own_defaults_fit_and_an_object_never_does(name):
     read = READERS[name]
-    defaults = read.__kwdefaults__ or {}
-    assert checked_options(name, read, defaults) == defaults
+    defaults = {}
+    for option, value in (read.__kwdefaults__ or {}).items():
+        defaults |= asdict(value) if is_dataclass(value) else {option: value}
+    assert option_types(read).keys() == defaults.keys()
+    assert checked_options(name, read, defaults) == (read.__kwdefaults__ or {})
     for option in defaults:
         with pytest.raises(DataError, match=f"{option} is .*; expected "):
             checked_options(name, read, {option: ["\n" * 9000]})

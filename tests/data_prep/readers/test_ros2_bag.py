@@ -12,8 +12,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from data_prep.errors import DataError
 from data_prep.geometry import decode_image
 from data_prep.prepare import PrepConfig, prepare
-from data_prep.readers import recognise
-from data_prep.readers.ros2_bag import drives
+from data_prep.readers import read, recognise
 from data_prep.shards.parquet import read_index
 from tests.data_prep.recordings import jpeg, scene
 
@@ -21,6 +20,10 @@ START_NS = 1_700_000_000_000_000_000
 STEERING_MSG = "std_msgs/Header header\nfloat32 angle\nfloat32[2] pair\nstring note"
 STEERING_TYPE = "car_msgs/msg/Steering"
 PLUGINS = {"sqlite": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}
+
+
+def drives(source, **options):
+    return read("ros2-bag", source, options)
 
 
 def bag(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.alignment import align
+from data_prep.alignment import Alignment, align
 from data_prep.errors import DataError
 from data_prep.geometry import read_image
 from data_prep.prepare import PrepConfig, prepare
@@ -44,7 +44,7 @@ def test_the_interpolated_layout_by_camera(camera, first, tmp_path):
     rows = [first + 3 * i for i in range(4)]
     assert drive.name == ("HMB_1" if camera == "center" else f"HMB_1-{camera}")
     assert drive.time_ns.tolist() == [START_NS + n * PERIOD_NS // 3 for n in rows]
-    aligned = align(drive, smoothing=1.0, tolerance_s=0.1, hole_periods=2.5)
+    aligned = align(drive, Alignment(smoothing=1.0))
     np.testing.assert_allclose(aligned.columns["steering_wheel_rad"], [n / 100 for n in rows])
     np.testing.assert_allclose(aligned.columns["speed_mps"], [10 + n for n in rows])
     image = next(drive.images.read(2, 3))
@@ -200,7 +200,7 @@ def test_the_real_recordings(shared_data):
     (without,) = drives(shared_data / "udacity_ch2_002_csv", camera="left")
     assert len(without.left_out["missing_image"]) == 4401
     with pytest.raises(DataError, match=r"no usable frame \(4401 missing_image\)"):
-        align(without, smoothing=0.2, tolerance_s=0.1, hole_periods=2.5)
+        align(without, Alignment())
 
 
 def test_values_that_no_car_has_are_unknown_and_counted(tmp_path):

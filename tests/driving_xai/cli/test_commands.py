@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -106,10 +107,25 @@ def test_a_dry_run_writes_nothing(run, made, tmp_path: Path, command: str) -> No
         "train": ["train", "steering", made.shards, out, "--epochs", 3],
         "score": ["score", made.model, made.shards, "--method", "random", "-o", out],
     }[command]
-    told = json.loads(run(*line, "--dry-run").stdout)
+    as_json = ["--json"] if command == "prep" else []
+    told = json.loads(run(*line, "--dry-run", *as_json).stdout)
     assert not out.exists()
     expected = {"prep": ("split", "test"), "train": ("epochs", 3), "score": ("methods", ["random"])}[command]
     assert told["config"][expected[0]] == expected[1]
+
+
+def test_a_dry_run_of_prep_is_a_sentence_that_comes_true(run, made, tmp_path: Path) -> None:
+    line = ["prep", "synthetic", made.route, tmp_path / "s", "--split", "test"]
+    told, again = run(*line, "--dry-run").stdout.splitlines()
+    assert re.match(
+        r"40 frames read, 40 kept \(left out: none\); 1 shard of \d\.\d MB in all, about \d+ s$", told
+    )
+    assert again.startswith("nothing was written; to do it: driving-xai prep synthetic ")
+    forecast = json.loads(run(*line, "--dry-run", "--json").stdout)["forecast"]
+    assert not (tmp_path / "s").exists()
+    written = json.loads(run(*line, "--json").stdout)
+    assert (forecast["kept"], forecast["shards"]) == (written["rows"], written["shards"])
+    assert forecast["megabytes"] == pytest.approx(written["bytes"] / 1e6, rel=0.1)
 
 
 def test_prep_continues_and_refuses_to_overwrite(run, made, tmp_path: Path) -> None:
@@ -191,6 +207,10 @@ def test_better_means_with_the_whole_interval() -> None:
             "No such command 'steeering'; did you mean steering? See `driving-xai train --help`",
         ),
         (
+            "sanity {model} {shards} -o {out} --method lime --check nois",
+            "got check 'nois', expected some of: cascading, independent, noise, agreement; did you mean noise?",
+        ),
+        (
             "score {model} {shards} -o {out} --method grad-cma",
             "method 'grad-cma' is unknown; did you mean grad-cam?",
         ),
@@ -247,6 +267,12 @@ def test_wrong_usage_is_one_line_and_exits_2(run, made, tmp_path: Path, line: st
     assert result.exit_code == 2, result.output
     assert said in one_line(result.stderr)
     assert not out.exists()
+
+
+def test_a_slip_in_a_target_is_told_the_near_one(run, made, tmp_path: Path) -> None:
+    done = run(*f"score {made.model} {made.shards} -o {tmp_path}/r --method lime --target lef".split())
+    assert done.exit_code == 3
+    assert one_line(done.stderr).endswith("this model has left, right, magnitude; did you mean left?")
 
 
 def udacity_drive(folder: Path) -> Path:
@@ -423,7 +449,7 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exits_1(
     paths = {**vars(made), "out": tmp_path / "out", "recipe": made.route.with_name("recipe.toml")}
     result = run(*(word.format(**paths) for word in line.split()))
     assert result.exit_code == 1, result.output
-    assert str(tmp_path / "out") in one_line(result.stderr)
+    assert str(tmp_path / "out") in one_line(result.stderr.splitlines()[-1]), "what runs is said before"
     assert (tmp_path / "out").read_text() == "taken"
 
 

@@ -141,6 +141,24 @@ def test_a_default_in_help_is_the_recipe_s() -> None:
     assert compared > 25
 
 
+def test_options_stand_in_groups_and_each_once(run) -> None:
+    shown = run("score", "--help").stdout
+    heads = [line for line in shown.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
+    assert heads == ["Arguments:", "Options:", "Output:", "Thresholds:", "Settings:", "Machine:"]
+    own = shown.partition("\nOptions:")[2].partition("\nOutput:")[0]
+    assert "--method" in own
+    assert "--device" not in own
+    for name, entry in commands():
+        listed = re.findall(r"^  (?:-\w, )?--([\w-]+)", run(*name.split(), "--help").stdout, re.M)
+        assert len(listed) == len(set(listed)), name
+        assert len(listed) > len(inspect.signature(function_of(entry)).parameters) / 2, name
+
+
+def test_no_help_begins_a_sentence_with_of(run) -> None:
+    for name, _ in commands():
+        assert not re.search(r"(^|[.:;] |  )Of ", run(*name.split(), "--help").stdout, re.M), name
+
+
 def test_methods_lists_every_name_and_says_what_fits(run, made) -> None:
     found = json.loads(run("methods", "--json").stdout)
     assert {row["name"] for row in found["methods"]} == set(METHODS)
@@ -165,3 +183,18 @@ def test_ctrl_c_during_the_first_import_is_one_line_and_130(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.splitlines() == ["driving-xai: interrupted; nothing was written"]
+
+
+def test_options_of_prep_stand_under_headings(run) -> None:
+    shown = run("prep", "--help").stdout
+    headings = re.findall(r"^(\S[^\n]*):$", shown, re.MULTILINE)
+    expected = ["Arguments", "The source", "Who trains, who tests", "Frames and signals"]
+    expected += ["Faults of the recording", "The run", "Options"]
+    assert [each for each in headings if each in expected] == expected
+    faults = shown.partition("Faults of the recording:")[2].partition("The run:")[0]
+    assert set(re.findall(r"^  (--[\w-]+)", faults, re.MULTILINE)) == {"--on-bad", "--refuse"}
+
+
+def test_no_help_of_an_option_begins_with_of() -> None:
+    for path in (ROOT / "driving_xai" / "cli").rglob("*.py"):
+        assert not re.search(r"help=\s*\"Of ", path.read_text()), path.name

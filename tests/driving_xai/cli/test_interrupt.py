@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -111,7 +112,12 @@ def test_train_can_be_resumed_and_is_no_checkpoint_until_then(run, interrupted, 
     done = interrupted(*line, when=(out / "resume" / "last.ckpt").exists)
     assert_told_once(done.exit_code, done.stdout, done.stderr)
     assert not (out / "config.json").exists()
-    assert run("info", out).exit_code == 3
+    assert "--resume goes on with epoch" in done.stderr.splitlines()[-1]
+    found = json.loads(run("info", out, "--json").stdout)
+    assert (found["what"], found["kind"]) == ("unfinished training", "steering")
+    assert found["epoch"] >= found["best_epoch"] >= 1
+    assert Path(found["best"]).is_file()
+    assert "goes on with --resume" in run("info", out).stdout
     again = run(*line)
     assert (again.exit_code, "--resume" in again.stderr) == (3, True)
 

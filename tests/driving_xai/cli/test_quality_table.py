@@ -18,28 +18,31 @@ DRIVE = {
 }
 
 
-def test_a_drive_is_a_row_with_every_loss():
-    heading, row = lines("sequences", {"a": DRIVE})
-    assert heading.split()[:3] == ["drive", "read", "kept"]
-    cells = [cell.strip() for cell in row.split("  ") if cell.strip()]
-    assert cells == [
-        "a",
-        "1,200",
-        "1,197",
-        "20.000",
-        "1.250",
-        "0.300",
-        "2",
-        "717 train, 200 val, 200 test, 80 gap",
-        "|@.|",
-        "7 missing_image, 3 undecodable_image",
+def test_a_drive_has_every_loss_in_80_columns():
+    assert lines("sequences", {"a": DRIVE}) == [
+        "a: 1,197 kept of 1,200 read",
+        "  split      717 train, 200 val, 200 test, 80 gap",
+        "  left out   7 missing_image, 3 undecodable_image",
+        "  clock      20.000 Hz, jitter 1.250 ms, longest gap 0.300 s, 2 segments",
+        "  angles     |@.|  -180 to 180 deg",
     ]
-    assert all(line.isascii() for line in (heading, row))
+
+
+def test_long_names_and_many_losses_are_wrapped():
+    lost = {f"reason_number_{n}": n for n in range(1, 20)}
+    report = DRIVE | {"dropped": lost, "segments": 1, "label_histogram": {"counts": [3] * 40}}
+    shown = lines("sequences", {"a-name-" * 20: report})
+    assert all(len(line) <= 80 and line.isascii() for line in shown)
+    assert all(f"{count} {reason}" in " ".join(" ".join(shown).split()) for reason, count in lost.items())
 
 
 def test_drives_without_labels_or_time_and_image_sets():
     alone = DRIVE | {"label_histogram": None, "rate_hz": None, "jitter_ms": None, "longest_gap_s": None}
-    assert "unlabelled" in lines("sequences", {"a": alone})[1]
+    shown = lines("sequences", {"a": alone})
+    assert shown[3:] == [
+        "  clock      - Hz, jitter - ms, longest gap - s, 2 segments",
+        "  angles     unlabelled",
+    ]
     report = {
         "read": 5,
         "kept": 4,
@@ -48,15 +51,4 @@ def test_drives_without_labels_or_time_and_image_sets():
         "by_split": {"train": 4},
         "labels": {"stop": {"0": 1, "1": 3}, "left": {"0": 4}},
     }
-    assert lines("images", {"a": report})[1].split() == [
-        "a",
-        "5",
-        "4",
-        "4",
-        "train",
-        "3",
-        "stop,",
-        "0",
-        "left",
-        "-",
-    ]
+    assert lines("images", {"a": report})[-1] == "  positives  3 stop, 0 left"

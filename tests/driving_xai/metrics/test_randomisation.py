@@ -120,18 +120,36 @@ def test_what_ignores_the_frame_does_not_move_and_noise_is_each_frames_own() -> 
     frames = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     prior, random = CentrePrior(), RandomOrder(seed=0)
     still = max_sensitivity(
-        prior, None, frames, _target, prior(None, frames, _target), radius=0.1, draws=2, seed=0
+        prior,
+        torch.nn.Identity(),
+        frames,
+        _target,
+        prior(torch.nn.Identity(), frames, _target),
+        radius=0.1,
+        draws=2,
+        seed=0,
     )
     assert (still == 0).all()
-    maps = random(None, frames, _target)
-    together = max_sensitivity(random, None, frames, _target, maps, radius=0.1, draws=2, seed=0)
+    maps = random(torch.nn.Identity(), frames, _target)
+    together = max_sensitivity(
+        random, torch.nn.Identity(), frames, _target, maps, radius=0.1, draws=2, seed=0
+    )
     alone = [
         max_sensitivity(
-            random, None, frames[n : n + 1], _target, maps[n : n + 1], radius=0.1, draws=2, seed=0
+            random,
+            torch.nn.Identity(),
+            frames[n : n + 1],
+            _target,
+            maps[n : n + 1],
+            radius=0.1,
+            draws=2,
+            seed=0,
         )
         for n in (2, 0, 1)
     ]
     assert together == pytest.approx(np.concatenate([alone[1], alone[2], alone[0]]))
     assert (together > 0.3).all()
     zeros = torch.zeros(3, 8, 8)
-    assert np.isnan(max_sensitivity(prior, None, frames, _target, zeros, radius=0.1, draws=1, seed=0)).all()
+    assert np.isnan(
+        max_sensitivity(prior, torch.nn.Identity(), frames, _target, zeros, radius=0.1, draws=1, seed=0)
+    ).all()

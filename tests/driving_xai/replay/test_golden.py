@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from data_prep.geometry import Geometry
+from driving_xai.evaluation.verdicts import SoFar
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.tasks.instruments import Camera, Steering
 from driving_xai.replay.tasks.steering_view import Instant, Overlay, OverlayConfig
@@ -60,6 +61,9 @@ def made() -> np.ndarray:
         half_width=11.0,
         random_area=101.0,
         frames=800,
+        verdict=SoFar(
+            value=162.0, random=101.0, difference=61.0, half_width=20.0, driven_s=40.0, block_s=5.0
+        ),
     )
     painter = Overlay(
         height=480,

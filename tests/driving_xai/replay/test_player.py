@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +17,18 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.lock import exclusive
 from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError, VideoError
+from driving_xai.errors import (
+    CheckpointError,
+    DataError,
+    NonFiniteError,
+    UnsupportedModelError,
+    VideoError,
+)
 from driving_xai.evaluation.results import Results
 from driving_xai.explain.registry import METHODS, fitted
 from driving_xai.replay import player, window
@@ -73,6 +84,7 @@ def test_a_recording_becomes_a_video_with_its_scores(
         "runs": 2,
         "frames": FRAMES,
         "scored": FRAMES - 2,
+        "dropped": {},
         "seconds_apart": 0.05,
     }
     assert summary["video"]["sha256"] == sha256_of(done.video)
@@ -83,6 +95,20 @@ def test_a_recording_becomes_a_video_with_its_scores(
     assert len(own["curve"].iloc[0]) == 26
     with av.open(str(done.video)) as container:
         assert json.loads(container.metadata["comment"])["checkpoint_sha256"] == checkpoint.sha256
+
+
+def test_what_runs_is_said_before_it_does_and_whether_it_is_too_short(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    how = ReplayConfig(**FAST, block_s=0.05)
+    replay(checkpoint, recording, tmp_path / "a.mp4", how, on_start=said.append)
+    assert len(said) == 1
+    assert f"{FRAMES} frames" in said[0]
+    assert "explained by sign-attention on cpu, scored against a random order" in said[0]
+    said.clear()
+    replay(checkpoint, recording, tmp_path / "b.mp4", ReplayConfig(**FAST, end_s=0.5), on_start=said.append)
+    assert said[1].startswith("too short for a verdict: it takes more than 40 s of driving (8 blocks of 5 s)")
 
 
 def test_the_same_replay_gives_the_same_bytes(
@@ -150,6 +176,13 @@ def test_an_unlabelled_video_is_scored_against_the_clean_prediction(
     assert scores["sign-attention", "truth"]["value"]["mean"] is None
 
 
+def test_a_curve_against_the_driver_needs_a_driver(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"center: does not say how the car was steered; draw the curve"):
+        replay(checkpoint, recording / "center", tmp_path / "v.mp4", ReplayConfig(**FAST, reference="truth"))
+
+
 def test_the_weights_are_untouched(checkpoint: Checkpoint, recording: Path, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     replay(checkpoint, recording, tmp_path / "v.mp4", ReplayConfig(**FAST, method="grad-cam", end_s=0.2))
@@ -180,28 +213,43 @@ class TestFailures:
         assert self.unchanged(tmp_path, earlier)
         assert not [each for each in threading.enumerate() if each.name.startswith("replay-")]
 
-    def test_a_frame_that_cannot_be_read_stops_it(
-        self,
-        checkpoint: Checkpoint,
-        recording: Path,
-        tmp_path: Path,
-        earlier: dict[str, bytes],
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> None:
+    @pytest.fixture
+    def broken(self, recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The recording with one image that is cut short."""
         broken = tmp_path_factory.mktemp("broken") / "drive"
         (broken / "center").mkdir(parents=True)
         for number, path in enumerate(sorted((recording / "center").iterdir())):
             data = path.read_bytes()
             (broken / "center" / path.name).write_bytes(data if number != 9 else data[:100])
         (broken / "angles.csv").write_bytes((recording / "angles.csv").read_bytes())
-        with pytest.raises(DataError, match=r"\.jpg"):
-            replay(checkpoint, broken, tmp_path / "v.mp4", ReplayConfig(**FAST))
+        return broken
+
+    def test_a_frame_that_cannot_be_read_is_left_out_and_counted(
+        self, checkpoint: Checkpoint, broken: Path, tmp_path: Path
+    ) -> None:
+        done = replay(checkpoint, broken, tmp_path / "v.mp4", ReplayConfig(**FAST))
+        assert (done.frames, done.dropped) == (FRAMES - 1, {"undecodable_image": 1})
+        results = Results.load(done.scores)
+        assert results.summary["data"]["dropped"] == {"undecodable_image": 1}
+        assert results.summary["data"]["runs"] == 3, "what the model remembers ends there"
+        own = results.select(method="sign-attention", measure="deletion", reference="truth")
+        assert own["frame"].tolist() == [n for n in range(FRAMES) if n not in (0, HOLE_AFTER, 9, 10)]
+        starts = [round(frame.time * 20) for frame in av.open(str(done.video)).decode(video=0)]
+        assert starts == [n for n in range(FRAMES) if n != 9], "the picture before it is shown until the next"
+        assert results.summary["video"]["starts_s"] == [n / 20 for n in starts]
+        assert results.summary["video"]["run_starts"] == [0, HOLE_AFTER, 9]
+
+    def test_a_frame_that_cannot_be_read_stops_it_where_that_is_asked(
+        self, checkpoint: Checkpoint, broken: Path, tmp_path: Path, earlier: dict[str, bytes]
+    ) -> None:
+        with pytest.raises(DataError, match=r"\.jpg: 100 bytes without a JPEG header"):
+            replay(checkpoint, broken, tmp_path / "v.mp4", ReplayConfig(**FAST, on_bad="refuse"))
         assert self.unchanged(tmp_path, earlier)
 
     def test_a_disk_that_is_full_stops_it(
         self, checkpoint: Checkpoint, recording: Path, tmp_path: Path, earlier: dict[str, bytes], monkeypatch
     ) -> None:
-        def full(self: object, picture: np.ndarray) -> None:
+        def full(self: object, picture: np.ndarray, **when: int) -> None:
             raise VideoError("the video cannot be written (No space left on device); check the free space")
 
         monkeypatch.setattr("driving_xai.replay.sink.VideoSink.write", full)
@@ -334,9 +382,9 @@ def test_pictures_are_not_kept(
     encoded, ahead_of_encoder = [0], []
     write = VideoSink.write
 
-    def slow(self: VideoSink, picture: np.ndarray) -> None:
+    def slow(self: VideoSink, picture: np.ndarray, **when: int) -> None:
         threading.Event().wait(0.02)
-        write(self, picture)
+        write(self, picture, **when)
         encoded[0] += 1
 
     monkeypatch.setattr(VideoSink, "write", slow)
@@ -349,3 +397,83 @@ def test_pictures_are_not_kept(
         on_progress=lambda at, total: ahead_of_encoder.append(at - encoded[0]),
     )
     assert max(ahead_of_encoder) <= 2 + 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_prediction_that_is_no_number_stops_it(
+    make_checkpoint: Callable[..., Checkpoint], recording: Path, tmp_path: Path, value: float
+) -> None:
+    broken = make_checkpoint()
+    broken.model.target_scale.fill_(value)
+    with pytest.raises(NonFiniteError, match="frame 0: its prediction is NaN or infinite"):
+        replay(broken, recording, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))
+    assert not list(tmp_path.iterdir())
+
+
+class TestTwoOfOneName:
+    def test_a_second_replay_of_the_name_is_refused(
+        self, checkpoint: Checkpoint, recording: Path, tmp_path: Path
+    ) -> None:
+        fast = ReplayConfig(**FAST, score=False, end_s=0.2)
+        with (
+            exclusive(tmp_path, file=".v.mp4.lock"),
+            pytest.raises(DataError, match="another run is writing here"),
+        ):
+            replay(checkpoint, recording, tmp_path / "v.mp4", fast)
+        with exclusive(tmp_path, file=".v.mp4.lock"):
+            replay(checkpoint, recording, tmp_path / "other.mp4", fast)
+        assert names(tmp_path) == ["other.mp4"]
+
+    def test_what_a_killed_one_left_is_removed(
+        self, checkpoint: Checkpoint, recording: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "v.scores").mkdir()
+        left = (tmp_path / "v.mp4.host-1.tmp", tmp_path / "v.scores" / "per_frame.parquet.host-1.tmp")
+        kept = tmp_path / "w.mp4.host-1.tmp"
+        for path in (*left, kept):
+            path.write_bytes(b"half")
+        replay(checkpoint, recording, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))
+        assert not any(path.exists() for path in left)
+        assert kept.exists(), "another name may be at work"
+
+    def test_a_folder_that_cannot_be_written(
+        self, checkpoint: Checkpoint, recording: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(VideoError, match=r"cannot be written \("):
+            replay(checkpoint, recording, tmp_path / "file" / "v.mp4", ReplayConfig(**FAST, score=False))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from driving_xai import checkpoint
+from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.player import replay
+
+def tell(at, total):
+    print(at, flush=True)
+
+config = ReplayConfig(fill="mean", control_every=2, method="gradient-x-input")
+replay(checkpoint.load(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), config, on_progress=tell)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_replay_leaves_nothing_under_its_names_and_the_next_is_whole(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    out = tmp_path / "v.mp4"
+    command = [sys.executable, "-c", KILLED, str(checkpoint.path), str(recording), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    while process.stdout.readline() != "5\n":
+        assert process.poll() is None
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    left = names(tmp_path)
+    assert not {"v.mp4", "v.scores/results.json", "v.scores/per_frame.parquet"} & set(left)
+    assert sent == signal.SIGKILL or not left
+    done = replay(checkpoint, recording, out, ReplayConfig(**FAST, method="gradient-x-input"))
+    assert names(tmp_path) == ["v.mp4", "v.scores", "v.scores/per_frame.parquet", "v.scores/results.json"]
+    assert len(pictures(done.video)) == FRAMES

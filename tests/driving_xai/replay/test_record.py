@@ -112,7 +112,35 @@ def means_of(method: str = "sign-attention", block: int = 10, control_every: int
         references=("truth", "clean"),
         control_every=control_every,
         block=block,
+        block_s=2.0,
     )
+
+
+def test_what_a_drive_has_shown_so_far_goes_by_pairs_of_the_same_frame() -> None:
+    means, apart = means_of(block=5), []
+    for number in range(40):
+        result = frame(number)
+        means.add(result)
+        (shown,) = result.explanations
+        apart.append(area_of(shown.curves["clean"]) - area_of(shown.random["clean"]))
+        known = math.isfinite(means.so_far("clean").half_width)
+        assert known == (number == 39), "eight blocks, as for the saved verdict"
+    blocks = np.array(apart).reshape(8, 5).mean(1)
+    low, high = stats.t.interval(0.95, 7, loc=blocks.mean(), scale=stats.sem(blocks))
+    found = means.so_far("clean")
+    assert found.difference == pytest.approx(np.mean(apart))
+    assert found.half_width == pytest.approx((high - low) / 2)
+    assert found.driven_s == pytest.approx(8 * 2.0)
+    assert means.so_far("truth").difference == pytest.approx(found.difference), "the base is in both"
+
+
+def test_nothing_is_said_so_far_without_a_control_or_blocks() -> None:
+    alone = means_of()
+    alone.add(frame(3, random=False))
+    assert alone.so_far("clean") is None
+    itself = means_of(method="random")
+    itself.add(frame(3))
+    assert itself.so_far("clean") is None
 
 
 def written(

@@ -47,6 +47,23 @@ def test_every_frame_is_there_at_its_time(tmp_path: Path, rate: Fraction) -> Non
         assert frame.to_ndarray(format="gray").mean() == pytest.approx(40 + 4 * number, abs=2)
 
 
+def test_pictures_of_a_variable_rate_are_shown_at_their_times(tmp_path: Path) -> None:
+    """Rates of a phone: 20 pictures at 30 a second, 40 at 10; and one at the nanosecond of another."""
+    starts = np.cumsum([0, *[33_333_333] * 20, *[100_000_000] * 38, 1])
+    path = tmp_path / "v.mp4"
+    with open_sink(
+        path, height=64, width=96, frame_rate=Fraction(10), constant=False, encoding=Encoding()
+    ) as sink:
+        for start in starts.tolist():
+            sink.write(bars(64, 96), at_ns=5 * 10**9 + start, for_ns=250_000_000)
+        assert sink.starts_s == pytest.approx(starts / 1e9, abs=1e-4)
+    with av.open(str(path)) as container:
+        assert float(container.duration / 1e6) == pytest.approx(starts[-1] / 1e9 + 0.25, abs=2e-3)
+        found = [float(frame.time) for frame in container.decode(video=0)]
+    np.testing.assert_allclose(found, starts / 1e9, atol=1e-4)
+    assert np.all(np.diff(found) > 0)
+
+
 def test_a_browser_can_play_it(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     write(path, [bars()] * 5)

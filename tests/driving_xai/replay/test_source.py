@@ -12,14 +12,16 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.alignment import align
+from data_prep.alignment import Alignment, align
+from data_prep.decoding import Dropped
+from data_prep.policy import Policy
 from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.shards.manifest import Manifest
 from driving_xai.errors import DataError
 from driving_xai.replay import source as sources
 from driving_xai.replay.frames import FrameSource, Selection, measured_rate
 from driving_xai.replay.sink import Encoding, open_sink
-from driving_xai.replay.source import Alignment, OwnShards, open_source
+from driving_xai.replay.source import OwnShards, open_source
 
 from .conftest import FRAMES, GEOMETRY, HOLE_AFTER, PERIOD_NS, picture_of
 
@@ -97,7 +99,7 @@ class TestRecording:
         )
         monkeypatch.setattr(sources, "READERS", {"udacity-csv": lambda path: [drive]})
         played = opened(Path("d"), reader="udacity-csv")
-        expected = align(drive, smoothing=0.2, tolerance_s=0.1, hole_periods=2.5)
+        expected = align(drive, Alignment())
         assert len(expected) < 40 == len(played)
         assert not played.begins[1:].any(), "the camera lost nothing"
         for name in ("steering_wheel_rad", "steering_wheel_rad_smoothed"):
@@ -177,10 +179,21 @@ class TestImageFolder:
         with pytest.raises(DataError, match=r"frame 7 of .* is 31x20, the first 30x20"):
             list(opened(folder))
 
-    def test_a_damaged_image_is_named(self, folder: Path) -> None:
+    def test_damaged_images_are_left_out_and_counted_or_refused(self, folder: Path) -> None:
         (folder / "frame_3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        with pytest.raises(DataError, match=r"frame_3\.png"):
-            list(opened(folder))
+        (folder / "frame_0.png").write_bytes(b"")
+        source, dropped = opened(folder), Dropped(Policy())
+        seen = list(source.read(dropped))
+        assert dropped.by_reason == {"undecodable_image": [0, 3]}
+        assert [int(each.frame.image[0, 0, 0]) // 10 for each in seen] == [1, 2, *range(4, 12)]
+        assert [each.frame.index for each in seen if each.begins] == [1, 4]
+        with pytest.raises(DataError, match=r"frame_0\.png: 0 bytes that are neither JPEG nor PNG"):
+            list(open_source(folder, vehicle=CAR, policy=Policy(on_bad="refuse")))
+
+    def test_files_of_other_systems_are_no_frames(self, folder: Path) -> None:
+        for name in ("._frame_3.png", "Thumbs.db"):
+            (folder / name).write_bytes(b"\0\5\x16\7")
+        assert len(opened(folder)) == len(list(opened(folder))) == 12
 
 
 class TestVideo:

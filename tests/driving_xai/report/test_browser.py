@@ -233,7 +233,7 @@ def test_a_control_has_the_same_dashes_everywhere(open_page, method):
     assert dashes == {name: style for name, style in wanted.items() if name != method}
     if method == "grad-cam":
         data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
-        curves = data["results"][0]["picks"]["deletion/truth"]["grad-cam"][0]["curves"]
+        curves = data["results"][0]["picks"]["deletion/clean"]["grad-cam"][0]["curves"]
         lines = dict(page.evaluate(LINES, ".card:first-child .curve"))
         ends = {name: float(lines[f"curve control-{at}"].split(",")[-1]) for at, name in enumerate(CONTROLS)}
         # The lower the value, the lower on the screen, where y is larger.

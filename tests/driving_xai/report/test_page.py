@@ -103,6 +103,51 @@ def test_text_from_results_stays_text(write_results, tmp_path):
     assert data["results"][0]["drives"][0]["name"] == EVIL
 
 
+def _version(write_results, root: Path, name: str, gains: dict[str, float], **more: object) -> Path:
+    """Results of other weights on the same road."""
+    folder = write_results(name, root=root, gains={**gains, "random": 0.0, "centre-prior": 0.0}, **more)
+    path = folder / SUMMARY
+    summary = json.loads(path.read_text())
+    summary["plan"]["checkpoint_sha256"] = name[0] * 64
+    path.write_text(json.dumps(summary))
+    return folder
+
+
+def test_two_models_are_compared_under_the_names_they_are_given(write_results, tmp_path):
+    folders = [
+        _version(write_results, tmp_path, name, {"grad-cam": gain}) for name, gain in (("a", 5.0), ("b", 1.0))
+    ]
+    sources = load_sources(folders, [EVIL, " version\n2 "])
+    (page,) = write_page(sources, tmp_path / "page.html")
+    seen = _read(page)
+    text = re.sub(r"\s+", " ", seen.text)
+    assert f"{EVIL} against version 2" in text
+    assert (
+        f"The pixels that grad-cam highlights matter more to {EVIL} than to version 2, counted above random "
+        "pixels (5 against 1" in text
+    )
+    assert "img" not in seen.tags
+    assert [name for name, _ in seen.scripts] == ["data", None]
+    write_markdown(sources, tmp_path / "scores.md")
+    assert "matter more to \\<" in (tmp_path / "scores.md").read_text()
+
+
+def test_results_of_one_model_are_not_set_against_each_other(write_replay, write_results, tmp_path):
+    folders = [write_results(root=tmp_path, frames=20), write_replay(root=tmp_path, frames=20)]
+    (page,) = write_page(load_sources(folders), tmp_path / "page.html")
+    assert "Models against each other" not in page.read_text()
+
+
+def test_models_on_different_drives_are_said_to_be_apart(write_results, tmp_path):
+    gains = {"grad-cam": 5.0}
+    folders = [
+        _version(write_results, tmp_path, "a", gains, frames=20),
+        _version(write_results, tmp_path, "b", gains, frames=20, drive="elsewhere"),
+    ]
+    (page,) = write_page(load_sources(folders), tmp_path / "page.html")
+    assert "They share no frames, so they are not compared" in page.read_text()
+
+
 def test_the_same_results_give_the_same_page(write_results, tmp_path):
     sources = load_sources([write_results(root=tmp_path)])
     for name in ("one.html", "two.html"):
@@ -235,16 +280,18 @@ def test_the_words_of_too_few_frames(write_results, tmp_path):
     sources = load_sources([folder])
     (page,) = write_page(sources, tmp_path / "page.html")
     text = re.sub(r"\s+", " ", _read(page).text)
+    lacking = "0.6 s of driving were scored, and 4 s are needed (8 blocks of 0.5 s)."
+    tell = "Too little was scored to tell whether the highlighted pixels matter more than random ones or those in"
+    assert text.count(f"{tell} the middle of the frame: {lacking}") == 2, "each method, by default"
     why = "No interval: too few independent blocks (12 frames are fewer than 8 blocks of 10)."
-    assert text.count(f"{why} Nothing is shown either way.") == len(sources[0].boards)
-    assert text.count(why) == 2 * len(sources[0].boards), "above, and below each table"
-    assert "no interval beside random" in text
+    assert text.count(why) == len(sources[0].boards), "below each table"
+    assert "too few frames against random" in text
     assert "Not tested: 12 frames are fewer than 8 blocks of 10." in text
     cells = re.findall(r'data-label="interval">(.*?)</td>', page.read_text())
     assert set(cells) == {"no interval"}
     write_markdown(sources, tmp_path / "scores.md")
     assert (
-        "| no interval | – | no interval beside random and centre-prior |"
+        "| no interval | – | too few frames against random and centre-prior |"
         in (tmp_path / "scores.md").read_text()
     )
 
@@ -264,7 +311,8 @@ def test_a_control_without_an_interval_is_named(write_results, tmp_path):
     assert said == [
         "No interval for random: too few independent blocks (60 frames are fewer than 8 blocks of 10)."
     ]
-    assert "grad-cam beats every control" in words.finding(sources[0].boards[0])
+    said = dict(words.findings(sources[0].boards[0]))["grad-cam"]
+    assert said.startswith("The highlighted pixels matter more than random ones (area")
 
 
 def test_no_test_is_claimed_of_log_odds(write_results, tmp_path):
@@ -272,7 +320,8 @@ def test_no_test_is_claimed_of_log_odds(write_results, tmp_path):
     folder = write_results(root=tmp_path, gains=gains, measures=("log-odds",))
     (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
     text = re.sub(r"\s+", " ", _read(page).text)
-    assert "grad-cam beats every control by the interval alone, without a test." in text
+    assert "grad-cam: The highlighted pixels matter more than random ones (score" in text
+    assert "by the interval, untested" in text
     assert "No test is made: the value is of all frames together" in text
     assert "by its interval better than random" in text
     assert "too few" not in text

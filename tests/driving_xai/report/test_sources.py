@@ -27,6 +27,8 @@ def test_the_most_faithful_stands_first_and_what_is_shown_is_told_apart(write_re
     assert by_name["lime"].beside["random"] == "not shown"
     assert by_name["random"].is_control
     assert by_name["random"].beside == {}
+    assert [board.reference for board in source.boards] == ["clean", "clean", "truth", "truth"]
+    assert [board.is_headline for board in source.boards] == [True, True, False, False]
     insertion = next(board for board in source.boards if board.measure == "insertion")
     assert [each.method for each in insertion.standings][-1] == "grad-cam", "there, low is faithful"
     assert {each.method: each for each in insertion.standings}["grad-cam"].beside["random"] == "worse"
@@ -44,15 +46,10 @@ def test_an_interval_alone_does_not_make_a_verdict(write_results):
     assert {each.beside.get("random") for each in source.boards[0].standings} == {"unknown", None}
 
 
-@pytest.mark.parametrize("saved", [True, False], ids=["comparisons saved", "worked out"])
-def test_a_value_of_all_frames_is_judged_by_its_interval(write_results, saved):
+def test_a_value_of_all_frames_is_judged_by_its_interval(write_results):
     """Log-odds have differences with intervals and no comparisons: a single frame has no value to test."""
     gains = {"grad-cam": 4.0, "lime": 0.0, "random": 0.0, "centre-prior": -4.0}
     folder = write_results(gains=gains, measures=("deletion", "log-odds"))
-    if not saved:
-        summary = json.loads((folder / SUMMARY).read_text())
-        del summary["comparisons"], summary["ranks"]
-        (folder / SUMMARY).write_text(json.dumps(summary))
     (source,) = load_sources([folder])
     board = next(board for board in source.boards if board.measure == "log-odds")
     by_name = {each.method: each for each in board.standings}
@@ -64,28 +61,27 @@ def test_a_value_of_all_frames_is_judged_by_its_interval(write_results, saved):
     expected = [
         each["value"]
         for each in source.summary["differences"]
-        if (each["measure"], each["method"]) == ("log-odds", "grad-cam") and each["reference"] == "truth"
+        if (each["measure"], each["method"]) == ("log-odds", "grad-cam")
+        and each["reference"] == board.reference
     ]
     shown = [by_name["grad-cam"].comparisons[control] for control in ("random", "centre-prior")]
     assert [pair["value"] for pair in shown] == expected
     assert {pair["p_holm"] for pair in shown} == {None}
-    said = words.finding(board)
-    assert said.startswith("grad-cam beats every control by the interval alone, without a test")
+    said = dict(words.findings(board))
+    assert said["grad-cam"].startswith("The highlighted pixels matter more than random ones (score")
+    assert said["grad-cam"].count("by the interval, untested") == 2
     tested = next(board for board in source.boards if board.measure == "deletion")
     assert (bool(board.untested), bool(tested.untested)) == (True, False)
 
 
-def test_comparisons_that_are_absent_are_worked_out_alike(write_results):
-    folder = write_results()
-    (saved,) = load_sources([folder])
+@pytest.mark.parametrize("section", ["comparisons", "ranks"])
+def test_nothing_is_worked_out_that_results_lack(write_results, section):
+    folder = write_results(frames=20)
     summary = json.loads((folder / SUMMARY).read_text())
-    del summary["comparisons"], summary["ranks"]
+    del summary[section]
     (folder / SUMMARY).write_text(json.dumps(summary))
-    (computed,) = load_sources([folder])
-    assert [board.pairs for board in computed.boards] == [board.pairs for board in saved.boards]
-    assert [each.place for each in computed.boards[0].standings] == [
-        each.place for each in saved.boards[0].standings
-    ]
+    with pytest.raises(DataError, match=rf"'{section}'.*; score again"):
+        load_sources([folder])
 
 
 def test_a_pair_saved_the_other_way_round_is_turned(write_results):
@@ -140,3 +136,19 @@ def test_an_edited_summary_is_refused_in_one_line(write_results, changes):
     with pytest.raises(DataError, match=r"a section is not as .*; score again") as caught:
         load_sources([folder])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a"], "got 1 labels for 2 folders of results; give --label once for each"),
+        (["a", "b", "c"], "got 3 labels for 2"),
+        (["a", " a "], "expected different names"),
+        (["a", "  "], "expected different names"),
+    ],
+)
+def test_labels_are_one_for_each_and_different(write_results, tmp_path, labels, message):
+    folders = [write_results(name, root=tmp_path, frames=20) for name in ("one", "two")]
+    assert [source.label for source in load_sources(folders, ["old", "the  new"])] == ["old", "the new"]
+    with pytest.raises(DataError, match=message):
+        load_sources(folders, labels)

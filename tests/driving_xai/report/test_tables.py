@@ -104,7 +104,7 @@ def test_a_recording_without_rerun_says_what_to_install(write_results, tmp_path,
     monkeypatch.setitem(sys.modules, "rerun", None)
     done = _run(write_results(root=tmp_path, frames=20), "--rrd", tmp_path / "a.rrd")
     assert done.exit_code == 3
-    assert "pip install 'driving-xai[rerun]'" in done.stderr
+    assert "pip install '.[rerun]'" in done.stderr
     assert not (tmp_path / "a.rrd").exists()
 
 

@@ -70,7 +70,18 @@ def test_results_cannot_reach_for_files_elsewhere(write_results, tmp_path):
 def _values(drive: str, values: list[float]) -> pd.DataFrame:
     rows = make_rows({"grad-cam": 0.0}, frames=len(values), drive=drive, measures=("deletion",))
     rows = rows[rows["reference"] == "truth"].reset_index(drop=True)
-    return rows.assign(value=values)
+    return rows.assign(value=values, base_corrected=values)
+
+
+def test_picks_are_not_the_frames_where_the_model_errs_most():
+    """Against the truth an area is large where the model is wrong; what the edit changed may be little."""
+    rows = _values("road", [0.0] * 200).assign(value=np.arange(200.0))
+    (found,) = drives(rows.assign(base_corrected=np.where(rows.index == 20, 5.0, 0.0)))
+    best, *_ = picks([found], "deletion/truth", "grad-cam", higher_is_faithful=True, count=1)
+    assert best.row == 20
+    unknown = drives(rows.assign(base_corrected=np.nan))
+    best, *_ = picks(unknown, "deletion/truth", "grad-cam", higher_is_faithful=True, count=1)
+    assert best.row == 199, "a measure without a base goes by its value"
 
 
 def test_picks_are_the_ends_and_keep_apart():

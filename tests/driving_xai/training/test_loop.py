@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
-from driving_xai.training import loop
+from driving_xai.training import loop, unfinished
 from driving_xai.training.classify import ClassifierTraining, train
 from tests.driving_xai.training import together
 from tests.driving_xai.training.pictures import Pictures
@@ -90,6 +90,30 @@ def test_a_killed_training_leaves_good_checkpoints_and_resumes_to_the_same_weigh
     assert not list(tmp_path.rglob("*.tmp"))
     for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+class EverWorse(L.Callback):
+    """The first epoch stays the best."""
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        trainer.callback_metrics["val_loss"] = torch.tensor(float(trainer.current_epoch))
+
+
+def test_the_last_epoch_is_kept_though_an_earlier_one_was_better(tmp_path) -> None:
+    trained(tmp_path, callbacks=(EverWorse(),))
+    found = unfinished.read(tmp_path)
+    assert (found.epoch, found.best_epoch, found.monitor, found.value) == (3, 1, "val_loss", 0.0)
+
+
+def test_an_interrupted_training_says_with_which_epoch_it_goes_on(tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt, match=r"up to 1 are kept.* --resume goes on with epoch 2"):
+        trained(tmp_path, callbacks=(Interrupt(),))
+    found = unfinished.read(tmp_path)
+    assert (found.kind, found.epoch, found.best_epoch) == ("classifier", 1, 1)
+    assert found.best.is_file()
+    (tmp_path / "resume" / "best.ckpt").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        unfinished.read(tmp_path)
 
 
 def test_logs_are_one_run_across_a_resume(whole, tmp_path) -> None:

@@ -32,9 +32,9 @@ class Watched(Live):
         self.seen: list[tuple[np.ndarray, FrameStats]] = []
         self.came = threading.Condition()
 
-    def show(self, picture: np.ndarray, stats: FrameStats) -> None:
+    def show(self, picture: np.ndarray, stats: FrameStats, *, lasts_s: float | None = None) -> None:
         self._asked_s = float("inf")
-        super().show(picture, stats)
+        super().show(picture, stats, lasts_s=lasts_s)
         with self.came:
             self.seen.append((picture, stats))
             self.came.notify_all()
@@ -75,6 +75,8 @@ def written(checkpoint: Checkpoint, recording: Path, tmp_path_factory: pytest.Te
 def test_viewers_see_what_a_video_would_hold(watched: Watched, written: Watched) -> None:
     watched.until(FRAMES - 1)
     assert [stats for _, stats in watched.seen] == [stats for _, stats in written.seen]
+    said = [stats.verdict for _, stats in watched.seen]
+    assert said[-1].startswith("A verdict needs 40 s of driving; 0 s were scored so far")
     for (ours, _), (theirs, _) in zip(watched.seen, written.seen, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from data_prep.geometry import Geometry
 from driving_xai.replay.tasks.instruments import Camera, Steering
 from driving_xai.replay.tasks.steering_view import Instant, Overlay, OverlayConfig
-from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, heat_colours, is_degenerate, legend
+from driving_xai.viz.heat import (
+    Colormap,
+    HeatLook,
+    HeatScale,
+    blend_heat,
+    enlargement,
+    heat_colours,
+    is_degenerate,
+    legend,
+)
 from driving_xai.viz.lettering import Layer
 
 GEOMETRY = Geometry(crop_top=0.25, crop_bottom=0.125, crop_left=0.1, crop_right=0.05)
@@ -123,10 +132,33 @@ def test_nothing_is_drawn_for_no_evidence(signed: bool) -> None:
     assert passes[nothing].min() >= 252
 
 
-def test_stronger_evidence_is_lighter() -> None:
-    luminance = cv2.cvtColor(legend(False)[None], cv2.COLOR_RGB2LAB)[0, :, 0].astype(int)
-    assert (np.diff(luminance) >= -1).all(), "perceptually rising, up to rounding"
+@pytest.mark.parametrize("colormap", ["inferno", "plasma", "viridis"])
+def test_stronger_evidence_is_lighter(colormap: Colormap) -> None:
+    luminance = cv2.cvtColor(legend(False, HeatLook(colormap))[None], cv2.COLOR_RGB2LAB)[0, :, 0].astype(int)
+    assert (np.diff(luminance) >= -2).all(), "perceptually rising, up to rounding"
     assert luminance[-1] - luminance[0] > 120
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_opacity_is_that_of_the_strongest_evidence(signed: bool) -> None:
+    for opacity in (0.25, 1.0):
+        _, passes = heat_colours(signed, HeatLook(opacity=opacity))
+        assert passes[255].max() == pytest.approx(255 * (1 - opacity), abs=1)
+
+
+def test_turbo_is_seen_on_a_dark_road() -> None:
+    """Weak evidence on asphalt at night: inferno's violet hardly stands out from it."""
+    road, weak = (
+        np.full((40, 40, 3), 25, np.uint8),
+        np.linspace(0, 0.4, 1600, dtype=np.float32).reshape(40, 40),
+    )
+    scale = HeatScale(0.0, 1.0, signed=False)
+    seen = {}
+    for colormap in ("inferno", "turbo"):
+        picture = road.copy()
+        blend_heat(picture, weak, scale, look=HeatLook(colormap))
+        seen[colormap] = float(np.abs(picture.astype(int) - road).max(2).mean())
+    assert seen["turbo"] > 1.5 * seen["inferno"]
 
 
 def test_a_degenerate_map_is_called_so_and_not_painted() -> None:

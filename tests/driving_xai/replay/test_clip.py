@@ -1,0 +1,66 @@
+"""Clips to share: as large as fits, at their own speed, and refused in one line where nothing fits."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from driving_xai.errors import VideoError
+from driving_xai.replay.clip import write_clip
+from driving_xai.replay.sink import Encoding, open_sink
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second and a half of noise at 20 a second: it does not compress. A bright bar moves to the right."""
+    path = tmp_path_factory.mktemp("video") / "drive.mp4"
+    draw = np.random.default_rng(0)
+    with open_sink(path, height=90, width=700, frame_rate=Fraction(20), encoding=Encoding(crf=8)) as sink:
+        for number in range(30):
+            picture = draw.integers(0, 120, (90, 700, 3), dtype=np.uint8)
+            picture[:, 20 * number : 20 * number + 40] = 255
+            sink.write(picture)
+    return path
+
+
+def pictures(path: Path) -> tuple[list[np.ndarray], list[int]]:
+    frames, durations = [], []
+    with Image.open(path) as opened:
+        for number in range(opened.n_frames):
+            opened.seek(number)
+            frames.append(np.asarray(opened.convert("RGB")))
+            durations.append(opened.info["duration"])
+    return frames, durations
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_clip_shows_the_video_at_its_own_speed(video: Path, tmp_path: Path, suffix: str) -> None:
+    frames, durations = pictures(write_clip(video, tmp_path / f"clip{suffix}", most_mb=50))
+    assert len(frames) == 15, "ten a second"
+    assert sum(durations) == 1500
+    assert frames[0].shape == (82, 640, 3)
+    bright = [int(np.argmax(frame.astype(float).mean((0, 2)))) for frame in frames]
+    assert bright == sorted(bright)
+    assert bright[-1] > bright[0] + 400
+
+
+def test_a_smaller_clip_is_made_where_the_first_does_not_fit(video: Path, tmp_path: Path) -> None:
+    whole = write_clip(video, tmp_path / "whole.gif", most_mb=50).stat().st_size / 1e6
+    small = write_clip(video, tmp_path / "small.gif", most_mb=whole / 2)
+    assert small.stat().st_size / 1e6 <= whole / 2
+    assert pictures(small)[0][0].shape[1] < 640
+
+
+def test_what_cannot_fit_leaves_nothing(video: Path, tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"even at 240 pixels the clip has .* render a shorter part"):
+        write_clip(video, tmp_path / "clip.gif", most_mb=0.01)
+    with pytest.raises(VideoError, match=r"ends in \.gif or \.webp"):
+        write_clip(video, tmp_path / "clip.avi")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match="cannot be read"):
+        write_clip(tmp_path / "broken.mp4", tmp_path / "clip.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
