@@ -28,11 +28,13 @@ def demo(
     \b
     Example: driving-xai demo --out demo
     """
+    from data_prep.lock import exclusive
     from driving_xai import demo as composition
     from driving_xai.cli.epochs import EpochLines
 
     scale = composition.Scale()
-    made = composition.run(out, seed=seed, scale=scale, stage=console.progress, callback=EpochLines)
+    with exclusive(out):
+        made = composition.run(out, seed=seed, scale=scale, stage=console.progress, callback=EpochLines)
     if as_json:
         console.print_json(
             {**{k: str(v) for k, v in made.paths.items()}, "metrics": made.metrics, "scores": made.scores}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from data_prep.lock import exclusive
-from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.atomic import remove_leftovers, replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
 
@@ -165,7 +165,7 @@ def arrow_table(rows: Rows | pd.DataFrame) -> pa.Table:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder of results; one that is made for it and stays empty is removed.
+    """Keeps other runs out of a folder of results, and removes what a killed one left half-written.
 
     Args:
         out: the folder.
@@ -173,15 +173,9 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         DataError: another run is writing there.
     """
-    existed = out.exists()
-    try:
-        with exclusive(out):
-            yield
-    except BaseException:
-        if not existed:
-            with suppress(OSError):  # It holds what a later run goes on with.
-                out.rmdir()
-        raise
+    with exclusive(out):
+        remove_leftovers(out)
+        yield
 
 
 def write_table(path: Path, rows: Rows | pd.DataFrame) -> None:

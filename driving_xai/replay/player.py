@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.lock import exclusive_file
 from data_prep.schema import Image
+from data_prep.shards.atomic import remove_leftovers
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import SUMMARY
@@ -71,13 +73,23 @@ def replay(
             were cut.
         OptionError: an option is for models of another task.
         DataError: the source is missing, empty, damaged, does not fit the checkpoint, or nothing of it can
-            be scored.
+            be scored; or another run is writing `out`.
         UnsupportedModelError: the model lacks what the method needs.
         VideoError: no H.264 encoder, no window to show, or the video cannot be written.
     """
     config, times = config or ReplayConfig(), times or StageTimes()
     require_encoder()
-    session = Session.open(checkpoint, source, out, config)
+    with exclusive_file(out):
+        session = Session.open(checkpoint, source, out, config)
+        remove_leftovers(out.parent, of=out.name)
+        remove_leftovers(session.scores)
+        return _played(session, show=show, live=live, on_progress=on_progress, times=times)
+
+
+def _played(
+    session: Session, *, show: bool, live: Live | None, on_progress: Progress | None, times: StageTimes
+) -> ReplayResult:
+    """Plays to the end and writes the video and its scores."""
     predict, played = session.predictor(times), 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
@@ -86,7 +98,7 @@ def replay(
         submit = stack.enter_context(session.scoring(times))
         first = next(explained, None)
         if first is None:
-            raise DataError(f"{source}: no frame came from it; check the source")
+            raise DataError(f"{session.frames.name}: no frame came from it; check the source")
         if live is not None:
             playback = playback_of(session, methods=(session.method,), free=False)
             live.begin(playback, at_s=playback.first_s)
@@ -104,9 +116,10 @@ def replay(
         (session.scores / SUMMARY).unlink(missing_ok=True)
     if live is not None:
         live.end()
-    if not config.score:
-        return ReplayResult(out, played, None, None)
-    return ReplayResult(out, played, session.scores, session.save_summary(played, renderer))
+    assert session.out is not None
+    if not session.config.score:
+        return ReplayResult(session.out, played, None, None)
+    return ReplayResult(session.out, played, session.scores, session.save_summary(played, renderer))
 
 
 def _require_rows(session: Session, renderer: Renderer) -> None:
