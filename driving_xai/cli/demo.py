@@ -15,7 +15,9 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(help="Seed of the route, the training and the scoring.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the route, the training and the scoring.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Do the main job on a rendered route; needs no data.

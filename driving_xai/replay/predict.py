@@ -168,12 +168,16 @@ class Predictor:
             pixels: the same as the model's input.
 
         Raises:
-            NonFiniteError: a map is not finite.
+            NonFiniteError: the prediction or a map is not finite.
         """
         past = None if seen.begins else self._state
         with self._times.measure("model"), torch.no_grad():
             frames = self._input(pixels)
             clean, attention = self._advance(frames, past)
+            if not clean.isfinite().all():
+                raise NonFiniteError(
+                    f"frame {seen.frame.index}: the model predicts NaN or infinity; check its weights"
+                )
             prediction = self._task.read(clean, seen)
         with self._times.measure("explain"):
             saliency = self._explained(self._view(past, frames, attention), frames, prediction.outputs)
