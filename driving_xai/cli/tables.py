@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.errors import DataError
+
 
 def steering_error(metrics: Mapping[str, Any]) -> str:
     """The tested error, or else the validated one, and that of always driving straight."""
@@ -55,7 +57,11 @@ def self_distillation(metrics: Mapping[str, Any]) -> str:
 
 
 def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
-    """What a checkpoint's metrics say of it, in one line."""
+    """What a checkpoint's metrics say of it, in one line.
+
+    Raises:
+        DataError: they are not as the recipe writes them.
+    """
     lines = {
         "steering": steering_error,
         "actions": action_accuracy,
@@ -63,7 +69,12 @@ def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
         "classifier": class_accuracy,
         "bounded-logit": class_accuracy,
     }
-    return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
+    try:
+        return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"metrics.json is not as the recipe of {kind} writes it ({error}); train again or copy it anew"
+        ) from None
 
 
 def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
