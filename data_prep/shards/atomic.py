@@ -31,7 +31,8 @@ def replacing(target: Path, *, scratch: Path | None = None) -> Iterator[Path]:
         OSError: it cannot be written; it names `target`, and not the temporary file.
     """
     # Host and process keep two workers apart that were handed the same unit.
-    temporary = (scratch or target.parent) / f"{target.name}.{platform.node()}-{os.getpid()}.tmp"
+    # Absolute, because libraries take a relative name with a colon, `run:1/page`, for an address.
+    temporary = (scratch or target.parent).absolute() / f"{target.name}.{platform.node()}-{os.getpid()}.tmp"
     try:
         yield temporary
         sync(temporary)

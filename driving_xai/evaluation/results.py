@@ -210,7 +210,7 @@ def read_table(path: Path) -> pd.DataFrame:
             twice, a number that is infinite.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(path.absolute(), page_checksum_verification=True)
         frames = table.to_pandas() if table.schema.equals(PER_FRAME_SCHEMA) else None
     # A damaged file makes Arrow raise whatever it stumbles over.
     except Exception as error:
