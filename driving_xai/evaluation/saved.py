@@ -154,7 +154,7 @@ class _Files(_Section):
     model_config = ConfigDict(extra="forbid")
 
     table: _Sha256 = Field(alias="per_frame.parquet")
-    maps: _Sha256 = Field(default=None, alias="maps.h5")
+    maps: _Sha256 = Field(default=_ABSENT, alias="maps.h5")
 
 
 class _Summary(_Section):

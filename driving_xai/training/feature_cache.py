@@ -138,7 +138,7 @@ def _write(
             if start == 0:
                 header = {"descr": dtype.str, "fortran_order": False, "shape": (count, *found.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(found, dtype=dtype))
+            file.write(np.ascontiguousarray(found, dtype=dtype).data)
             if on_progress is not None:
                 on_progress(int(rows[-1]) + 1, count)
 
