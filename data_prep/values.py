@@ -173,6 +173,8 @@ def checked(hint: Any, value: Any, name: str, *, start: Any = None) -> Any:
     if _is_table(hint):
         return _checked_table(hint, value, name, start)
     converted = _converted(hint, value)
+    if hint is int and type(converted) is int and not -_BEYOND < converted < _BEYOND:
+        raise InvalidValue(f"{name} is {quoted(value)}; expected a whole number of less than 2**32")
     _require(_fits(hint, converted), hint, value, name)
     return float(converted) if hint is float else converted
 
@@ -198,6 +200,8 @@ def _checked_union(hint: Any, value: Any, name: str, start: Any) -> Any:
         whole = _is_table(kind) and isinstance(value, Mapping)
         if whole or (len(alone) == 1 and origin_of(kind) is tuple and isinstance(value, list | tuple)):
             return checked(kind, value, name, start=start)
+    if str in alone and isinstance(value, str) and not isinstance(value, BareText):
+        return value  # also where it reads like a number
     for kind in alone:
         with suppress(InvalidValue):
             return checked(kind, value, name, start=start)
@@ -231,12 +235,14 @@ def _is_table(hint: Any) -> bool:
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """A path or a number from the text that stands for it."""
+    """A path or a number from the text that stands for it, and a choice such as "32" from its number."""
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(value, BareText) and hint in (int, float):
+    if isinstance(value, str) and hint in (int, float):
         with suppress(ValueError):
             return hint(value)
+    if origin_of(hint) is Literal and type(value) is int and str(value) in arguments_of(hint):
+        return value if value in arguments_of(hint) else str(value)
     return str(value) if isinstance(value, BareText) else value
 
 

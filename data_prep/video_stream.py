@@ -39,7 +39,7 @@ def opened(
     """
     try:
         # A title in a broken encoding is no reason to refuse the pictures.
-        container = av.open(str(path), format=container_format, metadata_errors="ignore")
+        container = av.open(str(path.absolute()), format=container_format, metadata_errors="ignore")
     except FileNotFoundError:
         raise DataError(f"{path}: no such video; check the path") from None
     except (av.FFmpegError, OSError) as error:

@@ -7,23 +7,43 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
+from data_prep.documents import read_json
+from data_prep.errors import quoted
+from data_prep.geometry import Geometry
+from data_prep.schema import Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.values import Interval, build, checked
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.types import Frames, HasOutputs, Outputs, RecurrentModel, Scores
 
 SCHEMA = "driving-xai-checkpoint/1"
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
+_SPARE_VALUES, _SPARE_TENSORS = 2**22, 1000
+"""What a network may have beyond twice its file while it is built."""
+_Positive = Annotated[float, Interval(gt=0, lt=1e6)]
+_SIGNALS: Mapping[str, Any] = {
+    "smoothing_alpha": Annotated[float, Interval(gt=0, le=1)],
+    "lead_s": Annotated[float, Interval(gt=-1e6, lt=1e6)],
+    "tolerance_s": _Positive,
+    "hole_periods": _Positive,
+}
+"""Of what replay reads of how controls were put on the camera's clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +134,14 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
     if kind is not None and config["kind"] != kind:
         raise CheckpointError(f"{path} is a checkpoint of kind {config['kind']!r}, expected {kind!r}")
     made = KINDS[config["kind"]]()
-    model = _build(made, config)
+    _check_sections(config, path / CONFIG)
+    metrics = _read_json(path / METRICS)
     try:
+        with no_larger_than(path / WEIGHTS):
+            model = _build(made, config, path / CONFIG)
         model.load_state_dict(load_file(path / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path / WEIGHTS} does not load: {reason}; train again or copy it anew"
         ) from error
@@ -126,7 +149,7 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
         path=path,
         model=made.ready(model).to(device),
         config=config,
-        metrics=_read_json(path / METRICS),
+        metrics=metrics,
         sha256=sha256_of(path / WEIGHTS),
     )
 
@@ -182,21 +205,77 @@ KINDS: Mapping[str, Callable[[], Kind]] = {
 }
 
 
-def _build(made: Kind, config: Mapping[str, Any]) -> nn.Module:
-    known = {field.name for field in fields(made.config)}
-    keywords = config.get("model")
-    if not isinstance(keywords, dict):
-        raise CheckpointError(f"config.json has model {keywords!r}; expected an object of settings")
-    if unknown := sorted(set(keywords) - known):
-        raise CheckpointError(
-            f"config.json has unknown model keys {unknown}; expected some of {sorted(known)}"
-        )
-    # JSON has no tuples; the settings have no lists.
-    keywords = {name: tuple(value) if isinstance(value, list) else value for name, value in keywords.items()}
+def _build(made: Kind, config: Mapping[str, Any], path: Path) -> nn.Module:
+    table = config.get("model")
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{path} has model {quoted(table)}; expected an object of settings")
     try:
-        return made.model(made.config(**keywords))
-    except (KeyError, TypeError, ValueError, RuntimeError, UnsupportedModelError) as error:
-        raise CheckpointError(f"config.json describes no {config['kind']} model: {error}") from error
+        return made.model(build(made.config, table, prefix="model."))
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, UnsupportedModelError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} describes no {config['kind']} model: {reason}") from error
+
+
+@contextmanager
+def no_larger_than(weights: Path) -> Iterator[None]:
+    """Stops the building of a network as soon as it has far more weights than a file, before they take memory.
+
+    Some networks are built with layers that are taken off again, so twice the file's size is allowed.
+
+    Raises:
+        CheckpointError: it would be larger.
+        SafetensorError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    with safe_open(weights, framework="pt") as file:
+        sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    left = [2 * sum(sizes) + _SPARE_VALUES, 2 * len(sizes) + _SPARE_TENSORS]
+
+    def count(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
+        left[0] -= 0 if value is None else value.numel()
+        left[1] -= 1
+        if min(left) < 0:
+            raise CheckpointError(
+                f"{weights} holds {sum(sizes):,} values in {len(sizes)} tensors, and {CONFIG} beside it describes "
+                "a larger network; one of them is of another checkpoint"
+            )
+
+    hooks = [
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_sections(config: Mapping[str, Any], path: Path) -> None:
+    """Raises CheckpointError where what a model's users read of its configuration cannot be."""
+    for section in ("input", "data", "training"):
+        if not isinstance(config.get(section, {}), dict):
+            raise CheckpointError(f"{path}: {section} is {quoted(config[section])}; expected an object")
+    inputs, data = config.get("input", {}), config.get("data", {})
+    try:
+        for name, kind in (("geometry", Geometry), ("vehicle", Vehicle)):
+            if inputs.get(name) is not None:
+                checked(kind, inputs[name], f"input.{name}")
+        checked(
+            Annotated[int, Interval(ge=1, le=2**15)] | None,
+            inputs.get("short_side_px"),
+            "input.short_side_px",
+        )
+        checked(Mapping[str, Any], inputs.get("signals", {}), "input.signals")
+        for name, kind in _SIGNALS.items():
+            if name in inputs.get("signals", {}):
+                checked(kind, inputs["signals"][name], f"input.signals.{name}")
+        checked(str | None, data.get("shards_sha256"), "data.shards_sha256")
+        checked(Mapping[str, Any] | None, data.get("held_out"), "data.held_out")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; train again or copy it anew") from None
 
 
 def as_json(content: Mapping[str, Any]) -> str:
@@ -215,12 +294,12 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
+        content = read_json(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{path.parent} is no checkpoint: it has no {path.name}; give a directory that `train` wrote"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object; the checkpoint is damaged")

@@ -22,7 +22,7 @@ from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.models.steering import SteeringConfig
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.player import replay
-from driving_xai.training.loop import RESUME
+from driving_xai.training.state import RESUME
 from driving_xai.training.steering import SteeringTraining, train
 
 _BLOCK_S = 3.0

@@ -22,7 +22,7 @@ def read_schema(path: Path) -> pa.Schema:
         DataError: it is not there or damaged.
     """
     try:
-        return pq.read_schema(path)
+        return pq.read_schema(path.absolute())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; restore it from the data set") from None
     except (pa.ArrowException, OSError):
@@ -43,7 +43,7 @@ def read_table(path: Path, columns: list[str], *, episode: int | None = None) ->
         raise DataError(f"{path}: has no column {missing[0]}; restore it from the data set")
     try:
         filters = None if episode is None else [("episode_index", "==", episode)]
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+        return pq.read_table(path.absolute(), columns=columns, filters=filters, partitioning=None)
     except (pa.ArrowException, OSError):
         raise DataError(
             f"{path}: not a Parquet file that can be read; restore it from the data set"

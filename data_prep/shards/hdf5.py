@@ -51,7 +51,7 @@ _FAULTS = (
 _LIBRARY = ("earliest", "v110")
 
 
-class _PatientFile(io.FileIO):
+class PatientFile(io.FileIO):
     """A file that remembers that the disk is full instead of raising.
 
     HDF5 cannot close a file whose writes fail, and then ends the process with a segmentation
@@ -101,7 +101,7 @@ class SequenceWriter:
             width: of a frame in pixels.
             causes: whether each frame comes with the mask of the pixels that cause its label.
         """
-        self._disk = _PatientFile(path)
+        self._disk = PatientFile(path)
         self._file = h5py.File(self._disk, "w", libver=_LIBRARY, track_order=False)
         self._rows = 0
         self._frames = self._create("frames", most_rows, (height, width, 3))

@@ -213,7 +213,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         DataError: it is missing, not Parquet, or damaged, also when that shows only while reading.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path.absolute()) as file:
             most = _ROWS_PER_BYTE * path.stat().st_size
             if not 0 <= file.metadata.num_rows <= most:
                 raise _damaged(path, f"claims {file.metadata.num_rows} rows")

@@ -15,7 +15,9 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(help="Seed of the route, the training and the scoring.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the route, the training and the scoring.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Do the main job on a rendered route; needs no data.
@@ -28,11 +30,13 @@ def demo(
     \b
     Example: driving-xai demo --out demo
     """
+    from data_prep.lock import exclusive
     from driving_xai import demo as composition
     from driving_xai.cli.epochs import EpochLines
 
     scale = composition.Scale()
-    made = composition.run(out, seed=seed, scale=scale, stage=console.progress, callback=EpochLines)
+    with exclusive(out):
+        made = composition.run(out, seed=seed, scale=scale, stage=console.progress, callback=EpochLines)
     if as_json:
         console.print_json(
             {

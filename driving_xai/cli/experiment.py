@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +128,7 @@ def _run(
     recipe = _recipe(name, config, {"checkpoint": checkpoint, "folds": folds}, assignments or [])
     if experiment.fetches and (backbone := imported(experiment.fetches)(recipe)):
         tell_fetched(backbone)
-    with console.progress(name, unit=experiment.unit) as on_progress:
+    with _alone(out), console.progress(name, unit=experiment.unit) as on_progress:
         results = imported(experiment.run)(
             None if experiment.data == "classes" and str(data) == "-" else data,
             out,
@@ -137,6 +140,18 @@ def _run(
         console.print_json(results)
     else:
         typer.echo((experiment.results_folder(name, out) / "table.md").read_text().rstrip())
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, and removes what a killed one left half-written anywhere in it."""
+    from data_prep.lock import exclusive
+    from data_prep.shards.atomic import remove_leftovers
+
+    with exclusive(out):
+        for folder, _, _ in os.walk(out):
+            remove_leftovers(Path(folder))
+        yield
 
 
 def _recipe(name: str, config: Path | None, options: dict[str, Any], assignments: list[str]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +52,11 @@ def report(
     Example: driving-xai report scores drive.scores -o report.html
     Example: driving-xai report before after --label "version 1" --label "version 2" -o report.html
     """
-    if not (out or markdown or csv or rrd):
+    asked = [path for path in (out, markdown, csv, rrd) if path is not None]
+    if not asked:
         raise settings.SettingsError("nothing to write; give --out, --markdown, --csv or --rrd")
+    if twice := next((path for path in asked if asked.count(path) > 1), None):
+        raise settings.SettingsError(f"{twice} is to be written twice; give each output a name of its own")
     for path, suffix in ((out, ".html"), (rrd, ".rrd")):
         if path is not None and path.suffix != suffix:
             raise settings.SettingsError(f"got {path}; expected a name that ends in {suffix}")
@@ -68,15 +73,16 @@ def report(
             "sanity checks alone make no report; give a folder of score or replay too"
         )
     how = PageConfig(title=title, embed_mb=embed_mb)
-    written = [] if out is None else write_page(sources, out, how, sanity=sanity)
-    if markdown is not None:
-        write_markdown(sources, markdown)
-    if csv is not None:
-        write_csv(sources, csv)
-    if rrd is not None:
-        from driving_xai.report.recording import write_recording
+    with _alone(asked):
+        written = [] if out is None else write_page(sources, out, how, sanity=sanity)
+        if markdown is not None:
+            write_markdown(sources, markdown)
+        if csv is not None:
+            write_csv(sources, csv)
+        if rrd is not None:
+            from driving_xai.report.recording import write_recording
 
-        write_recording(sources, rrd)
+            write_recording(sources, rrd)
     files = [*written, *(path for path in (markdown, csv, rrd) if path is not None)]
     for found in () if as_json else model_comparisons(sources):
         typer.echo("\n".join([f"{found.first} against {found.second}:", *found.sentences, *found.notes]))
@@ -84,3 +90,16 @@ def report(
         console.print_json({"files": [{"path": str(p), "bytes": p.stat().st_size} for p in files]})
     else:
         typer.echo("\n".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in files))
+
+
+@contextmanager
+def _alone(paths: Sequence[Path]) -> Iterator[None]:
+    """Keeps other runs from writing these files, and removes what a killed one left of them."""
+    from data_prep.lock import exclusive_file
+    from data_prep.shards.atomic import remove_leftovers
+
+    with ExitStack() as until_written:
+        for path in paths:
+            until_written.enter_context(exclusive_file(path))
+            remove_leftovers(path.parent, of=path.name)
+        yield

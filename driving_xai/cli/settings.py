@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_prep.documents import parse_toml
+from data_prep.shards.atomic import read_bounded
 from data_prep.values import BareText, build
 from driving_xai.cli.console import SettingsError
 
 Config = TypeVar("Config")
+_MOST_BYTES = 2**22
 
 
 def resolve(
@@ -50,10 +52,10 @@ def resolve(
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return parse_toml(read_bounded(file, most=_MOST_BYTES).decode())
     except FileNotFoundError:
         raise SettingsError(f"{file}: no such configuration file; check --config") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise SettingsError(f"{file}: not TOML ({error}); correct it") from None
     except OSError as error:
         raise SettingsError(f"{file}: cannot be read ({error.strerror}); check --config") from None
@@ -61,9 +63,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"value = {text}")
+    except ValueError:
         return BareText(text)
+    # A second line would be another setting, and lost.
+    return table["value"] if len(table) == 1 else BareText(text)
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:

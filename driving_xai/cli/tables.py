@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from data_prep.errors import DataError
+
 if TYPE_CHECKING:
     from driving_xai.evaluation.verdicts import Verdict
 
@@ -65,7 +67,11 @@ def self_distillation(metrics: Mapping[str, Any]) -> str:
 
 
 def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
-    """What a checkpoint's metrics say of it, in one line."""
+    """What a checkpoint's metrics say of it, in one line.
+
+    Raises:
+        DataError: they are not as the recipe writes them.
+    """
     lines = {
         "steering": steering_error,
         "actions": action_accuracy,
@@ -73,7 +79,12 @@ def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
         "classifier": class_accuracy,
         "bounded-logit": class_accuracy,
     }
-    return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
+    try:
+        return lines[kind](metrics) if kind in lines else json.dumps(metrics, sort_keys=True)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"metrics.json is not as the recipe of {kind} writes it ({error}); train again or copy it anew"
+        ) from None
 
 
 def results(summary: Mapping[str, Any], folder: Path, *, against: Against = "unmodified") -> list[str]:

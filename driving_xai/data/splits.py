@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.split import clocks, near_on_clock
+from data_prep.values import build
 from driving_xai.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -30,8 +31,8 @@ class SplitRule:
             HoldOut(block=2, gap_s=2.0, val_fraction=0.1)
         """
         try:
-            return cls(**config["data"]["held_out"])
-        except (KeyError, TypeError) as error:
+            return build(cls, config["data"]["held_out"], prefix="data.held_out.")
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"the checkpoint does not say what was held out ({error}); train it again"
             ) from error

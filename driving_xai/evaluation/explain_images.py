@@ -23,6 +23,7 @@ from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.evaluation.config import explainers_of
 from driving_xai.evaluation.data import EVERY_PREDICTED
+from driving_xai.evaluation.results import locked
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf, described
@@ -76,15 +77,16 @@ def explain_images(
         The JSON files.
 
     Raises:
-        DataError: an image cannot be read, two have the same name, or the model has no such target.
+        DataError: an image cannot be read, two have the same name, or the model has no such target,
+            or another run is writing to `out`.
         UnsupportedModelError: the model lacks what a method needs.
     """
     stems = [image.stem for image in images]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise DataError(f"two images are called {sorted(twice)[0]!r}; give them to separate folders")
     still = _Still(checkpoint, config)
-    out.mkdir(parents=True, exist_ok=True)
-    return [still.write(image, out) for image in images]
+    with locked(out):
+        return [still.write(image, out) for image in images]
 
 
 class _Still:

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import cv2
 import h5py
@@ -20,11 +19,11 @@ import torch
 from jaxtyping import Float32
 
 from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.hdf5 import PatientFile
 from driving_xai.errors import DataError
 from driving_xai.metrics.batch import Mask
 
 SCHEMA = "driving-xai-maps/1"
-FILE_NAME = "maps.h5"
 KEY = ["drive", "camera", "frame", "target"]
 """The columns of `results.FRAME_COLUMNS` by which a map is found."""
 _TEXTS = ("drive", "camera", "target")
@@ -46,22 +45,41 @@ def save_part(path: Path, part: Part) -> None:
 
 
 def load_part(path: Path) -> Part:
-    """What `save_part` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return Part(pd.DataFrame({name: file[name] for name in KEY}), file["saliency"])
+    """What `save_part` wrote; the sums inside are checked.
+
+    Raises:
+        DataError: it is damaged, or something else.
+    """
+    arrays = _arrays_in(path, "score again into an empty folder")
+    try:
+        places = pd.DataFrame({name: arrays[name] for name in KEY})
+        saliency = arrays["saliency"]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path}: holds no maps ({error}); score again into an empty folder") from None
+    if saliency.ndim != 4 or saliency.dtype != np.float32 or len(saliency) != len(places):
+        raise DataError(
+            f"{path}: holds {saliency.dtype} {saliency.shape} of {len(places)} frames; score again into an empty folder"
+        )
+    return Part(places, saliency)
 
 
 def join_parts(path: Path, parts: Iterable[Path], methods: Sequence[str]) -> None:
     """Writes one file of all parts, a part at a time: memory does not grow with their number."""
-    with replacing(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
-        file.attrs["schema"] = SCHEMA
-        for each in parts:
-            part = load_part(each)
-            for name in _TEXTS:
-                _append(file, f"frames/{name}", part.places[name].to_numpy(dtype=object), h5py.string_dtype())
-            _append(file, "frames/frame", part.places["frame"].to_numpy(np.int64), np.int64)
-            for position, method in enumerate(methods):
-                _append(file, f"maps/{method}", part.saliency[:, position], np.float32)
+    with replacing(path) as temporary, PatientFile(temporary) as disk:
+        with h5py.File(disk, "w", track_order=True) as file:
+            file.attrs["schema"] = SCHEMA
+            for each in parts:
+                _append_part(file, load_part(each), methods)
+                disk.check()
+        disk.check()
+
+
+def _append_part(file: h5py.File, part: Part, methods: Sequence[str]) -> None:
+    for name in _TEXTS:
+        _append(file, f"frames/{name}", part.places[name].to_numpy(dtype=object), h5py.string_dtype())
+    _append(file, "frames/frame", part.places["frame"].to_numpy(np.int64), np.int64)
+    for position, method in enumerate(methods):
+        _append(file, f"maps/{method}", part.saliency[:, position], np.float32)
 
 
 def _append(file: h5py.File, name: str, rows: np.ndarray, dtype: type | np.dtype) -> None:
@@ -92,15 +110,21 @@ class MapFile:
                 )
             self.methods = tuple(self._file["maps"])
             texts = {name: self._file[f"frames/{name}"].asstr()[:] for name in _TEXTS}
-            places = pd.DataFrame({**texts, "frame": self._file["frames/frame"][:]})[KEY]
+            places = pd.DataFrame({**texts, "frame": self._file["frames/frame"][:].astype(np.int64)})[KEY]
             shapes = {tuple(self._file[f"maps/{name}"].shape) for name in self.methods}
+            if other := [name for name in self.methods if self._file[f"maps/{name}"].dtype.kind not in "fiu"]:
+                raise DataError(
+                    f"{path}: maps/{other[0]} holds no numbers; see docs/results.md for the layout"
+                )
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; give one that `score --save-maps` wrote") from None
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        # HDF5 raises whatever a damaged file or a link that leads to itself makes it stumble over.
+        except Exception as error:
             if isinstance(error, DataError):
                 raise
+            reason = " ".join(str(error).split())[:160]
             raise DataError(
-                f"{path}: no file of maps ({error}); see docs/results.md for the layout"
+                f"{path}: no file of maps ({reason}); see docs/results.md for the layout"
             ) from None
         if len(shapes) != 1 or len(shape := shapes.pop()) != 3:
             raise DataError(f"{path}: needs at least one method, and all maps as [N, H, W] of one size")
@@ -128,7 +152,11 @@ class MapFile:
         # HDF5 reads rising rows only.
         order = np.argsort(rows)
         maps = np.empty((len(rows), *self._file[f"maps/{method}"].shape[1:]), dtype=np.float32)
-        maps[order] = self._file[f"maps/{method}"][rows[order]]
+        try:
+            maps[order] = self._file[f"maps/{method}"][rows[order]]
+        except Exception as error:
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(f"{self.path}: maps/{method} cannot be read ({reason}); make it again") from None
         if not np.isfinite(maps).all():
             raise DataError(f"{self.path}: a map of {method} has NaN or infinity; compute it again")
         return maps
@@ -216,16 +244,32 @@ class Masks:
         return mask
 
 
-def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+def _arrays_in(path: Path, cure: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz; the sums inside are checked, and no pickle is read.
+
+    Raises:
+        DataError: it is no such file, or damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: is a single array, no .npz; {cure}")
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected a folder of PNG masks or an .npz") from None
-    except (OSError, ValueError, BadZipFile, EOFError, AttributeError) as error:
-        raise DataError(
-            f"{path}: no .npz of masks ({str(error).splitlines()[0]}); save it with np.savez"
-        ) from None
+        raise DataError(f"{path}: no such file; {cure}") from None
+    # Bytes of any content reach the readers of zip and of NumPy, which raise whatever they stumble over.
+    except Exception as error:
+        if isinstance(error, DataError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise DataError(f"{path}: no .npz ({reason}); {cure}") from None
+    if other := next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None):
+        raise DataError(f"{path}: its member {other} is no array; {cure}")
+    return arrays
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    arrays = _arrays_in(path, "give a folder of PNG masks, or an .npz that np.savez wrote")
     for name, array in arrays.items():
         if array.ndim != 2 or array.dtype.kind not in "biuf":
             raise DataError(

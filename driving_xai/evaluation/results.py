@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,16 +19,15 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from data_prep.lock import exclusive
-from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.atomic import remove_leftovers, replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
+from driving_xai.evaluation.saved import read_results
 
 SCHEMA = "driving-xai-results/2"
-SUMMARY, PER_FRAME = "results.json", "per_frame.parquet"
-SECTIONS = (
-    *("plan", "model", "data", "protocol", "measures", "methods", "controls", "prediction"),
-    *("scores", "differences", "intervals", "versions", "hardware", "files"),
-)
+SUMMARY, PER_FRAME, MAPS = "results.json", "per_frame.parquet", "maps.h5"
+FILES = (PER_FRAME, MAPS)
+"""Files whose hashes results.json may hold; the first always."""
 
 FRAME_COLUMNS = ["drive", "camera", "segment", "frame", "time_ns", "key", "target"]
 PER_FRAME_SCHEMA = pa.schema(
@@ -66,12 +64,17 @@ class Results:
     per_frame: pd.DataFrame
     """A row for each frame, method, measure and reference; see `PER_FRAME_SCHEMA`."""
 
-    def save(self, root: Path) -> Results:
-        """Writes both files, each whole or not at all; returns the results with the files' hashes."""
+    def save(self, root: Path, *, beside: Sequence[str] = ()) -> Results:
+        """Writes both files, each whole or not at all; returns the results with the files' hashes.
+
+        Args:
+            root: the folder.
+            beside: names of files of `FILES` that lie there already and belong to the results.
+        """
         root.mkdir(parents=True, exist_ok=True)
         (root / SUMMARY).unlink(missing_ok=True)
         write_table(root / PER_FRAME, self.per_frame)
-        summary = {**self.summary, "schema": SCHEMA, "files": {PER_FRAME: sha256_of(root / PER_FRAME)}}
+        summary = {**self.summary, "schema": SCHEMA, "files": hashes(root, beside)}
         with replacing(root / SUMMARY) as temporary:
             temporary.write_bytes(canonical_json(summary))
         return Results(summary=summary, per_frame=self.per_frame)
@@ -84,11 +87,11 @@ class Results:
             DataError: missing, damaged, changed since, or of another schema version.
         """
         summary = _read_summary(root / SUMMARY)
-        if not (root / PER_FRAME).is_file():
-            raise DataError(f"{root}: has no {PER_FRAME}; score again into an empty folder")
-        expected = summary["files"].get(PER_FRAME)
-        if sha256_of(root / PER_FRAME) != expected:
-            raise DataError(f"{root / PER_FRAME}: differs from the hash in {SUMMARY}; score again")
+        for name, expected in summary["files"].items():
+            if not (root / name).is_file():
+                raise DataError(f"{root}: has no {name}; score again into an empty folder")
+            if sha256_of(root / name) != expected:
+                raise DataError(f"{root / name}: differs from the hash in {SUMMARY}; score again")
         return cls(summary=summary, per_frame=read_table(root / PER_FRAME))
 
     def select(self, *, method: str, measure: str, reference: str) -> pd.DataFrame:
@@ -100,9 +103,16 @@ class Results:
         return table[chosen].reset_index(drop=True)
 
 
+def hashes(root: Path, beside: Sequence[str] = ()) -> dict[str, str]:
+    """What `files` in results.json says of the table and the files beside it, by name."""
+    return {name: sha256_of(root / name) for name in (PER_FRAME, *beside)}
+
+
 Rows = dict[str, np.ndarray]
 """Columns of `PER_FRAME_SCHEMA`, all of one length."""
 _NUMBERS = ("value", "normalised", "base_corrected", "chance")
+_MOST = 1e100
+"""Squares of larger numbers overflow."""
 
 
 def frame_rows(
@@ -165,7 +175,7 @@ def arrow_table(rows: Rows | pd.DataFrame) -> pa.Table:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder of results; one that is made for it and stays empty is removed.
+    """Keeps other runs out of a folder of results, and removes what a killed one left half-written.
 
     Args:
         out: the folder.
@@ -173,54 +183,65 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         DataError: another run is writing there.
     """
-    existed = out.exists()
-    try:
-        with exclusive(out):
-            yield
-    except BaseException:
-        if not existed:
-            with suppress(OSError):  # It holds what a later run goes on with.
-                out.rmdir()
-        raise
+    with exclusive(out):
+        remove_leftovers(out)
+        yield
 
 
-def write_table(path: Path, rows: Rows | pd.DataFrame) -> None:
-    """Writes per-frame rows, whole or not at all; NaN becomes null."""
+def write_table(
+    path: Path, rows: Rows | pd.DataFrame, *, sums: Literal["inside", "elsewhere"] = "elsewhere"
+) -> None:
+    """Writes per-frame rows, whole or not at all; NaN becomes null.
+
+    Args:
+        path: the file.
+        rows: in their order.
+        sums: whether the file holds the checksums of its own pages, or its hash is noted elsewhere.
+    """
     with replacing(path) as temporary:
-        pq.write_table(arrow_table(rows), temporary, compression="zstd")
+        pq.write_table(arrow_table(rows), temporary, compression="zstd", write_page_checksum=sums == "inside")
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Reads per-frame rows; null numbers become NaN.
 
     Raises:
-        DataError: damaged, or its columns are not those of this schema version.
+        DataError: damaged, its columns are not those of this schema version, or its rows cannot be: a frame
+            twice, a number that is infinite.
     """
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
+        table = pq.read_table(path.absolute(), page_checksum_verification=True)
+        frames = table.to_pandas() if table.schema.equals(PER_FRAME_SCHEMA) else None
+    # A damaged file makes Arrow raise whatever it stumbles over.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise DataError(f"{path}: damaged ({reason}); score again") from None
-    if not table.schema.equals(PER_FRAME_SCHEMA):
+    if frames is None:
         raise DataError(f"{path}: has columns {table.schema.names}; expected {PER_FRAME_SCHEMA.names}")
-    return table.to_pandas()
+    require_rows(frames, path)
+    return frames
+
+
+def require_rows(frames: pd.DataFrame, path: Path) -> None:
+    """Raises DataError where rows of a table cannot be."""
+    known = frames[["method", "measure", "reference", "segment", "frame", "degenerate"]].notna().all()
+    if not known.all():
+        raise DataError(f"{path}: {known.idxmin()} is unknown in a row; score again")
+    for name in ("prediction", "truth", "error", *_NUMBERS):
+        if (frames[name].abs() > _MOST).any():
+            raise DataError(f"{path}: {name} is infinite or over {_MOST:g} in a row; score again")
+    if (frames["time_ns"].abs() > 2**62).any() or (frames["frame"].abs() > 2**53).any():
+        raise DataError(f"{path}: a frame or its time is beyond what a recording has; score again")
+    twice = frames.duplicated([*FRAME_COLUMNS, "method", "measure", "reference"])
+    if twice.any():
+        row = frames.loc[twice.idxmax(), ["drive", "frame", "method", "measure", "reference"]].to_dict()
+        raise DataError(f"{path}: has the row of {row} twice; score again")
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise DataError(f"{path}: holds {constant}, which is no JSON; score again")
-
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (FileNotFoundError, NotADirectoryError):
+        return read_results(path, schema=SCHEMA)
+    except FileNotFoundError:
         raise DataError(
             f"{path.parent}: no {SUMMARY}; expected a folder that `driving-xai score` wrote"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); score again") from None
-    schema = summary.get("schema") if isinstance(summary, dict) else None
-    if schema != SCHEMA:
-        raise DataError(f"{path}: schema {schema!r}, expected {SCHEMA!r}; score again with this version")
-    if missing := sorted(set(SECTIONS) - set(summary)):
-        raise DataError(f"{path}: lacks {', '.join(missing)}; score again")
-    return summary

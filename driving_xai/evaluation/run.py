@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from data_prep.documents import read_json
 from data_prep.engines import Engine
-from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.atomic import remove_leftovers, replacing, sha256_of
 from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint, load
 from driving_xai.errors import DataError
@@ -33,9 +34,10 @@ from driving_xai.evaluation.data import (
     rows_together,
 )
 from driving_xai.evaluation.distributed import ALONE, World
-from driving_xai.evaluation.maps_file import FILE_NAME, MapFile, Masks, Part, join_parts, save_part
+from driving_xai.evaluation.maps_file import MapFile, Masks, Part, join_parts, save_part
 from driving_xai.evaluation.results import (
     FRAME_COLUMNS,
+    MAPS,
     SUMMARY,
     Results,
     frame_rows,
@@ -194,6 +196,9 @@ class _Share:
 def _finished(out: Path, plan: Mapping[str, Any]) -> Results:
     results = Results.load(out)
     require_same(plan, results.summary["plan"], out)
+    if (out / FOLDER).exists():  # of a run that was killed after its last file was written
+        with locked(out):
+            shutil.rmtree(out / FOLDER, ignore_errors=True)
     return results
 
 
@@ -431,7 +436,7 @@ class Run:
                 if self.config.save_maps:
                     kept = Part(found.places, found.ranked.saliency[:, saved].cpu().numpy())
                     save_part(part.with_suffix(".npz"), kept)
-                write_table(part, found.rows)
+                write_table(part, found.rows, sums="inside")
             done += len(np.unique(batch.rows))
             if on_progress is not None:
                 on_progress(done, self.data.total)
@@ -443,8 +448,8 @@ class Run:
         results = self.results([read_table(part) for part in sorted(parts.glob("part-*.parquet"))])
         if self.config.save_maps:
             kept = [name for name in self.methods if name not in CONTROLS]
-            join_parts(out / FILE_NAME, sorted(parts.glob("part-*.npz")), kept)
-        results.save(out)
+            join_parts(out / MAPS, sorted(parts.glob("part-*.npz")), kept)
+        results.save(out, beside=[MAPS] if self.config.save_maps else [])
         shutil.rmtree(parts)
 
     def results(self, tables: Sequence[pd.DataFrame], plan: Mapping[str, Any] | None = None) -> Results:
@@ -552,12 +557,24 @@ def open_parts(out: Path, plan: Mapping[str, Any], *, resume: bool) -> None:
     if (out / SUMMARY).exists() or (parts.exists() and not resume):
         state = "results" if (out / SUMMARY).exists() else "an unfinished run"
         raise DataError(f"{out}: already holds {state}; give another folder, or resume")
+    remove_leftovers(parts)
     if (parts / "plan.json").is_file():
-        require_same(plan, json.loads((parts / "plan.json").read_text()), out)
+        require_same(plan, _plan_of(parts / "plan.json"), out)
         return
     parts.mkdir(parents=True, exist_ok=True)
     with replacing(parts / "plan.json") as temporary:
         temporary.write_bytes(canonical_json(plan))
+
+
+def _plan_of(path: Path) -> dict[str, Any]:
+    """What an unfinished run noted of itself."""
+    try:
+        plan = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); score into another folder") from None
+    if not isinstance(plan, dict) or not isinstance(plan.get("config"), dict):
+        raise DataError(f"{path}: is no plan of a scoring run; score into another folder")
+    return plan
 
 
 def _read_maps(given: MapFile | None, places: pd.DataFrame, size: tuple[int, ...]) -> dict[str, Saliency]:

@@ -19,7 +19,8 @@ from driving_xai.models.classify import Classifier
 from driving_xai.models.steering_config import OWN_METHOD, AttentionKind
 from driving_xai.training import classify, steering
 from driving_xai.training.classify import ClassifierTraining
-from driving_xai.training.loop import RESUME, Device
+from driving_xai.training.loop import Device
+from driving_xai.training.state import RECORDED, RESUME
 from driving_xai.training.steering import SteeringTraining
 
 
@@ -46,7 +47,7 @@ def trained(
         CheckpointError: the folder holds a network that was trained otherwise, or a damaged one.
     """
     if not (folder / checkpoint.CONFIG).exists():
-        train((folder / RESUME / "config.json").exists())
+        train((folder / RESUME / RECORDED).exists())
     found = checkpoint.load(folder, kind=kind)
     # As files say it: tuples are lists there.
     defaults, wanted = (json.loads(json.dumps(each)) for each in (asdict(usual), wanted))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from data_prep.documents import read_json
 from data_prep.shards.manifest import canonical_json
+from data_prep.values import InvalidValue, checked
 from driving_xai.errors import DataError
 from driving_xai.experiments.tables import p_text, write_json
 from driving_xai.metrics.comparison import cliffs_delta, signed_rank, student, welch
@@ -62,11 +63,14 @@ def each_run(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        kept = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it") from None
-    if not isinstance(kept, dict) or not {"plan_sha256", "found"} <= kept.keys():
-        raise DataError(f"{path}: is no run of an experiment; delete it, or give another --out")
+        kept = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); delete it") from None
+    try:
+        checked(Mapping[str, Mapping[str, float]], kept["found"], "found")
+        checked(str, kept["plan_sha256"], "plan_sha256")
+    except (KeyError, TypeError, InvalidValue):
+        raise DataError(f"{path}: is no run of an experiment; delete it, or give another --out") from None
     return kept
 
 

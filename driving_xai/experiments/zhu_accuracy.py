@@ -151,7 +151,7 @@ def _tested(
         usual=ActionTraining(),
     )
     names = list(training.model.actions)
-    predicted = pd.read_parquet(folder / PREDICTIONS).query("split == 'test'")
+    predicted = pd.read_parquet((folder / PREDICTIONS).absolute()).query("split == 'test'")
     truth = images.labels(names).bool().numpy()
     majority = truth[held_out.splits(images.index) == "train"].mean(0) > 0.5
     thresholds = np.array([loaded.metrics["thresholds"][name] for name in names])

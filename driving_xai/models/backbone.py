@@ -6,7 +6,6 @@ Vision transformers with a class token, and convolutional networks that end in f
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data_prep.documents import read_json
+from data_prep.values import build
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import weights as weights_files
 from driving_xai.models.feature_maps import evaluating, last_feature_map, removed_after
@@ -331,17 +332,12 @@ def saved_backbone(path: Path) -> BackboneConfig | None:
     if not path.is_dir():
         return None
     try:
-        content = json.loads((path / "config.json").read_text())
-        section = content["model"]
-        known = {field.name for field in fields(BackboneConfig)}
-        values = {name: section[name] for name in known}
+        section = read_json(path / "config.json")["model"]
+        return build(BackboneConfig, {field.name: section[field.name] for field in fields(BackboneConfig)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is no checkpoint of a backbone; give a file, or a directory of `train dino` or `train actions`"
         ) from error
-    if values["image_size"] is not None:
-        values["image_size"] = tuple(values["image_size"])
-    return BackboneConfig(**values)
 
 
 def architecture_of(config: BackboneConfig) -> BackboneConfig:

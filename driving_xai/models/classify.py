@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,8 @@ from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaCo
 from driving_xai.models.weights import find, put, require_fit
 from driving_xai.types import Cells, FeatureMap, Frames, Outputs, OwnMap, Scores
 
+MOST_PIXELS = 2**22
+"""Of a frame; some networks take gigabytes for a larger one."""
 _CBAM = "cbam-"
 _LAMBDA_ATTENTION_LAYER = 1
 """The second lambda layer, whose attention Iida et al.'s code takes."""
@@ -53,6 +56,15 @@ class ClassifierConfig(LambdaConfig):
             raise ValueError(f"classes are {list(self.classes)}; expected two names or more, none twice")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size is {list(self.image_size)}; expected a height and a width in px")
+        if math.prod(self.image_size) > MOST_PIXELS:
+            raise ValueError(
+                f"image_size is {list(self.image_size)}; expected at most {MOST_PIXELS:,} pixels: the network is run on one"
+            )
+        if self.network == "labn" and self.split > sum(self.stages):
+            raise ValueError(
+                f"split is {self.split}; expected at most {sum(self.stages)}, the bottlenecks that stages "
+                f"{list(self.stages)} make"
+            )
 
 
 class Classifier(nn.Module):

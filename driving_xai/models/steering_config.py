@@ -60,6 +60,11 @@ class SteeringConfig:
                 f"temperature is {self.temperature}, hidden_size {self.hidden_size}, dropout {self.dropout}; "
                 "expected over 0, 1 or more, and 0 up to 1"
             )
+        if min(self.height, self.width) < 1 or self.height * self.width > 2**22:
+            raise ValueError(
+                f"height is {self.height}, width {self.width}; expected at most {2**22:,} pixels: the network is run "
+                "on one frame to size its layers"
+            )
         if not self.sign_sharpness > 0 or not self.sign_threshold > 0:
             raise ValueError(
                 f"sign_sharpness is {self.sign_sharpness}, sign_threshold {self.sign_threshold}; expected over 0"

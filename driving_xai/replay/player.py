@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from glob import escape
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.decoding import Dropped
-from data_prep.lock import exclusive
+from data_prep.lock import exclusive_file
 from data_prep.schema import Image
+from data_prep.shards.atomic import remove_leftovers
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError, VideoError
 from driving_xai.evaluation.results import SUMMARY
@@ -80,14 +80,16 @@ def replay(
             were cut.
         OptionError: an option is for models of another task.
         DataError: the source is missing, empty, damaged so that nothing is left or the policy refuses it, does not fit
-            the checkpoint, or nothing of it can be scored.
+            the checkpoint, or nothing of it can be scored; or another run is writing `out`.
         UnsupportedModelError: the model lacks what the method needs.
         VideoError: no H.264 encoder, no window to show, or the video cannot be written.
     """
     config, times = config or ReplayConfig(), times or StageTimes()
     require_encoder()
-    session = Session.open(checkpoint, source, out, config)
-    with _sole_writer(out, session.scores):
+    with _writing(out):
+        session = Session.open(checkpoint, source, out, config)
+        remove_leftovers(out.parent, of=out.name)
+        remove_leftovers(session.scores)
         if on_start is not None:
             for line in session.what_runs():
                 on_start(line)
@@ -133,28 +135,19 @@ def _play(
 
 
 @contextmanager
-def _sole_writer(out: Path, scores: Path) -> Iterator[None]:
-    """Keeps other replays of one name out, and removes what one that was killed left under temporary names.
+def _writing(out: Path) -> Iterator[None]:
+    """Keeps other replays of one name out.
 
     Raises:
         DataError: another replay of that name is at work.
         VideoError: the folder cannot be written.
     """
     with ExitStack() as lock:
-        if not out.parent.exists():
-            lock.callback(_remove_if_empty, out.parent)
         try:
-            lock.enter_context(exclusive(out.parent, file=f".{out.name}.lock"))
-            for stale in (*out.parent.glob(f"{escape(out.name)}.*.tmp"), *scores.glob("*.tmp")):
-                stale.unlink()
+            lock.enter_context(exclusive_file(out))
         except OSError as error:
             raise VideoError(f"{out}: cannot be written ({error.strerror}); check the folder") from None
         yield
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _require_rows(session: Session, renderer: Renderer) -> None:

@@ -282,7 +282,7 @@ def summary_of(
         for name in orderings
     }
     return summarise(
-        pq.read_table(path, columns=_NUMBERS).to_pandas(),
+        pq.read_table(path.absolute(), columns=_NUMBERS).to_pandas(),
         quantity=means.quantity,
         protocol=protocol,
         measures={MEASURE: build(MEASURE, fill=fill).describe(means.quantity)},

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from driving_xai.evaluation.maps_file import FILE_NAME, MapFile
+from driving_xai.evaluation.maps_file import MapFile
+from driving_xai.evaluation.results import MAPS
 from driving_xai.report import words
 from driving_xai.report.edited import what_is_edited
 from driving_xai.report.pictures import heat, stills
@@ -159,8 +160,8 @@ class Charts:
 @contextmanager
 def _saved_maps(source: Source) -> Iterator[MapFile | None]:
     """The maps that `score --save-maps` left beside the results."""
-    path = source.path / FILE_NAME
-    if not path.is_file():
+    path = source.path / MAPS
+    if MAPS not in source.summary["files"]:
         yield None
         return
     saved = MapFile(path)

@@ -22,7 +22,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from data_prep.shards.atomic import replacing
+from data_prep.shards.atomic import remove_leftovers, replacing
 from driving_xai.report import drawing, words
 from driving_xai.report.charts import Charts
 from driving_xai.report.drawing import Scale
@@ -105,6 +105,7 @@ def _place(video: Video, out: Path, embed_mb: float) -> Path | None:
     if video.path.parent == out.resolve().parent:
         return out.with_name(video.path.name)
     beside = out.with_name(f"{out.stem}-{video.path.name}")
+    remove_leftovers(beside.parent, of=beside.name)
     with replacing(beside) as temporary:
         shutil.copyfile(video.path, temporary)
     return beside

@@ -29,7 +29,7 @@ def stills(path: Path, numbers: Iterable[int], *, width: int) -> dict[int, bytes
     if not wanted:
         return {}
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             container.streams.video[0].thread_type = "AUTO"
             for number, frame in enumerate(container.decode(video=0)):
                 if number in wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from data_prep.shards.atomic import sha256_of
 from driving_xai.errors import DataError
 from driving_xai.evaluation.sanity import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.evaluation.saved import read_sanity
 from driving_xai.report.sources import labels_of
 
 _DETAILS = {"noise": "max-sensitivity", "degenerate": "share"}
@@ -79,16 +79,10 @@ def holds_sanity(path: Path) -> bool:
 
 
 def _read(root: Path) -> Mapping[str, Any]:
-    path = root / SUMMARY
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if summary["schema"] != SCHEMA:
-            raise DataError(f"{path}: schema {summary['schema']!r}, expected {SCHEMA!r}; check again")
-        known = summary["files"][PER_FRAME] == sha256_of(root / PER_FRAME)
-        for each in summary["means"]:
-            _ = each["check"], each["method"], each["beside"], each["quantity"], each["value"]["mean"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); check again") from None
-    if not known:
-        raise DataError(f"{root / PER_FRAME}: differs from the hash in {SUMMARY}; check again")
+    path, table = root / SUMMARY, root / PER_FRAME
+    summary = read_sanity(path, schema=SCHEMA)
+    if not table.is_file():
+        raise DataError(f"{root}: has no {PER_FRAME}; check again")
+    if sha256_of(table) != summary["files"][PER_FRAME]:
+        raise DataError(f"{table}: differs from the hash in {SUMMARY}; check again")
     return summary

@@ -48,7 +48,6 @@ from driving_xai.training.loop import (
     RecipeModule,
     file_of_weights,
     mix,
-    resume_state,
     run,
 )
 from driving_xai.training.loop import describe as describe_training
@@ -60,6 +59,7 @@ from driving_xai.training.multilabel import (
 )
 from driving_xai.training.processes import in_parts, part_of, rank
 from driving_xai.training.schedules import rate_share
+from driving_xai.training.state import begun
 
 PREDICTIONS = "predictions.parquet"
 """Inside the output directory: the probabilities of every validated and tested image."""
@@ -305,30 +305,30 @@ def train(
     model = start_model(how)
     # Images that the model cannot take are found here, before OUT belongs to this configuration.
     model.eval().features(images.frames(splits.train[:1]))
-    state = resume_state(out, config, resume)
-    module = _module(model, images, how, splits, features or out / "features", device, on_features)
-    validated = len(splits.val) > 0 and how.keep == "best"
-    run(
-        module.train(),
-        out,
-        config=config,
-        state=state,
-        epochs=how.epochs,
-        device=device,
-        devices=devices,
-        precision=how.precision,
-        best=Best(monitor="val_accuracy", mode="max") if validated else None,
-        gradient_clip=how.gradient_clip,
-        callbacks=callbacks,
-    )
-    if rank() > 0:
-        return {}
-    judged = _judge(module.eval())
-    metrics = _measure(judged, module)
-    with replacing(out / PREDICTIONS) as temporary:
-        judged.to_parquet(temporary, index=False)
-    checkpoint.save(out, model, config, metrics)
-    return metrics
+    with begun(out, config, resume) as state:
+        module = _module(model, images, how, splits, features or out / "features", device, on_features)
+        validated = len(splits.val) > 0 and how.keep == "best"
+        run(
+            module.train(),
+            out,
+            config=config,
+            state=state,
+            epochs=how.epochs,
+            device=device,
+            devices=devices,
+            precision=how.precision,
+            best=Best(monitor="val_accuracy", mode="max") if validated else None,
+            gradient_clip=how.gradient_clip,
+            callbacks=callbacks,
+        )
+        if rank() > 0:
+            return {}
+        judged = _judge(module.eval())
+        metrics = _measure(judged, module)
+        with replacing(out / PREDICTIONS) as temporary:
+            judged.to_parquet(temporary, index=False)
+        checkpoint.save(out, model, config, metrics)
+        return metrics
 
 
 def start_model(how: ActionTraining) -> ActionModel:

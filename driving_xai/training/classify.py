@@ -25,10 +25,11 @@ from driving_xai.models.classify import Classifier, ClassifierConfig, load_weigh
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.labn import LabnLoss, Shares, labn_loss
-from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, resume_state, run
+from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, run
 from driving_xai.training.loop import describe as describe_training
 from driving_xai.training.processes import Part, in_parts, rank
 from driving_xai.training.schedules import rate_share
+from driving_xai.training.state import begun
 from driving_xai.types import Frames, Scores
 
 _BIAS_ROW = -1
@@ -131,26 +132,26 @@ def train(
         load_weights(model, Path(how.weights))
     module = ClassifierModule(model, how, images, labels)
     # Once nothing of the configuration can be refused any more: a refused run leaves no folder.
-    state = resume_state(out, config, resume)
-    validated = len(images.rows("val")) > 0
-    trainer = run(
-        module,
-        out,
-        config=config,
-        state=state,
-        epochs=how.epochs,
-        device=device,
-        devices=devices,
-        precision=how.precision,
-        best=Best(monitor="val_loss", patience=how.patience) if validated else None,
-        gradient_clip=how.gradient_clip,
-        callbacks=callbacks,
-    )
-    if rank() > 0:
-        return {}
-    metrics = {"epochs": trainer.current_epoch, **_measure(model, images, labels, trainer)}
-    checkpoint.save(out, model, config, metrics)
-    return metrics
+    with begun(out, config, resume) as state:
+        validated = len(images.rows("val")) > 0
+        trainer = run(
+            module,
+            out,
+            config=config,
+            state=state,
+            epochs=how.epochs,
+            device=device,
+            devices=devices,
+            precision=how.precision,
+            best=Best(monitor="val_loss", patience=how.patience) if validated else None,
+            gradient_clip=how.gradient_clip,
+            callbacks=callbacks,
+        )
+        if rank() > 0:
+            return {}
+        metrics = {"epochs": trainer.current_epoch, **_measure(model, images, labels, trainer)}
+        checkpoint.save(out, model, config, metrics)
+        return metrics
 
 
 def train_on_shards(

@@ -38,10 +38,11 @@ from driving_xai.models.backbone import (
     load_backbone,
 )
 from driving_xai.training.dino_views import Crops, ViewBatches, Views
-from driving_xai.training.loop import Device, Precision, RecipeModule, file_of_weights, mix, resume_state, run
+from driving_xai.training.loop import Device, Precision, RecipeModule, file_of_weights, mix, run
 from driving_xai.training.loop import describe as describe_training
 from driving_xai.training.processes import Part, placement, rank
 from driving_xai.training.schedules import cosine
+from driving_xai.training.state import begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,24 +330,24 @@ def train(
     teacher.load_state_dict(student.state_dict())
     module = DinoModule(student, teacher, images, how)
     module.steps_per_epoch()
-    state = resume_state(out, config, resume)
-    run(
-        module,
-        out,
-        config=config,
-        state=state,
-        epochs=how.epochs,
-        device=device,
-        devices=how.devices,
-        strategy=how.strategy,
-        precision=how.precision,
-        callbacks=callbacks,
-    )
-    # Of a run that was whole already nothing is logged again: its state still has them.
-    metrics = {**module.last_means, **module.logged_means(), "epochs": how.epochs}
-    if rank() == 0:
-        checkpoint.save(out, module.teacher.backbone, config, metrics)
-    return metrics
+    with begun(out, config, resume) as state:
+        run(
+            module,
+            out,
+            config=config,
+            state=state,
+            epochs=how.epochs,
+            device=device,
+            devices=how.devices,
+            strategy=how.strategy,
+            precision=how.precision,
+            callbacks=callbacks,
+        )
+        # Of a run that was whole already nothing is logged again: its state still has them.
+        metrics = {**module.last_means, **module.logged_means(), "epochs": how.epochs}
+        if rank() == 0:
+            checkpoint.save(out, module.teacher.backbone, config, metrics)
+        return metrics
 
 
 def _first_backbone(how: DinoTraining) -> Any:

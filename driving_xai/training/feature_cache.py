@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from data_prep.shards.atomic import replacing
+from data_prep.shards.atomic import remove_leftovers, replacing
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
 from driving_xai.models.bounded_logit import Features, cells_of
@@ -107,6 +107,7 @@ def cached_features(
     path = folder / f"features-{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder, whose="ended")
         with replacing(path) as temporary:
             _write(temporary, network.to(device), read, count, precision, batch_size, device, on_progress)
     try:
@@ -128,19 +129,18 @@ def _write(
     device: str | torch.device,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    cells: np.memmap | None = None
-    for start in range(0, count, batch_size):
-        rows = np.arange(start, min(start + batch_size, count))
-        found = cells_of(network(as_frames(read(rows)).to(device))).cpu().numpy()
-        if cells is None:
-            shape, dtype = (count, *found.shape[1:]), _DTYPES[precision]
-            # A file object, because the function adds .npy to names that do not end so.
-            cells = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        cells[rows] = found
-        if on_progress is not None:
-            on_progress(int(rows[-1]) + 1, count)
-    assert cells is not None, "no images"
-    cells.flush()
+    dtype = np.dtype(_DTYPES[precision])
+    # Not a memory map: where the disk is full, writing to one ends the process.
+    with path.open("wb") as file:
+        for start in range(0, count, batch_size):
+            rows = np.arange(start, min(start + batch_size, count))
+            found = cells_of(network(as_frames(read(rows)).to(device))).cpu().numpy()
+            if start == 0:
+                header = {"descr": dtype.str, "fortran_order": False, "shape": (count, *found.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(found, dtype=dtype).data)
+            if on_progress is not None:
+                on_progress(int(rows[-1]) + 1, count)
 
 
 def as_frames(images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:

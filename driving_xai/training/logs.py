@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from data_prep.shards.atomic import replacing
+from driving_xai.errors import CheckpointError
 
 FOLDER = "logs"
 RUN = "version_0"
@@ -27,14 +27,6 @@ class Progress(NamedTuple):
     """The last whole one, counted from 0."""
     step: int
     """Steps taken."""
-
-
-def progress_of(state: Path | None) -> Progress:
-    """What a saved state says of itself; None is a training that has not begun."""
-    if state is None:
-        return Progress(-1, 0)
-    saved = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
-    return Progress(saved["epoch"], saved["global_step"])
 
 
 def loggers(out: Path, progress: Progress) -> list[Logger]:
@@ -65,8 +57,13 @@ class EpochTable(Logger):
         self._rows: list[dict[str, Any]] = []
         if last_epoch >= 0 and path.exists():
             with path.open(newline="") as file:
-                rows = csv.DictReader(file)
-                self._rows = [row for row in rows if int(float(row["epoch"])) <= last_epoch]
+                self._rows = [row for row in csv.DictReader(file) if self._epoch(row) <= last_epoch]
+
+    def _epoch(self, row: Mapping[str, str]) -> int:
+        try:
+            return int(float(row["epoch"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise CheckpointError(f"{self._path} is no table of epochs; remove it") from None
 
     @property
     def name(self) -> str:

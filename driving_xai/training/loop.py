@@ -22,24 +22,19 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor
 
-from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.atomic import sha256_of
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
-from driving_xai.training.logs import loggers, progress_of
-from driving_xai.training.processes import Part, as_one_batch, part_of, placement, rank, was_restarted
+from driving_xai.training.logs import Progress, loggers
+from driving_xai.training.processes import Part, as_one_batch, part_of, placement
+from driving_xai.training.state import BEST, LAST, RESUME, WholeCheckpoints, load_saved, load_weights
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
-
-RESUME = "resume"
-"""Inside the output directory: what `--resume` continues from."""
-LAST, BEST = "last.ckpt", "best.ckpt"
-"""Inside that: the state after the last epoch, and after the best one."""
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32", "bf16"]
@@ -60,6 +55,10 @@ class RecipeModule(L.LightningModule):
     @abstractmethod
     def extent(self) -> str:
         """What an epoch runs through, for a line that a person reads."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses another model's state in one line, before Lightning loads it."""
+        load_weights(self, checkpoint, Path(str(self.trainer.ckpt_path)))
 
     def on_train_epoch_start(self) -> None:
         rates = self.rates(self.current_epoch)
@@ -113,47 +112,6 @@ class Best:
     """Stopping counts from this epoch on."""
 
 
-def resume_state(out: Path, config: Mapping[str, Any], resume: bool) -> Path | None:
-    """The file to continue from, after checking that it belongs to this configuration; None starts anew.
-
-    Temporary files that a killed run left are removed. A process that torchrun started again resumes.
-
-    Raises:
-        CheckpointError: `resume` without a run or with another configuration, or a run that is there
-            already.
-    """
-    folder, wanted = out / RESUME, checkpoint.as_json(config)
-    last, recorded = folder / LAST, folder / "config.json"
-    if was_restarted():
-        resume = recorded.exists()
-    if rank() > 0:  # The first process checks for all, and may have begun already.
-        return last if resume and last.exists() else None
-    if resume:
-        if not recorded.exists():
-            raise CheckpointError(f"{out} holds no interrupted training; run without --resume")
-        if recorded.read_text() != wanted:
-            raise CheckpointError(
-                f"{out} was trained with another configuration or data; use the same, or a new OUT"
-            )
-        _remove_leftovers(out)
-        return last if last.exists() else None
-    if (out / checkpoint.CONFIG).exists() or recorded.exists():
-        raise CheckpointError(
-            f"{out} already holds a training run; continue it with --resume or choose a new OUT"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out)
-    with replacing(recorded) as temporary:
-        temporary.write_text(wanted)
-    return None
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Files that `replacing` had not yet renamed when a run was killed."""
-    for leftover in (*out.glob("*.tmp"), *(out / RESUME).glob("*.tmp"), *(out / "features").glob("*.tmp")):
-        leftover.unlink(missing_ok=True)
-
-
 def run(
     module: RecipeModule,
     out: Path,
@@ -175,7 +133,7 @@ def run(
 
     Args:
         config: the resolved configuration, for TensorBoard's hyper-parameters.
-        state: what `resume_state` found.
+        state: what `state.begun` gave.
         devices: processes of this machine, one for each device; None takes torchrun's, or one.
         strategy: Lightning's name for how they work together; auto is distributed data parallel.
         best: None keeps the last epoch.
@@ -202,7 +160,7 @@ def run(
         gradient_clip_val=gradient_clip or None,
         callbacks=[*_keeping(out, best), *_stopping(best), *callbacks],
         plugins=[WholeCheckpoints()],
-        logger=loggers(out, progress_of(state)),
+        logger=loggers(out, _progress(state)),
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
@@ -216,23 +174,17 @@ def run(
         logger.log_hyperparams(json.loads(checkpoint.as_json(config)))
     _fit(trainer, module, state, out)
     if best is not None:
-        kept = torch.load(out / RESUME / BEST, map_location="cpu", weights_only=True)
-        module.load_state_dict(kept["state_dict"])
+        kept = out / RESUME / BEST
+        load_weights(module, load_saved(kept), kept)
     return trainer
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoint files that are whole or absent, whatever file system the temporary folder is on.
-
-    Lightning's own are written there and moved, which is a copy from one file system to another: a process
-    killed in it leaves half a file in the place of the last good one.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            torch.save(checkpoint, temporary)
+def _progress(state: Path | None) -> Progress:
+    """What a saved state says of itself; None is a training that has not begun."""
+    if state is None:
+        return Progress(-1, 0)
+    saved = load_saved(state)
+    return Progress(saved["epoch"], saved["global_step"])
 
 
 def _strategy(name: str, processes: int, module: RecipeModule) -> str | Strategy:

@@ -30,10 +30,11 @@ from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
-from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, resume_state, run
+from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, run
 from driving_xai.training.loop import describe as describe_training
 from driving_xai.training.processes import gathered, rank
 from driving_xai.training.schedules import rate_share
+from driving_xai.training.state import begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,27 +235,27 @@ def train(
     if how.epochs:
         _windows(route, splits.train, how.window)
     # Once nothing of the data can be refused any more: a refused run leaves no folder.
-    state = resume_state(out, config, resume)
-    module = SteeringModule(model, how, route, splits)
-    best = Best(monitor="val_mae_deg", patience=how.patience, first_epoch=how.frame_epochs)
-    trainer = run(
-        module,
-        out,
-        config=config,
-        state=state,
-        epochs=how.frame_epochs + how.epochs,
-        device=device,
-        devices=devices,
-        precision=how.precision,
-        best=best if splits.val else None,
-        gradient_clip=how.gradient_clip,
-        callbacks=callbacks,
-    )
-    if rank() > 0:
-        return {}
-    metrics = _measure(module, trainer)
-    checkpoint.save(out, module.averaged, config, metrics)
-    return metrics
+    with begun(out, config, resume) as state:
+        module = SteeringModule(model, how, route, splits)
+        best = Best(monitor="val_mae_deg", patience=how.patience, first_epoch=how.frame_epochs)
+        trainer = run(
+            module,
+            out,
+            config=config,
+            state=state,
+            epochs=how.frame_epochs + how.epochs,
+            device=device,
+            devices=devices,
+            precision=how.precision,
+            best=best if splits.val else None,
+            gradient_clip=how.gradient_clip,
+            callbacks=callbacks,
+        )
+        if rank() > 0:
+            return {}
+        metrics = _measure(module, trainer)
+        checkpoint.save(out, module.averaged, config, metrics)
+        return metrics
 
 
 def _windows(route: Route, kept: list[Run], length: int) -> Windows:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
-from driving_xai.training.loop import BEST, LAST, RESUME
+from driving_xai.training.state import BEST, LAST, RESUME, load_saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ def read(out: Path) -> Unfinished:
 
 
 def _state(file: Path) -> dict[str, Any] | None:
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.exists() else None
+    return load_saved(file) if file.exists() else None
 
 
 def _watched(state: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "empty", "holds no mask"),
         (tmp_path / "absent", "no such file"),
-        (tmp_path / "m" / "a" / "7.png", "no .npz of masks"),
+        (tmp_path / "m" / "a" / "7.png", "no .npz .*give a folder of PNG masks"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             Masks(path)

@@ -12,9 +12,9 @@ import pytest
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import (
     FRAME_COLUMNS,
+    MAPS,
     PER_FRAME,
     PER_FRAME_SCHEMA,
-    SECTIONS,
     SUMMARY,
     Results,
     arrow_table,
@@ -25,6 +25,7 @@ from driving_xai.evaluation.results import (
 from driving_xai.evaluation.summary import interval, summarise, summarise_differences, summarise_scores
 from driving_xai.metrics.quantities import STEERING_ERROR
 from driving_xai.metrics.statistics import BlockBootstrap
+from tests.driving_xai.report.made import make_summary
 
 
 def _rows(
@@ -47,8 +48,8 @@ def _rows(
 
 @pytest.fixture
 def results() -> Results:
-    summary = {section: {} for section in SECTIONS}
-    return Results(summary=summary, per_frame=_rows({"grad-cam": [1.0, 2.0], "random": [0.5, np.nan]}))
+    rows = _rows({"grad-cam": [1.0, 2.0], "random": [0.5, np.nan]})
+    return Results(summary=make_summary(rows), per_frame=rows)
 
 
 def test_a_round_trip_keeps_everything(results, tmp_path):
@@ -88,20 +89,48 @@ def _edited(path: Path, **changes) -> None:
     path.write_text(json.dumps({**summary, **changes}))
 
 
+def _twice(path: Path, section: str) -> None:
+    found = json.loads(path.read_text())[section]
+    _edited(path, **{section: [*found, found[0]]})
+
+
+def _film(rate: str) -> dict:
+    return {"file": "a.mp4", "sha256": "0" * 64, "frame_rate": rate}
+
+
+def _interval(path: Path, **ends) -> None:
+    scores = json.loads(path.read_text())["scores"]
+    scores[0]["value"] = {"mean": 1.0, "low": 0.0, "high": 2.0} | ends
+    _edited(path, scores=scores)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda root: (root / SUMMARY).write_text("{"), "cannot be read"),
         (lambda root: (root / SUMMARY).write_text("[]"), "schema None, expected 'driving-xai-results/2'"),
-        (lambda root: (root / SUMMARY).write_text('{"schema": NaN}'), "holds NaN, which is no JSON"),
+        (lambda root: (root / SUMMARY).write_text('{"schema": NaN}'), "cannot be read .*not JSON compliant"),
         (
             lambda root: _edited(root / SUMMARY, schema="driving-xai-results/1"),
             "schema 'driving-xai-results/1'",
         ),
         (
             lambda root: (root / SUMMARY).write_text('{"schema": "driving-xai-results/2"}'),
-            "lacks controls, data",
+            "lacks plan",
         ),
+        (lambda root: (root / SUMMARY).write_text("[" * 100_000), "nested more than 50 deep"),
+        (lambda root: (root / SUMMARY).write_text('{"a": ' + "9" * 5000 + "}"), "cannot be read"),
+        (lambda root: (root / SUMMARY).write_text('{"a": "\\ud800"}'), "cannot be read"),
+        (lambda root: _edited(root / SUMMARY, controls=None), "controls is None"),
+        (lambda root: _edited(root / SUMMARY, methods=["a", 3]), "methods.1 is 3"),
+        (lambda root: _edited(root / SUMMARY, scores=[{}]), "lacks scores.0.method"),
+        (lambda root: _edited(root / SUMMARY, files={}), "lacks files.per_frame.parquet"),
+        (lambda root: _edited(root / SUMMARY, files={"../x": "0" * 64}), "files"),
+        (lambda root: _twice(root / SUMMARY, "scores"), "scores has .* twice"),
+        (lambda root: _edited(root / SUMMARY, video=_film("1e300000000")), "frame_rate is '1e300000000'"),
+        (lambda root: _edited(root / SUMMARY, video=_film("20/0")), "frame_rate is '20/0'"),
+        (lambda root: _interval(root / SUMMARY, high=None), "both ends"),
+        (lambda root: _interval(root / SUMMARY, mean=1e300), "1e\\+300"),
         (lambda root: (root / PER_FRAME).unlink(), "has no per_frame.parquet"),
         (lambda root: (root / PER_FRAME).write_bytes(b"PAR1"), "differs from the hash"),
     ],
@@ -121,6 +150,43 @@ def test_a_table_of_other_columns_is_refused(tmp_path):
     (tmp_path / "table.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match="damaged"):
         read_table(tmp_path / "table.parquet")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: pd.concat([rows, rows[1:2]]), "has the row of .* twice"),
+        (lambda rows: rows.assign(value=np.inf), "value is infinite"),
+        (lambda rows: rows.assign(method=None), "method is unknown"),
+        (lambda rows: rows.assign(time_ns=2**63 - 1), "beyond what a recording has"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused_though_the_hash_fits(results, tmp_path, change, message):
+    write_table(tmp_path / "table", change(results.per_frame))
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / "table")
+
+
+def test_a_flipped_bit_of_a_part_is_found(results, tmp_path):
+    write_table(tmp_path / "part", results.per_frame, sums="inside")
+    data, whole = (tmp_path / "part").read_bytes(), read_table(tmp_path / "part")
+    found = 0
+    for at in range(4, 400, 7):
+        (tmp_path / "part").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        try:
+            pd.testing.assert_frame_equal(read_table(tmp_path / "part"), whole)
+        except DataError:
+            found += 1
+    assert found > 30
+
+
+def test_the_maps_are_part_of_the_results(results, tmp_path):
+    (tmp_path / MAPS).write_bytes(b"maps")
+    results.save(tmp_path, beside=[MAPS])
+    assert set(Results.load(tmp_path).summary["files"]) == {PER_FRAME, MAPS}
+    (tmp_path / MAPS).write_bytes(b"")
+    with pytest.raises(DataError, match=r"maps.h5: differs from the hash"):
+        Results.load(tmp_path)
 
 
 def test_tables_put_together_keep_their_types(tmp_path):

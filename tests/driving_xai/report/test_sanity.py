@@ -18,6 +18,7 @@ from data_prep.shards.atomic import sha256_of
 from driving_xai.cli import app
 from driving_xai.errors import DataError
 from driving_xai.evaluation.maps_file import Part, join_parts, save_part
+from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.sanity import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.report.drawing import Scale, curves
 from driving_xai.report.page import write_page
@@ -93,10 +94,10 @@ def test_an_unknown_likeness_is_a_gap() -> None:
     ("spoil", "message"),
     [
         (lambda root: (root / PER_FRAME).write_bytes(b""), "differs from the hash"),
-        (lambda root: (root / PER_FRAME).unlink(), "cannot be read"),
+        (lambda root: (root / PER_FRAME).unlink(), "has no sanity.parquet"),
         (lambda root: (root / SUMMARY).write_text("{"), "cannot be read"),
         (lambda root: (root / SUMMARY).write_text('{"schema": "other"}'), "schema 'other'"),
-        (lambda root: (root / SUMMARY).write_text(json.dumps({"schema": SCHEMA})), "cannot be read"),
+        (lambda root: (root / SUMMARY).write_text(json.dumps({"schema": SCHEMA})), "lacks plan"),
     ],
 )
 def test_damaged_checks_are_refused_in_one_line(checks: Path, spoil, message: str) -> None:
@@ -134,6 +135,7 @@ def test_saved_maps_stand_on_the_cards(write_results, tmp_path: Path) -> None:
     )
     save_part(tmp_path / "part.npz", Part(places, maps))
     join_parts(folder / "maps.h5", [tmp_path / "part.npz"], ["grad-cam"])
+    Results.load(folder).save(folder, beside=["maps.h5"])
     (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
     text = page.read_text()
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])

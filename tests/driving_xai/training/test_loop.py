@@ -6,6 +6,7 @@ import csv
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 from dataclasses import replace
@@ -17,10 +18,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data_prep.lock import exclusive
 from driving_xai import checkpoint
-from driving_xai.errors import CheckpointError
+from driving_xai.errors import CheckpointError, DataError
 from driving_xai.training import loop, unfinished
 from driving_xai.training.classify import ClassifierTraining, train
+from driving_xai.training.state import RESUME, begun
 from tests.driving_xai.training import together
 from tests.driving_xai.training.pictures import Pictures
 
@@ -61,7 +64,8 @@ def die(out: Path, save: int, share: float) -> None:
             return
         data = io.BytesIO()
         real(content, data)
-        Path(path).write_bytes(data.getvalue()[: int(share * len(data.getvalue()))])
+        path.write(data.getvalue()[: int(share * len(data.getvalue()))])
+        path.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = partial
@@ -80,7 +84,7 @@ def test_a_killed_training_leaves_good_checkpoints_and_resumes_to_the_same_weigh
     process.start()
     process.join(timeout=120)
     assert process.exitcode == -signal.SIGKILL
-    folder = tmp_path / loop.RESUME
+    folder = tmp_path / RESUME
     assert list(folder.glob("*.tmp"))
     for name in ("best.ckpt", "last.ckpt"):
         if (folder / name).exists():
@@ -143,12 +147,50 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(whole) -> None:
 
 def test_a_process_that_torchrun_starts_again_resumes_by_itself(whole, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    config = {"kind": "x"}
-    assert loop.resume_state(tmp_path, config, resume=False) is None
-    (tmp_path / loop.RESUME / "last.ckpt").touch()
-    assert loop.resume_state(tmp_path, config, resume=False) == tmp_path / loop.RESUME / "last.ckpt"
-    with pytest.raises(CheckpointError, match="another configuration"):
-        loop.resume_state(tmp_path, {"kind": "y"}, resume=False)
+    config, last = {"kind": "x"}, tmp_path / RESUME / "last.ckpt"
+    with begun(tmp_path, config, resume=False) as state:
+        assert state is None
+    shutil.copyfile(whole / RESUME / "last.ckpt", last)
+    with begun(tmp_path, config, resume=False) as state:
+        assert state == last
+    with pytest.raises(CheckpointError, match="another configuration"), begun(tmp_path, {"kind": "y"}, False):
+        pass
+
+
+def test_a_second_run_is_refused_and_changes_nothing(whole) -> None:
+    before = {file: file.read_bytes() for file in whole.rglob("*") if file.is_file()}
+    with exclusive(whole), pytest.raises(DataError, match="another run is writing here"):
+        trained(whole, resume=True)
+    assert {file: file.read_bytes() for file in whole.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+@pytest.mark.parametrize("harm", ["cut", "flipped", "other", "empty", "foreign"])
+def test_a_damaged_state_is_refused_in_one_line(whole, tmp_path, name, harm) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    file = tmp_path / "out" / RESUME / name
+    data = bytearray(file.read_bytes())
+    if harm == "flipped":
+        data[data.find(b"state_dict") + 2000] ^= 4
+    made = {"cut": data[: len(data) // 2], "flipped": data, "other": b"\x80\x02}q\x00.", "empty": b""}
+    if harm == "foreign":
+        torch.save({"state_dict": {}, "epoch": 0}, file)
+    else:
+        file.write_bytes(made[harm])
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is damaged \(.*\); restore it, or remove .*out and train again$"
+    ):
+        trained(tmp_path / "out", resume=True)
+
+
+def test_another_models_state_is_refused_in_one_line(whole, tmp_path) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    file = tmp_path / "out" / RESUME / "last.ckpt"
+    state = torch.load(file, weights_only=True)
+    state["state_dict"] = {name: value[None] for name, value in state["state_dict"].items()}
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match="damaged"):
+        trained(tmp_path / "out", resume=True)
 
 
 class Line(L.Callback):

@@ -1,0 +1,157 @@
+"""The saved state of a training: written whole or not at all, read back whole or refused, one run at a time."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from torch import nn
+
+from data_prep.lock import exclusive
+from data_prep.shards.atomic import remove_leftovers, replacing
+from driving_xai import checkpoint
+from driving_xai.errors import CheckpointError
+from driving_xai.training import logs
+from driving_xai.training.processes import rank, was_restarted
+
+RESUME = "resume"
+"""Inside the output directory: what `--resume` continues from."""
+LAST, BEST, RECORDED = "last.ckpt", "best.ckpt", "config.json"
+"""Inside it: the state after the last epoch, that after the best one, and what both belong to."""
+_PARTS: Mapping[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "global_step": int,
+    "state_dict": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
+"""What Lightning goes on from, by its names."""
+
+
+@contextmanager
+def begun(out: Path, config: Mapping[str, Any], resume: bool) -> Iterator[Path | None]:
+    """Begins a training in `out`, or goes on with it, and keeps other runs out of it meanwhile.
+
+    Gives the file to continue from, after checking that it is whole and belongs to this configuration; None
+    starts anew. Temporary files that a killed run left are removed. A process that torchrun started again
+    resumes. Of several processes the first locks and checks for all.
+
+    Raises:
+        CheckpointError: `resume` without a run or with another configuration, a run that is there already,
+            or a damaged file.
+        DataError: another run is writing there.
+    """
+    recorded = out / RESUME / RECORDED
+    if was_restarted():
+        resume = recorded.exists()
+    if rank() > 0:  # The first may have begun already.
+        last = out / RESUME / LAST
+        yield last if resume and last.exists() else None
+        return
+    with exclusive(out):
+        state = _state(out, checkpoint.as_json(config), resume)
+        for folder in (out, out / RESUME, out / "features", out / logs.FOLDER / logs.RUN):
+            remove_leftovers(folder)
+        if not resume:
+            recorded.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(recorded) as temporary:
+                temporary.write_text(checkpoint.as_json(config))
+        yield state
+
+
+def _state(out: Path, wanted: str, resume: bool) -> Path | None:
+    """What a training in `out` goes on from."""
+    last, best, recorded = (out / RESUME / name for name in (LAST, BEST, RECORDED))
+    if not resume:
+        if (out / checkpoint.CONFIG).exists() or recorded.exists():
+            raise CheckpointError(
+                f"{out} already holds a training run; continue it with --resume or choose a new OUT"
+            )
+        return None
+    if not recorded.exists():
+        raise CheckpointError(f"{out} holds no interrupted training; run without --resume")
+    if recorded.read_bytes() != wanted.encode():
+        raise CheckpointError(
+            f"{out} was trained with another configuration or data; use the same, or a new OUT"
+        )
+    if not last.exists():
+        return None
+    for file in (last, best):
+        if file.exists():
+            load_saved(file)
+    return last
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoint files that are whole or absent, whatever file system the temporary folder is on.
+
+    Lightning's own are written there and moved, which is a copy from one file system to another: a process
+    killed in it leaves half a file in the place of the last good one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # An open file: where the disk is full, a path's writer aborts the process or hides the reason.
+        with replacing(target) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return load_saved(Path(path))
+
+
+def load_saved(path: Path) -> dict[str, Any]:
+    """The content of a file that `WholeCheckpoints` wrote, on the CPU; its sums are checked, no code is run.
+
+    Raises:
+        CheckpointError: it is damaged, or something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as members:
+            broken = members.testzip()
+        if broken is not None:
+            raise ValueError(f"the sum of {broken} does not fit")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # Bytes of any content reach the readers of zip and pickle, which raise whatever they stumble over.
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise _damaged(path, reason) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"it holds {type(content).__name__}, no state")
+    for name, kind in _PARTS.items():
+        if not isinstance(content.get(name), kind):
+            raise _damaged(path, f"its {name} is {type(content.get(name)).__name__}")
+    return content
+
+
+def load_weights(module: nn.Module, content: Mapping[str, Any], path: Path) -> None:
+    """Loads the weights of a state into a module.
+
+    Args:
+        content: what `load_saved` gave.
+        path: where it was, for messages.
+
+    Raises:
+        CheckpointError: they are of another module.
+    """
+    try:
+        module.load_state_dict(content["state_dict"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise _damaged(path, " ".join(str(error).split())[:160]) from error
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged ({reason}); restore it, or remove {path.parent.parent} and train again"
+    )
