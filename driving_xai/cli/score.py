@@ -61,6 +61,13 @@ def score(
         typer.Option(metavar="FILE", help="Maps computed elsewhere, scored too; see docs/results.md."),
     ] = None,
     masks: Masks = None,
+    baseline_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="The network that lime-rank-correlation fits LIME on; images only. [default: the scored one]",
+        ),
+    ] = None,
     save_maps: Annotated[
         bool, typer.Option("--save-maps", help="Keep every map in OUT, except those of the baselines.")
     ] = False,
@@ -129,6 +136,7 @@ def score(
         "batch_size": batch_size,
         "seed": seed,
         "maps": None if maps is None else str(maps),
+        "baseline_model": None if baseline_model is None else str(baseline_model),
         "save_maps": save_maps or None,
         "masks": None if masks is None else str(masks),
     }

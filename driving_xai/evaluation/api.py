@@ -19,6 +19,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
 from driving_xai.evaluation.data import HasOutputs, device_of
+from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import SUMMARY, Results, locked
 from driving_xai.evaluation.run import Objects, Progress, Run, opened, score
 from driving_xai.explain.options import OptionsOf
@@ -167,7 +168,8 @@ def evaluate(
         results = results if folder is None else _saved(results, folder)
     elif folder is None:
         with opened(checkpoint, Path(data), config, objects) as run:
-            results = run.results(_tables(run, on_progress))
+            tables, ranked_by = _tables(run, on_progress)
+            results = run.results(tables, ranked_by=ranked_by)
     else:
         results = score(
             checkpoint, Path(data), folder, config, resume=resume, objects=objects, on_progress=on_progress
@@ -329,23 +331,27 @@ def _require_shapes(frames: Tensor, labels: Tensor | None, masks: Tensor | None)
         )
 
 
-def _tables(run: Run, on_progress: Progress | None) -> list[pd.DataFrame]:
+def _tables(run: Run, on_progress: Progress | None) -> tuple[list[pd.DataFrame], RankedBy]:
     run.prepare()
-    tables, done = [], 0
+    tables: list[pd.DataFrame] = []
+    ranked_by: RankedBy = {}
+    done = 0
     for _, batch, scored in run.scored(lambda number: True):
         assert scored is not None
         tables.append(scored.rows)
+        ranked_by = scored.ranked_by
         done += len(np.unique(batch.rows))
         if on_progress is not None:
             on_progress(done, run.data.total)
-    return tables
+    return tables, ranked_by
 
 
 def _of_frames(run: Run, frames: FrameData, on_progress: Progress | None) -> Results:
     """What was found of frames in memory, with a plan that names their hash."""
     for metric in run.metrics.values():
         metric.require_mask(frames.has_masks)
-    return run.results(_tables(run, on_progress), run.plan_with(frames.sha256))
+    tables, ranked_by = _tables(run, on_progress)
+    return run.results(tables, run.plan_with(frames.sha256), ranked_by)
 
 
 def _saved(results: Results, out: Path) -> Results:

@@ -75,6 +75,8 @@ class ScoreConfig(EvalConfig):
     masks: str | None = None
     """A folder of PNGs or an .npz with the pixels that matter, for the metrics of localisation; see
     `maps_file.Masks`. None takes what synthetic shards know."""
+    baseline_model: str | None = None
+    """A checkpoint of the same outputs on which `lime-rank-correlation` fits LIME, of images; None is the scored one."""
     save_maps: bool = False
     """Keeps every map, the controls' excepted, with the results."""
     measures: tuple[str, ...] = ("deletion",)
@@ -89,6 +91,10 @@ class ScoreConfig(EvalConfig):
     def __post_init__(self) -> None:
         self._check_names()
         require_followed(self.masking, self.measures)
+        if self.baseline_model is not None and "lime-rank-correlation" not in self.measures:
+            raise ValueError(
+                "got baseline_model, which no measure of this run follows; leave it out, or add lime-rank-correlation"
+            )
         super().__post_init__()
 
     def _check_names(self) -> None:
