@@ -54,7 +54,7 @@ _SCALES: Mapping[str, Callable[[Tensor], Tensor]] = {
 def soft_mask(saliency: Saliency) -> Saliency:
     """Each map stretched to [0, 1]: what a frame is multiplied with; a constant map becomes 1.
 
-    A constant map prefers no pixel and leaves the frame as it is.
+    A constant map prefers no pixel and leaves the frame as it is; measures give it no value.
     """
     low, high = saliency.amin((1, 2), keepdim=True), saliency.amax((1, 2), keepdim=True)
     span = high - low
@@ -154,7 +154,9 @@ class _WeightedFrame(Metric):
         ]
         scores = torch.stack(weighted, 1)
         for reference, value in batch.references.items():
-            yield reference, {"value": self._compare(value(batch.clean[:, None])[:, 0], value(scores))}
+            found = self._compare(value(batch.clean[:, None])[:, 0], value(scores))
+            # A map without an order leaves the frame as it is: no drop at all, which is the best there is.
+            yield reference, {"value": found.masked_fill(ranked.degenerate.to(found.device), torch.nan)}
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""
@@ -176,7 +178,7 @@ class AverageDrop(_WeightedFrame):
         seed: unused; the map itself weights the frame.
 
     Source: An and Joe 2022, eq. 8; Chattopadhay et al. 2018, section 4.1.
-    Deviation: see `scores_of_weighted`.
+    Deviation: see `scores_of_weighted`. A constant map, an empty one included, has no value: it would be perfect.
 
     Example:
         >>> AverageDrop.higher_is_better, AverageDrop.category
@@ -199,7 +201,7 @@ class Increase(_WeightedFrame):
         seed: unused; the map itself weights the frame.
 
     Source: An and Joe 2022, eq. 9.
-    Deviation: see `scores_of_weighted`.
+    Deviation: see `scores_of_weighted`. A constant map, an empty one included, has no value.
 
     Example:
         >>> Increase.higher_is_better, Increase().label
