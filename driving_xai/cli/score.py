@@ -30,6 +30,7 @@ from driving_xai.cli.options import (
     Target,
     measures_of,
     methods_of,
+    names_of,
     resolve_device,
 )
 
@@ -75,10 +76,11 @@ def score(
     assignments: Assignments = None,
     target: Target = None,
     fill: Annotated[
-        Literal["black", "mean", "blur"] | None,
+        str | None,
         typer.Option(
-            help="What takes the place of a removed pixel; for aupc and log-odds see --set masking.fill. "
-            "[default: black]"
+            metavar="black|mean|blur[,...]",
+            help="What takes the place of a removed pixel; several score each method by its worst. "
+            "For aupc and log-odds see --set masking.fill. [default: black]",
         ),
     ] = None,
     split: Split = None,
@@ -130,7 +132,7 @@ def score(
         "methods": methods_of(method),
         "measures": measures_of(measure),
         "target": target,
-        "fill": fill,
+        **_fills_of(fill),
         "split": split,
         "every": every,
         "batch_size": batch_size,
@@ -157,11 +159,21 @@ def score(
         _require_kept(summary, require, thresholds)
 
 
+def _fills_of(text: str | None) -> dict[str, Any]:
+    """One fill, or several in a list with commas."""
+    fills = names_of(text)
+    if not fills:
+        return {}
+    return {"fill": fills[0], "fills": ()} if len(fills) == 1 else {"fills": fills}
+
+
 def _show(out: Path, summary: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         console.print_json(summary)
     else:
-        typer.echo("\n".join(tables.results(summary, out)))
+        across = tables.across_fills(summary["fills"]) if "fills" in summary else []
+        typer.echo("
+".join([*tables.results(summary, out), *across]))
 
 
 def _in_shares(
@@ -215,7 +227,7 @@ def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> Non
     with given_maps(config) as given:
         methods = methods_of(config, given)
     for each in thresholds:
-        if each.measure not in config.measures:
+        if each.measure not in config.scored_measures:
             raise settings.SettingsError(
                 f"--fail-below names {each.measure}, which is not scored; add it to --measure"
             )

@@ -19,6 +19,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
 from driving_xai.evaluation.data import HasOutputs, device_of
+from driving_xai.evaluation.fills import takes_fill
 from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import SUMMARY, Results, locked
 from driving_xai.evaluation.run import Objects, Progress, Run, opened, score
@@ -28,7 +29,7 @@ from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import Quantity
-from driving_xai.perturb import FILLS, Fill
+from driving_xai.perturb import Fill
 from driving_xai.targets import by_name
 from driving_xai.types import Explainer
 
@@ -81,7 +82,7 @@ def evaluate(
     labels: Float[Tensor, "..."] | None = None,
     masks: Bool[Tensor, "..."] | Path | str | None = None,
     options: OptionsOf = MappingProxyType({}),
-    fill: Fill = "black",
+    fill: Fill | Sequence[Fill] = "black",
     masking: Masking = _DEFAULT_MASKING,
     split: Split | None = None,
     every: int = 1,
@@ -102,7 +103,8 @@ def evaluate(
         labels: of frames in memory, [B, K], 0 or 1 for each output; shards have their own.
         masks: the pixels that cause the label: of frames in memory [B, H, W], for shards a folder or an .npz.
         options: of methods by name: `{"snna": {"samples": 3}}`.
-        fill: what an edited pixel shows, for metrics that are given by name.
+        fill: what an edited pixel shows, for metrics that are given by name; of several each is scored, and each
+            method has the headline of its worst.
         masking: of accuracy under masks, for metrics that are given by name.
         split: of the shards; None is what a checkpoint did not train on, and `test` for other models.
         every: takes every n-th frame.
@@ -142,13 +144,18 @@ def evaluate(
         raise ValueError("got no method; expected names or explainers")
     if named_metrics or not measured:
         require_measures(named_metrics)
+    if not isinstance(fill, str) and not any(map(takes_fill, named_metrics)):
+        raise ValueError(
+            f"got fill {', '.join(fill)}, which no metric given by name takes; objects have their own"
+        )
     config = _Config(
         methods=named,
         measures=(*named_metrics, *measured),
         options=dict(options),
         target=target,
         masks=str(masks) if isinstance(masks, Path | str) else None,
-        fill=fill,
+        fill=fill if isinstance(fill, str) else "black",
+        fills=() if isinstance(fill, str) else tuple(fill),
         masking=masking,
         split=split or ("held-out" if isinstance(model, Checkpoint) else "test"),
         every=every,
@@ -183,8 +190,7 @@ class _Config(ScoreConfig):
 
     def _check_names(self) -> None:
         require_methods(self.methods, self.options, least=0, also=CONTROLS)
-        if self.fill not in FILLS:
-            raise ValueError(f"got fill {self.fill!r}, expected some of: {', '.join(FILLS)}")
+        self._check_fills()
 
 
 Given = TypeVar("Given")

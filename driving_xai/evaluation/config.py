@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from driving_xai.evaluation.fills import takes_fill, under_fills
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import build, require_methods
 from driving_xai.metrics.aupc import Masking
@@ -83,6 +84,9 @@ class ScoreConfig(EvalConfig):
     """Names of `metrics.registry.METRICS`, of entry points, or `module:Class` of one's own."""
     fill: Fill = "black"
     """What a removed pixel shows, but for metrics with a fill of their own; see docs/results.md."""
+    fills: tuple[Fill, ...] = ()
+    """Several in one run, in place of `fill`: each measure that takes a fill is scored under each of them, as
+    `deletion@black`, and each method has the headline of its worst; see `fills.headlines`."""
     masking: Masking = field(default_factory=Masking)
     """Of `aupc`, `log-odds` and their like alone, the fill included."""
     truth: Literal["smoothed", "raw"] = "smoothed"
@@ -100,8 +104,27 @@ class ScoreConfig(EvalConfig):
     def _check_names(self) -> None:
         require_methods(self.methods, self.options, least=0 if self.maps else 1, also=CONTROLS)
         require_measures(self.measures)
-        if self.fill not in FILLS:
-            raise ValueError(f"got fill {self.fill!r}, expected some of: {', '.join(FILLS)}")
+        self._check_fills()
+        if self.fills and not any(takes_fill(name) for name in self.measures):
+            raise ValueError(
+                f"got fills {', '.join(self.fills)}, which no measure of this run takes; add deletion, or leave them out"
+            )
+
+    def _check_fills(self) -> None:
+        for fill in (self.fill, *self.fills):
+            if fill not in FILLS:
+                raise ValueError(f"got fill {fill!r}, expected some of: {', '.join(FILLS)}")
+        if not self.fills:
+            return
+        if len(set(self.fills)) < len(self.fills) or len(self.fills) < 2:
+            raise ValueError(f"got fills {', '.join(self.fills)}; expected two or more, each once")
+        if self.fill != "black":
+            raise ValueError(f"got fill {self.fill!r} and fills {', '.join(self.fills)}; give one of them")
+
+    @property
+    def scored_measures(self) -> Mapping[str, tuple[str, Fill | None]]:
+        """The names under which measures stand in results; see `fills.under_fills`."""
+        return under_fills(self.measures, self.fills)
 
 
 def require_measures(names: Sequence[str]) -> None:

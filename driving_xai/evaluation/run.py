@@ -36,6 +36,7 @@ from driving_xai.evaluation.data import (
     rows_together,
 )
 from driving_xai.evaluation.distributed import ALONE, World
+from driving_xai.evaluation.fills import headlines, under_fills
 from driving_xai.evaluation.maps_file import FILE_NAME, MapFile, Masks, Part, join_parts, save_part
 from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import (
@@ -344,12 +345,20 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """By name, those given as objects last."""
-        config = self.config
-        named = [name for name in config.measures if name not in self._objects.metrics]
-        built = build_all(
-            named, fill=config.fill, masking=config.masking, batch_size=config.batch_size, seed=config.seed
-        )
-        return {name: self._objects.metrics.get(name) or built[name] for name in config.measures}
+        config, handed = self.config, self._objects.metrics
+        found: dict[str, Metric] = {}
+        for name, (measure, fill) in under_fills(config.measures, config.fills, apart=handed).items():
+            found[name] = (
+                handed.get(measure)
+                or build_all(
+                    [measure],
+                    fill=fill or config.fill,
+                    masking=config.masking,
+                    batch_size=config.batch_size,
+                    seed=config.seed,
+                )[measure]
+            )
+        return found
 
     @cached_property
     def data(self) -> EvalData:
@@ -523,6 +532,11 @@ class Run:
             ),
             **describe_machine(device_of(checkpoint.model)),
         }
+        if config.fills:
+            named = under_fills(config.measures, config.fills, apart=self._objects.metrics)
+            summary["fills"] = headlines(
+                summary["scores"], measures=summary["measures"], named=named, controls=CONTROLS
+            )
         return Results(summary=summary, per_frame=frames)
 
     def _described(self, ranked_by: RankedBy) -> dict[str, dict[str, Any]]:
@@ -575,6 +589,8 @@ def _settings(config: ScoreConfig) -> dict[str, Any]:
         del settings["masking"]
     if config.baseline_model is None:
         del settings["baseline_model"]
+    if not config.fills:
+        del settings["fills"]
     return settings
 
 

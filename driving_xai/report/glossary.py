@@ -19,6 +19,7 @@ class Term(NamedTuple):
 
     def explains(self, measure: str) -> bool:
         """Whether it is the measure's entry, or that of its family: pid of pid-8, aupc of aupc-token."""
+        measure = measure.partition("@")[0]  # Without the fill.
         return measure in (self.name, *(f"{self.name}-{kind}" for kind in _KINDS))
 
 
