@@ -1,4 +1,4 @@
-"""Metrics of explanations: curves, confidence, localisation, accuracy under masks, rank correlation, randomisation.
+"""Metrics of explanations: curves, additivity, confidence, complexity, localisation, accuracy under masks, rank correlation, randomisation.
 
 Each is a small class that holds its options and no model, with pure functions beneath. Importing the
 package imports none of them.
@@ -10,8 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from driving_xai.metrics.additivity import Infidelity, SensitivityN
     from driving_xai.metrics.aupc import Masking
     from driving_xai.metrics.base import ExplainerMetric, Metric, MetricResult
+    from driving_xai.metrics.complexity import Complexity, Sparseness
     from driving_xai.metrics.confidence import AverageDrop, Increase, PercentageIn
     from driving_xai.metrics.faithfulness import PID, Deletion, Insertion, InsertionDeletion
     from driving_xai.metrics.localisation import (
@@ -25,10 +27,13 @@ if TYPE_CHECKING:
     from driving_xai.metrics.randomisation import MaxSensitivity, ModelRandomisation
     from driving_xai.metrics.rank_correlation import LimeRankCorrelation
     from driving_xai.metrics.registry import FAMILIES, METRICS, build
+    from driving_xai.metrics.road import ROAD
 
 _MODULES = {
+    "additivity": ("Infidelity", "SensitivityN"),
     "aupc": ("Masking",),
     "base": ("ExplainerMetric", "Metric", "MetricResult"),
+    "complexity": ("Complexity", "Sparseness"),
     "confidence": ("AverageDrop", "Increase", "PercentageIn"),
     "faithfulness": ("Deletion", "Insertion", "InsertionDeletion", "PID"),
     "localisation": ("AUROC", "AveragePrecision", "MassInside", "PointingGame", "TopKPrecision"),
@@ -36,6 +41,7 @@ _MODULES = {
     "randomisation": ("MaxSensitivity", "ModelRandomisation"),
     "rank_correlation": ("LimeRankCorrelation",),
     "registry": ("FAMILIES", "METRICS", "build"),
+    "road": ("ROAD",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -45,11 +51,14 @@ __all__ = [
     "FAMILIES",
     "METRICS",
     "PID",
+    "ROAD",
     "AverageDrop",
     "AveragePrecision",
+    "Complexity",
     "Deletion",
     "ExplainerMetric",
     "Increase",
+    "Infidelity",
     "Insertion",
     "InsertionDeletion",
     "LimeRankCorrelation",
@@ -62,6 +71,8 @@ __all__ = [
     "ModelRandomisation",
     "PercentageIn",
     "PointingGame",
+    "SensitivityN",
+    "Sparseness",
     "TopKPrecision",
     "build",
 ]

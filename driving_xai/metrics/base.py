@@ -18,7 +18,7 @@ from driving_xai.metrics.batch import EvalBatch, Mask, RankedMaps
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.types import Explainer, FrameModel, Frames, Saliency, Target
 
-Category = Literal["faithfulness", "confidence", "localisation", "robustness", "randomisation"]
+Category = Literal["faithfulness", "confidence", "localisation", "complexity", "robustness", "randomisation"]
 """The field's families of metrics."""
 Need = Literal["ground truth", "probability"]
 """What a metric may need: the pixels that cause the label, or a quantity that is a probability."""
