@@ -13,6 +13,7 @@ from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
 from driving_xai.perturb import FILLS, Fill
+from driving_xai.targets import OF_PROBABILITY, ExplainedScore
 from driving_xai.types import Explainer
 
 CONTROLS = ("random", "centre-prior")
@@ -71,6 +72,9 @@ class ScoreConfig(EvalConfig):
         'black'
     """
 
+    explained_score: ExplainedScore = "probability"
+    """What RISE and LIME explain of an image: the output's probability, as their papers do, or its logit, as all
+    other methods; see `targets.explained_by`."""
     maps: str | None = None
     """A file of maps that were computed elsewhere; its methods are scored too. See docs/results.md."""
     masks: str | None = None
@@ -95,6 +99,11 @@ class ScoreConfig(EvalConfig):
     def __post_init__(self) -> None:
         self._check_names()
         require_followed(self.masking, self.measures)
+        if self.explained_score != "probability" and not self.hides_parts:
+            raise ValueError(
+                f"got explained_score {self.explained_score!r}, which no method of this run follows; "
+                f"leave it out, or add any of: {', '.join(OF_PROBABILITY)}"
+            )
         if self.baseline_model is not None and "lime-rank-correlation" not in self.measures:
             raise ValueError(
                 "got baseline_model, which no measure of this run follows; leave it out, or add lime-rank-correlation"
@@ -120,6 +129,11 @@ class ScoreConfig(EvalConfig):
             raise ValueError(f"got fills {', '.join(self.fills)}; expected two or more, each once")
         if self.fill != "black":
             raise ValueError(f"got fill {self.fill!r} and fills {', '.join(self.fills)}; give one of them")
+
+    @property
+    def hides_parts(self) -> bool:
+        """Whether a method follows `explained_score`."""
+        return any(name.partition("@")[0] in OF_PROBABILITY for name in self.methods)
 
     @property
     def scored_measures(self) -> Mapping[str, tuple[str, Fill | None]]:

@@ -57,6 +57,7 @@ from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.registry import build_all
 from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.targets import ExplainedScore, explained_by
 from driving_xai.types import Explainer, Saliency
 
 FOLDER = "parts"
@@ -225,6 +226,8 @@ class Scorer:
     """By name."""
     seed: int
     """Of ties."""
+    explained_score: ExplainedScore = "probability"
+    """See `targets.explained_by`."""
 
     def explain(self, batch: EvalBatch, given: Mapping[str, Saliency]) -> RankedMaps:
         """Each method's maps, ranked once.
@@ -274,8 +277,11 @@ class Scorer:
         if name in given:
             saliency = given[name].to(batch.frames.device)
         else:
+            target = batch.target
+            if batch.quantity.is_probability:
+                target = explained_by(name, target, batch.model.outputs, score=self.explained_score)
             with cells_kept() as kept:
-                saliency = self.explainers[name](batch.model, batch.frames, batch.target)
+                saliency = self.explainers[name](batch.model, batch.frames, target)
                 cells = kept.of(saliency)
         expected = (len(batch.frames), *batch.frames.shape[2:])
         if saliency.shape != expected:
@@ -388,6 +394,7 @@ class Run:
             explainers={**built, **self._objects.explainers},
             metrics=self.metrics,
             seed=self.config.seed,
+            explained_score=self.config.explained_score,
         )
 
     @cached_property
@@ -591,6 +598,8 @@ def _settings(config: ScoreConfig) -> dict[str, Any]:
         del settings["baseline_model"]
     if not config.fills:
         del settings["fills"]
+    if not config.hides_parts:
+        del settings["explained_score"]
     return settings
 
 
