@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -220,6 +221,8 @@ class PercentageIn(Metric):
     """The mean probability that is left where only the most salient pixels are shown, on black; high is good.
 
     Args:
+        scale: of the explained output: its probability, as the text suggests, or its logit, with which the numbers
+            of the paper's Table 4 agree.
         fractions: of the pixels that are shown, rising.
         batch_size: most edited frames in one forward pass; changes results by rounding only.
         seed: of ties between equal saliencies.
@@ -228,8 +231,8 @@ class PercentageIn(Metric):
     Deviation: see `percentage_in`.
 
     Example:
-        >>> PercentageIn().fractions
-        (0.05, 0.1, 0.2, 0.25, 0.5)
+        >>> PercentageIn().fractions, PercentageIn(scale="logit").label
+        ((0.05, 0.1, 0.2, 0.25, 0.5), 'percentage-in-logit')
     """
 
     name: ClassVar[str] = "percentage-in"
@@ -237,7 +240,17 @@ class PercentageIn(Metric):
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Need | None] = "probability"
 
+    scale: Literal["probability", "logit"] = "probability"
     fractions: tuple[float, ...] = SHOWN_FRACTIONS
+
+    def __post_init__(self) -> None:
+        if self.scale not in ("probability", "logit"):
+            raise ValueError(f"got scale {self.scale!r}, expected one of: probability, logit")
+
+    @property
+    def label(self) -> str:
+        """The name with the scale, probability excepted."""
+        return self.name if self.scale == "probability" else f"{self.name}-{self.scale}"
 
     def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
         """A curve over the fractions, and its mean; see `Metric.measure`."""
@@ -245,7 +258,7 @@ class PercentageIn(Metric):
             batch.model,
             batch.frames,
             ranked.ranks,
-            batch.values,
+            batch.values if self.scale == "probability" else partial(_logits, batch),
             fractions=self.fractions,
             batch_size=self.batch_size,
         )
@@ -257,10 +270,16 @@ class PercentageIn(Metric):
         """See `Metric.describe`."""
         return {
             "kind": "shown pixels",
-            "quantity": quantity.name,
-            "unit": quantity.unit,
-            "normalised_unit": quantity.unit,
+            "quantity": quantity.name if self.scale == "probability" else "logit of the explained output",
+            "unit": quantity.unit if self.scale == "probability" else self.scale,
+            "normalised_unit": quantity.unit if self.scale == "probability" else self.scale,
             "fractions": list(self.fractions),
             "fill": "black",
             "faithful": self.faithful(quantity),
         }
+
+
+def _logits(batch: EvalBatch, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
+    """The explained output's logit, the same for each of the R references."""
+    found = batch.target(scores.flatten(0, -2)).view(scores.shape[:-1])
+    return torch.stack([found] * len(batch.references), 1)

@@ -175,9 +175,12 @@ class LimeRankCorrelation(Metric):
     def _patches(self, ranked: RankedMaps, method: int) -> Float[np.ndarray, "B n"]:
         """A map's own cells where there is one for each patch, else its means over the patches."""
         own = ranked.cells_on(method, (self.grid.rows, self.grid.columns))
-        values = patch_means(ranked.saliency[:, method], grid=self.grid) if own is None else own.flatten(1)
+        if own is None:
+            values = patch_means(ranked.saliency[:, method], grid=self.grid)
+        else:
+            values = own.flatten(1).cpu().numpy()
         # As in a ranking of pixels, values equal in float32 are equal.
-        return np.asarray(values if own is None else values.cpu()).astype(np.float32)
+        return values.astype(np.float32)
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""

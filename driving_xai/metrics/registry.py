@@ -57,6 +57,7 @@ _BY_FAMILY: Mapping[str, Mapping[str, Entry]] = {
         "average-drop": Entry(f"{_CONFIDENCE}:AverageDrop"),
         "increase": Entry(f"{_CONFIDENCE}:Increase"),
         "percentage-in": Entry(f"{_CONFIDENCE}:PercentageIn"),
+        "percentage-in-logit": Entry(f"{_CONFIDENCE}:PercentageIn", {"scale": "logit"}),
     },
     "accuracy under masks": {
         "aupc": Entry(f"{_ACCURACY}:AUPC"),

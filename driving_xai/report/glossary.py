@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from driving_xai.metrics.registry import PATCHES_PX
 
-_KINDS = (*PATCHES_PX, "token", "attention")
+_KINDS = (*PATCHES_PX, "token", "attention", "logit")
 
 
 class Term(NamedTuple):

@@ -252,9 +252,9 @@ class ClassifierModule(RecipeModule):
         self.register_buffer("class_weights", torch.tensor(weights))
         self.negative = _class_named(how)
         self.frozen = {part for part, rate in self._full_rates().items() if rate == 0}
-        for part, weights in self._parts().items():
-            for weight in weights if part in self.frozen else ():
-                weight.requires_grad_(False)
+        parts = self._parts()
+        for weight in (weight for part in self.frozen for weight in parts[part]):
+            weight.requires_grad_(False)
 
     def _full_rates(self) -> dict[str, float]:
         """The rate of each part of the network, before the schedule."""

@@ -26,6 +26,7 @@ from driving_xai.metrics.confidence import (
     soft_mask,
 )
 from driving_xai.metrics.curves import rank
+from driving_xai.metrics.registry import build
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.targets import output
 from driving_xai.types import Outputs
@@ -167,3 +168,22 @@ def test_a_constant_map_is_counted_and_never_perfect():
         (1, 1, 1),
         (1, 1, 1),
     ]
+
+
+def test_percentage_in_as_a_logit_is_the_mean_logit_of_what_is_shown():
+    net = Net().eval()
+    frames, maps = torch.rand(2, 3, 12, 10), torch.rand(2, 12, 10)
+    metric = build("percentage-in-logit")
+    assert metric.label == "percentage-in-logit"
+    found = metric(net, frames, maps, output(2))
+    with torch.no_grad():
+        for row in range(2):
+            order = maps[row].flatten().argsort(descending=True)
+            shown = []
+            for fraction in metric.fractions:
+                mask = torch.zeros(120)
+                mask[order[: round(fraction * 120)]] = 1
+                shown.append(float(net(frames[row : row + 1] * mask.view(12, 10))[0, 2]))
+            assert found.curve[row].tolist() == pytest.approx(shown, abs=1e-5)
+            assert float(found.value[row]) == pytest.approx(sum(shown) / 5, abs=1e-5)
+    assert found.unit == "logit"
