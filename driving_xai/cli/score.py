@@ -172,8 +172,7 @@ def _show(out: Path, summary: Mapping[str, Any], as_json: bool) -> None:
         console.print_json(summary)
     else:
         across = tables.across_fills(summary["fills"]) if "fills" in summary else []
-        typer.echo("
-".join([*tables.results(summary, out), *across]))
+        typer.echo("\n".join([*tables.results(summary, out), *across]))
 
 
 def _in_shares(
