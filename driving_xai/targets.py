@@ -130,6 +130,40 @@ def probabilities(outputs: Outputs, scores: Float[Tensor, "*variants K"]) -> Flo
     return scores.sigmoid() if outputs.kind == "multilabel" else scores.softmax(-1)
 
 
+ExplainedScore = Literal["probability", "logit"]
+"""What methods that hide parts of an image explain of its output."""
+OF_PROBABILITY = ("rise", "lime")
+"""Methods whose papers fit the probability of a class; see `explained_by`."""
+
+
+def explained_by(
+    method: str, target: Target, outputs: Outputs, *, score: ExplainedScore = "probability"
+) -> Target:
+    """What a method explains of an image's output: of `OF_PROBABILITY` the probability, of all others the logit.
+
+    A gradient of a probability fades where the model is sure; differences of probabilities are what RISE and
+    LIME weigh. A regression has neither.
+
+    Args:
+        method: its literature name, perhaps with a label.
+        target: of the logits.
+        outputs: the model's.
+        score: `logit` takes the logit for every method.
+
+    Source: Petsiuk et al. 2018 (RISE), section 3.1; Ribeiro et al. 2016 (LIME), section 3.2.
+
+    Example:
+        >>> import torch
+        >>> two = Outputs(kind="multiclass", names=("a", "b"))
+        >>> explained_by("rise", output(0), two)(torch.tensor([[1.0, 1.0]]))
+        tensor([0.5000])
+    """
+    hides = method.partition("@")[0] in OF_PROBABILITY
+    if outputs.kind == "regression" or not hides or score == "logit":
+        return target
+    return lambda scores: target(probabilities(outputs, scores))
+
+
 def by_name(name: str, outputs: Outputs) -> TargetRule:
     """The target a user names: left, right or magnitude for steering, otherwise `predicted` or an output.
 

@@ -31,6 +31,7 @@ from driving_xai.cli.options import (
     Weights,
     measures_of,
     methods_of,
+    names_of,
     resolve_device,
 )
 
@@ -62,6 +63,13 @@ def score(
         typer.Option(metavar="FILE", help="Maps computed elsewhere, scored too; see docs/results.md."),
     ] = None,
     masks: Masks = None,
+    baseline_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="The network that lime-rank-correlation fits LIME on; images only. [default: the scored one]",
+        ),
+    ] = None,
     save_maps: Annotated[
         bool, typer.Option("--save-maps", help="Keep every map in OUT, except those of the baselines.")
     ] = False,
@@ -69,10 +77,11 @@ def score(
     assignments: Assignments = None,
     target: Target = None,
     fill: Annotated[
-        Literal["black", "mean", "blur"] | None,
+        str | None,
         typer.Option(
-            help="What takes the place of a removed pixel; for aupc and log-odds see --set masking.fill. "
-            "[default: black]"
+            metavar="black|mean|blur[,...]",
+            help="What takes the place of a removed pixel; several score each method by its worst. "
+            "For aupc and log-odds see --set masking.fill. [default: black]",
         ),
     ] = None,
     split: Split = None,
@@ -125,12 +134,13 @@ def score(
         "methods": methods_of(method),
         "measures": measures_of(measure),
         "target": target,
-        "fill": fill,
+        **_fills_of(fill),
         "split": split,
         "every": every,
         "batch_size": batch_size,
         "seed": seed,
         "maps": None if maps is None else str(maps),
+        "baseline_model": None if baseline_model is None else str(baseline_model),
         "save_maps": save_maps or None,
         "masks": None if masks is None else str(masks),
     }
@@ -151,11 +161,20 @@ def score(
         _require_kept(summary, require, thresholds)
 
 
+def _fills_of(text: str | None) -> dict[str, Any]:
+    """One fill, or several in a list with commas."""
+    fills = names_of(text)
+    if not fills:
+        return {}
+    return {"fill": fills[0], "fills": ()} if len(fills) == 1 else {"fills": fills}
+
+
 def _show(out: Path, summary: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         console.print_json(summary)
     else:
-        typer.echo("\n".join(tables.results(summary, out)))
+        across = tables.across_fills(summary["fills"]) if "fills" in summary else []
+        typer.echo("\n".join([*tables.results(summary, out), *across]))
 
 
 def _in_shares(
@@ -209,7 +228,7 @@ def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> Non
     with given_maps(config) as given:
         methods = methods_of(config, given)
     for each in thresholds:
-        if each.measure not in config.measures:
+        if each.measure not in config.scored_measures:
             raise settings.SettingsError(
                 f"--fail-below names {each.measure}, which is not scored; add it to --measure"
             )

@@ -156,6 +156,21 @@ def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def across_fills(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each method under its worst fill, with the controls under the same one."""
+    lines = [
+        "",
+        f"{'worst of all fills':<21} {'against':<11} {'method':<25} {'mean':>10}  fill   controls there",
+    ]
+    for each in found:
+        beside = ", ".join(f"{name} {_number(mean).strip()}" for name, mean in each["controls"].items())
+        lines.append(
+            f"{each['measure']:<21} {each['reference']:<11} {each['method']:<25} {_number(each['mean']):>10}  "
+            f"{each['fill'] or '-':<6} {beside}"
+        )
+    return lines
+
+
 def sanity(means: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each quantity that was checked; of cascading randomisation the last stage only."""
     lines = [

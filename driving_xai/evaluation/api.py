@@ -18,6 +18,8 @@ from torch import Tensor
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
+from driving_xai.evaluation.fills import takes_fill
+from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import SUMMARY, Results, locked
 from driving_xai.evaluation.run import Objects, Progress, Run, opened, score
 from driving_xai.explain.base import Explainer
@@ -29,7 +31,7 @@ from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.models.capabilities import device_of
 from driving_xai.models.foreign import as_checkpoint
-from driving_xai.perturb import FILLS, Fill
+from driving_xai.perturb import Fill
 from driving_xai.targets import by_name
 
 Methods = Sequence[str | Explainer] | Mapping[str, Explainer]
@@ -81,7 +83,7 @@ def evaluate(
     labels: Float[Tensor, "..."] | None = None,
     masks: Bool[Tensor, "..."] | Path | str | None = None,
     options: OptionsOf = MappingProxyType({}),
-    fill: Fill = "black",
+    fill: Fill | Sequence[Fill] = "black",
     masking: Masking = _DEFAULT_MASKING,
     split: Split | None = None,
     every: int = 1,
@@ -102,7 +104,8 @@ def evaluate(
         labels: of frames in memory, [B, K], 0 or 1 for each output; shards have their own.
         masks: the pixels that cause the label: of frames in memory [B, H, W], for shards a folder or an .npz.
         options: of methods by name: `{"snna": {"samples": 3}}`.
-        fill: what an edited pixel shows, for metrics that are given by name.
+        fill: what an edited pixel shows, for metrics that are given by name; of several each is scored, and each
+            method has the headline of its worst.
         masking: of accuracy under masks, for metrics that are given by name.
         split: of the shards; None is what a checkpoint did not train on, and `test` for other models.
         every: takes every n-th frame.
@@ -142,13 +145,18 @@ def evaluate(
         raise ValueError("got no method; expected names or explainers")
     if named_metrics or not measured:
         require_measures(named_metrics)
+    if not isinstance(fill, str) and not any(map(takes_fill, named_metrics)):
+        raise ValueError(
+            f"got fill {', '.join(fill)}, which no metric given by name takes; objects have their own"
+        )
     config = _Config(
         methods=named,
         measures=(*named_metrics, *measured),
         options=dict(options),
         target=target,
         masks=str(masks) if isinstance(masks, Path | str) else None,
-        fill=fill,
+        fill=fill if isinstance(fill, str) else "black",
+        fills=() if isinstance(fill, str) else tuple(fill),
         masking=masking,
         split=split or ("held-out" if isinstance(model, Checkpoint) else "test"),
         every=every,
@@ -168,7 +176,8 @@ def evaluate(
         results = results if folder is None else _saved(results, folder)
     elif folder is None:
         with opened(checkpoint, Path(data), config, objects) as run:
-            results = run.results(_tables(run, on_progress))
+            tables, ranked_by = _tables(run, on_progress)
+            results = run.results(tables, ranked_by=ranked_by)
     else:
         results = score(
             checkpoint, Path(data), folder, config, resume=resume, objects=objects, on_progress=on_progress
@@ -182,8 +191,7 @@ class _Config(ScoreConfig):
 
     def _check_names(self) -> None:
         require_methods(self.methods, self.options, least=0, also=CONTROLS)
-        if self.fill not in FILLS:
-            raise ValueError(f"got fill {self.fill!r}, expected some of: {', '.join(FILLS)}")
+        self._check_fills()
 
 
 Given = TypeVar("Given")
@@ -315,23 +323,27 @@ def _require_shapes(frames: Tensor, labels: Tensor | None, masks: Tensor | None)
         )
 
 
-def _tables(run: Run, on_progress: Progress | None) -> list[pd.DataFrame]:
+def _tables(run: Run, on_progress: Progress | None) -> tuple[list[pd.DataFrame], RankedBy]:
     run.prepare()
-    tables, done = [], 0
+    tables: list[pd.DataFrame] = []
+    ranked_by: RankedBy = {}
+    done = 0
     for _, batch, scored in run.scored(lambda number: True):
         assert scored is not None
         tables.append(scored.rows)
+        ranked_by = scored.ranked_by
         done += len(np.unique(batch.rows))
         if on_progress is not None:
             on_progress(done, run.data.total)
-    return tables
+    return tables, ranked_by
 
 
 def _of_frames(run: Run, frames: FrameData, on_progress: Progress | None) -> Results:
     """What was found of frames in memory, with a plan that names their hash."""
     for metric in run.metrics.values():
         metric.require_mask(frames.has_masks)
-    return run.results(_tables(run, on_progress), run.plan_with(frames.sha256))
+    tables, ranked_by = _tables(run, on_progress)
+    return run.results(tables, run.plan_with(frames.sha256), ranked_by)
 
 
 def _saved(results: Results, out: Path) -> Results:

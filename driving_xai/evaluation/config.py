@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from driving_xai.evaluation.fills import takes_fill, under_fills
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import fitted, require_methods
@@ -13,6 +14,7 @@ from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
 from driving_xai.perturb import FILLS, Fill
+from driving_xai.targets import OF_PROBABILITY, ExplainedScore
 
 CONTROLS = ("random", "centre-prior")
 """Scored with every method."""
@@ -70,17 +72,25 @@ class ScoreConfig(EvalConfig):
         'black'
     """
 
+    explained_score: ExplainedScore = "probability"
+    """What RISE and LIME explain of an image: the output's probability, as their papers do, or its logit, as all
+    other methods; see `targets.explained_by`."""
     maps: str | None = None
     """A file of maps that were computed elsewhere; its methods are scored too. See docs/results.md."""
     masks: str | None = None
     """A folder of PNGs or an .npz with the pixels that matter, for the metrics of localisation; see
     `maps_file.Masks`. None takes what synthetic shards know."""
+    baseline_model: str | None = None
+    """A checkpoint of the same outputs on which `lime-rank-correlation` fits LIME, of images; None is the scored one."""
     save_maps: bool = False
     """Keeps every map, the controls' excepted, with the results."""
     measures: tuple[str, ...] = ("deletion",)
     """Names of `metrics.registry.METRICS`, of entry points, or `module:Class` of one's own."""
     fill: Fill = "black"
     """What a removed pixel shows, but for metrics with a fill of their own; see docs/results.md."""
+    fills: tuple[Fill, ...] = ()
+    """Several in one run, in place of `fill`: each measure that takes a fill is scored under each of them, as
+    `deletion@black`, and each method has the headline of its worst; see `fills.headlines`."""
     masking: Masking = field(default_factory=Masking)
     """Of `aupc`, `log-odds` and their like alone, the fill included."""
     truth: Literal["smoothed", "raw"] = "smoothed"
@@ -89,13 +99,46 @@ class ScoreConfig(EvalConfig):
     def __post_init__(self) -> None:
         self._check_names()
         require_followed(self.masking, self.measures)
+        if self.explained_score != "probability" and not self.hides_parts:
+            raise ValueError(
+                f"got explained_score {self.explained_score!r}, which no method of this run follows; "
+                f"leave it out, or add any of: {', '.join(OF_PROBABILITY)}"
+            )
+        if self.baseline_model is not None and "lime-rank-correlation" not in self.measures:
+            raise ValueError(
+                "got baseline_model, which no measure of this run follows; leave it out, or add lime-rank-correlation"
+            )
         super().__post_init__()
 
     def _check_names(self) -> None:
         require_methods(self.methods, self.options, least=0 if self.maps else 1, also=CONTROLS)
         require_measures(self.measures)
-        if self.fill not in FILLS:
-            raise ValueError(f"got fill {self.fill!r}, expected some of: {', '.join(FILLS)}")
+        self._check_fills()
+        if self.fills and not any(takes_fill(name) for name in self.measures):
+            raise ValueError(
+                f"got fills {', '.join(self.fills)}, which no measure of this run takes; add deletion, or leave them out"
+            )
+
+    def _check_fills(self) -> None:
+        for fill in (self.fill, *self.fills):
+            if fill not in FILLS:
+                raise ValueError(f"got fill {fill!r}, expected some of: {', '.join(FILLS)}")
+        if not self.fills:
+            return
+        if len(set(self.fills)) < len(self.fills) or len(self.fills) < 2:
+            raise ValueError(f"got fills {', '.join(self.fills)}; expected two or more, each once")
+        if self.fill != "black":
+            raise ValueError(f"got fill {self.fill!r} and fills {', '.join(self.fills)}; give one of them")
+
+    @property
+    def hides_parts(self) -> bool:
+        """Whether a method follows `explained_score`."""
+        return any(name.partition("@")[0] in OF_PROBABILITY for name in self.methods)
+
+    @property
+    def scored_measures(self) -> Mapping[str, tuple[str, Fill | None]]:
+        """The names under which measures stand in results; see `fills.under_fills`."""
+        return under_fills(self.measures, self.fills)
 
 
 def require_measures(names: Sequence[str]) -> None:

@@ -29,7 +29,14 @@ from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf, described
 from driving_xai.explain.registry import require_methods
 from driving_xai.models.capabilities import device_of, frame_model
-from driving_xai.targets import TargetRule, by_name, probabilities
+from driving_xai.targets import (
+    OF_PROBABILITY,
+    ExplainedScore,
+    TargetRule,
+    by_name,
+    explained_by,
+    probabilities,
+)
 from driving_xai.types import FrameModel, Outputs, Scores
 from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate
 from driving_xai.viz.lettering import PANEL, Colour, lettering
@@ -51,6 +58,8 @@ class ExplainConfig:
     target: str | None = None
     """As for scoring: None is `magnitude` for steering, else `predicted`; `every-predicted` explains each
     output over its threshold."""
+    explained_score: ExplainedScore = "probability"
+    """What RISE and LIME explain of classes and actions; see `targets.explained_by`."""
     seed: int = 0
     batch_size: int = 32
     save_maps: bool = False
@@ -58,6 +67,12 @@ class ExplainConfig:
 
     def __post_init__(self) -> None:
         require_methods(self.methods, self.options)
+        if self.explained_score != "probability" and not any(
+            each.partition("@")[0] in OF_PROBABILITY for each in self.methods
+        ):
+            raise ValueError(
+                f"got explained_score {self.explained_score!r}, which none of these methods follows; leave it out"
+            )
         if self.batch_size < 1:
             raise ValueError(f"got batch_size {self.batch_size}, expected 1 or more")
 
@@ -113,7 +128,10 @@ class _Still:
         maps = []
         for target, rule in self._targets(clean.cpu()).items():
             for method, explain in self._methods.items():
-                saliency = explain(self._view, frames, rule(clean)).detach()
+                explained = explained_by(
+                    method, rule(clean), self._outputs, score=self._config.explained_score
+                )
+                saliency = explain(self._view, frames, explained).detach()
                 maps.append(self._map(path, out, image, saliency, method, target))
         summary = {
             "schema": SCHEMA,

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from data_prep.shards.atomic import remove_leftovers, replacing, sha256_of
 from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint, load
 from driving_xai.errors import DataError
+from driving_xai.evaluation import ranked_cells
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, explainers_of
 from driving_xai.evaluation.data import (
     EvalData,
@@ -34,7 +36,9 @@ from driving_xai.evaluation.data import (
     rows_together,
 )
 from driving_xai.evaluation.distributed import ALONE, World
+from driving_xai.evaluation.fills import headlines, under_fills
 from driving_xai.evaluation.maps_file import MapFile, Masks, Part, join_parts, save_part
+from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import (
     FRAME_COLUMNS,
     MAPS,
@@ -48,6 +52,7 @@ from driving_xai.evaluation.results import (
 from driving_xai.evaluation.summary import describe_machine, summarise
 from driving_xai.evaluation.verdicts import beforehand
 from driving_xai.explain.base import Explainer
+from driving_xai.explain.cells import CellValues, cells_kept
 from driving_xai.explain.options import planned
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.base import Metric
@@ -55,6 +60,7 @@ from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.registry import build_all
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.models.capabilities import device_of
+from driving_xai.targets import ExplainedScore, explained_by
 from driving_xai.types import Saliency
 
 FOLDER = "parts"
@@ -226,6 +232,8 @@ class Scorer:
     """By name."""
     seed: int
     """Of ties."""
+    explained_score: ExplainedScore = "probability"
+    """See `targets.explained_by`."""
 
     def explain(self, batch: EvalBatch, given: Mapping[str, Saliency]) -> RankedMaps:
         """Each method's maps, ranked once.
@@ -237,8 +245,8 @@ class Scorer:
         Raises:
             ValueError: a map is not finite or not on the frames' grid.
         """
-        saliency = torch.stack([self._map(name, batch, given) for name in self.methods], 1)
-        return RankedMaps.of(saliency, seed=self.seed)
+        maps, cells = zip(*(self._map(name, batch, given) for name in self.methods), strict=True)
+        return RankedMaps.of(torch.stack(maps, 1), seed=self.seed, cells=cells)
 
     def rows(self, batch: EvalBatch, ranked: RankedMaps, places: pd.DataFrame) -> pd.DataFrame:
         """A row for each frame, metric, reference and method.
@@ -267,15 +275,24 @@ class Scorer:
         ]
         return pd.concat(tables, ignore_index=True)
 
-    def _map(self, name: str, batch: EvalBatch, given: Mapping[str, Saliency]) -> Saliency:
+    def _map(
+        self, name: str, batch: EvalBatch, given: Mapping[str, Saliency]
+    ) -> tuple[Saliency, CellValues | None]:
+        """The maps, with the cells that they are pictures of."""
+        cells = None
         if name in given:
             saliency = given[name].to(batch.frames.device)
         else:
-            saliency = self.explainers[name](batch.model, batch.frames, batch.target)
+            target = batch.target
+            if batch.quantity.is_probability:
+                target = explained_by(name, target, batch.model.outputs, score=self.explained_score)
+            with cells_kept() as kept:
+                saliency = self.explainers[name](batch.model, batch.frames, target)
+                cells = kept.of(saliency)
         expected = (len(batch.frames), *batch.frames.shape[2:])
         if saliency.shape != expected:
             raise ValueError(f"method {name} gave maps of shape {tuple(saliency.shape)}, expected {expected}")
-        return saliency.detach().float()
+        return saliency.detach().float(), cells
 
 
 class Scored(NamedTuple):
@@ -284,6 +301,7 @@ class Scored(NamedTuple):
     places: pd.DataFrame
     ranked: RankedMaps
     rows: pd.DataFrame
+    ranked_by: RankedBy
 
 
 class Run:
@@ -319,14 +337,40 @@ class Run:
         return None if self.config.masks is None else Masks(Path(self.config.masks))
 
     @cached_property
+    def baseline(self) -> Checkpoint | None:
+        """The network that LIME is fitted on, where it is not the scored one.
+
+        Raises:
+            DataError: it has other outputs, or they are no classes or labels.
+        """
+        if self.config.baseline_model is None:
+            return None
+        path = Path(self.config.baseline_model)
+        found = load(path, device=str(device_of(self.checkpoint.model)))
+        ours, theirs = (getattr(each.model, "outputs", None) for each in (self.checkpoint, found))
+        if ours != theirs or ours is None or ours.kind == "regression":
+            raise DataError(
+                f"{path}: the baseline model has outputs {theirs}, the scored one {ours}; expected the same classes"
+            )
+        return found
+
+    @cached_property
     def metrics(self) -> dict[str, Metric]:
         """By name, those given as objects last."""
-        config = self.config
-        named = [name for name in config.measures if name not in self._objects.metrics]
-        built = build_all(
-            named, fill=config.fill, masking=config.masking, batch_size=config.batch_size, seed=config.seed
-        )
-        return {name: self._objects.metrics.get(name) or built[name] for name in config.measures}
+        config, handed = self.config, self._objects.metrics
+        found: dict[str, Metric] = {}
+        for name, (measure, fill) in under_fills(config.measures, config.fills, apart=handed).items():
+            found[name] = (
+                handed.get(measure)
+                or build_all(
+                    [measure],
+                    fill=fill or config.fill,
+                    masking=config.masking,
+                    batch_size=config.batch_size,
+                    seed=config.seed,
+                )[measure]
+            )
+        return found
 
     @cached_property
     def data(self) -> EvalData:
@@ -356,6 +400,7 @@ class Run:
             explainers={**built, **self._objects.explainers},
             metrics=self.metrics,
             seed=self.config.seed,
+            explained_score=self.config.explained_score,
         )
 
     @cached_property
@@ -365,8 +410,10 @@ class Run:
 
     def plan_with(self, data_sha256: str) -> dict[str, Any]:
         """The plan for data of this hash."""
-        named = {"maps": self._given, "masks": self.masks}
+        named: dict[str, Any] = {"maps": self._given, "masks": self.masks}
         brought = {kind: file for kind, file in named.items() if file is not None}
+        if self.baseline is not None:
+            named["baseline_model"] = brought["baseline_model"] = self.baseline
         plan = {
             "config": {
                 **_settings(self.config),
@@ -384,7 +431,7 @@ class Run:
 
     def prepare(self) -> None:
         """Makes everything, so that what does not fit is refused before any work."""
-        _ = self.data, self.scorer
+        _ = self.data, self.scorer, self.baseline
 
     def what_runs(self) -> Iterator[str]:
         """Lines about what will be scored, and what it is too short to show."""
@@ -419,10 +466,12 @@ class Run:
             if self.masks is not None:
                 known = self.masks.read(places, *batch.frames.shape[2:])
                 batch = batch._replace(ground_truth_mask=known.to(batch.frames.device))
-            ranked = self.scorer.explain(
-                batch, _read_maps(self._given, places, tuple(batch.frames.shape[2:]))
-            )
-            yield number, batch, Scored(places, ranked, self.scorer.rows(batch, ranked, places))
+            if self.baseline is not None:
+                batch = batch._replace(baseline=self.baseline.model)
+            given = _read_maps(self._given, places, tuple(batch.frames.shape[2:]))
+            ranked = self.scorer.explain(batch, given)
+            by = ranked_cells.ranked_by(self.metrics, self.methods, given, batch, ranked)
+            yield number, batch, Scored(places, ranked, self.scorer.rows(batch, ranked, places), by)
 
     def score_parts(self, parts: Path, world: World, on_progress: Progress | None) -> int:
         """Scores this process's batches that have no part yet; returns how many batches there are in all."""
@@ -436,6 +485,8 @@ class Run:
                 if self.config.save_maps:
                     kept = Part(found.places, found.ranked.saliency[:, saved].cpu().numpy())
                     save_part(part.with_suffix(".npz"), kept)
+                if found.ranked_by:
+                    ranked_cells.save(part.with_suffix(".json"), found.ranked_by)
                 write_table(part, found.rows, sums="inside")
             done += len(np.unique(batch.rows))
             if on_progress is not None:
@@ -445,14 +496,22 @@ class Run:
     def join(self, out: Path) -> None:
         """Turns complete parts into results."""
         parts = out / FOLDER
-        results = self.results([read_table(part) for part in sorted(parts.glob("part-*.parquet"))])
+        results = self.results(
+            [read_table(part) for part in sorted(parts.glob("part-*.parquet"))],
+            ranked_by=ranked_cells.joined(sorted(parts.glob("part-*.json"))),
+        )
         if self.config.save_maps:
             kept = [name for name in self.methods if name not in CONTROLS]
             join_parts(out / MAPS, sorted(parts.glob("part-*.npz")), kept)
         results.save(out, beside=[MAPS] if self.config.save_maps else [])
         shutil.rmtree(parts)
 
-    def results(self, tables: Sequence[pd.DataFrame], plan: Mapping[str, Any] | None = None) -> Results:
+    def results(
+        self,
+        tables: Sequence[pd.DataFrame],
+        plan: Mapping[str, Any] | None = None,
+        ranked_by: RankedBy = MappingProxyType({}),
+    ) -> Results:
         """The rows of all batches, in the order of drives and time, and their summary."""
         require_predicted(tables, self.data)
         # Stable, so that metrics and methods keep their order within a frame.
@@ -469,7 +528,7 @@ class Run:
                 frames,
                 quantity=quantity,
                 protocol=self.data.protocol,
-                measures={name: metric.describe(quantity) for name, metric in self.metrics.items()},
+                measures=self._described(ranked_by),
                 methods=[name for name in self.methods if name not in CONTROLS],
                 controls=CONTROLS,
                 bootstrap=BlockBootstrap(
@@ -486,7 +545,22 @@ class Run:
             ),
             **describe_machine(device_of(checkpoint.model)),
         }
+        if config.fills:
+            named = under_fills(config.measures, config.fills, apart=self._objects.metrics)
+            summary["fills"] = headlines(
+                summary["scores"], measures=summary["measures"], named=named, controls=CONTROLS
+            )
         return Results(summary=summary, per_frame=frames)
+
+    def _described(self, ranked_by: RankedBy) -> dict[str, dict[str, Any]]:
+        """Of each metric, what its numbers mean and, where it ranks cells, what it took of each method."""
+        return {
+            name: {
+                **metric.describe(self.data.quantity),
+                **({"ranked": ranked_by[name]} if name in ranked_by else {}),
+            }
+            for name, metric in self.metrics.items()
+        }
 
 
 @contextmanager
@@ -522,10 +596,16 @@ def methods_of(config: ScoreConfig, given: MapFile | None, objects: Objects = NO
 
 
 def _settings(config: ScoreConfig) -> dict[str, Any]:
-    """As a plan keeps them; it names a masking only where that changes anything, so that old plans resume."""
+    """As a plan keeps them; it names later settings only where they change anything, so that old plans resume."""
     settings = planned(config)
     if config.masking == Masking():
         del settings["masking"]
+    if config.baseline_model is None:
+        del settings["baseline_model"]
+    if not config.fills:
+        del settings["fills"]
+    if not config.hides_parts:
+        del settings["explained_score"]
     return settings
 
 
@@ -543,10 +623,9 @@ def _settings_sha256(checkpoint: Checkpoint) -> str:
 def require_same(plan: Mapping[str, Any], found: Mapping[str, Any], out: Path) -> None:
     """Raises DataError where a run in `out` was planned otherwise."""
     ours, theirs = plan["config"], found["config"]
-    # A plan without options does not name them, see `planned`, nor the default masking.
-    keys = [*ours, *(each for each in ("options", "masking") if each in theirs and each not in ours)]
-    differing = [key for key in keys if ours.get(key) != theirs.get(key)]
-    differing += [key for key in plan if key != "config" and plan[key] != found.get(key)]
+    # A plan names options, a masking and the like only where they are not the default; see `_settings`.
+    differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    differing += [key for key in {**plan, **found} if key != "config" and plan.get(key) != found.get(key)]
     if differing:
         raise DataError(f"{out}: was scored with another {', '.join(differing)}; give another folder")
 

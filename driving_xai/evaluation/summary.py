@@ -130,7 +130,7 @@ def _summarise(rows: pd.DataFrame, valueless: pd.Series, bootstrap: BlockBootstr
     known = rows[rows["value"].notna()]
     entry: dict[str, Any] = {
         "frames": len(known),
-        "degenerate": int(known["degenerate"].sum()),
+        "degenerate": int(rows.loc[rows["value"].notna() | valueless, "degenerate"].sum()),
         "value": interval(known["value"], bootstrap),
     }
     if valueless.any():

@@ -281,7 +281,15 @@ def _measured(
     for part in frames.split(how.batch_size):
         for name, values in _of_batch(model, explainer, part, how.batch_size, seed).items():
             parts.setdefault(name, []).append(values)
-    return {name: float(torch.cat(values).double().mean()) for name, values in parts.items()}
+    return {name: _mean_of_ordered(name, torch.cat(values).double()) for name, values in parts.items()}
+
+
+def _mean_of_ordered(name: str, values: Tensor) -> float:
+    """The mean over frames whose map has an order; where none has, the worst there is."""
+    ordered = values[values.isfinite()]
+    if len(ordered):
+        return float(ordered.mean())
+    return 100.0 if name == "drop" else 0.0
 
 
 def _of_batch(
@@ -294,7 +302,11 @@ def _of_batch(
     probability = OfClass(classes=classes)
     clean = probability(scores)
     weighted = probability(scores_of_weighted(model, frames, saliency, batch_size=batch_size))
-    found = {"drop": average_drop(clean, weighted), "increase": increase(clean, weighted)}
+    constant = saliency.amax((1, 2)) == saliency.amin((1, 2))
+    found = {
+        "drop": average_drop(clean, weighted).masked_fill(constant, torch.nan),
+        "increase": increase(clean, weighted).masked_fill(constant, torch.nan),
+    }
     ranks = rank(saliency, torch.Generator().manual_seed(seed))
     # Probabilities follow from the logits: one run over the edited frames serves both.
     logits = insertion(model, frames, ranks, SHOWN_FRACTIONS, batch_size=batch_size)

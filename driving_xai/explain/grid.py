@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from driving_xai.explain.cells import noted
 from driving_xai.types import Cells, Frames
 
 
@@ -23,7 +24,7 @@ def to_frame_grid(
             convolutions that is up to half a cell off: 3.5 px for a stride of 8.
     """
     constant = (maps.amax((1, 2)) == maps.amin((1, 2)))[:, None, None]
-    return torch.where(constant, maps[:, :1, :1], _bilinear(maps, frames, cells))
+    return noted(torch.where(constant, maps[:, :1, :1], _bilinear(maps, frames, cells)), maps)
 
 
 def _bilinear(maps: Float[Tensor, "N h w"], frames: Frames, cells: Cells | None) -> Float[Tensor, "N H W"]:
@@ -51,7 +52,7 @@ def repeat_on_frame_grid(
         _nearest(pixels, count, cells).to(maps.device)
         for pixels, count in ((height, maps.shape[1]), (width, maps.shape[2]))
     )
-    return maps[:, rows[:, None], columns]
+    return noted(maps[:, rows[:, None], columns], maps)
 
 
 def _nearest(pixels: int, count: int, cells: Cells | None) -> Int64[Tensor, " pixels"]:

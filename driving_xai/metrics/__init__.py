@@ -1,4 +1,4 @@
-"""Metrics of explanations: curves, confidence, localisation, accuracy under masks, rank correlation, randomisation.
+"""Metrics of explanations: curves, additivity, confidence, complexity, localisation, accuracy under masks, rank correlation, randomisation.
 
 Each is a small class that holds its options and no model, with pure functions beneath.
 """

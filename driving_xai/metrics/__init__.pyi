@@ -1,7 +1,11 @@
+from .additivity import Infidelity as Infidelity
+from .additivity import SensitivityN as SensitivityN
 from .aupc import Masking as Masking
 from .base import ExplainerMetric as ExplainerMetric
 from .base import Metric as Metric
 from .base import MetricResult as MetricResult
+from .complexity import Complexity as Complexity
+from .complexity import Sparseness as Sparseness
 from .confidence import AverageDrop as AverageDrop
 from .confidence import Increase as Increase
 from .confidence import PercentageIn as PercentageIn
@@ -22,3 +26,4 @@ from .rank_correlation import LimeRankCorrelation as LimeRankCorrelation
 from .registry import FAMILIES as FAMILIES
 from .registry import METRICS as METRICS
 from .registry import build as build
+from .road import ROAD as ROAD

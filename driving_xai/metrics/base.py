@@ -13,12 +13,13 @@ from torch import Tensor
 
 from driving_xai.errors import DataError
 from driving_xai.explain.base import Explainer
+from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.batch import EvalBatch, Mask, RankedMaps
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
-Category = Literal["faithfulness", "confidence", "localisation", "robustness", "randomisation"]
+Category = Literal["faithfulness", "confidence", "localisation", "complexity", "robustness", "randomisation"]
 """The field's families of metrics."""
 Need = Literal["ground truth", "probability"]
 """What a metric may need: the pixels that cause the label, or a quantity that is a probability."""
@@ -105,6 +106,13 @@ class Metric(ABC):
             ranked: the maps of several methods.
         """
 
+    def cell_grid(self, batch: EvalBatch) -> tuple[int, int] | None:
+        """Rows and columns of the cells that are ranked, where it is not pixels.
+
+        A map that was made of such cells is ranked by them; any other by its means over them.
+        """
+        return None
+
     @classmethod
     def of_set(cls) -> Statistic | None:
         """Where the value is of all frames together: how it is made of their mean curve."""
@@ -150,6 +158,7 @@ class Metric(ABC):
         maps: Float[Tensor, "..."],
         target: Target,
         *,
+        cells: CellValues | None = None,
         ground_truth_mask: Mask | None = None,
         labels: Float[Tensor, "B K"] | None = None,
     ) -> MetricResult:
@@ -160,6 +169,7 @@ class Metric(ABC):
             frames: RGB in [0, 1].
             maps: on the frames' grid, finite.
             target: what the maps explain.
+            cells: that the maps are pictures of, for metrics of patches; see `explain.cells.cells_kept`.
             ground_truth_mask: the pixels that cause the label, for metrics of localisation.
             labels: 0 or 1 for each output, for accuracy under masks.
 
@@ -177,7 +187,7 @@ class Metric(ABC):
         self.require(batch.quantity)
         if self.needs == "ground truth" and ground_truth_mask is None:
             raise DataError(f"measure {self.label} needs ground_truth_mask: the pixels that cause the label")
-        ranked = RankedMaps.of(maps.detach().float()[:, None], seed=self.seed)
+        ranked = RankedMaps.of(maps.detach().float()[:, None], seed=self.seed, cells=[cells])
         _, columns = next(iter(self.measure(batch, ranked)))
         return self._result(columns, batch.quantity)
 

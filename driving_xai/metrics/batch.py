@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
 from driving_xai.targets import probabilities
@@ -34,6 +35,7 @@ class EvalBatch(NamedTuple):
         known: columns `prediction`, `truth` and `error`; NaN where unknown.
         ground_truth_mask: the pixels that cause the label, where they are known and asked for.
         labels: 0 or 1 for each output, of several that may be true at once; None where unknown.
+        baseline: another network of the same outputs, for metrics that ask it instead; see `LimeRankCorrelation`.
 
     Example:
         >>> from driving_xai.targets import output
@@ -56,6 +58,7 @@ class EvalBatch(NamedTuple):
     known: Mapping[str, Float[np.ndarray, " B"]]
     ground_truth_mask: Mask | None
     labels: Float[Tensor, "B K"] | None = None
+    baseline: FrameModel | None = None
 
     def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
         """The quantity by each of the R references, in their order.
@@ -146,18 +149,38 @@ class RankedMaps(NamedTuple):
     """See `curves.rank`."""
     degenerate: Bool[Tensor, "B M"]
     """Whether a map is constant, zero everywhere included: it says nothing, and its order is the draw's."""
+    cells: tuple[CellValues | None, ...] = ()
+    """Of each method, the cells that its maps are pictures of, where they are such; () knows of none."""
+
+    def cells_on(self, method: int, grid: tuple[int, int]) -> CellValues | None:
+        """A method's own cells, where they are those of this grid; a measure of cells ranks them as they are.
+
+        Args:
+            method: its position among the M.
+            grid: rows and columns.
+        """
+        own = self.cells[method] if self.cells else None
+        return own if own is not None and tuple(own.shape[1:]) == grid else None
 
     @classmethod
-    def of(cls, saliency: Float[Tensor, "B M H W"], *, seed: int = 0) -> RankedMaps:
+    def of(
+        cls,
+        saliency: Float[Tensor, "B M H W"],
+        *,
+        seed: int = 0,
+        cells: Sequence[CellValues | None] = (),
+    ) -> RankedMaps:
         """Ranks each map once.
 
         Args:
             saliency: finite.
             seed: of ties; a map's order depends neither on its batch nor on the other methods.
+            cells: see the attribute.
 
         Raises:
             NonFiniteError: a map has NaN or infinity.
         """
         ranks = rank(saliency.flatten(0, 1), torch.Generator().manual_seed(seed))
         flat = saliency.flatten(2)
-        return cls(saliency, ranks.unflatten(0, saliency.shape[:2]), flat.amax(2) == flat.amin(2))
+        degenerate = flat.amax(2) == flat.amin(2)
+        return cls(saliency, ranks.unflatten(0, saliency.shape[:2]), degenerate, tuple(cells))

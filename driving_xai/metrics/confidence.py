@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -54,7 +55,7 @@ _SCALES: Mapping[str, Callable[[Tensor], Tensor]] = {
 def soft_mask(saliency: Saliency) -> Saliency:
     """Each map stretched to [0, 1]: what a frame is multiplied with; a constant map becomes 1.
 
-    A constant map prefers no pixel and leaves the frame as it is.
+    A constant map prefers no pixel and leaves the frame as it is; measures give it no value.
     """
     low, high = saliency.amin((1, 2), keepdim=True), saliency.amax((1, 2), keepdim=True)
     span = high - low
@@ -154,7 +155,9 @@ class _WeightedFrame(Metric):
         ]
         scores = torch.stack(weighted, 1)
         for reference, value in batch.references.items():
-            yield reference, {"value": self._compare(value(batch.clean[:, None])[:, 0], value(scores))}
+            found = self._compare(value(batch.clean[:, None])[:, 0], value(scores))
+            # A map without an order leaves the frame as it is: no drop at all, which is the best there is.
+            yield reference, {"value": found.masked_fill(ranked.degenerate.to(found.device), torch.nan)}
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""
@@ -176,7 +179,7 @@ class AverageDrop(_WeightedFrame):
         seed: unused; the map itself weights the frame.
 
     Source: An and Joe 2022, eq. 8; Chattopadhay et al. 2018, section 4.1.
-    Deviation: see `scores_of_weighted`.
+    Deviation: see `scores_of_weighted`. A constant map, an empty one included, has no value: it would be perfect.
 
     Example:
         >>> AverageDrop.higher_is_better, AverageDrop.category
@@ -199,7 +202,7 @@ class Increase(_WeightedFrame):
         seed: unused; the map itself weights the frame.
 
     Source: An and Joe 2022, eq. 9.
-    Deviation: see `scores_of_weighted`.
+    Deviation: see `scores_of_weighted`. A constant map, an empty one included, has no value.
 
     Example:
         >>> Increase.higher_is_better, Increase().label
@@ -218,6 +221,8 @@ class PercentageIn(Metric):
     """The mean probability that is left where only the most salient pixels are shown, on black; high is good.
 
     Args:
+        scale: of the explained output: its probability, as the text suggests, or its logit, with which the numbers
+            of the paper's Table 4 agree.
         fractions: of the pixels that are shown, rising.
         batch_size: most edited frames in one forward pass; changes results by rounding only.
         seed: of ties between equal saliencies.
@@ -226,8 +231,8 @@ class PercentageIn(Metric):
     Deviation: see `percentage_in`.
 
     Example:
-        >>> PercentageIn().fractions
-        (0.05, 0.1, 0.2, 0.25, 0.5)
+        >>> PercentageIn().fractions, PercentageIn(scale="logit").label
+        ((0.05, 0.1, 0.2, 0.25, 0.5), 'percentage-in-logit')
     """
 
     name: ClassVar[str] = "percentage-in"
@@ -235,7 +240,17 @@ class PercentageIn(Metric):
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Need | None] = "probability"
 
+    scale: Literal["probability", "logit"] = "probability"
     fractions: tuple[float, ...] = SHOWN_FRACTIONS
+
+    def __post_init__(self) -> None:
+        if self.scale not in ("probability", "logit"):
+            raise ValueError(f"got scale {self.scale!r}, expected one of: probability, logit")
+
+    @property
+    def label(self) -> str:
+        """The name with the scale, probability excepted."""
+        return self.name if self.scale == "probability" else f"{self.name}-{self.scale}"
 
     def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
         """A curve over the fractions, and its mean; see `Metric.measure`."""
@@ -243,7 +258,7 @@ class PercentageIn(Metric):
             batch.model,
             batch.frames,
             ranked.ranks,
-            batch.values,
+            batch.values if self.scale == "probability" else partial(_logits, batch),
             fractions=self.fractions,
             batch_size=self.batch_size,
         )
@@ -255,10 +270,16 @@ class PercentageIn(Metric):
         """See `Metric.describe`."""
         return {
             "kind": "shown pixels",
-            "quantity": quantity.name,
-            "unit": quantity.unit,
-            "normalised_unit": quantity.unit,
+            "quantity": quantity.name if self.scale == "probability" else "logit of the explained output",
+            "unit": quantity.unit if self.scale == "probability" else self.scale,
+            "normalised_unit": quantity.unit if self.scale == "probability" else self.scale,
             "fractions": list(self.fractions),
             "fill": "black",
             "faithful": self.faithful(quantity),
         }
+
+
+def _logits(batch: EvalBatch, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
+    """The explained output's logit, the same for each of the R references."""
+    found = batch.target(scores.flatten(0, -2)).view(scores.shape[:-1])
+    return torch.stack([found] * len(batch.references), 1)

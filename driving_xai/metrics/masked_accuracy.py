@@ -16,7 +16,7 @@ from driving_xai.explain.vit.capture import check_vit
 from driving_xai.metrics.aupc import Masking, Statistic, accuracies, log_odds
 from driving_xai.metrics.base import Category, Columns, Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
-from driving_xai.metrics.curves import deletion
+from driving_xai.metrics.curves import deletion, rank
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.metrics.token_masks import (
     FRACTIONS,
@@ -71,6 +71,14 @@ class _MaskedAccuracy(Metric):
         found = {"curve": curves, "fractions": torch.tensor(FRACTIONS, dtype=torch.float64)}
         yield "labels", {**found, **self._values(curves)}
 
+    def cell_grid(self, batch: EvalBatch) -> tuple[int, int] | None:
+        """The patches, where they are masked; see `Metric.cell_grid`."""
+        if self.part == "pixel":
+            return None
+        height, width = batch.frames.shape[2:]
+        patch_px = self._transformer(batch.model).patch_embed.patch_size
+        return height // patch_px[0], width // patch_px[1]
+
     def _values(self, curves: Float[Tensor, "B M V"]) -> Columns:
         return {}
 
@@ -89,7 +97,7 @@ class _MaskedAccuracy(Metric):
         ranks, masked = ranked.ranks, partial(deletion, fill=self.masking.fill)
         if self.part != "pixel":
             vit = self._transformer(batch.model)
-            ranks = self._patch_ranks(ranked, vit.patch_embed.patch_size)
+            ranks = self._patch_ranks(batch, ranked)
             masked = partial(token_deletion, vit=vit, mask=self._token_mask())
         if self.masking.order == "least-first":
             ranks = least_first(ranks)
@@ -102,17 +110,22 @@ class _MaskedAccuracy(Metric):
             return "token"
         return "attention" if self.masking.attention_blocks == "first" else "attention-all-blocks"
 
-    def _patch_ranks(self, ranked: RankedMaps, patch_px: tuple[int, int]) -> Int64[Tensor, "B M T"]:
+    def _patch_ranks(self, batch: EvalBatch, ranked: RankedMaps) -> Int64[Tensor, "B M T"]:
+        grid, patch_px = self.cell_grid(batch), self._transformer(batch.model).patch_embed.patch_size
+        assert grid is not None
         height, width = ranked.saliency.shape[-2:]
-        patches = (height // patch_px[0], width // patch_px[1])
-        if patches[0] * patches[1] < _LEAST_PATCHES:
+        if grid[0] * grid[1] < _LEAST_PATCHES:
             raise DataError(
-                f"frames of {height} x {width} have {patches[0] * patches[1]} patches of {patch_px[0]} px; "
+                f"frames of {height} x {width} have {grid[0] * grid[1]} patches of {patch_px[0]} px; "
                 f"ten points up to 20 % need {_LEAST_PATCHES}: larger frames or smaller patches"
             )
-        whole = ranked.saliency[..., : patches[0] * patch_px[0], : patches[1] * patch_px[1]]
-        drawn = torch.Generator().manual_seed(self.seed)
-        return token_ranks(whole.flatten(0, 1), patches, drawn).unflatten(0, whole.shape[:2])
+        whole = ranked.saliency[..., : grid[0] * patch_px[0], : grid[1] * patch_px[1]]
+
+        def of_method(method: int) -> Int64[Tensor, "B T"]:
+            drawn, own = torch.Generator().manual_seed(self.seed), ranked.cells_on(method, grid)
+            return token_ranks(whole[:, method], grid, drawn) if own is None else rank(own, drawn)
+
+        return torch.stack([of_method(method) for method in range(whole.shape[1])], 1)
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""

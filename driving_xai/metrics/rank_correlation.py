@@ -23,7 +23,7 @@ from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.metrics.statistics import spearman
 from driving_xai.perturb import Fill
-from driving_xai.types import Saliency, Scores, Target
+from driving_xai.types import FrameModel, Saliency, Scores, Target
 
 PATCHES = Grid(rows=7, columns=7)
 """Of 32 x 32 pixels on frames of 224 x 224."""
@@ -113,6 +113,9 @@ class LimeRankCorrelation(Metric):
 
     LIME fits what is explained: the probability of an image's output, of steering the target itself, which
     for `magnitude` keeps the side of the unedited frame. Its patterns are the seed's, the same for every frame.
+    It is fitted on the explained network, or on the batch's `baseline`: the paper compares an interpretable
+    network's map with LIME on the one that it was made from. A map that was made of as many cells as there are
+    patches is compared cell by patch; of any other map each patch counts as its mean.
 
     Args:
         grid: the patches.
@@ -156,13 +159,28 @@ class LimeRankCorrelation(Metric):
             seed=self.seed,
             batch_size=self.batch_size,
         )
-        fitted = lime.fit(batch.model, batch.frames, _change_of_explained(batch))
+        fitted_on = batch if batch.baseline is None else _on_baseline(batch, batch.baseline)
+        fitted = lime.fit(fitted_on.model, batch.frames, _change_of_explained(fitted_on))
         coefficients = torch.stack([each.coefficients for each in fitted]).cpu().numpy()
-        count, methods = ranked.saliency.shape[:2]
-        means = patch_means(ranked.saliency.flatten(0, 1), grid=self.grid)
+        found = [
+            lime_rank_correlation(coefficients, self._patches(ranked, method))
+            for method in range(ranked.saliency.shape[1])
+        ]
+        yield "lime", {"value": torch.from_numpy(np.stack(found, 1))}
+
+    def cell_grid(self, batch: EvalBatch) -> tuple[int, int]:
+        """The patches; see `Metric.cell_grid`."""
+        return self.grid.rows, self.grid.columns
+
+    def _patches(self, ranked: RankedMaps, method: int) -> Float[np.ndarray, "B n"]:
+        """A map's own cells where there is one for each patch, else its means over the patches."""
+        own = ranked.cells_on(method, (self.grid.rows, self.grid.columns))
+        if own is None:
+            values = patch_means(ranked.saliency[:, method], grid=self.grid)
+        else:
+            values = own.flatten(1).cpu().numpy()
         # As in a ranking of pixels, values equal in float32 are equal.
-        found = lime_rank_correlation(np.repeat(coefficients, methods, axis=0), means.astype(np.float32))
-        yield "lime", {"value": torch.from_numpy(found).unflatten(0, (count, methods))}
+        return values.astype(np.float32)
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""
@@ -176,6 +194,12 @@ class LimeRankCorrelation(Metric):
             "fill": self.fill,
             "faithful": self.faithful(quantity),
         }
+
+
+@torch.no_grad()
+def _on_baseline(batch: EvalBatch, baseline: FrameModel) -> EvalBatch:
+    """The same frames and explained outputs, as another network scores them."""
+    return batch._replace(model=baseline, clean=baseline(batch.frames))
 
 
 def _change_of_explained(batch: EvalBatch) -> Target:

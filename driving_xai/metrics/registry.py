@@ -49,10 +49,16 @@ _BY_FAMILY: Mapping[str, Mapping[str, Entry]] = {
         "insertion-deletion": Entry(f"{_FAITHFULNESS}:InsertionDeletion"),
         **{f"pid-{side}": Entry(f"{_FAITHFULNESS}:PID", {"patch_px": side}) for side in PATCHES_PX},
     },
+    "additivity and imputation": {
+        "infidelity": Entry("driving_xai.metrics.additivity:Infidelity"),
+        "sensitivity-n": Entry("driving_xai.metrics.additivity:SensitivityN"),
+        "road": Entry("driving_xai.metrics.road:ROAD"),
+    },
     "confidence": {
         "average-drop": Entry(f"{_CONFIDENCE}:AverageDrop"),
         "increase": Entry(f"{_CONFIDENCE}:Increase"),
         "percentage-in": Entry(f"{_CONFIDENCE}:PercentageIn"),
+        "percentage-in-logit": Entry(f"{_CONFIDENCE}:PercentageIn", {"scale": "logit"}),
     },
     "accuracy under masks": {
         "aupc": Entry(f"{_ACCURACY}:AUPC"),
@@ -64,6 +70,10 @@ _BY_FAMILY: Mapping[str, Mapping[str, Entry]] = {
     },
     "agreement": {
         "lime-rank-correlation": Entry("driving_xai.metrics.rank_correlation:LimeRankCorrelation"),
+    },
+    "complexity": {
+        "sparseness": Entry("driving_xai.metrics.complexity:Sparseness"),
+        "complexity": Entry("driving_xai.metrics.complexity:Complexity"),
     },
     "localisation": {
         "pointing-game": Entry(f"{_LOCALISATION}:PointingGame"),

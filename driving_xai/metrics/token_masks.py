@@ -132,8 +132,10 @@ def token_ranks(
 ) -> Int64[Tensor, "B T"]:
     """The position of each patch in the order from the most to the least salient, 0 first.
 
-    A patch counts as the mean of the map over it; ties follow the generator, see `curves.rank`. Where an
-    attention explainer's own tokens are at hand, `curves.rank` of these is more direct.
+    A patch counts as the mean of the map over it; ties follow the generator, see `curves.rank`. That is for maps
+    that were made on pixels, or come from elsewhere: the mean over a patch of a picture that was upsampled
+    from one number a patch is that number blurred, and orders patches otherwise. Of the numbers themselves,
+    `RankedMaps.cells`, the order is `curves.rank`.
 
     Args:
         patches: rows and columns of the grid.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,7 +100,7 @@ def feature_map_of(model: object, frames: Frames, *, layer: str | nn.Module | No
 
 def _last_normalisation(network: nn.Module) -> nn.Module | None:
     """Of a Vision Transformer, what its last block's attention reads: later only CLS reaches the scores."""
-    vit = _timm_transformer(network)
+    vit: Any = _timm_transformer(network)
     if vit is not None:
         return vit.blocks[-1].norm1
     from torchvision.models import VisionTransformer

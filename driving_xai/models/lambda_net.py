@@ -165,7 +165,7 @@ class LambdaAttentionBranchNetwork(nn.Module):
             ConvolutionBottleneck(features, features),
             ConvolutionBottleneck(EXPANSION * features, features),
             nn.BatchNorm2d(EXPANSION * features),
-            nn.Conv2d(EXPANSION * features, hidden, 1),
+            nn.Conv2d(EXPANSION * features, hidden, 1, bias=False),
             nn.ReLU(),
         )
         self.attend = nn.Sequential(
@@ -176,7 +176,7 @@ class LambdaAttentionBranchNetwork(nn.Module):
             nn.BatchNorm2d(1),
             nn.Sigmoid(),
         )
-        self.classify = nn.Conv2d(hidden, classes, 1)
+        self.classify = nn.Conv2d(hidden, classes, 1, bias=False)
         self.head = nn.Linear(out, classes)
         self.apply(_initialise)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from driving_xai.metrics.registry import PATCHES_PX
 
-_KINDS = (*PATCHES_PX, "token", "attention")
+_KINDS = (*PATCHES_PX, "token", "attention", "logit")
 
 
 class Term(NamedTuple):
@@ -19,6 +19,7 @@ class Term(NamedTuple):
 
     def explains(self, measure: str) -> bool:
         """Whether it is the measure's entry, or that of its family: pid of pid-8, aupc of aupc-token."""
+        measure = measure.partition("@")[0]  # Without the fill.
         return measure in (self.name, *(f"{self.name}-{kind}" for kind in _KINDS))
 
 
@@ -157,6 +158,33 @@ MEASURES: Sequence[Term] = (
         "Patch insertion less deletion, on squares of as many pixels a side as its name says: of a probability it "
         "is high where the map's patches both suffice and are needed.",
         "Which of the two made it high. The curve is the difference at each share of patches, too.",
+    ),
+    Term(
+        "infidelity",
+        "How badly the map's sum over a square predicts what hiding that square does to the output: 0 where it always "
+        "does, 1 where it says nothing.",
+        "Whether the map's scale is right: it is judged in its best scale.",
+    ),
+    Term(
+        "sensitivity-n",
+        "Whether hiding a random set of pixels costs the more the more the map sums to there: 1 always, 0 no relation.",
+        "What whole objects do: the pixels of a set are scattered.",
+    ),
+    Term(
+        "road",
+        "What is left without the least important pixels less what is left without the most important ones, halved. "
+        "Removed pixels are guessed from their neighbours, so that their outline says nothing.",
+        "What the model would do on a real road: a guessed picture is no real one.",
+    ),
+    Term(
+        "sparseness",
+        "How few pixels the map concentrates on (Gini index): 0 all alike, near 1 one pixel has everything.",
+        "That the few pixels are the right ones. It says nothing of the model.",
+    ),
+    Term(
+        "complexity",
+        "Over how many pixels the map is spread (entropy): 0 where one has everything.",
+        "That a spread map is wrong. It says nothing of the model.",
     ),
     Term(
         "percentage-in",

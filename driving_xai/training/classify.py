@@ -34,6 +34,7 @@ from driving_xai.types import Frames, Scores
 
 _BIAS_ROW = -1
 """Stands for the bias image among the rows of training images."""
+_LABN_EXTRACTION = "extract."
 _LABN_HEADS = ("branch.", "attend.", "classify.", "head.")
 
 
@@ -55,7 +56,10 @@ class ClassifierTraining:
     learning_rate: float = 1e-3
     """Of LABN's attention branch and of the last linear layer."""
     features_learning_rate: float | None = None
-    """Of all other layers; None is the same, 0 freezes them and their statistics. LABN's authors take a tenth."""
+    """Of all other layers; None is the same, 0 freezes them and their statistics. LABN's paper takes a tenth."""
+    extraction_learning_rate: float | None = None
+    """Of LABN's first part alone, the feature extractor; None is `features_learning_rate`, 0 freezes it and its
+    statistics while the perception branch learns, as LABN's authors do."""
     weight_decay: float = 0.01
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_epochs: int = 0
@@ -79,10 +83,16 @@ class ClassifierTraining:
         for name in ("weight_decay", "warmup_epochs", "gradient_clip", "keep_mib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if not self.learning_rate > 0 or (self.features_learning_rate or 0) < 0:
+        slower = (self.features_learning_rate, self.extraction_learning_rate)
+        if not self.learning_rate > 0 or any((rate or 0) < 0 for rate in slower):
             raise ValueError(
-                f"learning_rate is {self.learning_rate}, features_learning_rate {self.features_learning_rate}; "
-                "expected over 0, and 0 or more"
+                f"learning_rate is {self.learning_rate}, features_learning_rate {slower[0]}, "
+                f"extraction_learning_rate {slower[1]}; expected over 0, and 0 or more"
+            )
+        if self.extraction_learning_rate is not None and self.model.network != "labn":
+            raise ValueError(
+                f"extraction_learning_rate is of labn only, and the network is {self.model.network}; "
+                "use features_learning_rate"
             )
 
 
@@ -242,17 +252,31 @@ class ClassifierModule(RecipeModule):
             )
         self.register_buffer("class_weights", torch.tensor(weights))
         self.negative = _class_named(how)
-        if how.features_learning_rate == 0:
-            for weight in self._parts()["features"]:
-                weight.requires_grad_(False)
+        self.frozen = {part for part, rate in self._full_rates().items() if rate == 0}
+        parts = self._parts()
+        for weight in (weight for part in self.frozen for weight in parts[part]):
+            weight.requires_grad_(False)
 
-    def _is_head(self, name: str) -> bool:
-        return name.startswith(_LABN_HEADS if self.is_labn else _last_linear(self.model.network))
+    def _full_rates(self) -> dict[str, float]:
+        """The rate of each part of the network, before the schedule."""
+        how = self.how
+        features = how.learning_rate if how.features_learning_rate is None else how.features_learning_rate
+        rates = {"heads": how.learning_rate, "features": features}
+        if how.extraction_learning_rate is not None:
+            rates["extraction"] = how.extraction_learning_rate
+        return rates
+
+    def _part_of(self, name: str) -> str:
+        """The part of the network that a module or weight of this name belongs to."""
+        if name.startswith(_LABN_HEADS if self.is_labn else _last_linear(self.model.network)):
+            return "heads"
+        first = self.how.extraction_learning_rate is not None and name.startswith(_LABN_EXTRACTION)
+        return "extraction" if first else "features"
 
     def _parts(self) -> dict[str, list[nn.Parameter]]:
-        parts: dict[str, list[nn.Parameter]] = {"heads": [], "features": []}
+        parts: dict[str, list[nn.Parameter]] = {part: [] for part in self._full_rates()}
         for name, weight in self.model.network.named_parameters():
-            parts["heads" if self._is_head(name) else "features"].append(weight)
+            parts[self._part_of(name)].append(weight)
         return parts
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -261,16 +285,15 @@ class ClassifierModule(RecipeModule):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        if self.how.features_learning_rate == 0:  # Every epoch, because validation brings training mode back.
-            for name, module in self.model.network.named_modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm) and not self._is_head(name):
-                    module.eval()
+        # Every epoch, because validation brings training mode back.
+        for name, module in self.model.network.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and self._part_of(name) in self.frozen:
+                module.eval()
 
     def rates(self, epoch: int) -> dict[str, float]:
         how = self.how
         share = rate_share(epoch, how.epochs, how.schedule, warmup_epochs=how.warmup_epochs)
-        slower = how.learning_rate if how.features_learning_rate is None else how.features_learning_rate
-        return {"heads": how.learning_rate * share, "features": slower * share}
+        return {part: rate * share for part, rate in self._full_rates().items()}
 
     def extent(self) -> str:
         train, val = (len(self.images.rows(split)) for split in ("train", "val"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from driving_xai.models.classify import Classifier
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
@@ -29,6 +31,9 @@ class LabnLoss:
     """theta_b: where the attention is at or below it, the masked image shows the bias image."""
     through: Literal["both", "masked"] = "both"
     """Whether the divergence also moves the prediction for the whole image."""
+    statistics: Literal["clean", "both"] = "clean"
+    """Whose running statistics batch normalisation keeps for prediction: of whole images only, or of whole and masked
+    ones by halves. Each pass is normalised by its own batch in any case."""
     bias_image: Literal["negative-sample", "mask-only"] = "negative-sample"
     """Whether the training images' mean is also a training image, of the class `negative`."""
     negative: str | None = None
@@ -71,7 +76,8 @@ def labn_loss(
         shares: of a process that has a part of the batch.
 
     Source: Iida et al. 2022, eqs. 8 to 12.
-    Deviation: eq. 12 indexes the attention at the image's resolution; it is upsampled bilinearly.
+    Deviation: eq. 12 indexes the attention at the image's resolution; it is upsampled bilinearly. The paper does not
+    say whose statistics batch normalisation keeps; the authors' code has no second pass, so whole images' are kept.
     """
     network = model.network
     assert isinstance(network, LambdaAttentionBranchNetwork)
@@ -83,10 +89,32 @@ def labn_loss(
         return loss
     masked = masked_by_attention(frames, found.attention.detach(), bias, threshold=how.mask_threshold)
     clean = found.scores.detach() if how.through == "masked" else found.scores
+    with nullcontext() if how.statistics == "both" else _statistics_kept(network):
+        of_masked = model(masked)
     divergence = F.kl_div(
-        model(masked).log_softmax(1), clean.log_softmax(1), log_target=True, reduction="batchmean"
+        of_masked.log_softmax(1), clean.log_softmax(1), log_target=True, reduction="batchmean"
     )
     return loss + how.divergence_weight * (shares.divergence * divergence)
+
+
+@contextmanager
+def _statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Batch normalisation still normalises by the batch, and its running statistics stay as they are.
+
+    Layers in eval mode, those of a frozen part, go on with their running statistics.
+    """
+    layers = [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
+    ]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 def masked_by_attention(

@@ -244,7 +244,7 @@ def _fit(trainer: L.Trainer, module: L.LightningModule, state: Path | None, out:
 def _how_to_go_on(out: Path) -> str:
     """After Ctrl-C: what is kept, which may be less than what was done."""
     last = out / RESUME / LAST
-    kept = progress_of(last if last.exists() else None).epoch + 1
+    kept = _progress(last if last.exists() else None).epoch + 1
     said = f"epochs up to {kept} are kept" if kept else "no epoch is kept yet"
     return f"{said}; the same command with --resume goes on with epoch {kept + 1}"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from driving_xai.errors import DataError
-from driving_xai.targets import by_name, closeness, held_at, left, magnitude
+from driving_xai.targets import by_name, closeness, explained_by, held_at, left, magnitude, output
 from driving_xai.types import Outputs
 
 STEERING = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
@@ -61,3 +61,19 @@ def test_magnitude_held_at_the_clean_prediction_keeps_its_side() -> None:
     # Turned over to the other side, the frame has lost more than all of it.
     torch.testing.assert_close(held(torch.tensor([[-0.1], [0.1]])), torch.tensor([-0.1, -0.1]))
     assert held_at(left, clean) is left
+
+
+def test_rise_and_lime_explain_the_probability_of_an_image_and_others_its_logit() -> None:
+    scores = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.0, 1.0, 3.0, -2.0]])
+    several = Outputs(kind="multilabel", names=("a", "b", "c", "d"))
+    one = Outputs(kind="multiclass", names=("a", "b", "c", "d"))
+    for method in ("rise", "lime@fine"):
+        found = explained_by(method, output(1), one)(scores)
+        torch.testing.assert_close(found, scores.exp()[:, 1] / scores.exp().sum(1))
+        torch.testing.assert_close(
+            explained_by(method, output(1), several)(scores), 1 / (1 + (-scores[:, 1]).exp())
+        )
+        assert torch.equal(explained_by(method, output(1), one, score="logit")(scores), scores[:, 1])
+    assert torch.equal(explained_by("gradient", output(1), one)(scores), scores[:, 1])
+    steering = Outputs(kind="regression", names=("inverse turning radius",))
+    assert explained_by("rise", left, steering) is left

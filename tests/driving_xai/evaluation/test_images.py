@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -278,3 +279,28 @@ def test_what_does_not_fit_is_refused(actions, streets, tmp_path):
             tmp_path / "third",
             ScoreConfig(methods=METHODS, split="all", measures=("aupc",)),
         )
+
+
+def test_lime_of_an_image_is_fitted_on_its_probability_or_on_its_logit(actions, streets, tmp_path):
+    """Maps of a run against the explainer called with the target that its paper names."""
+    images = LabelledImages(streets)
+    for name, explained in (("probability", lambda scores: scores.sigmoid()[:, 2]), ("logit", output(2))):
+        config = ScoreConfig(
+            methods=("lime", "gradient"), options={"lime": {"samples": 30}}, split="all", every=20, target="left",
+            explained_score=name, save_maps=True, resamples=10,
+        )  # fmt: skip
+        found = score(actions(), streets, tmp_path / name, config)
+        assert found.summary["plan"]["config"]["explained_score"] == name
+        with h5py.File(tmp_path / name / "maps.h5") as file:
+            saved, numbers = file["maps/lime"][:], file["frames/frame"][:]
+            theirs = file["maps/gradient"][:]
+        model = actions().model
+        explain = build("lime", model, options={"samples": 30})
+        for number, ours, gradient in zip(numbers, saved, theirs, strict=True):
+            frame = images.frames(np.array([number]))
+            expected = explain(model, frame, explained)[0]
+            np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+            by_logit = build("gradient", model)(model, frame, output(2))[0]
+            np.testing.assert_allclose(gradient, by_logit, rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="explained_score 'logit', which no method of this run follows"):
+        ScoreConfig(methods=("gradient",), explained_score="logit")

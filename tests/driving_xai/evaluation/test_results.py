@@ -211,7 +211,7 @@ def test_scores_are_means_of_the_frames_that_have_one():
     assert ours["base_corrected"]["mean"] == 2.0
     assert ours["curve"] == [2.0, 4.0]
     assert ours["value"]["low"] <= 3.0 <= ours["value"]["high"]
-    assert (random["frames"], random["degenerate"], random["curve"]) == (6, 0, [0.5, 2.5])
+    assert (random["frames"], random["degenerate"], random["curve"]) == (6, 1, [0.5, 2.5])
     assert random["without_value"] == 3, "the other method has one for these frames"
     assert "without_value" not in ours
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchcam.methods
 from torch import nn
 from torchcam.metrics import ClassificationMetric
 
+from driving_xai.evaluation.results import FRAME_COLUMNS, frame_rows
+from driving_xai.evaluation.summary import summarise_scores
 from driving_xai.explain.cam import GradCAM
 from driving_xai.metrics.confidence import (
+    AverageDrop,
+    Increase,
     OfClass,
     average_drop,
     increase,
@@ -20,6 +26,9 @@ from driving_xai.metrics.confidence import (
     soft_mask,
 )
 from driving_xai.metrics.curves import rank
+from driving_xai.metrics.registry import build
+from driving_xai.metrics.statistics import BlockBootstrap
+from driving_xai.targets import output
 from driving_xai.types import Outputs
 
 
@@ -127,3 +136,54 @@ def test_batches_and_order_change_nothing(net, frames):
     torch.testing.assert_close(
         percentage_in(net, frames, ranks, value, batch_size=1), many, rtol=1e-12, atol=0
     )
+
+
+def test_a_constant_map_is_counted_and_never_perfect():
+    """An empty map and a constant one would leave the frame whole: a drop of 0, the best value."""
+    net = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
+    frames = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    maps = torch.stack([torch.zeros(4, 4), torch.full((4, 4), 0.7), torch.arange(16.0).view(4, 4)])
+    for metric in (AverageDrop(), Increase()):
+        found = metric(net, frames, maps, output(0))
+        assert found.value.isnan().tolist() == [True, True, False]
+        assert found.mean == pytest.approx(float(found.value[2]))
+    places = {name: [0] * 3 for name in FRAME_COLUMNS} | {"frame": [0, 1, 2]}
+    nothing = {name: np.full(3, np.nan) for name in ("prediction", "truth", "error")}
+    value = torch.stack(
+        [AverageDrop()(net, frames, each, output(0)).value for each in (maps, maps.flip(0))], 1
+    )
+    degenerate = np.array([[True, False], [True, True], [False, True]])
+    rows = frame_rows(
+        places,
+        methods=["a", "b"],
+        measure="average-drop",
+        reference="target",
+        known=nothing,
+        columns={"value": value.numpy()},
+        degenerate=degenerate,
+    )
+    scores = summarise_scores(pd.DataFrame(rows), BlockBootstrap(block=1, resamples=10, level=0.95, seed=0))
+    assert [(each["frames"], each["degenerate"], each["without_value"]) for each in scores] == [
+        (1, 1, 1),
+        (1, 1, 1),
+    ]
+
+
+def test_percentage_in_as_a_logit_is_the_mean_logit_of_what_is_shown():
+    net = Net().eval()
+    frames, maps = torch.rand(2, 3, 12, 10), torch.rand(2, 12, 10)
+    metric = build("percentage-in-logit")
+    assert metric.label == "percentage-in-logit"
+    found = metric(net, frames, maps, output(2))
+    with torch.no_grad():
+        for row in range(2):
+            order = maps[row].flatten().argsort(descending=True)
+            shown = []
+            for fraction in metric.fractions:
+                mask = torch.zeros(120)
+                mask[order[: round(fraction * 120)]] = 1
+                shown.append(float(net(frames[row : row + 1] * mask.view(12, 10))[0, 2]))
+            assert found.curve[row].tolist() == pytest.approx(shown, abs=1e-5)
+            assert float(found.value[row]) == pytest.approx(sum(shown) / 5, abs=1e-5)
+    assert found.unit == "logit"

@@ -6,20 +6,24 @@ import json
 import math
 from itertools import product
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.results import SUMMARY
 from driving_xai.evaluation.run import score
-from driving_xai.metrics.aupc import Masking
+from driving_xai.explain.vit.smoothing import SNNA
+from driving_xai.metrics.aupc import Masking, accuracies
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.metrics.registry import build
-from driving_xai.targets import output
+from driving_xai.metrics.token_masks import token_deletion
+from driving_xai.targets import chosen_output, output
 from tests.driving_xai.explain.transformers import TappedViT, masked_scores
 
 SIZE, GRID, PATCH_PX = (20, 36), (5, 9), 4
@@ -110,6 +114,66 @@ def test_every_rule_and_order_is_that_of_one_frame_at_a_time(case, rule, order):
         masking = Masking(rule=rule, order=order, **more)
         name = "aupc" if part == "pixel" else f"aupc-{part}"
         assert torch.equal(_measured(case, name, masking), _slow(case, part, masking)), (part, more)
+
+
+@pytest.mark.parametrize("part", ["token", "attention"])
+@torch.no_grad()
+def test_own_cells_are_ranked_as_they_are_and_a_picture_by_its_means(case, part):
+    """The first method's cells lie on the patches; the second's are of another grid, and are not taken."""
+    batch, maps = case
+    drawn = torch.Generator().manual_seed(11)
+    own = torch.rand(3, *GRID, generator=drawn)
+    cells = (own, torch.rand(3, 2, 2, generator=drawn))
+    found = _measured((batch, maps._replace(cells=cells)), f"aupc-{part}", Masking())
+    pictured = own.repeat_interleave(PATCH_PX, 1).repeat_interleave(PATCH_PX, 2)
+    # Blocks have their cells as means: the twin, which knows means only, then ranks the cells.
+    expected = _slow(
+        (batch, maps._replace(saliency=torch.stack([pictured, maps.saliency[:, 1]], 1))), part, Masking()
+    )
+    assert torch.equal(found, expected)
+    assert not torch.equal(found[:, 0], _slow(case, part, Masking())[:, 0])
+
+
+@torch.no_grad()
+def test_a_run_ranks_an_explainers_tokens_and_given_maps_as_they_are_given(actions, streets, tmp_path):
+    checkpoint, measure = actions(), "aupc-token"
+    config = ScoreConfig(
+        methods=("snna", "gradient"),
+        measures=(measure, "aupc"),
+        split="all",
+        every=10,
+        resamples=10,
+        save_maps=True,
+    )
+    found = score(checkpoint, streets, tmp_path / "own", config)
+    assert found.summary["measures"][measure]["ranked"] == {
+        "snna": "own cells",
+        "gradient": "means of the map over cells",
+        "random": "means of the map over cells",
+        "centre-prior": "means of the map over cells",
+    }
+    assert "ranked" not in found.summary["measures"]["aupc"]
+    model, images = checkpoint.model, LabelledImages(streets)
+    explain = SNNA(vit=model.vit)
+    for row in found.select(method="snna", measure=measure, reference="labels").itertuples():
+        frame = images.frames(np.array([row.frame]))
+        grid, tokens = explain.tokens(model, frame, [chosen_output(model(frame))])
+        order = rank(tokens[0, :, grid.prefix :], torch.Generator().manual_seed(0))
+        scores = token_deletion(model, frame, order, vit=model.vit)
+        curve = accuracies(scores, images.labels(model.outputs.names)[[row.frame]])[0]
+        np.testing.assert_allclose(row.curve, curve, atol=1e-6)
+    # The same maps from a file are maps on pixels.
+    with h5py.File(tmp_path / "own" / "maps.h5", "r+") as file:
+        file.move("maps/snna", "maps/mine")
+        del file["maps/gradient"]
+    given = ScoreConfig(
+        maps=str(tmp_path / "own" / "maps.h5"), measures=(measure,), split="all", every=10, resamples=10
+    )
+    again = score(checkpoint, streets, tmp_path / "given", given)
+    assert again.summary["measures"][measure]["ranked"]["mine"] == "means of the given map over cells"
+    theirs = again.select(method="mine", measure=measure, reference="labels")["curve"]
+    ours = found.select(method="snna", measure=measure, reference="labels")["curve"]
+    assert not np.array_equal(np.stack(theirs), np.stack(ours))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -272,6 +273,60 @@ def test_the_order_of_a_confident_model_is_not_taken_for_rounding():
     frames = torch.ones(1, 3, 14, 21)
     saliency = torch.linspace(0, 1, 49).view(1, 1, 7, 7).repeat_interleave(2, 2).repeat_interleave(3, 3)
     assert _measured(_batch(Confident(), frames), saliency) > 0.9
+
+
+def test_own_cells_are_compared_with_patches_as_they_are():
+    """49 cells of a map whose picture says something else; 4 x 4 cells have no patches to be compared with."""
+    drawn = torch.Generator().manual_seed(9)
+    frames = torch.rand(2, 3, 14, 21, generator=drawn, dtype=torch.float64)
+    batch, saliency = _batch(Saturating(), frames), torch.rand(2, 2, 14, 21, generator=drawn)
+    own = torch.rand(2, 7, 7, generator=drawn)
+    metric = LimeRankCorrelation(patterns=120)
+    ranked = RankedMaps.of(saliency, cells=[own, torch.rand(2, 4, 4)])
+    ((_, found),) = metric.measure(batch, ranked)
+    lime = patch_lime(samples=120).fit(
+        batch.model, frames, lambda scores: batch.references["target"](scores[:, None])[:, 0]
+    )
+    expected = [
+        stats.spearmanr(each.coefficients, cells.flatten()).statistic
+        for each, cells in zip(lime, own, strict=True)
+    ]
+    np.testing.assert_allclose(found["value"][:, 0], expected, atol=1e-9)
+    assert torch.equal(found["value"][:, 1], _measured(batch, saliency)[:, 1])
+
+
+def test_lime_may_be_fitted_on_a_baseline():
+    """A network that looks at nothing else than the baseline's weights: the fit is that on the baseline alone."""
+    drawn = torch.Generator().manual_seed(9)
+    frames = torch.rand(2, 3, 14, 21, generator=drawn, dtype=torch.float64)
+    saliency = torch.rand(2, 1, 14, 21, generator=drawn)
+    ours, theirs = _batch(Saturating(gain=-0.3), frames), _batch(Saturating(), frames)
+    found = _measured(ours._replace(baseline=theirs.model), saliency)
+    explained = theirs._replace(references=ours.references, target=ours.target)
+    assert torch.equal(found, _measured(explained, saliency))
+    assert not torch.equal(found, _measured(ours, saliency))
+
+
+def test_a_run_names_the_baseline_it_was_compared_with(actions, streets, tmp_path):
+    baseline = actions(patch_px=8)
+    settings = {"methods": ("generic-attention",), "split": "all", "every": 40, "resamples": 10}
+    config = ScoreConfig(measures=(MEASURE,), baseline_model=str(baseline.path), **settings)
+    found = score(actions(), streets, tmp_path / "out", config)
+    alone = score(actions(), streets, tmp_path / "alone", replace(config, baseline_model=None))
+    assert found.summary["plan"]["baseline_model_sha256"] == baseline.sha256
+    assert "baseline_model" not in alone.summary["plan"]["config"]
+    of_both = [
+        each.select(method="generic-attention", measure=MEASURE, reference="lime")["value"]
+        for each in (found, alone)
+    ]
+    assert not of_both[0].equals(of_both[1])
+    with pytest.raises(DataError, match="another baseline_model"):
+        score(actions(), streets, tmp_path / "out", replace(config, baseline_model=None), resume=True)
+    other = replace(config, baseline_model=str(actions(names=("a", "b")).path))
+    with pytest.raises(DataError, match="expected the same classes"):
+        score(actions(), streets, tmp_path / "other", other)
+    with pytest.raises(ValueError, match="which no measure of this run follows"):
+        replace(config, measures=("deletion",))
 
 
 def test_frames_smaller_than_the_grid_are_refused():

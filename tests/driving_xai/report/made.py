@@ -31,7 +31,15 @@ def make_rows(
         about = build(measure).describe(STEERING_ERROR)
         points = (
             0
-            if about["kind"] in ("localisation", "weighted frame", "rank correlation")
+            if about["kind"]
+            in (
+                "localisation",
+                "weighted frame",
+                "rank correlation",
+                "additivity",
+                "imputation",
+                "complexity",
+            )
             else len(about.get("fractions", "?" * 11))
         )
         for reference in ("truth", "clean") if points else ("cause",):

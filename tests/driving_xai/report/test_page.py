@@ -250,7 +250,7 @@ def test_every_measure_has_a_page(write_results, tmp_path, measure):
     (page,) = write_page([source], tmp_path / "page.html")
     assert measure in _read(page).text
     drawn = page.read_text().count('class="curves"')
-    without = ("localisation", "weighted frame", "rank correlation")
+    without = ("localisation", "weighted frame", "rank correlation", "additivity", "imputation", "complexity")
     has_curves = source.boards[0].about["kind"] not in without
     assert drawn == (2 * len(source.boards) if has_curves else 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import lightning as L
@@ -92,6 +93,35 @@ def test_frozen_features_are_the_same_in_training_and_after_it(pictures, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("rates", "frozen"),
+    [
+        ({"extraction_learning_rate": 0.0}, {"extract"}),
+        ({"features_learning_rate": 0.0, "extraction_learning_rate": 1e-3}, {"perceive"}),
+        ({"features_learning_rate": 0.0}, {"extract", "perceive"}),
+    ],
+    ids=["authors", "perception", "both"],
+)
+def test_labns_two_parts_are_frozen_each_by_itself(pictures, tmp_path, rates, frozen):
+    """The authors freeze the feature extractor and train the perception branch; statistics go with the weights."""
+    start = replace(LABN, epochs=1, patience=None)
+    train(pictures, tmp_path / "start", start, data={}, device="cpu")
+    before = checkpoint.load(tmp_path / "start").model.network.state_dict()
+    save_file(before, tmp_path / "start.safetensors")
+    how = replace(start, epochs=2, weights=str(tmp_path / "start.safetensors"), **rates)
+    train(pictures, tmp_path / "out", how, data={}, device="cpu")
+    after = checkpoint.load(tmp_path / "out").model.network.state_dict()
+    unchanged = {name.split(".")[0] for name in after if torch.equal(after[name], before[name])}
+    changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert frozen <= unchanged
+    assert changed == {"extract", "perceive", "branch", "attend", "classify", "head"} - frozen
+
+
+def test_a_rate_of_labns_first_part_is_of_labn_only():
+    with pytest.raises(ValueError, match="extraction_learning_rate is of labn only"):
+        replace(HOW, extraction_learning_rate=0.0)
+
+
+@pytest.mark.parametrize(
     "network",
     [
         {"network": "small-cnn", "channels": (8, 8), "pooled": 1},
@@ -122,13 +152,13 @@ def test_labns_loss_is_its_equation():
     ).eval()
     frames, labels = torch.rand(4, 3, SIDE, SIDE), torch.tensor([0, 1, 1, 0])
     bias, weights = torch.rand(3, SIDE, SIDE), torch.tensor([2.0, 1.0])
-    how = LabnLoss(branch_weight=3.0, divergence_weight=0.5, mask_threshold=0.45)
+    how = LabnLoss(branch_weight=3.0, divergence_weight=0.5, mask_threshold=0.6)
     found = labn_loss(model, frames, labels, how, bias=bias, class_weights=weights)
     branches = model.network.branches(model.normalised(frames))
     attention = torch.nn.functional.interpolate(branches.attention[:, None], (SIDE, SIDE), mode="bilinear")
-    masked = frames * (attention > 0.45) + bias * (attention <= 0.45)
-    assert 0 < (attention > 0.45).float().mean() < 1
-    assert torch.equal(masked_by_attention(frames, branches.attention, bias, threshold=0.45), masked)
+    masked = frames * (attention > 0.6) + bias * (attention <= 0.6)
+    assert 0 < (attention > 0.6).float().mean() < 1
+    assert torch.equal(masked_by_attention(frames, branches.attention, bias, threshold=0.6), masked)
     expected = torch.zeros(())
     total = weights[labels].sum()
     for i, label in enumerate(labels.tolist()):
@@ -144,6 +174,28 @@ def test_labns_loss_is_its_equation():
         model, frames, labels, replace(how, through="masked"), bias=bias, class_weights=weights
     )
     torch.testing.assert_close(detached, found)
+
+
+def test_labns_statistics_are_of_whole_images_and_the_masked_pass_uses_its_own():
+    """The running mean is one step from 0 towards the stem's mean on clean images; the loss is the same either way."""
+    config = ClassifierConfig(classes=("a", "b"), network="labn", image_size=(SIDE, SIDE), split=1, **LAMBDAS)
+    torch.manual_seed(0)
+    model = Classifier(config).train()
+    weights = deepcopy(model.state_dict())
+    frames, labels = torch.rand(4, 3, SIDE, SIDE), torch.tensor([0, 1, 1, 0])
+    bias, stem = torch.rand(3, SIDE, SIDE), model.network.extract[0]
+    expected = 0.1 * stem[0](model.normalised(frames)).mean((0, 2, 3))
+    losses = {}
+    for statistics in ("clean", "both"):
+        model.load_state_dict(weights)
+        how = LabnLoss(mask_threshold=0.6, statistics=statistics)
+        losses[statistics] = labn_loss(model, frames, labels, how, bias=bias)
+        assert torch.allclose(stem[1].running_mean, expected, atol=1e-6) == (statistics == "clean")
+        assert int(stem[1].num_batches_tracked) == (1 if statistics == "clean" else 2)
+        assert all(
+            layer.track_running_stats for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)
+        )
+    assert torch.equal(losses["clean"], losses["both"])
 
 
 def test_metrics_stand_beside_the_majority():
