@@ -75,6 +75,7 @@ class Route:
         self._room = keep_bytes
         self._shards = index["shard"].to_numpy()
         self._row = index["row"].to_numpy()
+        self._lengths = shard_lengths(index)
         self.target = index["inverse_turning_radius"].to_numpy(dtype=np.float64)
         speed = index["speed_mps_smoothed"].to_numpy(dtype=np.float64)
         self.degrees_per_unit = degrees_per_unit(speed, vehicle)
@@ -103,7 +104,7 @@ class Route:
 
     def _read(self, shard: str, start: int, stop: int) -> np.ndarray:
         if shard not in self._kept and self._room > 0:
-            whole = read_frames(self.root / shard, 0, int((self._shards == shard).sum()))
+            whole = read_frames(self.root / shard, 0, self._lengths[shard])
             if whole.nbytes <= self._room:
                 self._kept[shard] = whole
             self._room -= whole.nbytes
@@ -147,9 +148,19 @@ def open_index(root: Path, manifest: Manifest) -> pd.DataFrame:
             f"{root}: its index is not the one that manifest.json lists; run `driving-xai verify`"
         )
     listed = {shard.path for shard in manifest.shards}
-    if unlisted := sorted(set(index["shard"]) - listed):
+    if unlisted := sorted(set(index["shard"].unique()) - listed):
         raise DataError(f"{root}: its index names {unlisted[0]!r}, which is no shard of it; prepare it again")
     return index
+
+
+def shard_lengths(index: pd.DataFrame) -> dict[str, int]:
+    """How many rows of an index each shard has, counted in one pass.
+
+    Example:
+        >>> shard_lengths(pd.DataFrame({"shard": ["a", "b", "a"]}))
+        {'a': 2, 'b': 1}
+    """
+    return {str(shard): int(rows) for shard, rows in index["shard"].value_counts(sort=False).items()}
 
 
 def labelled(index: pd.DataFrame) -> np.ndarray:

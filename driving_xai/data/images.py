@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from PIL import Image
@@ -19,7 +20,7 @@ from data_prep.causes import decode_causes
 from data_prep.geometry import decode_image
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import IMAGES_PER_GROUP, LabelledImage, read_images
-from driving_xai.data.drives import open_index
+from driving_xai.data.drives import open_index, shard_lengths
 from driving_xai.data.splits import Split
 from driving_xai.errors import DataError
 from driving_xai.types import Frames
@@ -159,6 +160,7 @@ class LabelledImages:
         self.label_names = tuple(self.manifest.signals["labels"])
         self.short_side_px, self._threads = short_side_px, threads
         self._shards, self._row = self.index["shard"].to_numpy(), self.index["row"].to_numpy()
+        self._lengths = shard_lengths(self.index)
         self._groups: OrderedDict[tuple[str, int], list[LabelledImage]] = OrderedDict()
         self._kept: dict[int, np.ndarray] = {}
         self._room = keep_mib * 2**20
@@ -248,9 +250,10 @@ class LabelledImages:
 
     def shuffled(self, rows: np.ndarray, draw: torch.Generator) -> np.ndarray:
         """The rows in a random order that reads few row groups at a time: blocks of groups, mixed inside."""
-        groups = [(self._shards[row], self._row[row] // IMAGES_PER_GROUP) for row in rows]
-        known = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        member = np.array([known[group] for group in groups])
+        shard, _ = pd.factorize(self._shards[rows])
+        group = self._row[rows].astype(np.int64) // IMAGES_PER_GROUP
+        # Numbered as they first appear, so that the draw does not depend on the shards' names.
+        member, known = pd.factorize(shard * (int(group.max(initial=0)) + 1) + group)
         rank = torch.randperm(len(known), generator=draw).numpy()[member] // _BLOCK_GROUPS
         mixed = torch.randperm(len(rows), generator=draw).numpy()
         return rows[mixed[np.argsort(rank[mixed], kind="stable")]]
@@ -262,9 +265,8 @@ class LabelledImages:
         shard, at = str(self._shards[row]), int(self._row[row])
         group = at // IMAGES_PER_GROUP
         if (shard, group) not in self._groups:
-            same = self._shards == shard
-            first, total = group * IMAGES_PER_GROUP, int(same.sum())
-            wanted = range(first, min(first + IMAGES_PER_GROUP, total))
+            first = group * IMAGES_PER_GROUP
+            wanted = range(first, min(first + IMAGES_PER_GROUP, self._lengths[shard]))
             self._groups[shard, group] = read_images(self.root / shard, wanted)
             if len(self._groups) > _BLOCK_GROUPS:
                 self._groups.popitem(last=False)

@@ -70,10 +70,11 @@ class HoldOut(SplitRule):
         splits = np.where(blocks == self.block, "test", "train").astype("<U5")
         time_ns = index["time_ns"].to_numpy()
         clock = clocks(index["drive"].to_numpy(), time_ns)
-        for block in sorted(set(blocks) - {self.block}):
-            rows = np.flatnonzero(blocks == block)
-            rows = rows[np.lexsort((time_ns[rows], clock[rows]))]
-            splits[rows[len(rows) - round(self.val_fraction * len(rows)) :]] = "val"
+        order = np.lexsort((time_ns, clock, blocks))
+        edges = np.flatnonzero(np.diff(blocks[order])) + 1
+        for rows in np.split(order, edges):
+            if blocks[rows[0]] != self.block:
+                splits[rows[len(rows) - round(self.val_fraction * len(rows)) :]] = "val"
         for kept, others in (("test", ("train", "val")), ("val", ("train",))):
             asked = np.isin(splits, others)
             near = near_on_clock(time_ns, clock, asked, splits == kept, gap_s=self.gap_s)

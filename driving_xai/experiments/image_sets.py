@@ -150,8 +150,9 @@ def from_shards(root: Path, *, size_px: int) -> ResizedImages:
 
     def read(wanted: np.ndarray) -> UInt8[Tensor, "B 3 H W"]:
         pictures = np.empty((len(wanted), size_px, size_px, 3), dtype=np.uint8)
-        for shard in np.unique(files[wanted]):
-            places = np.flatnonzero(files[wanted] == shard)
+        names, member = np.unique(files[wanted], return_inverse=True)
+        order, edges = np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1]
+        for shard, places in zip(names, np.split(order, edges), strict=True):
             found = read_images(root / shard, [int(row) for row in rows[wanted[places]]])
             for place, each in zip(places, found, strict=True):
                 picture = decode_image(each.data, name=each.key)

@@ -126,16 +126,9 @@ def interval(
     if len(accuracy) < LEAST_BLOCKS * bootstrap.block:
         return None
     found = statistic(accuracy.mean(0)) - (0 if against is None else statistic(against.mean(0)))
-    drawn = statistic(_resampled(accuracy, bootstrap))
+    drawn = statistic(bootstrap.means(accuracy))
     if against is not None:
-        drawn = drawn - statistic(_resampled(against, bootstrap))
+        drawn = drawn - statistic(bootstrap.means(against))
     tail = (1 - bootstrap.level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(mean=float(found), low=float(low), high=float(high))
-
-
-def _resampled(
-    accuracy: Float[np.ndarray, "N V"], bootstrap: BlockBootstrap
-) -> Float[np.ndarray, "resamples V"]:
-    """The curve of each resampled set; the same seed draws the same frames for every point."""
-    return np.stack([bootstrap.means(point) for point in accuracy.T], 1)

@@ -205,7 +205,7 @@ def places(
     if len(values) < LEAST_BLOCKS * bootstrap.block:
         return None
     sign = -1 if faithful == "high" else 1
-    means = np.stack([bootstrap.means(column) for column in values.T], 1)
+    means = bootstrap.means(values)
     drawn = stats.rankdata(sign * means, axis=1)
     tail = (1 - bootstrap.level) / 2
     # Ends are places that were taken, not points between two.

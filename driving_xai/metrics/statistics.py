@@ -6,12 +6,15 @@ narrow. The moving-block bootstrap draws whole stretches of the drive instead.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Num
 from scipy import stats
 
+_DRAWN_TOGETHER = 2**20
+"""Starts of blocks in memory at a time."""
 LEAST_BLOCKS = 8
 """Below that the percentiles of resampled drives are too narrow: docs/methods.md has the coverage."""
 
@@ -62,20 +65,48 @@ class BlockBootstrap:
         low, high = np.quantile(self.means(values), [tail, 1 - tail])
         return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
-    def means(self, values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " resamples"]:
-        """The mean of each resampled drive, as long as the drive itself: the last block is cut."""
-        starts = self.starts(len(values))
-        sums = np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
-        last = len(values) - (starts.shape[1] - 1) * self.block
-        lengths = np.full(starts.shape[1], self.block)
-        lengths[-1] = last
-        return (sums[starts + lengths] - sums[starts]).sum(1) / len(values)
+    def means(self, values: Float[np.ndarray, "N *columns"]) -> Float[np.ndarray, "resamples *columns"]:
+        """The mean of each resampled drive, as long as the drive itself: the last block is cut.
+
+        Columns are means of the same resampled drives, which are drawn once for all of them. Memory does
+        not grow with the number of resamples.
+
+        Args:
+            values: in the order of time; of several columns each is as it is alone.
+        """
+        if values.ndim > 1:
+            return self._means(list(values.T)).T
+        return self._means([values])[0]
+
+    def _means(self, columns: Sequence[Float[np.ndarray, " N"]]) -> Float[np.ndarray, "columns resamples"]:
+        count = len(columns[0])
+        blocks = -(-count // self.block)
+        last = count - (blocks - 1) * self.block
+        sums = [np.concatenate(([0.0], np.cumsum(values, dtype=np.float64))) for values in columns]
+        # Of each block by its start: one look-up for a drawn block. The last one is shorter.
+        whole, cut = ([each[length:] - each[:-length] for each in sums] for length in (self.block, last))
+        means = np.empty((len(columns), self.resamples))
+        done = 0
+        for starts in self._drawn(count):
+            rows = slice(done, done := done + len(starts))
+            for column in range(len(columns)):
+                picked = whole[column].take(starts)
+                picked[:, -1] = cut[column].take(starts[:, -1])
+                means[column, rows] = picked.sum(1) / count
+        return means
 
     def starts(self, count: int) -> Int[np.ndarray, "resamples blocks"]:
         """Where each drawn block of `count` frames begins."""
+        return np.concatenate(list(self._drawn(count)))
+
+    def _drawn(self, count: int) -> Iterator[Int[np.ndarray, "some blocks"]]:
+        """The starts of some resampled drives at a time; how many does not change what is drawn."""
         blocks = -(-count // self.block)
+        together = max(1, _DRAWN_TOGETHER // blocks)
         generator = np.random.default_rng(self.seed)
-        return generator.integers(0, count - self.block + 1, size=(self.resamples, blocks))
+        for done in range(0, self.resamples, together):
+            size = (min(together, self.resamples - done), blocks)
+            yield generator.integers(0, count - self.block + 1, size=size)
 
 
 def spearman(ours: Num[np.ndarray, "B n"], theirs: Num[np.ndarray, "B n"]) -> Float64[np.ndarray, " B"]:

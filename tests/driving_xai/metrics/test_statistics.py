@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from driving_xai.metrics import statistics
 from driving_xai.metrics.statistics import BlockBootstrap
 
 
@@ -94,3 +97,36 @@ def test_too_few_frames_have_no_interval_and_bad_ones_are_refused():
     assert BlockBootstrap(block=10).interval(np.zeros(80)) is not None
     with pytest.raises(ValueError, match="not finite; drop the frames"):
         BlockBootstrap(block=1).interval(np.array([1.0, np.nan]))
+
+
+def _at_once(bootstrap: BlockBootstrap, values: np.ndarray) -> np.ndarray:
+    """All resampled drives in memory together."""
+    blocks = -(-len(values) // bootstrap.block)
+    size = (bootstrap.resamples, blocks)
+    starts = np.random.default_rng(bootstrap.seed).integers(0, len(values) - bootstrap.block + 1, size=size)
+    lengths = np.full(blocks, bootstrap.block)
+    lengths[-1] = len(values) - (blocks - 1) * bootstrap.block
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    return (sums[starts + lengths] - sums[starts]).sum(1) / len(values)
+
+
+@pytest.mark.parametrize("block", [1, 7, 50])
+@pytest.mark.parametrize("together", [1, 333, 2**20])
+def test_drives_that_are_drawn_in_parts_are_those_of_one_draw_to_the_bit(monkeypatch, block, together):
+    monkeypatch.setattr(statistics, "_DRAWN_TOGETHER", together)
+    values = np.random.default_rng(0).normal(size=(403, 3))
+    bootstrap = BlockBootstrap(block=block, resamples=31, seed=5)
+    expected = np.stack([_at_once(bootstrap, column) for column in values.T], 1)
+    assert (bootstrap.means(values) == expected).all()
+    assert (bootstrap.means(values[:, 1]) == expected[:, 1]).all()
+
+
+def test_memory_of_an_interval_does_not_grow_with_its_resamples():
+    peaks = []
+    values = np.random.default_rng(0).normal(size=50_000)
+    for resamples in (40, 160):
+        tracemalloc.start()
+        BlockBootstrap(block=1, resamples=resamples).interval(values)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] < 40e6
