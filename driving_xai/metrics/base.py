@@ -17,6 +17,7 @@ from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.batch import EvalBatch, Mask, RankedMaps
 from driving_xai.metrics.quantities import Quantity
+from driving_xai.models.capabilities import frame_model
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Category = Literal["faithfulness", "confidence", "localisation", "complexity", "robustness", "randomisation"]
@@ -153,7 +154,7 @@ class Metric(ABC):
 
     def __call__(
         self,
-        model: FrameModel,
+        model: object,
         frames: Frames,
         maps: Float[Tensor, "..."],
         target: Target,
@@ -165,7 +166,7 @@ class Metric(ABC):
         """Scores one map a frame.
 
         Args:
-            model: with `outputs`; see `EvalBatch.of` for what is drawn of them.
+            model: a network with `outputs`, its view of one instant, or a loaded checkpoint; see `EvalBatch.of` for what is drawn of them.
             frames: RGB in [0, 1].
             maps: on the frames' grid, finite.
             target: what the maps explain.
@@ -176,6 +177,7 @@ class Metric(ABC):
         Raises:
             ValueError: maps are not on the frames' grid.
             NonFiniteError: a map has NaN or infinity.
+            UnsupportedModelError: the model says nothing of its outputs.
             DataError: the metric needs a mask, labels or a probability, and there is none.
         """
         expected = (len(frames), *frames.shape[2:])
@@ -183,7 +185,9 @@ class Metric(ABC):
             raise ValueError(
                 f"got maps of shape {tuple(maps.shape)}; expected {expected}, one a frame on its grid"
             )
-        batch = EvalBatch.of(model, frames, target, ground_truth_mask=ground_truth_mask, labels=labels)
+        batch = EvalBatch.of(
+            frame_model(model), frames, target, ground_truth_mask=ground_truth_mask, labels=labels
+        )
         self.require(batch.quantity)
         if self.needs == "ground truth" and ground_truth_mask is None:
             raise DataError(f"measure {self.label} needs ground_truth_mask: the pixels that cause the label")

@@ -103,9 +103,12 @@ class ActionModel(nn.Module):
         return self.cnn if self.vit is None else self.vit
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width of the frames that it was made for, in pixels."""
-        return self.config.image_size
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of the frames that it was made for, in pixels; None where none is named."""
+        if self.config.image_size is None:
+            return None
+        height, width = self.config.image_size
+        return height, width
 
     @property
     def feature_map(self) -> FeatureMap | None:

@@ -106,7 +106,8 @@ class Classifier(nn.Module):
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the frames that it was made for, in pixels."""
-        return self.config.image_size
+        height, width = self.config.image_size
+        return height, width
 
     @property
     def feature_map(self) -> FeatureMap | None:
