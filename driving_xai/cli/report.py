@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -60,46 +58,20 @@ def report(
     for path, suffix in ((out, ".html"), (rrd, ".rrd")):
         if path is not None and path.suffix != suffix:
             raise settings.SettingsError(f"got {path}; expected a name that ends in {suffix}")
-    from driving_xai.report.models import model_comparisons
-    from driving_xai.report.page import PageConfig, write_page
-    from driving_xai.report.sanity import holds_sanity, load_sanity
-    from driving_xai.report.sources import load_sources
-    from driving_xai.report.tables import write_csv, write_markdown
+    from driving_xai.report.api import read
+    from driving_xai.report.page import PageConfig
+    from driving_xai.report.sanity import holds_sanity
 
-    sources = load_sources([path for path in results if not holds_sanity(path)], label or ())
-    sanity = load_sanity([path for path in results if holds_sanity(path)])
-    if not sources:
+    if all(map(holds_sanity, results)):
         raise settings.SettingsError(
             "sanity checks alone make no report; give a folder of score or replay too"
         )
+    report = read(results, labels=label or ())
     how = PageConfig(title=title, embed_mb=embed_mb)
-    with _alone(asked):
-        written = [] if out is None else write_page(sources, out, how, sanity=sanity)
-        if markdown is not None:
-            write_markdown(sources, markdown)
-        if csv is not None:
-            write_csv(sources, csv)
-        if rrd is not None:
-            from driving_xai.report.recording import write_recording
-
-            write_recording(sources, rrd)
-    files = [*written, *(path for path in (markdown, csv, rrd) if path is not None)]
-    for found in () if as_json else model_comparisons(sources):
+    files = report.write(out, config=how, markdown=markdown, csv=csv, rrd=rrd)
+    for found in () if as_json else report.comparisons():
         typer.echo("\n".join([f"{found.first} against {found.second}:", *found.sentences, *found.notes]))
     if as_json:
         console.print_json({"files": [{"path": str(p), "bytes": p.stat().st_size} for p in files]})
     else:
         typer.echo("\n".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in files))
-
-
-@contextmanager
-def _alone(paths: Sequence[Path]) -> Iterator[None]:
-    """Keeps other runs from writing these files, and removes what a killed one left of them."""
-    from data_prep.lock import exclusive_file
-    from data_prep.shards.atomic import remove_leftovers
-
-    with ExitStack() as until_written:
-        for path in paths:
-            until_written.enter_context(exclusive_file(path))
-            remove_leftovers(path.parent, of=path.name)
-        yield

@@ -321,7 +321,7 @@ def _require_signals(checkpoint: Checkpoint, manifest: Manifest, shards: Path) -
 def _require_steps(model: object) -> None:
     if not isinstance(model, RecurrentModel):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no step and at, by which a model is driven; wrap it with driving_xai.models.wrap.wrap"
+            f"{type(model).__name__} has no step and at, by which a model is driven; wrap it with driving_xai.wrap"
         )
 
 

@@ -59,7 +59,7 @@ from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.registry import build_all
 from driving_xai.metrics.statistics import BlockBootstrap
-from driving_xai.models.capabilities import device_of
+from driving_xai.models.capabilities import device_of, outputs_of
 from driving_xai.targets import ExplainedScore, explained_by
 from driving_xai.types import Saliency
 
@@ -285,7 +285,7 @@ class Scorer:
         else:
             target = batch.target
             if batch.quantity.is_probability:
-                target = explained_by(name, target, batch.model.outputs, score=self.explained_score)
+                target = explained_by(name, target, outputs_of(batch.model), score=self.explained_score)
             with cells_kept() as kept:
                 saliency = self.explainers[name](batch.model, batch.frames, target)
                 cells = kept.of(saliency)

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
+from driving_xai.models.capabilities import outputs_of
 from driving_xai.targets import probabilities
-from driving_xai.types import FrameModel, Frames, HasOutputs, Scores, Target
+from driving_xai.types import FrameModel, Frames, Scores, Target
 
 Mask = Bool[Tensor, "B H W"]
 """The pixels that cause the label; none or all of a frame where they are unknown."""
@@ -115,12 +115,7 @@ class EvalBatch(NamedTuple):
 
 def _quantity_of(model: FrameModel, clean: Scores, target: Target) -> tuple[str, Quantity, Value]:
     """The reference's name, the quantity and how it is taken from scores."""
-    if not isinstance(model, HasOutputs):
-        name = model.__class__.__name__
-        raise UnsupportedModelError(
-            f"{name} says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)"
-        )
-    outputs = model.outputs
+    outputs = outputs_of(model)
 
     def of_variants(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
         return target(scores.flatten(0, -2)).view(scores.shape[:-1])

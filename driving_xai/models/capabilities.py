@@ -18,7 +18,9 @@ from driving_xai.types import (
     HasEncoder,
     HasFeatureMap,
     HasInputSize,
+    HasOutputs,
     HasVisionTransformer,
+    Outputs,
     OwnMap,
     RecurrentModel,
     View,
@@ -188,6 +190,25 @@ def _is_plain(layers: Sequence[nn.Module]) -> bool:
     return (
         isinstance(first, nn.Conv2d) and first.in_channels == 3 and not any(any(x.children()) for x in layers)
     )
+
+
+def outputs_of(model: object) -> Outputs:
+    """What the columns of a model's scores mean.
+
+    Raises:
+        UnsupportedModelError: it does not say so.
+
+    Example:
+        >>> outputs_of(nn.Identity())
+        Traceback (most recent call last):
+        driving_xai.errors.UnsupportedModelError: Identity says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)
+    """
+    if not isinstance(model, HasOutputs):
+        name = model.__class__.__name__
+        raise UnsupportedModelError(
+            f"{name} says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)"
+        )
+    return model.outputs
 
 
 def device_of(model: object) -> torch.device:

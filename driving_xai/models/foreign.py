@@ -23,6 +23,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import weights as weights_files
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, fetched_name
+from driving_xai.models.capabilities import outputs_of
 from driving_xai.models.pretrained import require_reachable, timm_network
 from driving_xai.models.weights import Weights, first_line
 from driving_xai.models.wrap import wrap
@@ -102,23 +103,19 @@ def as_checkpoint(model: object) -> Checkpoint:
     """
     if isinstance(model, Checkpoint):
         return model
-    if not isinstance(model, HasOutputs):
-        name = model.__class__.__name__
-        raise UnsupportedModelError(
-            f"{name} says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)"
-        )
     name = f"{type(model).__module__}:{type(model).__qualname__}"
     sha256 = state_sha256(model) if isinstance(model, nn.Module) else hashlib.sha256().hexdigest()
     return _described(name, model, weights=None, sha256=sha256)
 
 
-def _described(spec: str, model: HasOutputs, *, weights: str | None, sha256: str) -> Checkpoint:
+def _described(spec: str, model: object, *, weights: str | None, sha256: str) -> Checkpoint:
+    outputs = outputs_of(model)
     return Checkpoint(
         path=Path(spec),
         model=model,
         config={
-            "kind": KINDS[model.outputs.kind],
-            "model": {"foreign": spec, "weights": weights, "outputs": list(model.outputs.names)},
+            "kind": KINDS[outputs.kind],
+            "model": {"foreign": spec, "weights": weights, "outputs": list(outputs.names)},
             "input": {"geometry": None, "short_side_px": None},
         },
         metrics={},
@@ -167,7 +164,7 @@ def _of_factory(spec: str, weights: Path | str | None) -> tuple[nn.Module, Weigh
             raise _failed(spec, error) from error
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
-            f"{spec} returned {type(model).__name__}; expected a torch.nn.Module, from driving_xai.models.wrap.wrap"
+            f"{spec} returned {type(model).__name__}; expected a torch.nn.Module, from driving_xai.wrap"
         )
     return model, _filled(model, weights, spec)
 

@@ -1,1 +1,3 @@
+from .api import Report as Report
+from .api import read as read
 from .api import write as write

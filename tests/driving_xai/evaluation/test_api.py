@@ -130,6 +130,6 @@ def test_bad_input_is_one_line(frames, options, error, message):
 def test_a_network_without_outputs_says_what_to_do(frames):
     with pytest.raises(
         UnsupportedModelError,
-        match=r"Sequential says nothing of its outputs; wrap it: driving_xai\.models\.wrap\.wrap",
+        match=r"Sequential says nothing of its outputs; wrap it: driving_xai\.wrap",
     ):
         evaluate(nn.Sequential(), frames, methods=["gradient"])
