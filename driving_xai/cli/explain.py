@@ -50,7 +50,7 @@ def explain(
 
     \b
     Example: driving-xai explain model frame.jpg --method grad-cam,lime -o maps
-    Example: driving-xai explain model frame.jpg --method rise --set options.rise.masks=500 -o maps
+    Example: driving-xai explain model frame.jpg --method rise --set options.rise.samples=500 -o maps
     """
     from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
 

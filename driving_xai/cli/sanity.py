@@ -59,7 +59,7 @@ def sanity(
 
     \b
     Example: driving-xai sanity model shards --method grad-cam,smoothgrad -o sanity
-    Example: driving-xai sanity model shards --method rise --set options.rise.masks=500 -o sanity
+    Example: driving-xai sanity model shards --method rise --set options.rise.samples=500 -o sanity
     """
     from driving_xai.evaluation.maps_file import Masks
     from driving_xai.evaluation.sanity import SanityConfig

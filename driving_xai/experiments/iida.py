@@ -203,7 +203,7 @@ def _require_used(data: Path | None, how: Iida) -> None:
     if data is not None:
         reasons |= dict.fromkeys(("pictures", "spots"), "it is of the stand-in, and images are given")
     if "masks" in how.options.get("rise", {}):
-        reasons["rise_masks"] = "options.rise.masks is set too"
+        reasons["rise_masks"] = "options.rise.samples is set too"
     require_unset(how, reasons)
 
 
