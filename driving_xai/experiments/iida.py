@@ -31,7 +31,7 @@ from driving_xai.experiments.stand_ins import Spots, spotted_discs
 from driving_xai.experiments.tables import write_results
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
-from driving_xai.explain.registry import fitted, require_methods, without_label
+from driving_xai.explain.registry import fitted, require_methods, todays_names, without_label
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import insertion_deletion, patch_insertion_deletion, rank
 from driving_xai.metrics.registry import PATCHES_PX
@@ -93,7 +93,7 @@ class Iida:
     methods: tuple[str, ...] = ()
     """Compared in Table 2 beyond the paper's, by name or label: `rise@many`."""
     options: OptionsOf = field(default_factory=dict)
-    """Of methods by name or label: `{"rise@many": {"masks": 2000}}`; see docs/methods.md."""
+    """Of methods by name or label: `{"rise@many": {"samples": 2000}}`; see docs/methods.md."""
     positive: str | None = None
     """The class that is explained, as the paper does; None is the last."""
     seeds: int = 4
@@ -202,7 +202,7 @@ def _require_used(data: Path | None, how: Iida) -> None:
     }
     if data is not None:
         reasons |= dict.fromkeys(("pictures", "spots"), "it is of the stand-in, and images are given")
-    if "masks" in how.options.get("rise", {}):
+    if "samples" in todays_names("rise", how.options.get("rise", {})):
         reasons["rise_masks"] = "options.rise.samples is set too"
     require_unset(how, reasons)
 
@@ -252,8 +252,10 @@ def _compared(source: NamedImages, how: Iida, model: Classifier, seed: int) -> F
     rows, frames, classes = _positives(source.images, how, seed)
     maps = {}
     for name in (*_METHODS, *how.methods, *CONTROLS):
-        usual = {"masks": how.rise_masks, "grid": 9, "shown": 0.3} if without_label(name) == "rise" else {}
-        options = {**usual, **how.options.get(name, {})}
+        options: dict[str, Any] = dict(how.options.get(name, {}))
+        if without_label(name) == "rise":
+            usual = {"samples": how.rise_masks, "grid": 9, "shown": 0.3}
+            options = {**usual, **todays_names(name, options)}
         explainer = fitted(name, model, seed=seed, batch_size=how.batch_size, options=options)
         maps[name] = _map(model, explainer, frames, classes, how.batch_size)
     if isinstance(source.images, MemoryImages) and source.images.causes is not None:

@@ -217,13 +217,24 @@ def _checked(name: str, entry: Entry, options: Mapping[str, Any]) -> dict[str, A
     takes = inspect.signature(explainer_class(entry)).parameters
     objects = {key: value for key, value in options.items() if callable(value) and key in takes}
     text = {key: value for key, value in options.items() if key not in objects}
-    found = {**objects, **checked(name, text, _types(entry))}
-    for alias, today in _aliases(entry).items():
-        if alias in found:
-            if today in found:
-                raise OptionError(f"options.{name} has {alias} and {today}, which are one option; give one")
-            found[today] = found.pop(alias)
-    return found
+    return todays_names(name, {**objects, **checked(name, text, _types(entry))})
+
+
+def todays_names(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options under the names that its class has, where earlier versions had others.
+
+    Raises:
+        OptionError: an option is given under both.
+
+    Example:
+        >>> todays_names("rise", {"masks": 500})
+        {'samples': 500}
+    """
+    aliases = _aliases(METHODS[without_label(name)])
+    for alias in options:
+        if aliases.get(alias) in options:
+            raise OptionError(f"options.{name} has {alias} and {aliases[alias]}, which are one option; give one")
+    return {aliases.get(option, option): value for option, value in options.items()}
 
 
 def _made(entry: Entry, of_run: Mapping[str, Any], chosen: Mapping[str, Any]) -> Explainer:

@@ -241,7 +241,7 @@ def test_better_means_with_the_whole_interval() -> None:
             "explain {model} {wrong} -o {out} --method rise --set options.rise=9",
             "rise is 9; expected a table",
         ),
-        ("score {model} {shards} -o {out} --method rise --set options.rise.masks=0", "'rise': got masks 0"),
+        ("score {model} {shards} -o {out} --method rise --set options.rise.masks=0", "'rise': got samples 0"),
         ("replay {model} {route} -o {out}.mp4 --set options.rise.masks=9", "of no method of this run (none"),
         ("prep udacity {route} {out}", "reader 'udacity' is unknown; choose one of synthetic"),
         ("prep synthetic {route} {out} --smoothing 2", "smoothing is 2.0; expected over 0 and at most 1"),

@@ -94,7 +94,7 @@ IGNORED: list[tuple[str, Path | None, tuple[str, ...], str]] = [
     ("an-table3", None, ("checkpoint=model", "with_cbam=false"), "not trained again"),
     ("an-table3", None, ("training.seed=1",), "run i draws with seed i"),
     ("iida-table2", PRETEND, ("spots.noise=0.1",), "it is of the stand-in"),
-    ("iida-table2", None, ("rise_masks=9", "options.rise.masks=9"), r"options\.rise\.masks is set too"),
+    ("iida-table2", None, ("rise_masks=9", "options.rise.masks=9"), r"options\.rise\.samples is set too"),
     ("iida-table4", None, ("training.labn.bias_image=mask-only",), "Table 4 varies it"),
     ("iida-table4", None, ('methods=["lime"]',), "LABN alone"),
     ("baumhauer-table1", None, ("network.name=resnet18",), "the stand-in has a network of its own"),
