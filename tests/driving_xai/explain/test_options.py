@@ -145,7 +145,7 @@ def test_every_option_says_what_it_takes_and_none_is_of_the_model_or_the_run() -
         ),
         ("snna", {"seed": 3}, "options.snna.seed is no option"),
         ("random", {"row": 1}, "options.random.row is no option; random has no options"),
-        ("snna", {"samples": "3"}, "options.snna.samples is '3'; expected a whole number"),
+        ("snna", {"samples": "three"}, "options.snna.samples is 'three'; expected a whole number"),
         ("snna", {"samples": True}, "is True; expected a whole number"),
         ("snna", {"noise": float("nan")}, "is nan; expected a number"),
         ("snna", {"norms": "both"}, "options.snna.norms is 'both'; expected one of none, key, query"),
