@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.capture import only_in_eval_mode
-from driving_xai.models.capabilities import encoder_of
+from driving_xai.explain.grid import to_frame_grid
+from driving_xai.models.capabilities import encoder_of, seen_size
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
@@ -102,7 +103,9 @@ class VisualBackProp(Explainer):
         (mask,) = averages[-1]
         for stage, (below,) in zip(chain[:0:-1], averages[-2::-1], strict=True):
             mask = below * _upscaled(mask, stage.resizing, below.shape[-2:])
-        return _upscaled(mask, chain[0].resizing, frames.shape[-2:]).squeeze(1)
+        seen_px = seen_size(model, frames)
+        mask = _upscaled(mask, chain[0].resizing, seen_px).squeeze(1)
+        return mask if seen_px == tuple(frames.shape[2:]) else to_frame_grid(mask, frames)
 
 
 def _stages_of(model: object, frames: Frames) -> Sequence[Stage]:
