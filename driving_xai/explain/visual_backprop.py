@@ -22,6 +22,8 @@ from driving_xai.models.feature_maps import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 _RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+_HEAD = (nn.Flatten, nn.Linear, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+"""What ends the features in a network that is one chain of layers."""
 
 
 class Stage(NamedTuple):
@@ -41,6 +43,8 @@ def stages(encoder: nn.Sequential) -> list[Stage]:
     """
     found: list[Stage] = []
     for layer in encoder:
+        if isinstance(layer, _HEAD):
+            break
         if any(layer.children()):
             raise UnsupportedModelError(
                 f"{type(layer).__name__} is no single layer; VisualBackProp needs a plain chain of them, "

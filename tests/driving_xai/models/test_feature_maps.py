@@ -55,7 +55,7 @@ def test_layers_are_found(network, layer, pooled, cells):
     assert found is named_layer(network, layer)
     assert (linear_head(network, FRAMES, found) is not None) == pooled
     if cells is not None:
-        assert cell_centres(network, FRAMES, found) == cells
+        assert cell_centres(network, FRAMES, found) == Cells(*cells)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
@@ -67,7 +67,7 @@ def test_centres_are_where_the_gradient_is_centred(kernel, stride, padding):
         nn.init.ones_(module.weight)
     network[1] = nn.AvgPool2d(2)
     frames = torch.zeros(1, 3, 64, 64, requires_grad=True)
-    first, step = cell_centres(network, frames, network[2])
+    first, step, _ = cell_centres(network, frames, network[2])
     network(frames)[0, 0, 2, 1].backward()
     mass = frames.grad[0, 0]
     row = float((mass.sum(1) * torch.arange(64)).sum() / mass.sum())
