@@ -97,7 +97,7 @@ def test_a_factory_in_the_working_directory_serves_as_a_checkpoint(folder) -> No
         (
             "NAME:bare",
             UnsupportedModelError,
-            r"gave a Linear that does not say .* return driving_xai\.models\.wrap\.wrap",
+            r"gave a Linear that does not say .* return driving_xai\.wrap",
         ),
         ("NAME:raises", CheckpointError, r"raised RuntimeError: no such \(.*py, line \d+\)"),
         ("NAME:leaves", CheckpointError, "raised SystemExit: 3"),
