@@ -121,6 +121,9 @@ class Cells(NamedTuple):
 
     first_px: float
     stride_px: float
+    frame_px: tuple[int, int] | None = None
+    """Height and width of the frames that these are pixels of, where the network resizes frames to them; None of
+    those that are explained."""
 
 
 Layout = Literal["channels-first", "channels-last", "tokens"]

@@ -442,6 +442,12 @@ class ImageData:
                 f"{self._images.root} does not know the causes, as rendered scenes do; give "
                 "--masks with the pixels that matter, see docs/results.md"
             )
+        unknown = {self._names[column] for column in columns.tolist()} - set(self._images.label_names)
+        if unknown:
+            raise DataError(
+                f"{self._images.root} does not know which pixels cause {min(unknown)!r}; it knows those of "
+                f"{', '.join(self._images.label_names)}; give --masks, see docs/results.md"
+            )
         label = [self._images.label_names.index(self._names[column]) for column in columns.tolist()]
         return torch.from_numpy(masks[np.arange(len(rows)), label])
 

@@ -56,7 +56,7 @@ class Explainer(ABC):
         _require_frames(frames)
         maps = self._explain(frame_model(model), frames, target)
         _require_shape(maps, (len(frames), *frames.shape[2:]))
-        return finite(maps)
+        return _rankable(finite(maps))
 
     def explain_each(
         self, model: object, frames: Frames, targets: Sequence[Target]
@@ -65,7 +65,7 @@ class Explainer(ABC):
         _require_frames(frames)
         maps = self._explain_each(frame_model(model), frames, targets)
         _require_shape(maps, (len(frames), len(targets), *frames.shape[2:]))
-        return finite(maps)
+        return _rankable(finite(maps))
 
     def check(self, model: object, frames: Frames) -> None:  # noqa: B027 - most need nothing but scores
         """Makes sure, without explaining, that this method fits a model.
@@ -126,6 +126,11 @@ def _require_frames(frames: Frames) -> None:
 def _require_shape(maps: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(maps.shape) != expected:
         raise ValueError(f"got maps of shape {tuple(maps.shape)}, expected {expected}: one value a pixel")
+
+
+def _rankable(maps: Tensor) -> Tensor:
+    """Maps of half precision in single precision, which NumPy and rankings know."""
+    return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
 
 
 def finite(values: Tensor) -> Tensor:

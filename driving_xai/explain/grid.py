@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -9,6 +11,9 @@ from torch import Tensor
 
 from driving_xai.explain.cells import noted
 from driving_xai.types import Cells, Frames
+
+Axis = Literal[0, 1]
+"""Rows, columns."""
 
 
 def to_frame_grid(
@@ -33,8 +38,8 @@ def _bilinear(maps: Float[Tensor, "N h w"], frames: Frames, cells: Cells | None)
         size = (height, width)
         return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
     rows, columns = (
-        _interpolation(pixels, count, cells).to(maps)
-        for pixels, count in ((height, maps.shape[1]), (width, maps.shape[2]))
+        _interpolation(pixels, count, cells, axis).to(maps)
+        for axis, pixels, count in ((0, height, maps.shape[1]), (1, width, maps.shape[2]))
     )
     return rows @ maps @ columns.T
 
@@ -49,26 +54,28 @@ def repeat_on_frame_grid(
     """
     height, width = frames.shape[-2:]
     rows, columns = (
-        _nearest(pixels, count, cells).to(maps.device)
-        for pixels, count in ((height, maps.shape[1]), (width, maps.shape[2]))
+        _nearest(pixels, count, cells, axis).to(maps.device)
+        for axis, pixels, count in ((0, height, maps.shape[1]), (1, width, maps.shape[2]))
     )
     return noted(maps[:, rows[:, None], columns], maps)
 
 
-def _nearest(pixels: int, count: int, cells: Cells | None) -> Int64[Tensor, " pixels"]:
+def _nearest(pixels: int, count: int, cells: Cells | None, axis: Axis) -> Int64[Tensor, " pixels"]:
     stride_px = pixels / count
     evenly = Cells(first_px=(stride_px - 1) / 2, stride_px=stride_px)
-    return (_positions(pixels, count, cells or evenly) + 0.5).floor().long()
+    return (_positions(pixels, count, cells or evenly, axis) + 0.5).floor().long()
 
 
-def _positions(pixels: int, count: int, cells: Cells) -> Float[Tensor, " pixels"]:
+def _positions(pixels: int, count: int, cells: Cells, axis: Axis) -> Float[Tensor, " pixels"]:
     """Where each pixel lies along one axis, counted in cells."""
-    return ((torch.arange(pixels, dtype=torch.float64) - cells.first_px) / cells.stride_px).clamp(
-        0, count - 1
-    )
+    at_px = torch.arange(pixels, dtype=torch.float64)
+    if cells.frame_px is not None:
+        # Where the pixel's centre comes to lie in the resized frame.
+        at_px = (at_px + 0.5) * cells.frame_px[axis] / pixels - 0.5
+    return ((at_px - cells.first_px) / cells.stride_px).clamp(0, count - 1)
 
 
-def _interpolation(pixels: int, count: int, cells: Cells) -> Float[Tensor, "pixels count"]:
+def _interpolation(pixels: int, count: int, cells: Cells, axis: Axis) -> Float[Tensor, "pixels count"]:
     """Each pixel's weights on the cells along one axis: a hat around each centre."""
-    at = _positions(pixels, count, cells)
+    at = _positions(pixels, count, cells, axis)
     return (1 - (at[:, None] - torch.arange(count)).abs()).clamp_min(0)

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.capture import only_in_eval_mode
-from driving_xai.models.capabilities import encoder_of
+from driving_xai.explain.grid import to_frame_grid
+from driving_xai.models.capabilities import encoder_of, seen_size
 from driving_xai.models.feature_maps import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 _RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+_HEAD = (nn.Flatten, nn.Linear, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+"""What ends the features in a network that is one chain of layers."""
 
 
 class Stage(NamedTuple):
@@ -40,6 +43,8 @@ def stages(encoder: nn.Sequential) -> list[Stage]:
     """
     found: list[Stage] = []
     for layer in encoder:
+        if isinstance(layer, _HEAD):
+            break
         if any(layer.children()):
             raise UnsupportedModelError(
                 f"{type(layer).__name__} is no single layer; VisualBackProp needs a plain chain of them, "
@@ -102,7 +107,9 @@ class VisualBackProp(Explainer):
         (mask,) = averages[-1]
         for stage, (below,) in zip(chain[:0:-1], averages[-2::-1], strict=True):
             mask = below * _upscaled(mask, stage.resizing, below.shape[-2:])
-        return _upscaled(mask, chain[0].resizing, frames.shape[-2:]).squeeze(1)
+        seen_px = seen_size(model, frames)
+        mask = _upscaled(mask, chain[0].resizing, seen_px).squeeze(1)
+        return mask if seen_px == tuple(frames.shape[2:]) else to_frame_grid(mask, frames)
 
 
 def _stages_of(model: object, frames: Frames) -> Sequence[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,7 +82,8 @@ def network_of(model: object) -> nn.Module:
 
 
 def feature_map_of(model: object, frames: Frames, *, layer: str | nn.Module | None = None) -> FeatureMap:
-    """The feature map that class activation mapping weights, with cells measured at the frames' size.
+    """The feature map that class activation mapping weights, with cells measured at the size at which the network
+    sees the frames.
 
     Args:
         layer: a module of the network, or its dotted name; None takes what the network declares, or else
@@ -96,8 +98,19 @@ def feature_map_of(model: object, frames: Frames, *, layer: str | nn.Module | No
         layer = named_layer(network, layer)
     if declared is not None and layer in (None, declared.layer):
         return declared
-    layer = layer or _last_normalisation(network) or last_feature_map(network, frames)
-    return map_at(network, frames, layer)
+    size = seen_size(network, frames)
+    if size == tuple(frames.shape[2:]):
+        layer = layer or _last_normalisation(network) or last_feature_map(network, frames)
+        return map_at(network, frames, layer)
+    found = feature_map_of(network, frames.new_zeros(1, 3, *size), layer=layer)
+    return replace(found, cells=None if found.cells is None else found.cells._replace(frame_px=size))
+
+
+def seen_size(model: object, frames: Frames) -> tuple[int, int]:
+    """Height and width at which a network sees frames: those it was made for, or the frames' own."""
+    network = network_of(model)
+    made_for = network.input_size if isinstance(network, HasInputSize) else None
+    return made_for or (frames.shape[2], frames.shape[3])
 
 
 def _last_normalisation(network: nn.Module) -> nn.Module | None:

@@ -49,8 +49,9 @@ def last_feature_map(network: nn.Module, frames: Frames) -> nn.Module:
         times[id(run.module)] = times.get(id(run.module), 0) + 1
     for place, run in reversed(list(enumerate(runs))):
         alone = times[id(run.module)] == 1 and run.module is not network
-        if alone and not isinstance(run.module, _ADAPTIVE_POOLS) and layout_of(run.gave, frames) is not None:
-            _require_no_tokens(network, run, runs[place + 1 :], frames)
+        layout = None if isinstance(run.module, _ADAPTIVE_POOLS) else _layout(run, runs, frames)
+        if alone and layout is not None:
+            _require_no_tokens(network, run, layout, runs[place + 1 :])
             return run.module
     raise UnsupportedModelError(
         f"{type(network).__name__} puts out no feature map of more than one cell for frames of "
@@ -58,15 +59,26 @@ def last_feature_map(network: nn.Module, frames: Frames) -> nn.Module:
     )
 
 
-def _require_no_tokens(network: nn.Module, last: _Run, after: Sequence[_Run], frames: Frames) -> None:
+def _require_no_tokens(network: nn.Module, last: _Run, layout: str, after: Sequence[_Run]) -> None:
     """Raises UnsupportedModelError where the cells of the last map go on as a sequence."""
-    layout = layout_of(last.gave, frames)
     cells = math.prod(last.gave[2:] if layout == "channels-first" else last.gave[1:3])
     if any(len(run.gave) == 3 and 0 <= run.gave[1] - cells <= _MOST_PREFIX_TOKENS for run in after):
         raise UnsupportedModelError(
             f"{type(network).__name__} turns its feature map into tokens; name a layer whose output is weighted, "
             "such as the first normalisation of the last block, or use a gradient"
         )
+
+
+def _layout(
+    run: _Run, runs: Sequence[_Run], frames: Frames
+) -> Literal["channels-first", "channels-last"] | None:
+    """As `layout_of`, but what a convolution put out has its channels first, whatever the sides: PilotNet's last
+    map has 1 x 18 cells of a frame of 66 x 200."""
+    if len(run.gave) == 4 and run.gave[2] * run.gave[3] > 1:
+        ends = (each for each in runs if isinstance(each.module, nn.Conv2d))
+        if any(each.gave == run.gave for each in ends):
+            return "channels-first"
+    return layout_of(run.gave, frames)
 
 
 def layout_of(shape: Sequence[int], frames: Frames) -> Literal["channels-first", "channels-last"] | None:
@@ -101,14 +113,14 @@ def map_at(network: nn.Module, frames: Frames, layer: nn.Module) -> FeatureMap:
         UnsupportedModelError: the layer does not run, or puts out neither maps nor tokens.
     """
     runs = _runs(network, frames)
-    shapes = [run.gave for run in runs if run.module is layer]
+    here = [run for run in runs if run.module is layer]
     name = type(layer).__name__
-    if not shapes:
+    if not here:
         raise UnsupportedModelError(
             f"layer {name} ran 0 times in one forward pass, expected once; choose another"
         )
-    shape = shapes[0]
-    if (layout := layout_of(shape, frames)) is not None:
+    shape = here[0].gave
+    if (layout := _layout(here[0], runs, frames)) is not None:
         return FeatureMap(layer=layer, cells=_centres(runs, frames, layer), layout=layout)
     if len(shape) == 3 and (grid := _token_grid(runs, shape[1], frames)) is not None:
         embedding, rows, columns = grid

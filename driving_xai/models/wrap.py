@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from driving_xai.models.capabilities import unwrapped
 from driving_xai.models.feature_maps import evaluating
 from driving_xai.types import FrameModel, Frames, Outputs, Scores
 
@@ -38,21 +39,30 @@ class WrappedModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, frames: Frames) -> Scores:
-        """The network's scores, [B, K].
+        """The network's scores, [B, K], in the frames' precision; a network of half precision is given frames in its own.
 
         Raises:
-            UnsupportedModelError: they are no scores of its outputs.
+            UnsupportedModelError: the network does not take such frames, or gives no scores of its outputs.
         """
+        precision = frames.dtype
         if self.input_size is not None and tuple(frames.shape[2:]) != self.input_size:
             frames = F.interpolate(frames, self.input_size, mode="bilinear", antialias=True)
-        scores = self.network((frames - self.mean) / self.std)
+        try:
+            scores = self.network((frames.to(self.mean.dtype) - self.mean) / self.std)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise UnsupportedModelError(
+                f"{type(self.network).__name__} does not take frames of {frames.shape[2]} x {frames.shape[3]} px, "
+                f"{frames.dtype} ({str(error).splitlines()[0][:160]}); wrap it with the size that it takes"
+            ) from error
         if not isinstance(scores, Tensor) or scores.shape != (len(frames), len(self.outputs.names)):
             got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise UnsupportedModelError(
                 f"{type(self.network).__name__} gave {got}, expected {(len(frames), len(self.outputs.names))}: a score "
                 "for each of the outputs that were named"
             )
-        return scores
+        return scores.to(precision)
 
     def step(self, frames: Frames, state: tuple[()] | None) -> tuple[Scores, None, tuple[()]]:
         """See `types.RecurrentModel`."""
@@ -71,7 +81,7 @@ def wrap(
     normalise: Normalise = "none",
     size: tuple[int, int] | None = None,
 ) -> WrappedModel:
-    """A network with what its scores mean, in the mode it is in.
+    """A network with what its scores mean, in the mode it is in; compiled and parallel ones as the module inside.
 
     Args:
         network: takes [B, 3, H, W] and gives a score for each name, [B, K]: logits, or the steering of a
@@ -92,6 +102,9 @@ def wrap(
         >>> model(torch.rand(5, 3, 16, 16)).shape, model.outputs.names
         (torch.Size([5, 2]), ('cat', 'dog'))
     """
+    # What torch.compile and DataParallel put around a network hides its layers from hooks.
+    inside = unwrapped(network)
+    network = inside if isinstance(inside, nn.Module) else network
     if names is None:
         names = _numbered(network, size)
     if not names or len(set(names)) < len(names):

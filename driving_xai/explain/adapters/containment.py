@@ -159,7 +159,9 @@ def checked(
         if not any(option in each for each in known):
             there = ", ".join(sorted({name for each in known for name in each})) or "none"
             raise OptionError(f"{name} has no option {option!r}; it has {there}")
-    return [{option: value for option, value in options.items() if option in each} for each in known]
+    # The command line has lists where libraries ask for tuples.
+    given = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    return [{option: value for option, value in given.items() if option in each} for each in known]
 
 
 def slope_of_target(clean: ReferenceScores, scores: Tensor) -> Tensor:

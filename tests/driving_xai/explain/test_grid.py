@@ -61,3 +61,15 @@ def test_equal_cells_make_a_map_without_an_order(cells: Cells | None) -> None:
     alone = to_frame_grid(maps[[0, 2]], torch.zeros(2, 3, 61, 47), cells)
     assert torch.equal(drawn[[0, 2]], alone)
     assert all(each.unique().numel() > 1 for each in alone)
+
+
+def test_cells_of_a_resized_frame_lie_where_the_resizing_puts_them() -> None:
+    maps, frames = torch.rand(2, 3, 5), torch.rand(2, 3, 48, 100)
+    even = Cells(first_px=3.5, stride_px=8, frame_px=(24, 40))
+    torch.testing.assert_close(to_frame_grid(maps, frames, even), to_frame_grid(maps, frames))
+    # One spot at twice the height and three times the width: pixel 4 of the network's is pixel 9 and 13 here.
+    spot = torch.zeros(1, 3, 5)
+    spot[0, 1, 1] = 1
+    placed = to_frame_grid(spot, torch.rand(1, 3, 48, 120), Cells(2.0, 2.0, (24, 40)))[0]
+    assert divmod(int(placed.argmax()), 120)[0] in (8, 9)
+    assert divmod(int(placed.argmax()), 120)[1] == 13

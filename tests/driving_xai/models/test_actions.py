@@ -10,6 +10,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models.actions import ActionConfig, ActionModel, load_head
 from driving_xai.models.capabilities import feature_map_of
+from driving_xai.types import Cells
 
 TINY = {"backbone": "vit_tiny_patch16_224", "embed_dim": 24, "depth": 5, "heads": 3, "image_size": (32, 48)}
 
@@ -123,7 +124,7 @@ def test_the_cells_of_a_resnet_lie_where_it_says(stride) -> None:
 def test_cells_of_patches_are_their_middles() -> None:
     model = model_of(patch_px=8)
     at = feature_map_of(model, torch.zeros(1, 3, *model.input_size))
-    assert (at.layout, at.prefix_tokens, at.cells) == ("tokens", 1, (3.5, 8.0))
+    assert (at.layout, at.prefix_tokens, at.cells) == ("tokens", 1, Cells(3.5, 8.0))
 
 
 def test_a_checkpoint_brings_back_the_same_model(tmp_path) -> None:

@@ -43,7 +43,7 @@ def _model(network: str, **more) -> Classifier:
 )
 def test_the_layer_its_cells_and_the_head_are_known(network, more, cells, pooled):
     model = _model(network, **more)
-    assert model.feature_map.cells == cells
+    assert model.feature_map.cells == Cells(*cells)
     assert (model.feature_map.head is not None) == pooled
     frames = torch.rand(2, 3, 32, 48)
     explainer = fitted("grad-cam", model)

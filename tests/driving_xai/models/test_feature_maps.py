@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.capabilities import feature_map_of
 from driving_xai.models.feature_maps import (
     cell_centres,
     last_feature_map,
@@ -16,6 +17,8 @@ from driving_xai.models.feature_maps import (
     named_layer,
     removed_after,
 )
+from driving_xai.models.wrap import wrap
+from driving_xai.types import Cells
 
 FRAMES = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -52,7 +55,7 @@ def test_layers_are_found(network, layer, pooled, cells):
     assert found is named_layer(network, layer)
     assert (linear_head(network, FRAMES, found) is not None) == pooled
     if cells is not None:
-        assert cell_centres(network, FRAMES, found) == cells
+        assert cell_centres(network, FRAMES, found) == Cells(*cells)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
@@ -64,7 +67,7 @@ def test_centres_are_where_the_gradient_is_centred(kernel, stride, padding):
         nn.init.ones_(module.weight)
     network[1] = nn.AvgPool2d(2)
     frames = torch.zeros(1, 3, 64, 64, requires_grad=True)
-    first, step = cell_centres(network, frames, network[2])
+    first, step, _ = cell_centres(network, frames, network[2])
     network(frames)[0, 0, 2, 1].backward()
     mass = frames.grad[0, 0]
     row = float((mass.sum(1) * torch.arange(64)).sum() / mass.sum())
@@ -98,3 +101,22 @@ def test_hooks_of_a_registration_that_fails_on_its_way_are_removed():
     with pytest.raises(AttributeError, match="no such part"), removed_after(handles()):
         raise AssertionError("nothing runs without its hooks")
     assert not layers[0]._forward_hooks
+
+
+def test_a_last_map_of_one_row_is_found_and_placed_at_the_networks_own_size():
+    """PilotNet: 66 x 200 pixels become 1 x 18 cells; unpadded, the first is centred on pixel 30."""
+    layers = []
+    for taken, given, kernel, stride in [
+        (3, 2, 5, 2),
+        (2, 2, 5, 2),
+        (2, 2, 5, 2),
+        (2, 2, 3, 1),
+        (2, 4, 3, 1),
+    ]:
+        layers += [nn.Conv2d(taken, given, kernel, stride), nn.ELU()]
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(72, 1)).eval()
+    model = wrap(net, outputs="regression", names=["curvature"], size=(66, 200))
+    found = feature_map_of(model, torch.rand(1, 3, 80, 160))
+    assert (found.layer, found.layout) == (net[9], "channels-first")
+    assert found.cells == Cells(30.0, 8.0, frame_px=(66, 200))
+    assert feature_map_of(model, torch.rand(1, 3, 66, 200)).cells == Cells(30.0, 8.0)
