@@ -41,7 +41,7 @@ def write(model: Path, shards: Path, named: Path, out: Path) -> None:
         given.copy("frames", file)
         rows, actions = given["frames/frame"][:], given["frames/target"].asstr()[:]
         for name, options in PARTS.items():
-            explain = SNNA(vit=loaded.model.vit, **options)
+            explain = SNNA(**options)
             maps = [
                 explain(loaded.model, images.frames(row), output(names.index(action)))
                 for row, action in zip(rows.reshape(-1, 1), actions, strict=True)

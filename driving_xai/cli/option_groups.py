@@ -26,6 +26,7 @@ class GroupedCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         arguments: list[tuple[str, str]] = []
+        headed: dict[str, list[tuple[str, str]]] = {}
         options: dict[str, list[tuple[str, str]]] = {_OWN: [], **{group: [] for group in _GROUPS}}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -35,8 +36,9 @@ class GroupedCommand(TyperCommand):
                 arguments.append(record)
             else:
                 own = getattr(parameter, "rich_help_panel", None)
-                options.setdefault(own or group_of(str(parameter.name)), []).append(record)
-        for title, records in (("Arguments", arguments), *options.items()):
+                where = options[group_of(str(parameter.name))] if own is None else headed.setdefault(own, [])
+                where.append(record)
+        for title, records in (("Arguments", arguments), *headed.items(), *options.items()):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)

@@ -122,6 +122,7 @@ def evaluate(
     Example:
         >>> from driving_xai.explain.gradient import Gradient
         >>> from driving_xai.types import Outputs
+        >>> from torch import nn
         >>> net = nn.Sequential(nn.AvgPool2d(10), nn.Flatten())
         >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
         >>> found = evaluate(net, torch.rand(4, 3, 10, 10), methods={"mine": Gradient()}, metrics=["deletion"])

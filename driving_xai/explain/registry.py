@@ -233,7 +233,9 @@ def todays_names(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     aliases = _aliases(METHODS[without_label(name)])
     for alias in options:
         if aliases.get(alias) in options:
-            raise OptionError(f"options.{name} has {alias} and {aliases[alias]}, which are one option; give one")
+            raise OptionError(
+                f"options.{name} has {alias} and {aliases[alias]}, which are one option; give one"
+            )
     return {aliases.get(option, option): value for option, value in options.items()}
 
 

@@ -98,6 +98,7 @@ class Classifier(nn.Module):
         self._one_size = bool(given.get("fixed_input_size"))
         # Names, because a module kept twice would be saved twice.
         self._layer, self._head, self._cells = _look(self.network, config)
+        self._own_cells = {name: self._centres(layer) for name, layer in self._own_layers().items()}
 
     @property
     def outputs(self) -> Outputs:
@@ -121,13 +122,18 @@ class Classifier(nn.Module):
     @property
     def own_maps(self) -> Mapping[str, OwnMap]:
         """Explanations that the network writes itself, by their method's name."""
-        found = {}
+        return {
+            name: OwnMap(read="layer", layer=layer, cells=self._own_cells[name])
+            for name, layer in self._own_layers().items()
+        }
+
+    def _own_layers(self) -> dict[str, nn.Module]:
+        found: dict[str, nn.Module] = {}
         layers = [module for module in self.network.modules() if isinstance(module, LambdaLayer)]
         if layers:
-            layer = layers[min(_LAMBDA_ATTENTION_LAYER, len(layers) - 1)]
-            found["lambda-attention"] = self._mean_of(layer.content)
+            found["lambda-attention"] = layers[min(_LAMBDA_ATTENTION_LAYER, len(layers) - 1)].content
         if isinstance(self.network, LambdaAttentionBranchNetwork):
-            found["labn"] = self._mean_of(self.network.attend)
+            found["labn"] = self.network.attend
         return found
 
     def forward(self, frames: Frames) -> Scores:
@@ -149,9 +155,8 @@ class Classifier(nn.Module):
         """What the network sees."""
         return (frames - self.mean) / self.std
 
-    def _mean_of(self, layer: nn.Module) -> OwnMap:
-        cells = cell_centres(self.network, _probe(self.config).to(self.mean), layer)
-        return OwnMap(read="layer", layer=layer, cells=cells)
+    def _centres(self, layer: nn.Module) -> Cells | None:
+        return cell_centres(self.network, _probe(self.config).to(self.mean), layer)
 
 
 def build_network(config: ClassifierConfig, classes: int) -> nn.Module:

@@ -28,6 +28,7 @@ from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.perturbation import RISE
 from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import deletion, rank
+from driving_xai.models.capabilities import network_of
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import magnitude, output
 from driving_xai.types import FrameModel, Frames
@@ -62,7 +63,7 @@ class Timed:
     """A frame model that knows how much processor time its forward passes have taken."""
 
     def __init__(self, model: FrameModel) -> None:
-        self.model, self.outputs = model, model.outputs
+        self.model, self.outputs, self.network = model, model.outputs, network_of(model)
         self.seconds = 0.0
 
     def __call__(self, frames: Frames) -> Tensor:

@@ -21,6 +21,7 @@ import cv2
 import pytest
 import torch
 
+from data_prep.decoding import Dropped
 from data_prep.geometry import Geometry
 from data_prep.schema import VEHICLES
 from driving_xai import checkpoint as checkpoints
@@ -56,7 +57,7 @@ def scoring_ms(
     """Milliseconds a frame of predicting, explaining and scoring alone: nothing is drawn or written."""
     times = StageTimes()
     session = Session.open(checkpoint, drive, None, config)
-    predict, frames = session.predictor(times), list(session.inputs(times))
+    predict, frames = session.predictor(times), list(session.inputs(times, Dropped(config.policy)))
     with session.scoring(times) as submit:
         for scored in [submit(predict(*each)) for each in frames[:warm_up]]:
             scored.result()

@@ -89,7 +89,6 @@ def case(name: str, model: TappedViT, frames: Tensor, setting: Setting) -> Calla
         return lambda: GenericAttention()(model, frames, output(0))
     on_gpu = setting.device == "cuda"
     snna = SNNA(
-        vit=model.vit,
         samples=setting.samples,
         memory="recompute" if name == "snna-recompute" else "keep",
         noise_on="frames" if on_gpu else "cpu",

@@ -95,7 +95,13 @@ def test_json_is_alone_on_standard_output(run, made, tmp_path: Path) -> None:
     assert found["prep"]["rows"] == 40
     assert found["verify"] == {"root": str(made.shards), "ok": True, "shards": 3, "rows": 40, "problems": []}
     assert {each["method"] for each in found["score"]["scores"]} == {"grad-cam", "random", "centre-prior"}
-    assert found["replay"] == {"video": str(video), "frames": 3, "scores": None, "summary": None}
+    assert found["replay"] == {
+        "video": str(video),
+        "frames": 3,
+        "dropped": {},
+        "scores": None,
+        "summary": None,
+    }
     assert found["doctor"]["ok"]
 
 
@@ -232,7 +238,7 @@ def test_better_means_with_the_whole_interval() -> None:
         ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
         ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
         ("replay {model} {route} -o {out}.mp4 --method cam", "got method 'cam', expected some of"),
-        ("score {model} {shards} -o {out} --method rise --set options.rise.mask=9", "rise has masks, grid"),
+        ("score {model} {shards} -o {out} --method rise --set options.rise.mask=9", "rise has samples, grid"),
         (
             "sanity {model} {shards} -o {out} --method rise --set options.rise.grid=x",
             "expected a whole number",
@@ -559,7 +565,7 @@ def test_a_method_of_another_model_is_one_line_and_exits_3(run, made, tmp_path: 
     result = run("score", made.model, made.shards, "--method", "bla-hard", "-o", tmp_path / "out")
     assert result.exit_code == 3
     said = one_line(result.stderr)
-    assert "needs a model with bla or bla-t attention, this one has 'sign'" in said
+    assert "SteeringModel does not write bla-hard (it writes sign-attention)" in said
     assert "train a classifier with --model bla-t" in said
 
 

@@ -70,6 +70,7 @@ def test_prep_renders_scenes_by_their_file_or_an_option(run, tmp_path) -> None:
         "--option",
         "images=3",
         "--dry-run",
+        "--json",
     ]
     assert json.loads(run(*line).stdout)["config"]["reader"] == "synthetic-actions"
 

@@ -295,7 +295,7 @@ def test_lime_of_an_image_is_fitted_on_its_probability_or_on_its_logit(actions, 
             saved, numbers = file["maps/lime"][:], file["frames/frame"][:]
             theirs = file["maps/gradient"][:]
         model = actions().model
-        explain = build("lime", model, options={"samples": 30})
+        explain = fitted("lime", model, options={"samples": 30})
         for number, ours, gradient in zip(numbers, saved, theirs, strict=True):
             frame = images.frames(np.array([number]))
             expected = explain(model, frame, explained)[0]

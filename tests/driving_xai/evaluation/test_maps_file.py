@@ -66,5 +66,5 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x is float64 of shape \(3,\); expected \[H, W\]"):
         Masks(tmp_path / "flat.npz")
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
-    with pytest.raises(DataError, match=r"no \.npz of masks"):
+    with pytest.raises(DataError, match=r"no \.npz"):
         Masks(tmp_path / "objects.npz")

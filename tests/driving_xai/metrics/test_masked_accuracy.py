@@ -154,7 +154,7 @@ def test_a_run_ranks_an_explainers_tokens_and_given_maps_as_they_are_given(actio
     }
     assert "ranked" not in found.summary["measures"]["aupc"]
     model, images = checkpoint.model, LabelledImages(streets)
-    explain = SNNA(vit=model.vit)
+    explain = SNNA()
     for row in found.select(method="snna", measure=measure, reference="labels").itertuples():
         frame = images.frames(np.array([row.frame]))
         grid, tokens = explain.tokens(model, frame, [chosen_output(model(frame))])

@@ -19,6 +19,7 @@ from data_prep.schema import VEHICLES, Frame
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
+from driving_xai.explain.base import Explainer, Function
 from driving_xai.explain.baselines import RandomOrder
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
@@ -99,7 +100,12 @@ def stages(
 ) -> tuple[Predictor, Scorer]:
     task, times = steering(model), StageTimes()
     predictor = Predictor(
-        model, method, task, control_every=control_every, device=torch.device("cpu"), times=times
+        model,
+        method if isinstance(method, Explainer) else Function(function=method),
+        task,
+        control_every=control_every,
+        device=torch.device("cpu"),
+        times=times,
     )
     scorer = Scorer(model=model, control=RandomOrder(seed=0), task=task, fill=fill, seed=0, times=times)
     return predictor, scorer

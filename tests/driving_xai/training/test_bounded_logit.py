@@ -297,7 +297,7 @@ def test_the_command_trains_and_explains(tmp_path, pictures):
         assert list((tmp_path / "maps").glob(f"*{method}*.png"))
     refused = run(app, [*explained, "l2x-f"])
     assert refused.exit_code == 3
-    assert "needs a model with l2x-f attention, this one has 'bla'" in refused.output
+    assert "BoundedLogitModel does not write l2x-f (it writes bla, bla-hard)" in refused.output
 
 
 def test_several_labels_are_trained_scored_and_replayed(tmp_path, streets):
