@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import driving_xai
+
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {
     *("pyproject.toml", "driving_xai", "data_prep", "tests", "docs", "Dockerfile", "README.md"),
@@ -108,7 +110,7 @@ def test_the_inventory_of_licences_is_that_of_the_container() -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     text = (ROOT / "CITATION.cff").read_text()
-    assert f"\nversion: {PROJECT['project']['version']}\n" in text
+    assert f"\nversion: {driving_xai.__version__}\n" in text
     assert f"\ntitle: {PROJECT['project']['name']}\n" in text
 
 
