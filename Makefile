@@ -2,7 +2,7 @@
 #
 #   make demo                    the main job on a rendered route; minutes, no data needed
 #   make test                    the fast tests; also test-slow, test-browser, test-gpu, bench, bench-gpu,
-#                                lint, image
+#                                lint, docs, image
 #   make test VENV=~/venvs/x     any target with an environment that lies elsewhere
 #   make test PYTHON=python3.12  another interpreter for a new environment
 #   make test CONSTRAINTS=       the newest libraries instead of the tested ones
@@ -18,7 +18,7 @@ RUN = $(VENV)/bin/python -m
 INSTALL = $(RUN) pip install --quiet --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 OLD = driving-xai needs Python 3.11 or newer: make PYTHON=python3.11
 
-.PHONY: help demo test test-slow test-browser test-gpu bench bench-gpu lint image
+.PHONY: help demo test test-slow test-browser test-gpu bench bench-gpu lint docs image
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +51,9 @@ lint: $(VENV)/.driving-xai-dev
 	$(RUN) mypy
 	$(VENV)/bin/hadolint Dockerfile
 
+docs: $(VENV)/.driving-xai-docs
+	$(RUN) mkdocs build --strict --config-file docs/site/mkdocs.yml
+
 image:
 	docker build --tag driving-xai .
 
@@ -69,4 +72,8 @@ $(VENV)/.driving-xai-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 
 $(VENV)/.driving-xai-dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(INSTALL) --editable '.[dev]'
+	touch $(VENV)/.driving-xai $@
+
+$(VENV)/.driving-xai-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(INSTALL) --editable '.[docs]'
 	touch $(VENV)/.driving-xai $@

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,7 +82,7 @@ def panel(frame: Float[Tensor, "3 H W"], maps: Mapping[str, Float[Tensor, "H W"]
 
 
 def curve_plot(
-    fractions: Float[Tensor, " V"],
+    fractions: Sequence[float] | Float[Tensor, " V"],
     curves: Mapping[str, Float[Tensor, "B V"]],
     *,
     unit: str = "",
@@ -101,7 +101,7 @@ def curve_plot(
 
     Example:
         >>> import torch
-        >>> figure = curve_plot(torch.linspace(0, 1, 5), {"random": torch.rand(3, 5)}, unit="probability")
+        >>> figure = curve_plot((0, 0.25, 0.5, 0.75, 1), {"random": torch.rand(3, 5)}, unit="probability")
         >>> figure.axes[0].get_ylabel()
         'probability'
     """
@@ -112,7 +112,7 @@ def curve_plot(
         raise ValueError(f"got curves of shapes {got}; expected one or more of (B, {len(fractions)})")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    percent = 100 * fractions.detach().cpu().numpy()
+    percent = 100 * np.asarray(fractions, dtype=np.float64)
     for name, curve in curves.items():
         values = curve.detach().cpu().double().numpy()
         (line,) = axes.plot(percent, values.mean(0), label=name)
