@@ -116,18 +116,24 @@ def require_predicted(found: Sized, data: EvalData) -> None:
         raise DataError(f"nothing is predicted in any of {data.total} images; take target predicted")
 
 
-def rows_together(data: EvalData, places: pd.DataFrame, block_s: float) -> int:
+def rows_together(data: EvalData, largest_drive: int, block_s: float) -> int:
     """How many rows a bootstrap draws together: a stretch of driving, or of images a whole group.
 
     Args:
         data: says how far frames are apart.
-        places: what was scored, a row for each frame and target, with the columns `drive`, `camera`, `frame`
-            and `target`.
+        largest_drive: frames and targets of the drive, or group of images, that has most.
         block_s: of driving, in seconds.
     """
     apart_s = data.seconds_apart
-    if apart_s is not None:
-        return max(1, round(block_s / apart_s))
+    return largest_drive if apart_s is None else max(1, round(block_s / apart_s))
+
+
+def largest_drive(places: pd.DataFrame) -> int:
+    """How many frames and targets the drive, or group of images, has that has most.
+
+    Args:
+        places: what was scored, with the columns `drive`, `camera`, `frame` and `target`.
+    """
     once = places.drop_duplicates(["drive", "camera", "frame", "target"])
     return int(once["drive"].value_counts().max())
 

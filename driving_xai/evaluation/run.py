@@ -5,7 +5,6 @@ While a run is under way its folder holds its plan and a file for each batch tha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
-from data_prep.documents import read_json
 from data_prep.engines import Engine
-from data_prep.shards.atomic import remove_leftovers, replacing, sha256_of
-from data_prep.shards.manifest import Manifest, canonical_json
+from data_prep.shards.atomic import sha256_of
+from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint, load
 from driving_xai.errors import DataError
 from driving_xai.evaluation import ranked_cells
+from driving_xai.evaluation.condensed import CondensedRows
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, explainers_of
 from driving_xai.evaluation.data import (
     EvalData,
@@ -38,32 +38,34 @@ from driving_xai.evaluation.data import (
 from driving_xai.evaluation.distributed import ALONE, World
 from driving_xai.evaluation.fills import headlines, under_fills
 from driving_xai.evaluation.maps_file import MapFile, Masks, Part, join_parts, save_part
+from driving_xai.evaluation.parts import FOLDER, open_parts, part_of, require_complete
+from driving_xai.evaluation.plan import class_of, require_same, settings_of, settings_sha256
 from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import (
-    FRAME_COLUMNS,
     MAPS,
+    PER_FRAME,
     SUMMARY,
     Results,
-    frame_rows,
+    arrow_table,
     locked,
-    read_table,
+    read_rows,
+    save_summary,
+    write_row_groups,
     write_table,
 )
+from driving_xai.evaluation.row_order import in_order, rows_in_memory
+from driving_xai.evaluation.scorer import Scorer
 from driving_xai.evaluation.summary import describe_machine, summarise
 from driving_xai.evaluation.verdicts import beforehand
 from driving_xai.explain.base import Explainer
-from driving_xai.explain.cells import CellValues, cells_kept
-from driving_xai.explain.options import planned
-from driving_xai.metrics.aupc import Masking
+from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.registry import build_all
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.models.capabilities import device_of
-from driving_xai.targets import ExplainedScore, explained_by
 from driving_xai.types import Saliency
 
-FOLDER = "parts"
 Progress = Callable[[int, int], None]
 """Called with the frames scored so far and in all."""
 Say = Callable[[str], None]
@@ -177,7 +179,7 @@ def score_in_shares(
                 batches = max(batches, seen)
                 if on_progress is not None:
                     on_progress(done, shares)
-            _require_complete(out / FOLDER, batches)
+            require_complete(out / FOLDER, batches)
             run.join(out)
     return Results.load(out)
 
@@ -206,93 +208,6 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> Results:
         with locked(out):
             shutil.rmtree(out / FOLDER, ignore_errors=True)
     return results
-
-
-def _require_complete(parts: Path, batches: int) -> None:
-    missing = [number for number in range(batches) if not _part(parts, number).is_file()]
-    if missing:
-        raise DataError(
-            f"{parts}: {len(missing)} of {batches} batches have no part; run it again with --resume"
-        )
-
-
-def _part(parts: Path, number: int) -> Path:
-    return parts / f"part-{number:06d}.parquet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scorer:
-    """Scores several methods by several metrics on the same frames, sharing the clean pass."""
-
-    methods: Sequence[str]
-    """In the order of the rows."""
-    explainers: Mapping[str, Explainer]
-    """Of the methods whose maps are not given."""
-    metrics: Mapping[str, Metric]
-    """By name."""
-    seed: int
-    """Of ties."""
-    explained_score: ExplainedScore = "probability"
-    """See `targets.explained_by`."""
-
-    def explain(self, batch: EvalBatch, given: Mapping[str, Saliency]) -> RankedMaps:
-        """Each method's maps, ranked once.
-
-        Args:
-            batch: what is explained.
-            given: maps that were computed elsewhere, by the name of their method.
-
-        Raises:
-            ValueError: a map is not finite or not on the frames' grid.
-        """
-        maps, cells = zip(*(self._map(name, batch, given) for name in self.methods), strict=True)
-        return RankedMaps.of(torch.stack(maps, 1), seed=self.seed, cells=cells)
-
-    def rows(self, batch: EvalBatch, ranked: RankedMaps, places: pd.DataFrame) -> pd.DataFrame:
-        """A row for each frame, metric, reference and method.
-
-        Args:
-            batch: what was explained.
-            ranked: the maps.
-            places: which frames they are; the columns of `results.FRAME_COLUMNS`.
-        """
-        where = {name: places[name].to_numpy() for name in FRAME_COLUMNS}
-        degenerate = ranked.degenerate.cpu().numpy()
-        tables = [
-            pd.DataFrame(
-                frame_rows(
-                    where,
-                    methods=self.methods,
-                    measure=name,
-                    reference=reference,
-                    known=batch.known,
-                    columns={key: values.cpu().numpy() for key, values in columns.items()},
-                    degenerate=degenerate,
-                )
-            )
-            for name, metric in self.metrics.items()
-            for reference, columns in metric.measure(batch, ranked)
-        ]
-        return pd.concat(tables, ignore_index=True)
-
-    def _map(
-        self, name: str, batch: EvalBatch, given: Mapping[str, Saliency]
-    ) -> tuple[Saliency, CellValues | None]:
-        """The maps, with the cells that they are pictures of."""
-        cells = None
-        if name in given:
-            saliency = given[name].to(batch.frames.device)
-        else:
-            target = batch.target
-            if batch.quantity.is_probability:
-                target = explained_by(name, target, batch.model.outputs, score=self.explained_score)
-            with cells_kept() as kept:
-                saliency = self.explainers[name](batch.model, batch.frames, target)
-                cells = kept.of(saliency)
-        expected = (len(batch.frames), *batch.frames.shape[2:])
-        if saliency.shape != expected:
-            raise ValueError(f"method {name} gave maps of shape {tuple(saliency.shape)}, expected {expected}")
-        return saliency.detach().float(), cells
 
 
 class Scored(NamedTuple):
@@ -416,17 +331,17 @@ class Run:
             named["baseline_model"] = brought["baseline_model"] = self.baseline
         plan = {
             "config": {
-                **_settings(self.config),
+                **settings_of(self.config),
                 **{kind: file.path.name for kind, file in brought.items()},
                 "methods": self.methods,
             },
             "checkpoint_sha256": self.checkpoint.sha256,
-            "settings_sha256": _settings_sha256(self.checkpoint),
+            "settings_sha256": settings_sha256(self.checkpoint),
             "shards_sha256": data_sha256,
             **{f"{kind}_sha256": None if file is None else file.sha256 for kind, file in named.items()},
         }
         if handed := {**self._objects.explainers, **self._objects.metrics}:
-            plan["objects"] = {label: _class_of(each) for label, each in handed.items()}
+            plan["objects"] = {label: class_of(each) for label, each in handed.items()}
         return json.loads(json.dumps(plan))
 
     def prepare(self) -> None:
@@ -478,10 +393,10 @@ class Run:
         saved = [position for position, name in enumerate(self.methods) if name not in CONTROLS]
         done = number = 0
         for number, batch, found in self.scored(
-            lambda number: world.owns(number) and not _part(parts, number).is_file()
+            lambda number: world.owns(number) and not part_of(parts, number).is_file()
         ):
             if found is not None:
-                part = _part(parts, number)
+                part = part_of(parts, number)
                 if self.config.save_maps:
                     kept = Part(found.places, found.ranked.saliency[:, saved].cpu().numpy())
                     save_part(part.with_suffix(".npz"), kept)
@@ -494,16 +409,19 @@ class Run:
         return number + 1 if done else 0
 
     def join(self, out: Path) -> None:
-        """Turns complete parts into results."""
+        """Turns complete parts into results, some rows at a time."""
         parts = out / FOLDER
-        results = self.results(
-            [read_table(part) for part in sorted(parts.glob("part-*.parquet"))],
-            ranked_by=ranked_cells.joined(sorted(parts.glob("part-*.json"))),
-        )
+        found = sorted(parts.glob("part-*.parquet"))
+        require_predicted(found, self.data)
+        (out / SUMMARY).unlink(missing_ok=True)
+        condensed = CondensedRows(curves_of=self._of_sets)
+        ordered = in_order(map(read_rows, found), parts / "ordered")
+        write_row_groups(out / PER_FRAME, map(condensed.passed, ordered))
+        summary = self._summary(condensed, self.plan, ranked_cells.joined(sorted(parts.glob("part-*.json"))))
         if self.config.save_maps:
             kept = [name for name in self.methods if name not in CONTROLS]
             join_parts(out / MAPS, sorted(parts.glob("part-*.npz")), kept)
-        results.save(out, beside=[MAPS] if self.config.save_maps else [])
+        save_summary(out, summary, beside=[MAPS] if self.config.save_maps else [])
         shutil.rmtree(parts)
 
     def results(
@@ -514,34 +432,41 @@ class Run:
     ) -> Results:
         """The rows of all batches, in the order of drives and time, and their summary."""
         require_predicted(tables, self.data)
-        # Stable, so that metrics and methods keep their order within a frame.
-        order = ["drive", "camera", "time_ns", "frame"]
-        frames = _labels_once(pd.concat(tables, ignore_index=True)).sort_values(
-            order, kind="stable", ignore_index=True
-        )
+        rows = rows_in_memory(pa.concat_tables(map(arrow_table, tables)))
+        condensed = CondensedRows(curves_of=self._of_sets)
+        condensed.add(rows)
+        summary = self._summary(condensed, self.plan if plan is None else plan, ranked_by)
+        return Results(summary=summary, per_frame=rows.to_pandas())
+
+    @cached_property
+    def _of_sets(self) -> dict[str, Statistic]:
+        """Of metrics whose value is of all frames together, how it is made of their mean curve."""
+        found = {name: metric.of_set() for name, metric in self.metrics.items()}
+        return {name: statistic for name, statistic in found.items() if statistic is not None}
+
+    def _summary(
+        self, condensed: CondensedRows, plan: Mapping[str, Any], ranked_by: RankedBy
+    ) -> dict[str, Any]:
         checkpoint, config, quantity = self.checkpoint, self.config, self.data.quantity
         summary = {
-            "plan": self.plan if plan is None else dict(plan),
+            "plan": dict(plan),
             "model": {"kind": checkpoint.kind, "config": dict(checkpoint.config["model"])},
-            "data": {**self.data.describe(), "scored": len(frames.drop_duplicates(FRAME_COLUMNS))},
+            "data": {**self.data.describe(), "scored": condensed.frames},
             **summarise(
-                frames,
+                condensed.rows(),
                 quantity=quantity,
                 protocol=self.data.protocol,
                 measures=self._described(ranked_by),
                 methods=[name for name in self.methods if name not in CONTROLS],
                 controls=CONTROLS,
                 bootstrap=BlockBootstrap(
-                    block=rows_together(self.data, frames, config.block_s),
+                    block=rows_together(self.data, condensed.largest_drive, config.block_s),
                     resamples=config.resamples,
                     level=config.level,
                     seed=config.seed,
                 ),
-                of_sets={
-                    name: statistic
-                    for name, metric in self.metrics.items()
-                    if (statistic := metric.of_set()) is not None
-                },
+                of_sets=self._of_sets,
+                mean_curves=condensed.mean_curves(),
             ),
             **describe_machine(device_of(checkpoint.model)),
         }
@@ -550,7 +475,7 @@ class Run:
             summary["fills"] = headlines(
                 summary["scores"], measures=summary["measures"], named=named, controls=CONTROLS
             )
-        return Results(summary=summary, per_frame=frames)
+        return summary
 
     def _described(self, ranked_by: RankedBy) -> dict[str, dict[str, Any]]:
         """Of each metric, what its numbers mean and, where it ranks cells, what it took of each method."""
@@ -595,77 +520,9 @@ def methods_of(config: ScoreConfig, given: MapFile | None, objects: Objects = NO
     return tuple(dict.fromkeys((*config.methods, *objects.explainers, *brought, *CONTROLS)))
 
 
-def _settings(config: ScoreConfig) -> dict[str, Any]:
-    """As a plan keeps them; it names later settings only where they change anything, so that old plans resume."""
-    settings = planned(config)
-    if config.masking == Masking():
-        del settings["masking"]
-    if config.baseline_model is None:
-        del settings["baseline_model"]
-    if not config.fills:
-        del settings["fills"]
-    if not config.hides_parts:
-        del settings["explained_score"]
-    return settings
-
-
-def _class_of(handed: object) -> str:
-    return f"{type(handed).__module__}:{type(handed).__qualname__}"
-
-
-def _settings_sha256(checkpoint: Checkpoint) -> str:
-    """Of what decides results apart from the weights: the model's and the input's settings, the thresholds."""
-    settings = {name: checkpoint.config.get(name, {}) for name in ("model", "input")}
-    content = canonical_json({**settings, "thresholds": checkpoint.thresholds})
-    return hashlib.sha256(content).hexdigest()
-
-
-def require_same(plan: Mapping[str, Any], found: Mapping[str, Any], out: Path) -> None:
-    """Raises DataError where a run in `out` was planned otherwise."""
-    ours, theirs = plan["config"], found["config"]
-    # A plan names options, a masking and the like only where they are not the default; see `_settings`.
-    differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    differing += [key for key in {**plan, **found} if key != "config" and plan.get(key) != found.get(key)]
-    if differing:
-        raise DataError(f"{out}: was scored with another {', '.join(differing)}; give another folder")
-
-
-def open_parts(out: Path, plan: Mapping[str, Any], *, resume: bool) -> None:
-    """Makes the folder of scored batches: new, or of an interrupted run with the same plan."""
-    parts = out / FOLDER
-    if (out / SUMMARY).exists() or (parts.exists() and not resume):
-        state = "results" if (out / SUMMARY).exists() else "an unfinished run"
-        raise DataError(f"{out}: already holds {state}; give another folder, or resume")
-    remove_leftovers(parts)
-    if (parts / "plan.json").is_file():
-        require_same(plan, _plan_of(parts / "plan.json"), out)
-        return
-    parts.mkdir(parents=True, exist_ok=True)
-    with replacing(parts / "plan.json") as temporary:
-        temporary.write_bytes(canonical_json(plan))
-
-
-def _plan_of(path: Path) -> dict[str, Any]:
-    """What an unfinished run noted of itself."""
-    try:
-        plan = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); score into another folder") from None
-    if not isinstance(plan, dict) or not isinstance(plan.get("config"), dict):
-        raise DataError(f"{path}: is no plan of a scoring run; score into another folder")
-    return plan
-
-
 def _read_maps(given: MapFile | None, places: pd.DataFrame, size: tuple[int, ...]) -> dict[str, Saliency]:
     if given is None:
         return {}
     if given.size != size:
         raise DataError(f"{given.path}: its maps are of {given.size}, the frames of {size}; resize the maps")
     return {name: torch.from_numpy(given.read(name, places)) for name in given.methods}
-
-
-def _labels_once(frames: pd.DataFrame) -> pd.DataFrame:
-    """Keeps one row an image of what is measured on all its labels: with the map of its likeliest output."""
-    ordered = frames.sort_values("prediction", ascending=False, kind="stable")
-    again = ordered.duplicated(["drive", "camera", "frame", "measure", "reference", "method"])
-    return frames.drop(index=ordered.index[again & (ordered["reference"] == "labels")])

@@ -24,7 +24,7 @@ from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import EvalConfig, ScoreConfig, explainers_of
-from driving_xai.evaluation.data import EvalData, open_data, require_predicted, rows_together
+from driving_xai.evaluation.data import EvalData, largest_drive, open_data, require_predicted, rows_together
 from driving_xai.evaluation.maps_file import Masks
 from driving_xai.evaluation.results import FRAME_COLUMNS, locked
 from driving_xai.evaluation.summary import describe_machine, interval
@@ -327,7 +327,7 @@ def _rows(explained: _Explained, found: Sequence[_Found]) -> pd.DataFrame:
 
 
 def _bootstrap(data: EvalData, clean: Sequence[_Explained], config: SanityConfig) -> BlockBootstrap:
-    block = rows_together(data, pd.concat([each.places for each in clean]), config.block_s)
+    block = rows_together(data, largest_drive(pd.concat([each.places for each in clean])), config.block_s)
     return BlockBootstrap(block=block, resamples=config.resamples, level=config.level, seed=config.seed)
 
 
