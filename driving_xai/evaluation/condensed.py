@@ -93,13 +93,12 @@ class CondensedRows:
             self._curves[key] = (total + values.sum(0, dtype=np.float64), count + len(values))
 
     def _count_drives(self, places: pd.DataFrame) -> None:
-        once = places.drop_duplicates(["drive", "camera", "frame", "target"])["drive"]
-        counts = once.value_counts(sort=False)
-        if not len(counts):
-            return
+        once = places.drop_duplicates(["drive", "camera", "frame", "target"])["drive"].dropna()
+        counts: dict[object, int] = once.value_counts(sort=False).to_dict()
         drive, before = self._last_drive
-        if drive in counts.index:  # A drive's rows may be cut in two.
+        if drive in counts:  # A drive's rows may be cut in two.
             counts[drive] += before
-        last = once.iloc[-1]
-        self._last_drive = (last, int(counts.get(last, 0)))
-        self.largest_drive = max(self.largest_drive, int(counts.max()))
+        if counts:
+            last = once.iloc[-1]
+            self._last_drive = (last, counts[last])
+            self.largest_drive = max(self.largest_drive, max(counts.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from driving_xai.data.images import LabelledImages
 from driving_xai.data.splits import FoldOut, HoldOut
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.evaluation.config import ScoreConfig, Split
-from driving_xai.evaluation.instants import Instants, instants_of, walk
+from driving_xai.evaluation.instants import Instants, instants_of, rows_of_batches, walk
 from driving_xai.metrics.batch import EvalBatch, Mask
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR, Quantity, SteeringError, angle_deg
@@ -30,6 +31,11 @@ from driving_xai.targets import TargetRule, by_name, outputs_at, probabilities
 from driving_xai.types import Frames, HasOutputs, RecurrentModel, Scores
 
 EVERY_PREDICTED = "every-predicted"
+
+
+def every_batch(number: int) -> bool:
+    """Whether a batch is wanted, where all of them are."""
+    return True
 
 
 class EvalData(Protocol):
@@ -55,8 +61,20 @@ class EvalData(Protocol):
         """Frames to score."""
         ...
 
-    def batches(self, batch_size: int) -> Iterator[EvalBatch]:
-        """All frames to score, in an order that depends on `batch_size` only."""
+    @property
+    def shards(self) -> frozenset[str]:
+        """Paths of the shards that hold frames to score, as the manifest has them."""
+        ...
+
+    def batches(
+        self, batch_size: int, wanted: Callable[[int], bool] = every_batch
+    ) -> Iterator[tuple[Int64[np.ndarray, " B"], EvalBatch | None]]:
+        """All frames to score, in an order that depends on `batch_size` only: rows and, where wanted, the batch.
+
+        Args:
+            batch_size: most frames in a batch.
+            wanted: of a batch's number. What is not wanted is not even decoded where it can be passed over.
+        """
         ...
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:
@@ -255,19 +273,35 @@ class DriveData:
         return instants_of(self._runs, self._every)
 
     @property
+    def shards(self) -> frozenset[str]:
+        """See `EvalData`; a run is driven from its first frame on."""
+        driven = np.concatenate([run.rows for run in self._runs])
+        return frozenset(self._route.index["shard"].iloc[driven].unique())
+
+    @property
     def seconds_apart(self) -> float:
         """Between two scored frames."""
         times_ns = self._route.index["time_ns"].to_numpy()
         steps_s = np.concatenate([np.diff(times_ns[run.rows]) for run in self._runs]) / 1e9
         return float(np.median(steps_s)) * self._every
 
-    def batches(self, batch_size: int) -> Iterator[EvalBatch]:
-        """See `EvalData`."""
-        device = device_of(self._model)
+    def batches(
+        self, batch_size: int, wanted: Callable[[int], bool] = every_batch
+    ) -> Iterator[tuple[Int64[np.ndarray, " B"], EvalBatch | None]]:
+        """See `EvalData`; runs side by side are driven as far as their last batch that is wanted."""
+        planned = list(rows_of_batches(self._runs, batch_size=batch_size, every=self._every))
+        chosen = [wanted(number) for number in range(len(planned))]
         walked = walk(
-            self._model, self._route, self._runs, batch_size=batch_size, every=self._every, device=device
+            self._model,
+            self._route,
+            self._runs,
+            batch_size=batch_size,
+            every=self._every,
+            device=device_of(self._model),
+            wanted=chosen,
         )
-        return map(self._batch, walked)
+        for rows, is_wanted in zip(planned, chosen, strict=True):
+            yield rows, self._batch(next(walked)) if is_wanted else None
 
     def _batch(self, instants: Instants) -> EvalBatch:
         rows, device = instants.rows, instants.frames.device
@@ -391,20 +425,55 @@ class ImageData:
         """Images to score."""
         return len(self._rows)
 
-    def batches(self, batch_size: int) -> Iterator[EvalBatch]:
+    @property
+    def shards(self) -> frozenset[str]:
         """See `EvalData`."""
-        device = device_of(self._model)
-        for rows, frames in self._images.batches(self._rows, batch_size):
-            frames = frames.to(device)
-            with torch.no_grad():
-                clean = self._model(frames)
-            at, columns = self._explained(clean)
-            if not len(at):
+        return frozenset(self._images.index["shard"].iloc[self._rows].unique())
+
+    def batches(
+        self, batch_size: int, wanted: Callable[[int], bool] = every_batch
+    ) -> Iterator[tuple[Int64[np.ndarray, " B"], EvalBatch | None]]:
+        """See `EvalData`; images whose every predicted output is explained are all decoded and predicted."""
+        if self._rule is None:
+            return self._of_every_output(batch_size, wanted)
+        return self._one_an_image(batch_size, wanted)
+
+    def _one_an_image(
+        self, batch_size: int, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[np.ndarray, EvalBatch | None]]:
+        planned = [self._rows[at : at + batch_size] for at in range(0, self.total, batch_size)]
+        chosen = [wanted(number) for number in range(len(planned))]
+        # Only the last batch may be a short one: without some of them, the others stay as they are.
+        kept = [rows for rows, is_wanted in zip(planned, chosen, strict=True) if is_wanted]
+        read = self._images.batches(np.concatenate(kept), batch_size) if kept else iter(())
+        for rows, is_wanted in zip(planned, chosen, strict=True):
+            if not is_wanted:
+                yield rows, None
                 continue
+            frames, clean = self._predicted(next(read).frames)
+            _, columns = self._explained(clean)
+            yield rows, self._batch(rows, frames, clean, columns)
+
+    def _of_every_output(
+        self, batch_size: int, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[np.ndarray, EvalBatch | None]]:
+        numbers = itertools.count()
+        for rows, read in self._images.batches(self._rows, batch_size):
+            frames, clean = self._predicted(read)
+            at, columns = self._explained(clean)
             # In parts: a frame that is explained for several outputs stands there several times.
-            for part in torch.arange(len(at)).split(batch_size):
+            for part in torch.arange(len(at)).split(batch_size) if len(at) else ():
                 chosen = at[part]
-                yield self._batch(rows[chosen.cpu().numpy()], frames[chosen], clean[chosen], columns[part])
+                explained = rows[chosen.cpu().numpy()]
+                batch = None
+                if wanted(next(numbers)):
+                    batch = self._batch(explained, frames[chosen], clean[chosen], columns[part])
+                yield explained, batch
+
+    def _predicted(self, frames: Frames) -> tuple[Frames, Scores]:
+        frames = frames.to(device_of(self._model))
+        with torch.no_grad():
+            return frames, self._model(frames)
 
     def _explained(self, clean: Scores) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
         """Which frames are explained for which outputs."""

@@ -60,7 +60,7 @@ from driving_xai.evaluation.verdicts import beforehand
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.base import Metric
-from driving_xai.metrics.batch import EvalBatch, RankedMaps
+from driving_xai.metrics.batch import RankedMaps
 from driving_xai.metrics.registry import build_all
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.models.capabilities import device_of
@@ -362,20 +362,23 @@ class Run:
         yield from beforehand(data.total, block, data.seconds_apart, comparisons=methods * len(CONTROLS))
 
     def require_whole(self) -> None:
-        """Raises DataError where a shard is not the one that the manifest lists: its hash is in the results."""
+        """Raises DataError where a shard to read is not the one that the manifest lists: results name its hash."""
         assert self._shards is not None
+        wanted = self.data.shards
         for entry in self.manifest.shards:
+            if entry.path not in wanted:
+                continue
             path = self._shards / entry.path
             if not path.is_file() or sha256_of(path) != entry.sha256:
                 raise DataError(
                     f"{path}: is not the shard that manifest.json lists; run `driving-xai verify`"
                 )
 
-    def scored(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, EvalBatch, Scored | None]]:
-        """Each batch with its number, and what was found of those that are wanted."""
-        for number, batch in enumerate(self.data.batches(self.config.batch_size)):
-            if not wanted(number):
-                yield number, batch, None
+    def scored(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray, Scored | None]]:
+        """Each batch's number and rows, and what was found of those that are wanted."""
+        for number, (rows, batch) in enumerate(self.data.batches(self.config.batch_size, wanted)):
+            if batch is None:
+                yield number, rows, None
                 continue
             places = self.data.places(batch.rows).assign(target=batch.targets)
             if self.masks is not None:
@@ -386,13 +389,13 @@ class Run:
             given = _read_maps(self._given, places, tuple(batch.frames.shape[2:]))
             ranked = self.scorer.explain(batch, given)
             by = ranked_cells.ranked_by(self.metrics, self.methods, given, batch, ranked)
-            yield number, batch, Scored(places, ranked, self.scorer.rows(batch, ranked, places), by)
+            yield number, rows, Scored(places, ranked, self.scorer.rows(batch, ranked, places), by)
 
     def score_parts(self, parts: Path, world: World, on_progress: Progress | None) -> int:
         """Scores this process's batches that have no part yet; returns how many batches there are in all."""
         saved = [position for position, name in enumerate(self.methods) if name not in CONTROLS]
         done = number = 0
-        for number, batch, found in self.scored(
+        for number, rows, found in self.scored(
             lambda number: world.owns(number) and not part_of(parts, number).is_file()
         ):
             if found is not None:
@@ -403,7 +406,7 @@ class Run:
                 if found.ranked_by:
                     ranked_cells.save(part.with_suffix(".json"), found.ranked_by)
                 write_table(part, found.rows, sums="inside")
-            done += len(np.unique(batch.rows))
+            done += len(np.unique(rows))
             if on_progress is not None:
                 on_progress(done, self.data.total)
         return number + 1 if done else 0

@@ -138,7 +138,7 @@ def check(
     data = open_data(checkpoint, shards, manifest, _as_scored(config), with_masks=False)
     explainers = explainers_of(config.methods, checkpoint.model, config)
     with locked(out):
-        clean = list(_explain(data, explainers, data.batches(config.batch_size)))
+        clean = list(_explain(data, explainers, _batches(data, config)))
         require_predicted(clean, data)
         rows = [_of_clean(each, explainers, config, masks) for each in clean]
         if masks is not None:
@@ -180,9 +180,13 @@ def _driven(clean: Sequence[_Explained], data: EvalData, config: SanityConfig) -
         # No memory: nothing is driven, and the model may not choose other images or outputs.
         yield from (each.batch for each in clean)
         return
-    for ours, theirs in zip(clean, data.batches(config.batch_size), strict=True):
+    for ours, theirs in zip(clean, _batches(data, config), strict=True):
         assert np.array_equal(ours.batch.rows, theirs.rows)
         yield ours.batch._replace(model=theirs.model)
+
+
+def _batches(data: EvalData, config: SanityConfig) -> Iterator[EvalBatch]:
+    return (batch for _, batch in data.batches(config.batch_size) if batch is not None)
 
 
 def _explain(

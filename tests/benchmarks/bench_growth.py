@@ -132,7 +132,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[25_000, 100_000, 400_000])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--group", type=int, default=1, help="images in a drive, which a bootstrap draws together")
+    parser.add_argument(
+        "--group", type=int, default=1, help="images in a drive, which a bootstrap draws together"
+    )
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is not None:

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
+from data_prep.shards.atomic import sha256_of
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.evaluation import run
 from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.evaluation.sanity import PER_FRAME, SanityConfig, check
 from driving_xai.explain.registry import fitted
@@ -295,12 +297,52 @@ def test_lime_of_an_image_is_fitted_on_its_probability_or_on_its_logit(actions, 
             saved, numbers = file["maps/lime"][:], file["frames/frame"][:]
             theirs = file["maps/gradient"][:]
         model = actions().model
-        explain = build("lime", model, options={"samples": 30})
+        explain = fitted("lime", model, options={"samples": 30})
         for number, ours, gradient in zip(numbers, saved, theirs, strict=True):
             frame = images.frames(np.array([number]))
             expected = explain(model, frame, explained)[0]
             np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-            by_logit = build("gradient", model)(model, frame, output(2))[0]
+            by_logit = fitted("gradient", model)(model, frame, output(2))[0]
             np.testing.assert_allclose(gradient, by_logit, rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="explained_score 'logit', which no method of this run follows"):
         ScoreConfig(methods=("gradient",), explained_score="logit")
+
+
+def test_finished_batches_are_neither_decoded_nor_predicted_again(actions, streets, tmp_path, monkeypatch):
+    config = ScoreConfig(methods=("gradient",), measures=("deletion",), split="all", every=4, batch_size=3)
+    whole = score(actions(), streets, tmp_path / "whole", config)
+    read: list[int] = []
+    frames = LabelledImages.frames
+
+    def counted(self: LabelledImages, rows: np.ndarray) -> torch.Tensor:
+        read.extend(rows.tolist())
+        return frames(self, rows)
+
+    def kill(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LabelledImages, "frames", counted)
+    with pytest.raises(KeyboardInterrupt):
+        score(actions(), streets, tmp_path / "out", config, on_progress=kill)
+    first = set(read)
+    read.clear()
+    seen: list[tuple[int, int]] = []
+    resumed = score(
+        actions(), streets, tmp_path / "out", config, resume=True, on_progress=lambda *at: seen.append(at)
+    )
+    assert first
+    assert read
+    assert not first & set(read)
+    assert len(first) + len(read) == seen[-1][0] == seen[-1][1] == whole.summary["data"]["scored"]
+    assert resumed.summary == whole.summary
+    pd.testing.assert_frame_equal(resumed.per_frame, whole.per_frame)
+
+
+def test_only_shards_that_are_read_are_hashed(actions, streets, tmp_path, monkeypatch):
+    index = LabelledImages(streets).index
+    config = ScoreConfig(methods=("gradient",), measures=("deletion",), split="all", every=len(index))
+    hashed: list[str] = []
+    monkeypatch.setattr(run, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    score(actions(), streets, tmp_path / "out", config)
+    assert hashed == [index["shard"].iloc[0]]
