@@ -1,10 +1,12 @@
-"""How time and memory of joining and summarising scores grow with the number of images.
+"""How time and memory of joining, summarising and reporting scores grow with their number.
 
-    python tests/benchmarks/bench_growth.py [--images 25000 100000 400000] [--batch 32] [--group 1]
+    python tests/benchmarks/bench_growth.py [--images 25000 100000 400000] [--frames 25000 100000] [--batch 32]
+        [--group 1]
 
 Parts are fabricated as `score` writes them: batches of images by two methods and two controls under two
 measures, eight rows an image, one of the measures with curves of 21 values. Each size is measured in a process of
-its own, so that the most memory it ever held is its own.
+its own, so that the most memory it ever held is its own. A report is of one drive of so many frames, by two methods
+and two controls under one measure and two references.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ sys.path.insert(0, str(ROOT))
 from driving_xai.evaluation.condensed import CondensedRows  # noqa: E402
 from driving_xai.evaluation.results import (  # noqa: E402
     PER_FRAME,
+    SUMMARY,
+    Results,
     Rows,
     frame_rows,
     read_rows,
@@ -119,6 +123,29 @@ def measured(folder: Path) -> dict[str, float]:
     return spent
 
 
+def measured_report(results: Path) -> dict[str, float]:
+    """Processor seconds, size and the most MiB resident of the page of some results, in this process."""
+    from driving_xai.report.api import write
+
+    spent: dict[str, float] = {"base_mib": _peak_mib()}
+    before = time.process_time()
+    (page,) = write(results, results.parent / "report.html")
+    return spent | {
+        "report_s": time.process_time() - before,
+        "html_mb": page.stat().st_size / 1e6,
+        "report_mib": _peak_mib(),
+    }
+
+
+def write_drive(folder: Path, frames: int) -> None:
+    """Results along one drive."""
+    from tests.driving_xai.report.made import make_rows, make_summary
+
+    gains = {"rise": 2.0, "grad-cam": 0.0, "random": 0.0, "centre-prior": -1.0}
+    rows = make_rows(gains, frames=frames, drive="road", measures=("deletion",))
+    Results(summary=make_summary(rows), per_frame=rows).save(folder)
+
+
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -130,28 +157,37 @@ def exponent(sizes: list[int], spent: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, nargs="+", default=[25_000, 100_000, 400_000])
+    parser.add_argument("--images", type=int, nargs="*", default=[25_000, 100_000, 400_000])
+    parser.add_argument("--frames", type=int, nargs="*", default=[25_000, 100_000])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument(
-        "--group", type=int, default=1, help="images in a drive, which a bootstrap draws together"
-    )
+    parser.add_argument("--group", type=int, default=1, help="images in a drive, which are drawn together")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is not None:
-        print(json.dumps(measured(given.inside)))
+        found = measured_report if (given.inside / SUMMARY).exists() else measured
+        print(json.dumps(found(given.inside)))
         return
     print(f"Python {platform.python_version()}, {platform.machine()}, {given.batch} images a part")
-    found = []
+    joined = []
     for images in given.images:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            write_parts(folder / "parts", images, batch=given.batch, group=given.group)
-            again = [sys.executable, __file__, "--inside", str(folder)]
-            found.append(json.loads(subprocess.run(again, check=True, capture_output=True, text=True).stdout))
-        print(f"{images:>9,} images", "  ".join(f"{name} {value:,.1f}" for name, value in found[-1].items()))
+            write_parts(Path(scratch) / "parts", images, batch=given.batch, group=given.group)
+            joined.append(_apart(Path(scratch), f"{images:>9,} images"))
     for step in ("join_s", "summary_s"):
-        if len(found) > 1:
-            print(f"{step}: exponent {exponent(given.images, [each[step] for each in found]):.2f}")
+        if len(joined) > 1:
+            print(f"{step}: exponent {exponent(given.images, [each[step] for each in joined]):.2f}")
+    for frames in given.frames:
+        with tempfile.TemporaryDirectory() as scratch:
+            write_drive(Path(scratch) / "scores", frames)
+            _apart(Path(scratch) / "scores", f"{frames:>9,} frames")
+
+
+def _apart(folder: Path, label: str) -> dict[str, float]:
+    """Measures in a process of its own, and prints what was found."""
+    again = [sys.executable, __file__, "--inside", str(folder)]
+    found = json.loads(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
+    print(label, "  ".join(f"{name} {value:,.1f}" for name, value in found.items()), flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError
@@ -339,10 +341,16 @@ def test_finished_batches_are_neither_decoded_nor_predicted_again(actions, stree
     pd.testing.assert_frame_equal(resumed.per_frame, whole.per_frame)
 
 
-def test_only_shards_that_are_read_are_hashed(actions, streets, tmp_path, monkeypatch):
-    index = LabelledImages(streets).index
-    config = ScoreConfig(methods=("gradient",), measures=("deletion",), split="all", every=len(index))
+def test_only_shards_that_are_read_are_hashed(actions, tmp_path, monkeypatch):
+    options = {"images": 30, "height": HEIGHT, "width": WIDTH}
+    source = PrepConfig(
+        reader="synthetic-actions", source=Path("-"), reader_options=options, frames_per_shard=10
+    )
+    prepare(source, tmp_path / "shards")
+    index = LabelledImages(tmp_path / "shards").index
+    assert index["shard"].nunique() == 3
+    config = ScoreConfig(methods=("gradient",), measures=("deletion",), split="all", every=20)
     hashed: list[str] = []
     monkeypatch.setattr(run, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
-    score(actions(), streets, tmp_path / "out", config)
-    assert hashed == [index["shard"].iloc[0]]
+    score(actions(), tmp_path / "shards", tmp_path / "out", config)
+    assert hashed == [Path(index["shard"].iloc[row]).name for row in (0, 20)]

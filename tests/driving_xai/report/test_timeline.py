@@ -63,7 +63,7 @@ def test_a_video_that_was_changed_is_refused_and_one_that_is_gone_is_done_withou
 
 def test_results_cannot_reach_for_files_elsewhere(write_results, tmp_path):
     (tmp_path / "secret").write_bytes(b"secret")
-    told = {"file": "../../secret", "sha256": "0", "frame_rate": "20"}
+    told = {"file": "../../secret", "sha256": "0" * 64, "frame_rate": "20"}
     assert videos(load_sources([write_results(root=tmp_path / "a" / "b", video=told)])) == []
 
 
