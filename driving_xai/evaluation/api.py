@@ -19,9 +19,10 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
 from driving_xai.evaluation.fills import takes_fill
+from driving_xai.evaluation.job import Objects, Progress, Run, opened
 from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import SUMMARY, Results, locked
-from driving_xai.evaluation.run import Objects, Progress, Run, opened, score
+from driving_xai.evaluation.run import score
 from driving_xai.evaluation.selection import every_batch
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf

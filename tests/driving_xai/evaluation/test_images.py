@@ -15,7 +15,7 @@ from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.evaluation import run
+from driving_xai.evaluation import job
 from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.evaluation.sanity import PER_FRAME, SanityConfig, check
 from driving_xai.explain.registry import fitted
@@ -351,6 +351,6 @@ def test_only_shards_that_are_read_are_hashed(actions, tmp_path, monkeypatch):
     assert index["shard"].nunique() == 3
     config = ScoreConfig(methods=("gradient",), measures=("deletion",), split="all", every=20)
     hashed: list[str] = []
-    monkeypatch.setattr(run, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    monkeypatch.setattr(job, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
     score(actions(), tmp_path / "shards", tmp_path / "out", config)
     assert hashed == [Path(index["shard"].iloc[row]).name for row in (0, 20)]
