@@ -14,7 +14,7 @@ from driving_xai.explain.cells import CellValues, cells_kept
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.targets import ExplainedScore, explained_by
-from driving_xai.types import Saliency
+from driving_xai.types import HasOutputs, Saliency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class Scorer:
         else:
             target = batch.target
             if batch.quantity.is_probability:
+                assert isinstance(batch.model, HasOutputs)  # Only such a model has probabilities.
                 target = explained_by(name, target, batch.model.outputs, score=self.explained_score)
             with cells_kept() as kept:
                 saliency = self.explainers[name](batch.model, batch.frames, target)
