@@ -170,7 +170,8 @@ def summarise_differences(
         bootstrap: draws the intervals.
         sparse: draws them for controls that are not scored on every frame.
     """
-    values = {key: rows.set_index("place")["value"] for key, rows in _groups(_numbered(per_frame))}
+    columns = _numbered(per_frame)[["place", "measure", "reference", "method", "value"]]
+    values = {key: rows.set_index("place")["value"] for key, rows in _groups(columns)}
     differences = []
     for (measure, reference, method), ours in values.items():
         for control in controls if method not in controls else ():
