@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,16 +30,19 @@ from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import FOLDER, Manifest, ShardEntry, canonical_json
 from data_prep.shards.parquet import LabelledImage, image_index, write_images
 
+_ITEMS = "\0items\0"
+"""Where a plan's items stand, in a text that names no file and no option."""
 JPEG_QUALITY = 95
 """Of images that were resized or rendered; OpenCV's default, stated so that it cannot change."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageUnit:
-    """The items `start` to `stop` (exclusive) of the set, and where they go."""
+    """Some items of the set, and where they go: a worker gets these and not the whole set."""
 
     start: int
-    stop: int
+    """Of the first item in the set."""
+    items: Sequence[ImageItem]
     path: str
     """Relative to the output."""
 
@@ -54,7 +59,10 @@ class _Checked(NamedTuple):
 class ImageWork:
     """Writes units; sent to each worker once."""
 
-    images: ImageSet
+    name: str
+    """Of the set."""
+    label_names: Sequence[str]
+    rendered: RenderedImages | None
     geometry: Geometry | None
     policy: Policy
     root: Path
@@ -67,27 +75,25 @@ class ImageWork:
         Raises:
             DataError: the source is not there, or an image cannot be used and the policy refuses that.
         """
-        items = self.images.items[unit.start : unit.stop]
-        check_visible((item.key, str(item.path)) for item in items if item.path is not None)
+        check_visible((item.key, str(item.path)) for item in unit.items if item.path is not None)
         dropped = Dropped(self.policy)
         with ThreadPoolExecutor(self.threads) as pool:
-            checked = read_ahead(pool, self._check, range(unit.start, unit.stop), ahead=4 * self.threads)
+            numbered = enumerate(unit.items, start=unit.start)
+            checked = read_ahead(pool, self._check, numbered, ahead=4 * self.threads)
             with replacing(self.root / unit.path, scratch=self.scratch) as temporary:
                 rows = write_images(
                     temporary,
                     _usable(checked, dropped),
-                    self.images.label_names,
-                    with_causes=self.images.rendered is not None,
+                    self.label_names,
+                    with_causes=self.rendered is not None,
                 )
-        return ShardEntry.of(
-            self.root, unit.path, rows=rows, drive=self.images.name, dropped=dropped.by_reason
-        )
+        return ShardEntry.of(self.root, unit.path, rows=rows, drive=self.name, dropped=dropped.by_reason)
 
-    def _check(self, position: int) -> _Checked:
+    def _check(self, numbered: tuple[int, ImageItem]) -> _Checked:
         """Decodes every image, also those stored as they are: a cut file must not hide in a shard."""
-        item = self.images.items[position]
-        if self.images.rendered is not None:
-            return _Checked(position, self._rendered(self.images.rendered, position), None)
+        position, item = numbered
+        if self.rendered is not None:
+            return _Checked(position, self._rendered(self.rendered, position, item), None)
         assert item.path is not None
         try:
             data = read_bytes(item.path)
@@ -98,8 +104,7 @@ class ImageWork:
             return _Checked(position, None, fault)
         return _Checked(position, LabelledImage(data, item.key, item.labels, item.split, item.group), None)
 
-    def _rendered(self, rendered: RenderedImages, position: int) -> LabelledImage:
-        item = self.images.items[position]
+    def _rendered(self, rendered: RenderedImages, position: int, item: ImageItem) -> LabelledImage:
         image, bits = rendered.read(position)
         if self.geometry is not None:
             masks = (bits & (1 << label) != 0 for label in range(len(item.labels)))
@@ -148,7 +153,7 @@ class ImageJob:
         units = [
             ImageUnit(
                 start=start,
-                stop=min(start + images_per_shard, len(images)),
+                items=images.items[start : start + images_per_shard],
                 path=f"{FOLDER}/{images.name}-{part:05d}.parquet",
             )
             for part, start in enumerate(range(0, len(images), images_per_shard))
@@ -165,14 +170,16 @@ class ImageJob:
 
     @property
     def fingerprint(self) -> str:
-        items = [[i.key, list(i.labels), i.split, i.group] for i in self.images.items]
         told = [dict(self.images.provenance), self.source.files]
-        plan = [self.config, versions(), self.unit_paths, list(self.images.label_names), items, told]
-        return hashlib.sha256(canonical_json(plan)).hexdigest()
+        plan = [self.config, versions(), self.unit_paths, list(self.images.label_names), _ITEMS, told]
+        items = ([i.key, list(i.labels), i.split, i.group] for i in self.images.items)
+        return _sha256_with_items(plan, items)
 
     def work(self, *, root: Path, scratch: Path, threads: int) -> ImageWork:
         return ImageWork(
-            images=self.images,
+            name=self.images.name,
+            label_names=self.images.label_names,
+            rendered=self.images.rendered,
             geometry=self.geometry,
             policy=self.policy,
             root=root,
@@ -186,18 +193,24 @@ class ImageJob:
         Raises:
             DataError: no image could be used.
         """
-        rows = []
-        for unit in self.units:
-            bad = {position for positions in entries[unit.path].dropped.values() for position in positions}
-            good = [p for p in range(unit.start, unit.stop) if p not in bad]
-            rows += [_index_row(self.images.items[p], unit.path, row) for row, p in enumerate(good)]
-        if not rows:
+        written = [_without(unit, entries[unit.path].dropped) for unit in self.units]
+        counts = [len(items) for items in written]
+        items = list(itertools.chain.from_iterable(written))
+        if not items:
             raise DataError(
                 f"{self.images.name}: none of its {len(self.images)} images can be decoded; check them"
             )
         names = self.images.label_names
-        labels = pd.DataFrame([row.pop("labels") for row in rows], columns=list(names))
-        return pd.concat([pd.DataFrame(rows), labels], axis=1), image_index(names)
+        labels = np.array([item.labels for item in items], dtype=np.int64).reshape(len(items), len(names))
+        columns = {
+            "shard": np.repeat(np.array(self.unit_paths, dtype=object), counts),
+            "row": np.concatenate([np.arange(count) for count in counts]),
+            "key": [item.key for item in items],
+            "split": [item.split for item in items],
+            "group": [item.group for item in items],
+        }
+        rows = pd.concat([pd.DataFrame(columns), pd.DataFrame(labels, columns=list(names))], axis=1)
+        return rows, image_index(names)
 
     def manifest(
         self, shards: list[ShardEntry], index: ShardEntry, rows: pd.DataFrame, *, fingerprint: str
@@ -231,15 +244,21 @@ class ImageJob:
         )
 
 
-def _index_row(item: ImageItem, shard: str, row: int) -> dict[str, Any]:
-    return {
-        "shard": shard,
-        "row": row,
-        "key": item.key,
-        "split": item.split,
-        "group": item.group,
-        "labels": item.labels,
-    }
+def _without(unit: ImageUnit, dropped: Mapping[str, Sequence[int]]) -> Sequence[ImageItem]:
+    """The items of a unit that were written."""
+    bad = {position for positions in dropped.values() for position in positions}
+    return [item for position, item in enumerate(unit.items, start=unit.start) if position not in bad]
+
+
+def _sha256_with_items(plan: list[Any], items: Iterator[list[Any]]) -> str:
+    """The hash of `canonical_json(plan)` with a list of all items in the place of `_ITEMS`, some at a time."""
+    before, after = canonical_json(plan).decode().split(json.dumps(_ITEMS, ensure_ascii=False))
+    digest = hashlib.sha256(f"{before}[\n  ".encode())
+    for number, item in enumerate(items):
+        text = canonical_json(item).decode().rstrip("\n").replace("\n", "\n  ")
+        digest.update(f",\n  {text}".encode() if number else text.encode())
+    digest.update(f"\n ]{after}".encode())
+    return digest.hexdigest()
 
 
 def _check_set(images: ImageSet) -> None:

@@ -123,7 +123,7 @@ class Frame:
     """Measured, NaN where unknown."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageItem:
     """One labelled image of an image set."""
 

@@ -221,7 +221,7 @@ def _alone(
 
 def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> None:
     """Refuses thresholds of what will not be scored, before any work."""
-    from driving_xai.evaluation.run import given_maps, methods_of
+    from driving_xai.evaluation.job import given_maps, methods_of
 
     if not thresholds:
         return

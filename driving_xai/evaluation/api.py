@@ -19,9 +19,11 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
 from driving_xai.evaluation.fills import takes_fill
+from driving_xai.evaluation.job import Objects, Progress, Run, opened
 from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import SUMMARY, Results, locked
-from driving_xai.evaluation.run import Objects, Progress, Run, opened, score
+from driving_xai.evaluation.run import score
+from driving_xai.evaluation.selection import every_batch
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
@@ -267,6 +269,11 @@ class FrameData:
         return len(self._frames)
 
     @property
+    def shards(self) -> frozenset[str]:
+        """See `EvalData`; there are none."""
+        return frozenset()
+
+    @property
     def has_masks(self) -> bool:
         """Whether the pixels that cause the label are known."""
         return self._masks is not None
@@ -276,10 +283,13 @@ class FrameData:
         batch = self._batch(np.arange(1))
         return batch.quantity, next(iter(batch.references))
 
-    def batches(self, batch_size: int) -> Iterator[EvalBatch]:
+    def batches(
+        self, batch_size: int, wanted: Callable[[int], bool] = every_batch
+    ) -> Iterator[tuple[Int64[np.ndarray, " B"], EvalBatch | None]]:
         """See `EvalData`."""
-        for rows in np.split(np.arange(self.total), range(batch_size, self.total, batch_size)):
-            yield self._batch(rows)
+        planned = np.split(np.arange(self.total), range(batch_size, self.total, batch_size))
+        for number, rows in enumerate(planned):
+            yield rows, self._batch(rows) if wanted(number) else None
 
     def _batch(self, rows: Int64[np.ndarray, " B"]) -> EvalBatch:
         device, chosen = device_of(self._model), torch.from_numpy(rows)
@@ -329,11 +339,11 @@ def _tables(run: Run, on_progress: Progress | None) -> tuple[list[pd.DataFrame],
     tables: list[pd.DataFrame] = []
     ranked_by: RankedBy = {}
     done = 0
-    for _, batch, scored in run.scored(lambda number: True):
+    for _, rows, scored in run.scored(every_batch):
         assert scored is not None
         tables.append(scored.rows)
         ranked_by = scored.ranked_by
-        done += len(np.unique(batch.rows))
+        done += len(np.unique(rows))
         if on_progress is not None:
             on_progress(done, run.data.total)
     return tables, ranked_by

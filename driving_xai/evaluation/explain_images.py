@@ -22,7 +22,7 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.evaluation.config import explainers_of
-from driving_xai.evaluation.data import EVERY_PREDICTED
+from driving_xai.evaluation.image_data import EVERY_PREDICTED
 from driving_xai.evaluation.results import locked
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.base import Explainer

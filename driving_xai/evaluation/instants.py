@@ -5,6 +5,7 @@ The past is the model's state, any nest of tensors in tuples, named tuples, list
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ def walk(
     batch_size: int,
     every: int = 1,
     device: torch.device | str = "cpu",
+    wanted: Sequence[bool] | None = None,
 ) -> Iterator[Instants]:
     """Drives each run once from start to end, many side by side, and yields its instants.
 
@@ -53,14 +55,56 @@ def walk(
         batch_size: most instants in a batch, and most runs driven side by side.
         every: see above.
         device: of the model.
+        wanted: which of the batches of `rows_of_batches` are yielded, all without it. Runs side by side are driven
+            as far as the last of theirs, and not at all if there is none.
 
     Raises:
         UnsupportedModelError: the model's state is no nest of tensors with the drives first.
     """
+    done = 0
+    for together in _side_by_side(runs, batch_size):
+        batches = len(list(_instants_together(together, batch_size, every)))
+        chosen = [True] * batches if wanted is None else wanted[done : done + batches]
+        done += batches
+        last = max((at for at, is_wanted in enumerate(chosen, start=1) if is_wanted), default=0)
+        walked = _walk_together(model, route, together, batch_size, every, device) if last else iter(())
+        yield from itertools.compress(itertools.islice(walked, last), chosen)
+
+
+def rows_of_batches(
+    runs: Sequence[Run], *, batch_size: int, every: int = 1
+) -> Iterator[Int64[np.ndarray, " B"]]:
+    """The rows of each batch that `walk` yields, without driving.
+
+    Args:
+        runs: see `walk`.
+        batch_size: see `walk`.
+        every: see `walk`.
+    """
+    for together in _side_by_side(runs, batch_size):
+        for instants in _instants_together(together, batch_size, every):
+            yield np.concatenate([[run.rows[t] for run in together if len(run) > t] for t in instants])
+
+
+def _side_by_side(runs: Sequence[Run], most: int) -> Iterator[Sequence[Run]]:
     longest_first = sorted(runs, key=len, reverse=True)
-    for start in range(0, len(runs), batch_size):
-        together = longest_first[start : start + batch_size]
-        yield from _walk_together(model, route, together, batch_size, every, device)
+    for start in range(0, len(runs), most):
+        yield longest_first[start : start + most]
+
+
+def _instants_together(runs: Sequence[Run], batch_size: int, every: int) -> Iterator[list[int]]:
+    """Of each batch of runs that are driven side by side, the times at which its instants are."""
+    pending: list[int] = []
+    held = 0
+    for t in range(every, len(runs[0]), every):
+        alive = sum(len(run) > t for run in runs)
+        if pending and held + alive > batch_size:
+            yield pending
+            pending, held = [], 0
+        pending.append(t)
+        held += alive
+    if pending:
+        yield pending
 
 
 def instants_of(runs: Sequence[Run], every: int = 1) -> int:
@@ -78,6 +122,7 @@ def _walk_together(
 ) -> Iterator[Instants]:
     """`runs` are ordered from the longest on, so that those that end leave from the back."""
     readers = [_frames(route, run) for run in runs]
+    ends = {times[-1] for times in _instants_together(runs, batch_size, every)}
     pending: list[Instants] = []
     state: Any = None
     for t in range(len(runs[0])):
@@ -91,12 +136,10 @@ def _walk_together(
             require_drives_first(state, alive)
         if t == 0 or t % every:
             continue
-        if sum(len(each.rows) for each in pending) + alive > batch_size:
+        pending.append(Instants(np.array([run.rows[t] for run in runs[:alive]]), frames, past, clean))
+        if t in ends:
             yield _joined(pending)
             pending = []
-        pending.append(Instants(np.array([run.rows[t] for run in runs[:alive]]), frames, past, clean))
-    if pending:
-        yield _joined(pending)
 
 
 def _frames(route: Route, run: Run) -> Iterator[UInt8[Tensor, "3 H W"]]:

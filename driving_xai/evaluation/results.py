@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,14 +54,29 @@ PER_FRAME_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Results:
-    """What a scoring run found."""
+    """What a scoring run found.
 
-    summary: Mapping[str, Any]
-    """The content of `results.json`: JSON values only."""
-    per_frame: pd.DataFrame
-    """A row for each frame, method, measure and reference; see `PER_FRAME_SCHEMA`."""
+    Args:
+        summary: the content of `results.json`: JSON values only.
+        per_frame: a row for each frame, method, measure and reference, see `PER_FRAME_SCHEMA`; or the file that
+            holds them, which is read when they are first asked for.
+    """
+
+    def __init__(self, *, summary: Mapping[str, Any], per_frame: pd.DataFrame | Path) -> None:
+        self.summary = summary
+        self._per_frame = per_frame
+
+    @property
+    def per_frame(self) -> pd.DataFrame:
+        """A row for each frame, method, measure and reference; see `PER_FRAME_SCHEMA`.
+
+        Raises:
+            DataError: the file that holds them is damaged.
+        """
+        if isinstance(self._per_frame, Path):
+            self._per_frame = read_table(self._per_frame)
+        return self._per_frame
 
     def save(self, root: Path, *, beside: Sequence[str] = ()) -> Results:
         """Writes both files, each whole or not at all; returns the results with the files' hashes.
@@ -74,14 +88,12 @@ class Results:
         root.mkdir(parents=True, exist_ok=True)
         (root / SUMMARY).unlink(missing_ok=True)
         write_table(root / PER_FRAME, self.per_frame)
-        summary = {**self.summary, "schema": SCHEMA, "files": hashes(root, beside)}
-        with replacing(root / SUMMARY) as temporary:
-            temporary.write_bytes(canonical_json(summary))
+        summary = save_summary(root, self.summary, beside=beside)
         return Results(summary=summary, per_frame=self.per_frame)
 
     @classmethod
     def load(cls, root: Path) -> Results:
-        """Reads and checks saved results.
+        """Reads a saved summary and checks the files' hashes; the rows are read when they are asked for.
 
         Raises:
             DataError: missing, damaged, changed since, or of another schema version.
@@ -92,7 +104,7 @@ class Results:
                 raise DataError(f"{root}: has no {name}; score again into an empty folder")
             if sha256_of(root / name) != expected:
                 raise DataError(f"{root / name}: differs from the hash in {SUMMARY}; score again")
-        return cls(summary=summary, per_frame=read_table(root / PER_FRAME))
+        return cls(summary=summary, per_frame=root / PER_FRAME)
 
     def select(self, *, method: str, measure: str, reference: str) -> pd.DataFrame:
         """The rows of one score, in the order of drives and time."""
@@ -101,6 +113,20 @@ class Results:
             (table["method"] == method) & (table["measure"] == measure) & (table["reference"] == reference)
         )
         return table[chosen].reset_index(drop=True)
+
+
+def save_summary(root: Path, summary: Mapping[str, Any], *, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes `results.json`, last of all files, with the hashes of those that lie there; returns its content.
+
+    Args:
+        root: the folder, with its table.
+        summary: what was found.
+        beside: see `Results.save`.
+    """
+    content = {**summary, "schema": SCHEMA, "files": hashes(root, beside)}
+    with replacing(root / SUMMARY) as temporary:
+        temporary.write_bytes(canonical_json(content))
+    return content
 
 
 def hashes(root: Path, beside: Sequence[str] = ()) -> dict[str, str]:
@@ -202,6 +228,23 @@ def write_table(
         pq.write_table(arrow_table(rows), temporary, compression="zstd", write_page_checksum=sums == "inside")
 
 
+def write_row_groups(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Writes per-frame rows that come in tables, each as a row group; the file is whole or not there at all.
+
+    One table gives the bytes of `write_table`.
+
+    Args:
+        path: the file.
+        tables: of `PER_FRAME_SCHEMA`, in the order of the rows.
+    """
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, PER_FRAME_SCHEMA, compression="zstd") as file,
+    ):
+        for table in tables:
+            file.write_table(table, row_group_size=max(1, len(table)))
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """Reads per-frame rows; null numbers become NaN.
 
@@ -209,17 +252,34 @@ def read_table(path: Path) -> pd.DataFrame:
         DataError: damaged, its columns are not those of this schema version, or its rows cannot be: a frame
             twice, a number that is infinite.
     """
+    frames = _whole(path).to_pandas()
+    require_rows(frames, path)
+    return frames
+
+
+def read_rows(path: Path) -> pa.Table:
+    """As `read_table`, without a Python object for each curve and text.
+
+    Raises:
+        DataError: see `read_table`.
+    """
+    table = _whole(path)
+    require_rows(table.drop_columns(["curve"]).to_pandas(), path)
+    return table
+
+
+def _whole(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path.absolute(), page_checksum_verification=True)
-        frames = table.to_pandas() if table.schema.equals(PER_FRAME_SCHEMA) else None
+        with pq.ParquetFile(path.absolute(), page_checksum_verification=True) as file:
+            table = file.read()
+        table.validate(full=True)
     # A damaged file makes Arrow raise whatever it stumbles over.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise DataError(f"{path}: damaged ({reason}); score again") from None
-    if frames is None:
+    if not table.schema.equals(PER_FRAME_SCHEMA):
         raise DataError(f"{path}: has columns {table.schema.names}; expected {PER_FRAME_SCHEMA.names}")
-    require_rows(frames, path)
-    return frames
+    return table.replace_schema_metadata(None)
 
 
 def require_rows(frames: pd.DataFrame, path: Path) -> None:

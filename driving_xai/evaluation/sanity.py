@@ -24,7 +24,7 @@ from data_prep.shards.manifest import Manifest, canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import EvalConfig, ScoreConfig, explainers_of
-from driving_xai.evaluation.data import EvalData, open_data, require_predicted, rows_together
+from driving_xai.evaluation.data import EvalData, largest_drive, open_data, require_predicted, rows_together
 from driving_xai.evaluation.maps_file import Masks
 from driving_xai.evaluation.results import FRAME_COLUMNS, locked
 from driving_xai.evaluation.summary import describe_machine, interval
@@ -138,7 +138,7 @@ def check(
     data = open_data(checkpoint, shards, manifest, _as_scored(config), with_masks=False)
     explainers = explainers_of(config.methods, checkpoint.model, config)
     with locked(out):
-        clean = list(_explain(data, explainers, data.batches(config.batch_size)))
+        clean = list(_explain(data, explainers, _batches(data, config)))
         require_predicted(clean, data)
         rows = [_of_clean(each, explainers, config, masks) for each in clean]
         if masks is not None:
@@ -180,9 +180,13 @@ def _driven(clean: Sequence[_Explained], data: EvalData, config: SanityConfig) -
         # No memory: nothing is driven, and the model may not choose other images or outputs.
         yield from (each.batch for each in clean)
         return
-    for ours, theirs in zip(clean, data.batches(config.batch_size), strict=True):
+    for ours, theirs in zip(clean, _batches(data, config), strict=True):
         assert np.array_equal(ours.batch.rows, theirs.rows)
         yield ours.batch._replace(model=theirs.model)
+
+
+def _batches(data: EvalData, config: SanityConfig) -> Iterator[EvalBatch]:
+    return (batch for _, batch in data.batches(config.batch_size) if batch is not None)
 
 
 def _explain(
@@ -327,7 +331,7 @@ def _rows(explained: _Explained, found: Sequence[_Found]) -> pd.DataFrame:
 
 
 def _bootstrap(data: EvalData, clean: Sequence[_Explained], config: SanityConfig) -> BlockBootstrap:
-    block = rows_together(data, pd.concat([each.places for each in clean]), config.block_s)
+    block = rows_together(data, largest_drive(pd.concat([each.places for each in clean])), config.block_s)
     return BlockBootstrap(block=block, resamples=config.resamples, level=config.level, seed=config.seed)
 
 

@@ -44,8 +44,9 @@ def summarise(
     """Everything that `results.json` says of per-frame rows, as JSON values.
 
     Args:
-        per_frame: rows of `results.PER_FRAME_SCHEMA` in the order of drives and time. The column `curve` may be
-            missing where `mean_curves` has what is known of it.
+        per_frame: rows of `results.PER_FRAME_SCHEMA` in the order of drives and time, or `CondensedRows.rows`:
+            a number `place` may stand for a frame's columns, and the column `curve` may be missing where
+            `mean_curves` has what is known of it.
         quantity: what the curves are of.
         protocol: what is edited and what each reference means; see `describe_protocol`.
         measures: `describe` of each measure, by name.
@@ -60,10 +61,13 @@ def summarise(
         The sections `protocol`, `measures`, `methods`, `controls`, `prediction`, `scores`, `differences`,
         `comparisons`, `ranks` and `intervals`.
     """
-    together = per_frame["measure"].isin(of_sets)
-    by_frame, of_all = per_frame[~together], per_frame[together]
+    per_frame = _numbered(per_frame)
+    by_frame, of_all = per_frame, per_frame[:0]
+    if of_sets:
+        together = per_frame["measure"].isin(of_sets)
+        by_frame, of_all = per_frame[~together], per_frame[together]
     sparse = {name: _thinned(bootstrap, step) for name, step in every.items()}
-    errors = per_frame.drop_duplicates(FRAME_COLUMNS)["error"].dropna()
+    errors = per_frame.loc[~per_frame["place"].duplicated(), "error"].dropna()
     return {
         "protocol": describe_protocol(quantity, protocol),
         "measures": dict(measures),
@@ -104,6 +108,7 @@ def summarise_scores(
         sparse: draws them of methods that are not scored on every frame.
         mean_curves: see `summarise`.
     """
+    per_frame = _numbered(per_frame)
     valueless = _valueless(per_frame)
     return [
         {
@@ -122,7 +127,7 @@ def _valueless(per_frame: pd.DataFrame) -> pd.Series:
     known = per_frame["value"].notna()
     if known.all():
         return ~known
-    frames = per_frame.groupby(["measure", "reference", *FRAME_COLUMNS], sort=False, dropna=False).ngroup()
+    frames = per_frame.groupby(["measure", "reference", "place"], sort=False, observed=True).ngroup()
     return ~known & known.groupby(frames).transform("any")
 
 
@@ -165,7 +170,8 @@ def summarise_differences(
         bootstrap: draws the intervals.
         sparse: draws them for controls that are not scored on every frame.
     """
-    values = {key: rows.set_index(FRAME_COLUMNS)["value"] for key, rows in _groups(per_frame)}
+    columns = _numbered(per_frame)[["place", "measure", "reference", "method", "value"]]
+    values = {key: rows.set_index("place")["value"] for key, rows in _groups(columns)}
     differences = []
     for (measure, reference, method), ours in values.items():
         for control in controls if method not in controls else ():
@@ -314,10 +320,11 @@ def summarise_ranks(
 
 def _side_by_side(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Each measure and reference with a column of values for each method, frames in their order."""
-    for key, rows in per_frame.groupby(["measure", "reference"], sort=False):
+    columns_needed = _numbered(per_frame)[["place", "measure", "reference", "method", "value"]]
+    for key, rows in columns_needed.groupby(["measure", "reference"], sort=False, observed=True):
         columns = {
-            method: of_method.set_index(FRAME_COLUMNS)["value"]
-            for method, of_method in rows.groupby("method", sort=False)
+            method: of_method.set_index("place")["value"]
+            for method, of_method in rows.groupby("method", sort=False, observed=True)
         }
         longest = max(columns.values(), key=len).index
         yield key, pd.DataFrame({method: column.reindex(longest) for method, column in columns.items()})
@@ -385,4 +392,18 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def _groups(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    yield from per_frame.groupby(["measure", "reference", "method"], sort=False)
+    yield from per_frame.groupby(["measure", "reference", "method"], sort=False, observed=True)
+
+
+def frame_numbers(places: pd.DataFrame) -> pd.Series:
+    """A number for each row's frame, from 0 in the order in which frames first appear.
+
+    Args:
+        places: at least the columns `results.FRAME_COLUMNS`.
+    """
+    return places.groupby(FRAME_COLUMNS, sort=False, dropna=False).ngroup()
+
+
+def _numbered(per_frame: pd.DataFrame) -> pd.DataFrame:
+    """With a number for each frame: comparing its seven columns in every table takes memory and time."""
+    return per_frame if "place" in per_frame else per_frame.assign(place=frame_numbers(per_frame))

@@ -16,8 +16,9 @@ import numpy as np
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from driving_xai.errors import OptionError
+from driving_xai.evaluation.config import CONTROLS, ScoreConfig
 from driving_xai.evaluation.results import Results
-from driving_xai.evaluation.run import CONTROLS, ScoreConfig, score
+from driving_xai.evaluation.run import score
 from driving_xai.experiments.networks import Device, fitting, trained_steering
 from driving_xai.experiments.recipes import require_unset
 from driving_xai.experiments.tables import write_results

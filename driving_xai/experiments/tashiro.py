@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from data_prep.shards.manifest import Manifest
 from driving_xai.errors import OptionError
+from driving_xai.evaluation.config import CONTROLS, ScoreConfig
 from driving_xai.evaluation.results import Results
-from driving_xai.evaluation.run import CONTROLS, ScoreConfig
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.experiments import figures
 from driving_xai.experiments import tashiro_tables as tables

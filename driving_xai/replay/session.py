@@ -24,12 +24,13 @@ from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.splits import FoldOut, HoldOut
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.evaluation.data import device_of, require_geometry
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.evaluation.selection import require_geometry
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.options import described, planned
 from driving_xai.explain.registry import fitted
 from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
+from driving_xai.models.capabilities import device_of
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int64
 
 from driving_xai.evaluation.maps_file import MapFile
 from driving_xai.evaluation.results import MAPS
@@ -18,9 +19,13 @@ from driving_xai.report import words
 from driving_xai.report.edited import what_is_edited
 from driving_xai.report.pictures import heat, stills
 from driving_xai.report.sources import Board, Source
+from driving_xai.report.thinning import rows_to_draw
 from driving_xai.report.timeline import Drive, Pick, Video, drives, picks, shown_of
 
 _STILL_WIDTH_PX, _MAP_WIDTH_PX = 400, 320
+_KNOWN = ("prediction", "truth", "error")
+_MOST_NUMBERS = 150_000
+"""Of a result's lines that a page draws, some 6 bytes each."""
 _CURVE_KEY = ["drive", "camera", "frame", "key", "target", "method"]
 
 
@@ -59,13 +64,14 @@ class Charts:
         boards = source.boards
         with _saved_maps(source) as saved:
             chosen = {board.key: self._picks(source, board, filmed, saved) for board in boards}
+        drawn = _rows_to_draw(filmed, chosen)
         return {
             "label": source.label,
             "unit": str(source.summary["prediction"].get("unit", "")),
             "methods": list(dict.fromkeys(each.method for board in boards for each in board.standings)),
             "controls": list(self._controls),
             "boards": [_of_board(board) for board in boards],
-            "drives": [_of_drive(each) for each in filmed],
+            "drives": [_of_drive(each, rows) for each, rows in zip(filmed, drawn, strict=True)],
             "picks": chosen,
         }
 
@@ -105,21 +111,29 @@ class Charts:
         """By method, the frames to look at, with their curves."""
         table = source.results.per_frame
         rows = table[(table["measure"] == board.measure) & (table["reference"] == board.reference)]
-        curves = rows.drop_duplicates(_CURVE_KEY).set_index(_CURVE_KEY)["curve"].to_dict()
-        return {
-            each.method: [
-                self._pick(pick, filmed[pick.drive], board, each.method, curves)
-                | {"map": self._map(pick, filmed[pick.drive], each.method, saved)}
-                for pick in picks(
-                    [one.drive for one in filmed],
-                    board.key,
-                    each.method,
-                    higher_is_faithful=board.higher_is_faithful,
-                    count=self._frames,
-                )
-            ]
+        found = {
+            each.method: picks(
+                [one.drive for one in filmed],
+                board.key,
+                each.method,
+                higher_is_faithful=board.higher_is_faithful,
+                count=self._frames,
+            )
             for each in board.standings
             if not each.is_control
+        }
+        picked = [
+            filmed[pick.drive].drive.frames["frame"].iloc[pick.row] for of in found.values() for pick in of
+        ]
+        rows = rows[rows["frame"].isin(picked)]
+        curves = rows.drop_duplicates(_CURVE_KEY).set_index(_CURVE_KEY)["curve"].to_dict()
+        return {
+            method: [
+                self._pick(pick, filmed[pick.drive], board, method, curves)
+                | {"map": self._map(pick, filmed[pick.drive], method, saved)}
+                for pick in of_method
+            ]
+            for method, of_method in found.items()
         }
 
     def _map(self, pick: Pick, filmed: _Filmed, method: str, saved: MapFile | None) -> int | None:
@@ -186,24 +200,49 @@ def _of_board(board: Board) -> dict[str, Any]:
     }
 
 
-def _of_drive(filmed: _Filmed) -> dict[str, Any]:
-    frames = filmed.drive.frames
-    known = {
-        name: _numbers(frames[name]) for name in ("prediction", "truth", "error") if name in frames.columns
-    }
+def _rows_to_draw(
+    filmed: Sequence[_Filmed], chosen: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]
+) -> list[Int64[np.ndarray, " rows"]]:
+    """The rows of each drive that are drawn; picks are among them, and then name them by their new places."""
+    total = sum(len(each.drive.frames) for each in filmed)
+    picked = [pick for of_board in chosen.values() for of_method in of_board.values() for pick in of_method]
+    drawn = []
+    for number, each in enumerate(filmed):
+        frames = each.drive.frames
+        lines = [table[method].to_numpy() for table in each.drive.values.values() for method in table]
+        lines += [frames[name].to_numpy(np.float64) for name in _KNOWN if name in frames.columns]
+        rows = rows_to_draw(
+            lines,
+            frames["segment"].fillna(0).to_numpy(),
+            most=_MOST_NUMBERS * len(frames) // (total * max(1, len(lines))),
+            always={pick["row"] for pick in picked if pick["drive"] == number},
+        )
+        for pick in picked:
+            if pick["drive"] == number:
+                pick["row"] = int(np.searchsorted(rows, pick["row"]))
+        drawn.append(rows)
+    return drawn
+
+
+def _of_drive(filmed: _Filmed, rows: Int64[np.ndarray, " rows"]) -> dict[str, Any]:
+    """A drive with the frames that are drawn."""
+    frames = filmed.drive.frames.iloc[rows]
+    thinned = len(rows) < len(filmed.drive.frames)
+    drawn = f" ({len(rows):,} of {len(filmed.drive.frames):,} frames drawn)" if thinned else ""
+    known = {name: _numbers(frames[name]) for name in _KNOWN if name in frames.columns}
     return {
-        "name": filmed.drive.name,
+        "name": filmed.drive.name + drawn,
         "across": filmed.drive.across,
         "at": _numbers(frames["at"] + _ahead_s(filmed), digits=7),
         "names": _names(frames),
         "segment": [int(each) for each in frames["segment"].fillna(0)],
         **{name: values for name, values in known.items() if any(each is not None for each in values)},
         "values": {
-            key: {method: _numbers(table[method]) for method in table}
+            key: {method: _numbers(table[method].iloc[rows]) for method in table}
             for key, table in filmed.drive.values.items()
         },
         "video": filmed.video,
-        "pictures": None if filmed.video is None else list(filmed.numbers),
+        "pictures": None if filmed.video is None else [filmed.numbers[row] for row in rows],
     }
 
 

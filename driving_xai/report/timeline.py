@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +15,7 @@ from jaxtyping import Int64
 from data_prep.shards.atomic import sha256_of
 from driving_xai.errors import DataError
 from driving_xai.evaluation.results import FRAME_COLUMNS
+from driving_xai.evaluation.summary import frame_numbers
 from driving_xai.report.sources import Source
 
 MOST_DRIVES = 40
@@ -163,11 +163,15 @@ def _rows_of(per_frame: pd.DataFrame, frames: pd.DataFrame) -> pd.DataFrame:
 
 def _drive(name: str, across: str, frames: pd.DataFrame, rows: pd.DataFrame) -> Drive:
     values, corrected = {}, {}
-    order = pd.MultiIndex.from_frame(frames[FRAME_COLUMNS])
-    for (measure, reference), scored in rows.groupby(["measure", "reference"], sort=False):
+    # Numbered once: comparing seven columns for each line takes memory and time.
+    both = pd.concat([frames[FRAME_COLUMNS], rows[FRAME_COLUMNS]], ignore_index=True)
+    places = frame_numbers(both).to_numpy()[len(frames) :]
+    for (measure, reference), scored in rows.assign(place=places).groupby(
+        ["measure", "reference"], sort=False
+    ):
         key = f"{measure}/{reference}"
-        values[key] = _by_method(scored, "value", order)
-        corrected[key] = _by_method(scored, "base_corrected", order).fillna(values[key])
+        values[key] = _by_method(scored, "value", len(frames))
+        corrected[key] = _by_method(scored, "base_corrected", len(frames)).fillna(values[key])
     return Drive(
         name=name,
         across=across,
@@ -177,14 +181,14 @@ def _drive(name: str, across: str, frames: pd.DataFrame, rows: pd.DataFrame) -> 
     )
 
 
-def _by_method(scored: pd.DataFrame, column: str, order: pd.MultiIndex) -> pd.DataFrame:
+def _by_method(scored: pd.DataFrame, column: str, frames: int) -> pd.DataFrame:
     """A column for each method, in the order of the frames."""
-    return pd.DataFrame(
-        {
-            str(method): of_method.set_index(FRAME_COLUMNS)[column].reindex(order).to_numpy(dtype=np.float64)
-            for method, of_method in scored.groupby("method", sort=False)
-        }
-    )
+    columns = {}
+    for method, of_method in scored.groupby("method", sort=False):
+        line = np.full(frames, np.nan)
+        line[of_method["place"].to_numpy()] = of_method[column].to_numpy(dtype=np.float64)
+        columns[str(method)] = line
+    return pd.DataFrame(columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,14 +218,14 @@ def picks(
         count: of each kind, at most.
     """
     sign = 1.0 if higher_is_faithful else -1.0
-    scored = [
-        (sign * float(value), number, row)
-        for number, drive in enumerate(found)
-        if key in drive.corrected and method in drive.corrected[key]
-        for row, value in enumerate(drive.corrected[key][method].to_numpy(dtype=np.float64))
-        if math.isfinite(value)
-    ]
-    scored.sort(key=lambda each: each[0])
+    values, places = [np.empty(0)], [np.empty((0, 2), dtype=np.int64)]
+    for number, drive in enumerate(found):
+        if key in drive.corrected and method in drive.corrected[key]:
+            of_drive = drive.corrected[key][method].to_numpy(dtype=np.float64)
+            rows = np.flatnonzero(np.isfinite(of_drive))
+            values.append(sign * of_drive[rows])
+            places.append(np.stack([np.full(len(rows), number), rows], 1))
+    scored = np.concatenate(places)[np.argsort(np.concatenate(values), kind="stable")]
     worst = list(_apart(scored, found, count))
     taken = set(worst)
     best = [place for place in _apart(scored[::-1], found, count) if place not in taken]
@@ -230,11 +234,9 @@ def picks(
     ]
 
 
-def _apart(
-    scored: Sequence[tuple[float, int, int]], found: Sequence[Drive], count: int
-) -> Iterator[tuple[int, int]]:
+def _apart(scored: Int64[np.ndarray, "N 2"], found: Sequence[Drive], count: int) -> Iterator[tuple[int, int]]:
     taken: list[tuple[int, int]] = []
-    for _, number, row in scored:
+    for number, row in map(np.ndarray.tolist, scored):
         clear = max(1, len(found[number].frames) // 50)
         if all(other != number or abs(at - row) >= clear for other, at in taken):
             taken.append((number, row))

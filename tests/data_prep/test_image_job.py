@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,10 +13,11 @@ import pytest
 from data_prep.errors import DataError
 from data_prep.geometry import Geometry, decode_jpeg
 from data_prep.image_job import ImageJob
+from data_prep.jobs import versions
 from data_prep.output import Output
 from data_prep.policy import Policy
 from data_prep.schema import ImageItem, ImageSet
-from data_prep.shards.manifest import Manifest
+from data_prep.shards.manifest import Manifest, canonical_json
 from data_prep.shards.parquet import read_images, read_index
 from data_prep.shards.verify import verify
 from tests.data_prep.recordings import jpeg
@@ -123,3 +128,27 @@ def test_a_set_without_one_usable_image_is_refused(images, tmp_path):
     with pytest.raises(DataError, match="none of its 25 images can be decoded"):
         run(images, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_the_fingerprint_is_the_hash_of_the_whole_plan(images):
+    """Its items are hashed one by one, with the same bytes: outputs of earlier versions resume."""
+    awkward = ['a "b"\\c,\n[', "\u00e9\u4e2d", "\u2028", ""]
+    items = [replace(item, key=f"{n}{awkward[n % 4]}", group="\t") for n, item in enumerate(images.items)]
+    for some in (items, items[:1]):
+        changed = replace(images, items=some, provenance={"licence": "\x00items\x01", "list": []})
+        job = ImageJob.plan(changed, config=CONFIG, geometry=None, policy=DROP, images_per_shard=10)
+        rows = [[i.key, list(i.labels), i.split, i.group] for i in some]
+        told = [dict(changed.provenance), job.source.files]
+        plan = [CONFIG, versions(), job.unit_paths, list(images.label_names), rows, told]
+        assert job.fingerprint == hashlib.sha256(canonical_json(plan)).hexdigest()
+
+
+def test_a_worker_gets_its_unit_and_not_the_whole_set(images, tmp_path):
+    many = [replace(images.items[0], key=f"{number:06d}") for number in range(5000)]
+    few = {}
+    for count in (50, 5000):
+        changed = replace(images, items=many[:count])
+        job = ImageJob.plan(changed, config=CONFIG, geometry=None, policy=DROP, images_per_shard=10)
+        work = job.work(root=tmp_path, scratch=tmp_path, threads=1)
+        few[count] = len(pickle.dumps(work)), len(pickle.dumps(job.units[0]))
+    assert few[50] == few[5000]

@@ -38,7 +38,7 @@ from driving_xai import checkpoint
 from driving_xai.cli import app
 from driving_xai.cli.console import FAILED, INVALID_DATA, USAGE
 from driving_xai.data.splits import HoldOut
-from driving_xai.evaluation.run import FOLDER
+from driving_xai.evaluation.parts import FOLDER
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.training.steering import SteeringTraining, describe
 
@@ -190,10 +190,10 @@ def _begin(root: Path) -> None:
     def keep(path: Path) -> None:
         kept.update({file.name: file.read_bytes() for file in path.iterdir()})
 
-    from driving_xai.evaluation import run
+    from driving_xai.evaluation import job
 
-    original = run.Run.join
-    run.Run.join = lambda self, out: (keep(out / FOLDER), original(self, out))[1]  # type: ignore[method-assign]
+    original = job.Run.join
+    job.Run.join = lambda self, out: (keep(out / FOLDER), original(self, out))[1]  # type: ignore[method-assign]
     try:
         _must(
             [
@@ -207,7 +207,7 @@ def _begin(root: Path) -> None:
             ]
         )
     finally:
-        run.Run.join = original  # type: ignore[method-assign]
+        job.Run.join = original  # type: ignore[method-assign]
     (root / "begun" / FOLDER).mkdir(parents=True)
     for name, data in kept.items():
         (root / "begun" / FOLDER / name).write_bytes(data)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.evaluation.data import ImageData
+from driving_xai.evaluation.image_data import ImageData
 from driving_xai.metrics.quantities import PROBABILITY
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame

@@ -16,7 +16,7 @@ from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.drives import degrees_per_unit
 from driving_xai.errors import DataError, UnsupportedModelError
-from driving_xai.evaluation.data import DriveData
+from driving_xai.evaluation.drive_data import DriveData
 from driving_xai.metrics.quantities import STEERING_ERROR, SteeringError
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame

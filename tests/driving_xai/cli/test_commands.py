@@ -566,7 +566,6 @@ def test_a_method_of_another_model_is_one_line_and_exits_3(run, made, tmp_path: 
     assert result.exit_code == 3
     said = one_line(result.stderr)
     assert "SteeringModel does not write bla-hard (it writes sign-attention)" in said
-    assert "train a classifier with --model bla-t" in said
 
 
 def test_a_value_below_the_one_asked_for_exits_4(run, made, tmp_path: Path) -> None:

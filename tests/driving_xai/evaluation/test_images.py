@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,8 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
+from data_prep.prepare import PrepConfig, prepare
+from data_prep.shards.atomic import sha256_of
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.evaluation import job
 from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.evaluation.sanity import PER_FRAME, SanityConfig, check
 from driving_xai.explain.registry import fitted
@@ -300,7 +304,53 @@ def test_lime_of_an_image_is_fitted_on_its_probability_or_on_its_logit(actions, 
             frame = images.frames(np.array([number]))
             expected = explain(model, frame, explained)[0]
             np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-            by_logit = build("gradient", model)(model, frame, output(2))[0]
+            by_logit = fitted("gradient", model)(model, frame, output(2))[0]
             np.testing.assert_allclose(gradient, by_logit, rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="explained_score 'logit', which no method of this run follows"):
         ScoreConfig(methods=("gradient",), explained_score="logit")
+
+
+def test_finished_batches_are_neither_decoded_nor_predicted_again(actions, streets, tmp_path, monkeypatch):
+    config = ScoreConfig(methods=("gradient",), measures=("deletion",), split="all", every=4, batch_size=3)
+    whole = score(actions(), streets, tmp_path / "whole", config)
+    read: list[int] = []
+    frames = LabelledImages.frames
+
+    def counted(self: LabelledImages, rows: np.ndarray) -> torch.Tensor:
+        read.extend(rows.tolist())
+        return frames(self, rows)
+
+    def kill(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LabelledImages, "frames", counted)
+    with pytest.raises(KeyboardInterrupt):
+        score(actions(), streets, tmp_path / "out", config, on_progress=kill)
+    first = set(read)
+    read.clear()
+    seen: list[tuple[int, int]] = []
+    resumed = score(
+        actions(), streets, tmp_path / "out", config, resume=True, on_progress=lambda *at: seen.append(at)
+    )
+    assert first
+    assert read
+    assert not first & set(read)
+    assert len(first) + len(read) == seen[-1][0] == seen[-1][1] == whole.summary["data"]["scored"]
+    assert resumed.summary == whole.summary
+    pd.testing.assert_frame_equal(resumed.per_frame, whole.per_frame)
+
+
+def test_only_shards_that_are_read_are_hashed(actions, tmp_path, monkeypatch):
+    options = {"images": 30, "height": HEIGHT, "width": WIDTH}
+    source = PrepConfig(
+        reader="synthetic-actions", source=Path("-"), reader_options=options, frames_per_shard=10
+    )
+    prepare(source, tmp_path / "shards")
+    index = LabelledImages(tmp_path / "shards").index
+    assert index["shard"].nunique() == 3
+    config = ScoreConfig(methods=("gradient",), measures=("deletion",), split="all", every=20)
+    hashed: list[str] = []
+    monkeypatch.setattr(job, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    score(actions(), tmp_path / "shards", tmp_path / "out", config)
+    assert hashed == [Path(index["shard"].iloc[row]).name for row in (0, 20)]

@@ -11,7 +11,7 @@ import torch
 
 from driving_xai.data.drives import Route, Run
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.evaluation.instants import instants_of, walk
+from driving_xai.evaluation.instants import instants_of, rows_of_batches, walk
 
 
 class Memory(NamedTuple):
@@ -132,3 +132,28 @@ def test_what_is_no_nest_of_tensors_is_one_line(state, message):
     model = Nested((state, lambda given: given))
     with pytest.raises(UnsupportedModelError, match=message):
         next(walk(model, NumberedRoute(), RUNS, batch_size=4))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_batches_that_are_not_wanted_are_passed_over(batch_size, every):
+    """The others are the same, and nothing is driven behind the last of them."""
+    how = {"batch_size": batch_size, "every": every}
+    whole = list(walk(Summing(), NumberedRoute(), RUNS, **how))
+    planned = list(rows_of_batches(RUNS, **how))
+    assert [rows.tolist() for rows in planned] == [batch.rows.tolist() for batch in whole]
+    draw = np.random.default_rng(0)
+    for wanted in (
+        draw.random(len(whole)) < 0.3,
+        np.arange(len(whole)) == 0,
+        np.zeros(len(whole), dtype=bool),
+    ):
+        route = NumberedRoute()
+        found = list(walk(Summing(), route, RUNS, **how, wanted=wanted.tolist()))
+        expected = [batch for batch, is_wanted in zip(whole, wanted, strict=True) if is_wanted]
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.rows.tolist() == theirs.rows.tolist()
+            assert torch.equal(ours.clean, theirs.clean)
+            assert torch.equal(ours.past.total, theirs.past.total)
+        assert wanted.any() or not route.reads

@@ -23,12 +23,13 @@ from data_prep import engines
 from data_prep.shards.hdf5 import read_causes, read_columns, read_frames
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
-from driving_xai.evaluation import run
+from driving_xai.evaluation import job
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.distributed import World
+from driving_xai.evaluation.job import _read_maps
 from driving_xai.evaluation.maps_file import MapFile
 from driving_xai.evaluation.results import FRAME_COLUMNS, PER_FRAME, SUMMARY, Results, locked
-from driving_xai.evaluation.run import _read_maps, score, score_in_shares
+from driving_xai.evaluation.run import score, score_in_shares
 from driving_xai.evaluation.sanity import SanityConfig, check
 from driving_xai.explain.registry import fitted
 from driving_xai.metrics.curves import rank
@@ -564,9 +565,9 @@ def test_two_runs_never_write_into_one_folder(steering, shards, tmp_path):
 def test_shares_read_the_manifest_and_build_once(steering, shards, tmp_path, monkeypatch):
     """In this process; each worker does it for itself."""
     checkpoint, loaded, built = steering(), [], []
-    load, build_explainers = run.Manifest.load, run.explainers_of
-    monkeypatch.setattr(run.Manifest, "load", lambda root: loaded.append(root) or load(root))
-    monkeypatch.setattr(run, "explainers_of", lambda *given: built.append(given) or build_explainers(*given))
+    load, build_explainers = job.Manifest.load, job.explainers_of
+    monkeypatch.setattr(job.Manifest, "load", lambda root: loaded.append(root) or load(root))
+    monkeypatch.setattr(job, "explainers_of", lambda *given: built.append(given) or build_explainers(*given))
     config = ScoreConfig(methods=("centre-prior",), batch_size=4)
     score(checkpoint, shards, tmp_path / "alone", config)
     assert (len(loaded), len(built)) == (1, 1)
