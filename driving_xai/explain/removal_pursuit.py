@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -101,7 +102,7 @@ class RemovalPursuit(Explainer):
         drawn = torch.randperm(regions, generator=torch.Generator().manual_seed(self.seed)).to(frames.device)
         places = drawn.new_full((*signs.shape, regions), regions)
         counts = [round(self.share * regions * step / self.steps) for step in range(self.steps)] + [regions]
-        for step, (start, end) in enumerate(zip(counts, counts[1:], strict=False)):
+        for step, (start, end) in enumerate(pairwise(counts)):
             removed = self._on_pixels((places < regions).view(*signs.shape, rows, columns), frames)
             looked = _look(clean, frames, fills, removed, self.batch_size)
             if step == self.trial_steps and signs.shape[1] > 1:
@@ -111,13 +112,10 @@ class RemovalPursuit(Explainer):
             order = drawn[estimates[..., drawn].argsort(dim=-1, descending=True, stable=True)]
             new = torch.arange(start, end, device=places.device).expand(*signs.shape, -1)
             places = places.scatter(-1, order[..., : end - start], new)
-        # A target that no removal changes before the trial ends still has one direction left: the first.
         return self._on_pixels(1 - places[:, 0].view(-1, rows, columns).to(frames) / regions, frames)
 
     def _in_regions(self, estimates: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D R"]:
-        return F.avg_pool2d(
-            estimates, self.region_px, ceil_mode=True, count_include_pad=False
-        ).flatten(2)
+        return F.avg_pool2d(estimates, self.region_px, ceil_mode=True, count_include_pad=False).flatten(2)
 
     def _on_pixels(self, regions: Tensor, frames: Frames) -> Tensor:
         height, width = frames.shape[2:]

@@ -58,7 +58,10 @@ def test_either_keeps_the_direction_that_moved_further_before_the_trial_ended(sm
             moved = []
             for saliency, sign in ((down[k], -1), (up[k], 1)):
                 gone = saliency > 1 - 48 / 192 + 1e-9  # Two of four steps over half of 192 pixels.
-                edits = [torch.where(gone, blank(frame[None], fill)[0], frame) for fill in ("black", "mean", "blur")]
+                edits = [
+                    torch.where(gone, blank(frame[None], fill)[0], frame)
+                    for fill in ("black", "mean", "blur")
+                ]
                 moved.append(sign * (left(smooth(torch.stack(edits))) - left(smooth(frame[None]))).mean())
             assert torch.equal(ours[k], up[k] if moved[1] > moved[0] else down[k])
 
