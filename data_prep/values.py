@@ -400,6 +400,8 @@ def sayable(hint: Any) -> Any:
     Example:
         >>> sayable(str | bytearray)
         <class 'str'>
+        >>> sayable(tuple[Literal["black", "mean"], ...])
+        tuple[typing.Literal['black', 'mean'], ...]
     """
     origin, arguments = origin_of(hint), arguments_of(hint)
     if origin in (Union, UnionType):
@@ -413,4 +415,4 @@ def sayable(hint: Any) -> Any:
 
 
 def _plain_item(kind: Any) -> bool:
-    return kind is ... or kind in _WORDS
+    return kind is ... or kind in _WORDS or origin_of(kind) is Literal

@@ -22,6 +22,7 @@ from .registry import METHODS as METHODS
 from .registry import build as build
 from .registry import fitted as fitted
 from .registry import options_of as options_of
+from .removal_pursuit import RemovalPursuit as RemovalPursuit
 from .visual_backprop import VisualBackProp as VisualBackProp
 from .vit.flow import AttentionGradient as AttentionGradient
 from .vit.flow import GenericAttention as GenericAttention

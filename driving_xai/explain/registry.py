@@ -79,6 +79,7 @@ _BY_FAMILY: Mapping[str, Mapping[str, Entry]] = {
         "integrated-gradients": _entry("gradient:IntegratedGradients")._replace(aliases={"baseline": "fill"}),
         "heavier-side-ig": _heavier_side("integrated-gradients"),
         "heavier-side-attention-ig": _heavier_side(_ATTENTION_IG),
+        "removal-pursuit": _entry("removal_pursuit:RemovalPursuit"),
     },
     "perturbation": {
         "occlusion": _entry("perturbation:Occlusion"),
