@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -11,9 +9,6 @@ from torch import Tensor
 
 from driving_xai.explain.cells import noted
 from driving_xai.types import Cells, Frames
-
-Axis = Literal[0, 1]
-"""Rows, columns."""
 
 
 def to_frame_grid(
@@ -60,13 +55,13 @@ def repeat_on_frame_grid(
     return noted(maps[:, rows[:, None], columns], maps)
 
 
-def _nearest(pixels: int, count: int, cells: Cells | None, axis: Axis) -> Int64[Tensor, " pixels"]:
+def _nearest(pixels: int, count: int, cells: Cells | None, axis: int) -> Int64[Tensor, " pixels"]:
     stride_px = pixels / count
     evenly = Cells(first_px=(stride_px - 1) / 2, stride_px=stride_px)
     return (_positions(pixels, count, cells or evenly, axis) + 0.5).floor().long()
 
 
-def _positions(pixels: int, count: int, cells: Cells, axis: Axis) -> Float[Tensor, " pixels"]:
+def _positions(pixels: int, count: int, cells: Cells, axis: int) -> Float[Tensor, " pixels"]:
     """Where each pixel lies along one axis, counted in cells."""
     at_px = torch.arange(pixels, dtype=torch.float64)
     if cells.frame_px is not None:
@@ -75,7 +70,7 @@ def _positions(pixels: int, count: int, cells: Cells, axis: Axis) -> Float[Tenso
     return ((at_px - cells.first_px) / cells.stride_px).clamp(0, count - 1)
 
 
-def _interpolation(pixels: int, count: int, cells: Cells, axis: Axis) -> Float[Tensor, "pixels count"]:
+def _interpolation(pixels: int, count: int, cells: Cells, axis: int) -> Float[Tensor, "pixels count"]:
     """Each pixel's weights on the cells along one axis: a hat around each centre."""
     at = _positions(pixels, count, cells, axis)
     return (1 - (at[:, None] - torch.arange(count)).abs()).clamp_min(0)
