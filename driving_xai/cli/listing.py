@@ -89,5 +89,5 @@ def misfit(name: str, model: nn.Module) -> str | None:
     try:
         fitted(name, model)
     except UnsupportedModelError as error:
-        return str(error)
+        return str(error).removeprefix(f"{name}: ")
     return None
