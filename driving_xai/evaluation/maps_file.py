@@ -251,7 +251,8 @@ def _arrays_in(path: Path, cure: str) -> dict[str, np.ndarray]:
         DataError: it is no such file, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves the file open where it is no .npz.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: is a single array, no .npz; {cure}")
             arrays = {name: file[name] for name in file.files}

@@ -21,7 +21,15 @@ def name(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+LONG = ("docs/tour.md", "docs/report.md", "docs/guides/auditor.md")
+"""Documents whose commands take a quarter of a minute and more."""
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(each, marks=pytest.mark.slow if name(each) in LONG else ()) for each in DOCUMENTS],
+    ids=name,
+)
 def test_what_a_document_shows_runs(document: Path, folder: Path) -> None:
     names: dict[str, object] = {}
     for block in blocks(document):

@@ -134,6 +134,7 @@ def test_two_processes_train_a_classifier_as_one_does(tmp_path) -> None:
     assert (tmp_path / "one" / "config.json").read_bytes() == (tmp_path / "two" / "config.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_train_steering_as_one_does(route, tmp_path) -> None:
     steering.train(route, tmp_path / "one", together.STEERING, device="cpu")
     done = program("steering", tmp_path / "two", "--devices", 2, "--shards", route)
