@@ -1,9 +1,9 @@
 """Typed values: settings, options of readers and options of explainers, checked by one set of rules.
 
-The rules: a bool is no number; a number is finite; a whole number is below 2^32 in size; text is no
-number; a list becomes a tuple, text a path, and `"none"` None where a type allows it, because TOML has
-none of the three. Bounds stand in the annotation, `Annotated[int, Ge(1)]`. pydantic checks each single
-value; tables are walked here, because a table changes only what it names in a field's own default.
+The rules: a bool is no number; a number is finite; a whole number is below 2^32 in size; text that reads as a
+number is one where a number is expected; a list becomes a tuple, text a path, and `"none"` None where a type allows
+it, because TOML has none of the three. Bounds stand in the annotation, `Annotated[int, Ge(1)]`. pydantic checks
+each single value; tables are walked here, because a table changes only what it names in a field's own default.
 """
 
 from __future__ import annotations
