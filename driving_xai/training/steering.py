@@ -222,6 +222,7 @@ def train(
     index = open_index(shards, manifest)
     if manifest.vehicle is None:
         raise DataError(f"{shards}: its manifest names no vehicle, which steering needs; prepare it again")
+    _require_size(how.model, manifest, shards)
     vehicle = Vehicle(**manifest.vehicle)
     splits = _split(index, how.held_out)
     route = Route(shards, index, vehicle, keep_bytes=how.keep_mib * 2**20)
@@ -271,6 +272,17 @@ def _windows(route: Route, kept: list[Run], length: int) -> Windows:
             "hold out less, or prepare more data"
         )
     return windows
+
+
+def _require_size(model: SteeringConfig, manifest: Manifest, shards: Path) -> None:
+    """Raises DataError where the shards' frames have another size than the model's."""
+    cut = manifest.geometry or {}
+    rows, columns = cut.get("height", model.height), cut.get("width", model.width)
+    if (rows, columns) != (model.height, model.width):
+        raise DataError(
+            f"{shards} holds frames of {rows} x {columns} px and the model takes {model.height} x {model.width}; "
+            f"add --set model.height={rows} --set model.width={columns}, or prepare with the model's size"
+        )
 
 
 def _split(index: pd.DataFrame, held_out: HoldOut) -> _Splits:

@@ -142,6 +142,13 @@ def test_too_short_runs_are_refused(shards, tmp_path) -> None:
     assert not (tmp_path / "model").exists(), "a refused run would stand in the way of the next"
 
 
+def test_frames_of_another_size_than_the_models_are_one_line(shards, tmp_path) -> None:
+    how = replace(HOW, model=SteeringConfig(hidden_size=8, height=40, width=96))
+    with pytest.raises(DataError, match=r"frames of 80 x 160 px .* takes 40 x 96; add --set model\.height=80"):
+        train(shards, tmp_path / "model", how, device="cpu")
+    assert not (tmp_path / "model").exists()
+
+
 def test_runs_of_just_one_window_train_in_every_epoch(shards, tmp_path) -> None:
     """Where a window starts is drawn; the draw must not leave a run without any."""
     index = open_index(shards, Manifest.load(shards))
