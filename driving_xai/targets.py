@@ -122,6 +122,11 @@ def outputs_at(columns: Int64[Tensor, " B"]) -> Target:
 
 
 def _each_variant(per_frame: Tensor, scores: Scores) -> Tensor:
+    if len(scores) % len(per_frame):
+        raise ValueError(
+            f"got scores of {len(scores)} frames for a target of {len(per_frame)}; expected a multiple: make the target "
+            "from the scores of these frames"
+        )
     return per_frame.repeat_interleave(len(scores) // len(per_frame))
 
 

@@ -87,6 +87,10 @@ class Explainer(ABC):
         """Maps of several targets; overridden where they share work."""
         return torch.stack([self._explain(model, frames, target) for target in targets], 1)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without what was found in networks: a copy and another process look for themselves."""
+        return {name: value for name, value in self.__dict__.items() if name != "_found"}
+
     def _remembered(self, model: object, frames: Frames, find: Callable[[object, Frames], Part]) -> Part:
         """What `find` finds in the model's network for frames of this size, looked for once."""
         found = self.__dict__.setdefault("_found", WeakKeyDictionary())

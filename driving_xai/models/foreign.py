@@ -51,7 +51,9 @@ def is_foreign(text: str) -> bool:
     )
 
 
-def load(spec: str, *, weights: Path | str | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+def load(
+    spec: Path | str, *, weights: Path | str | None = None, device: str | torch.device = "cpu"
+) -> Checkpoint:
     """The model that a text names, in eval mode, in the form of a loaded checkpoint.
 
     Args:
@@ -66,6 +68,7 @@ def load(spec: str, *, weights: Path | str | None = None, device: str | torch.de
         CheckpointError: the factory or the weights are missing, fail, or do not fit.
         UnsupportedModelError: the name is unknown, or the scores' meaning is not declared.
     """
+    spec = str(spec)
     if not is_foreign(spec):
         if weights is not None:
             raise CheckpointError(

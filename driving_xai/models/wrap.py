@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from driving_xai.models.capabilities import unwrapped
 from driving_xai.models.feature_maps import evaluating
-from driving_xai.types import FrameModel, Frames, Outputs, Scores
+from driving_xai.types import FrameModel, Frames, Kind, Outputs, Scores
 
 Normalise = Literal["none", "imagenet"] | tuple[Sequence[float], Sequence[float]]
 """Nothing, ImageNet's mean and standard deviation, or these two for each colour."""
@@ -35,8 +35,10 @@ class WrappedModel(nn.Module):
         self.network, self.outputs, self.input_size = network, outputs, size
         named = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
         mean, std = named[normalise] if isinstance(normalise, str) else normalise
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        like = next(network.parameters(), torch.empty(0))
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1).to(like))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1).to(like))
+        self.training = network.training
 
     def forward(self, frames: Frames) -> Scores:
         """The network's scores, [B, K], in the frames' precision; a network of half precision is given frames in its own.
@@ -111,6 +113,8 @@ def wrap(
         raise ValueError(f"got names {list(names)}; expected one or more, none twice")
     if not isinstance(normalise, str) and not min(normalise[1]) > 0:
         raise ValueError(f"got standard deviations {list(normalise[1])}; expected over 0")
+    if outputs not in get_args(Kind):
+        raise ValueError(f"got outputs {outputs!r}; expected one of {', '.join(get_args(Kind))}")
     unit = "1/m" if outputs == "regression" else None
     meaning = Outputs(kind=outputs, names=tuple(names), unit=unit)
     return WrappedModel(network, meaning, normalise=normalise, size=size)
