@@ -2,13 +2,14 @@
 
 Deletion removes the most salient pixels first; insertion shows them first; both may go by square
 patches. A saliency map is ranked once, and every edited frame is built from that ranking. One loop,
-`scores_along`, runs the model along the curves of pixels, patches and tokens.
+`courses.scores_between`, runs the model along the curves of pixels and patches, of several methods and fills together;
+`scores_along` does where not pixels but tokens are edited.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from driving_xai.errors import NonFiniteError
+from driving_xai.metrics.courses import Course, scores_between
 from driving_xai.metrics.quantities import Quantity, Value
-from driving_xai.perturb import Fill, Mixture, batches, blank, pixel_counts
+from driving_xai.perturb import Fill, batches, blank, pixel_counts
 from driving_xai.types import FrameModel, Frames, Scores
 
 MOST_STEPS = 64
@@ -99,6 +101,56 @@ def scores_along(
     return scores.reshape(*ranks.shape[:-1], *scores.shape[2:])
 
 
+class PixelCurve(NamedTuple):
+    """What is edited along a curve of pixels.
+
+    Args:
+        edit: deletion removes the most salient pixels, insertion shows them on the fill.
+        fractions: of pixels edited, rising, in [0, 1]; each means the nearest whole number.
+        fill: what a removed pixel shows.
+    """
+
+    edit: Literal["deletion", "insertion"]
+    fractions: tuple[float, ...]
+    fill: Fill = "black"
+
+
+def pixel_curves(
+    model: FrameModel,
+    frames: Frames,
+    ranks: Int64[Tensor, "B *methods P"],
+    curves: Iterable[PixelCurve],
+    *,
+    batch_size: int = 32,
+    clean: Scores | None = None,
+) -> dict[PixelCurve, Float[Tensor, "B *methods V K"]]:
+    """The scores along several curves, in shared passes; the end of deletion is insertion's start.
+
+    Args:
+        ranks: one ranking a frame, or one for each method.
+        curves: each is scored once.
+        batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
+        clean: the scores of the unedited frames, where they are known.
+
+    Source: see `deletion`.
+    """
+    pixels = ranks.shape[-1]
+    pictures, wanted = {_FRAME: frames}, list(dict.fromkeys(curves))
+    courses = []
+    for edit, fractions, fill in wanted:
+        if fill not in pictures:
+            pictures[fill] = blank(frames, fill)
+        start, end = (_FRAME, fill) if edit == "deletion" else (fill, _FRAME)
+        courses.append(Course(start, end, pixel_counts(fractions, pixels), pixels))
+    known = {} if clean is None else {_FRAME: clean}
+    found = scores_between(model, pictures, courses, ranks, known=known, batch_size=batch_size)
+    return dict(zip(wanted, found, strict=True))
+
+
+_FRAME, _FILL = "frame", "fill"
+"""Names of pictures."""
+
+
 def deletion(
     model: FrameModel,
     frames: Frames,
@@ -120,8 +172,8 @@ def deletion(
     Source: Petsiuk et al. 2018 (RISE), section 3.3; on steering Tashiro and Awano 2023, section 4.
     Deviation: exactly k pixels by a seeded ranking, so that ties delete no more and no less.
     """
-    empty = blank(frames, fill)
-    return _between(model, frames, empty, ranks, fractions, start=clean, end=None, batch_size=batch_size)
+    curve = PixelCurve("deletion", tuple(fractions), fill)
+    return pixel_curves(model, frames, ranks, [curve], batch_size=batch_size, clean=clean)[curve]
 
 
 def insertion(
@@ -138,41 +190,8 @@ def insertion(
 
     Arguments and source as for `deletion`; `fractions` are of pixels shown.
     """
-    empty = blank(frames, fill)
-    return _between(model, empty, frames, ranks, fractions, start=None, end=clean, batch_size=batch_size)
-
-
-@torch.no_grad()
-def _between(
-    model: FrameModel,
-    first: Frames,
-    last: Frames,
-    ranks: Int64[Tensor, "B *methods P"],
-    fractions: Sequence[float],
-    *,
-    start: Scores | None,
-    end: Scores | None,
-    batch_size: int,
-) -> Float[Tensor, "B *methods V K"]:
-    """The scores from one picture to the other; an unmixed picture is scored once for all methods."""
-    pixels = ranks.shape[-1]
-    counts = pixel_counts(fractions, pixels)
-    if counts[0] > 0:
-        start = None
-    elif start is None:
-        start = model(first)
-    if counts[-1] < pixels:
-        end = None
-    elif end is None:
-        end = model(last)
-    edited = _mixed(model, first, last)
-    return scores_along(ranks, counts, edited, start=start, end=end, batch_size=batch_size)
-
-
-def _mixed(model: FrameModel, first: Frames, last: Frames) -> Edited:
-    """The scores of mixtures with the first-ranked pixels from the last picture."""
-    mixture = Mixture(first, last)
-    return lambda order, counts: model(mixture(order, counts))
+    curve = PixelCurve("insertion", tuple(fractions), fill)
+    return pixel_curves(model, frames, ranks, [curve], batch_size=batch_size, clean=clean)[curve]
 
 
 Curves = TypeVar("Curves", Tensor, np.ndarray)
@@ -309,15 +328,10 @@ def patch_insertion_deletion(
     places, patches = patch_ranks(ranks, size, patch_px)
     step = patches_per_step or -(-patches // MOST_STEPS)
     counts = torch.tensor([*range(0, patches, step), patches])
-    nothing = _filled(frames, fill)
-    whole = model(frames) if clean is None else clean
-    empty = model(nothing)
-    inserted = scores_along(
-        places, counts, _mixed(model, nothing, frames), start=empty, end=whole, batch_size=batch_size
-    )
-    deleted = scores_along(
-        places, counts, _mixed(model, frames, nothing), start=whole, end=empty, batch_size=batch_size
-    )
+    pictures = {_FRAME: frames, _FILL: _filled(frames, fill)}
+    courses = [Course(_FILL, _FRAME, counts, patches), Course(_FRAME, _FILL, counts, patches)]
+    known = {} if clean is None else {_FRAME: clean}
+    inserted, deleted = scores_between(model, pictures, courses, places, known=known, batch_size=batch_size)
     return InsertionDeletionCurves(
         (counts.double() / patches).to(frames.device), value(inserted), value(deleted)
     )
@@ -346,14 +360,13 @@ def insertion_deletion(
     pixels = ranks.shape[-1]
     step = pixels_per_step or -(-pixels // MOST_STEPS)
     counts = torch.tensor([*range(0, pixels, step), pixels])
-    whole = model(frames) if clean is None else clean
-    blurred, black = blank(frames, insertion_fill), blank(frames, deletion_fill)
-    inserted = scores_along(
-        ranks, counts, _mixed(model, blurred, frames), start=model(blurred), end=whole, batch_size=batch_size
-    )
-    deleted = scores_along(
-        ranks, counts, _mixed(model, frames, black), start=whole, end=model(black), batch_size=batch_size
-    )
+    pictures = {_FRAME: frames, **{fill: blank(frames, fill) for fill in (insertion_fill, deletion_fill)}}
+    courses = [
+        Course(insertion_fill, _FRAME, counts, pixels),
+        Course(_FRAME, deletion_fill, counts, pixels),
+    ]
+    known = {} if clean is None else {_FRAME: clean}
+    inserted, deleted = scores_between(model, pictures, courses, ranks, known=known, batch_size=batch_size)
     return InsertionDeletionCurves(
         (counts.double() / pixels).to(frames.device), value(inserted), value(deleted)
     )

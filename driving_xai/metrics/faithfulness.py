@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,11 +14,11 @@ from driving_xai.metrics.base import Category, Columns, Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import (
     InsertionDeletionCurves,
+    PixelCurve,
     areas,
-    deletion,
-    insertion,
     insertion_deletion,
     patch_insertion_deletion,
+    pixel_curves,
 )
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.perturb import FILLS, Fill, pixel_counts
@@ -52,21 +52,29 @@ class _Curve(_Faithfulness):
 
     fractions: tuple[float, ...]
 
-    _along: ClassVar[Callable[..., Float[Tensor, "B M V K"]]]
-    """`curves.deletion` or `curves.insertion`."""
+    _edit: ClassVar[Literal["deletion", "insertion"]]
 
+    @property
+    def pixel_curve(self) -> PixelCurve:
+        """What is edited; metrics of one evaluation share the passes along their curves, see `measured`."""
+        return PixelCurve(self._edit, self.fractions, self.fill)
+
+    @final
     def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
         """The quantity along each method's curve; see `Metric.measure`."""
-        scores = self._along(
-            batch.model,
-            batch.frames,
-            ranked.ranks,
-            self.fractions,
-            fill=self.fill,
-            batch_size=self.batch_size,
-            clean=batch.clean,
-        )
-        pixels = ranked.ranks.shape[-1]
+        ((_, found),) = measured({self.name: self}, batch, ranked)
+        return iter(found)
+
+    def columns(
+        self, batch: EvalBatch, scores: Float[Tensor, "B M V K"], pixels: int
+    ) -> Iterator[tuple[str, Columns]]:
+        """What `measure` gives, of scores along the curve.
+
+        Args:
+            batch: what is known of the frames.
+            scores: see `curves.pixel_curves`.
+            pixels: of a frame.
+        """
         # As edited: a percent of a small frame is no whole number of pixels.
         edited = pixel_counts(self.fractions, pixels).double() / pixels
         for reference, value in batch.references.items():
@@ -86,6 +94,44 @@ class _Curve(_Faithfulness):
             "fill": self.fill,
             "faithful": self.faithful(quantity),
         }
+
+
+def measured(
+    metrics: Mapping[str, Metric], batch: EvalBatch, ranked: RankedMaps
+) -> Iterator[tuple[str, list[tuple[str, Columns]]]]:
+    """What each metric measures, by name; deletion and insertion run the model together.
+
+    Args:
+        metrics: by name. Those of curves of pixels share passes of the smallest of their batch sizes.
+        batch: frames, the model, and what is known of them.
+        ranked: the maps of several methods.
+
+    Example:
+        >>> from driving_xai.targets import output
+        >>> from driving_xai.types import Outputs
+        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(10), torch.nn.Flatten())
+        >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
+        >>> batch = EvalBatch.of(net, torch.rand(1, 3, 10, 10), output(0))
+        >>> maps = RankedMaps.of(torch.rand(1, 1, 10, 10))
+        >>> [name for name, _ in measured({"a": Deletion(), "b": Insertion()}, batch, maps)]
+        ['a', 'b']
+    """
+    along = {name: metric.pixel_curve for name, metric in metrics.items() if isinstance(metric, _Curve)}
+    scores = {}
+    if along:
+        scores = pixel_curves(
+            batch.model,
+            batch.frames,
+            ranked.ranks,
+            along.values(),
+            batch_size=min(metrics[name].batch_size for name in along),
+            clean=batch.clean,
+        )
+    for name, metric in metrics.items():
+        if isinstance(metric, _Curve):
+            yield name, list(metric.columns(batch, scores[along[name]], ranked.ranks.shape[-1]))
+        else:
+            yield name, list(metric.measure(batch, ranked))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +164,7 @@ class Deletion(_Curve):
     """
 
     name: ClassVar[str] = "deletion"
-    _along = staticmethod(deletion)
+    _edit = "deletion"
     higher_is_better: ClassVar[bool] = False
 
     fractions: tuple[float, ...] = DELETED
@@ -146,7 +192,7 @@ class Insertion(_Curve):
     """
 
     name: ClassVar[str] = "insertion"
-    _along = staticmethod(insertion)
+    _edit = "insertion"
     higher_is_better: ClassVar[bool] = True
 
     fractions: tuple[float, ...] = INSERTED
