@@ -110,16 +110,18 @@ def _scored(
         return []
     found = []
     for part in batches(len(points), frames=frames, batch_size=batch_size):
-        made = []
-        for number, group in groupby(points[part], key=itemgetter(0)):
-            places = [place for _, place in group]
-            made.append(stretches[number][1](places[0], places[-1] + 1))
-        found.append(model(_side_by_side(made, frames)).unflatten(0, (frames, -1)))
+        found.append(model(_pictures_at(stretches, points[part], frames)).unflatten(0, (frames, -1)))
     return list(torch.cat(found, 1).split([length for length, _ in stretches], 1))
 
 
-def _side_by_side(parts: Sequence[Frames], frames: int) -> Frames:
-    """The variants of all parts, frame by frame."""
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat([part.unflatten(0, (frames, -1)) for part in parts], 1).flatten(0, 1)
+def _pictures_at(
+    stretches: Sequence[tuple[int, _Variants]], points: Sequence[tuple[int, int]], frames: int
+) -> Frames:
+    """The pictures of these points, frame by frame."""
+    made = []
+    for number, group in groupby(points, key=itemgetter(0)):
+        places = [place for _, place in group]
+        made.append(stretches[number][1](places[0], places[-1] + 1))
+    if len(made) == 1:
+        return made[0]
+    return torch.cat([part.unflatten(0, (frames, -1)) for part in made], 1).flatten(0, 1)
