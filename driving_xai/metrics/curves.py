@@ -360,7 +360,9 @@ def insertion_deletion(
     pixels = ranks.shape[-1]
     step = pixels_per_step or -(-pixels // MOST_STEPS)
     counts = torch.tensor([*range(0, pixels, step), pixels])
-    pictures = {_FRAME: frames, **{fill: blank(frames, fill) for fill in (insertion_fill, deletion_fill)}}
+    pictures: dict[str, Frames] = {_FRAME: frames}
+    for fill in (insertion_fill, deletion_fill):
+        pictures[fill] = blank(frames, fill)
     courses = [
         Course(insertion_fill, _FRAME, counts, pixels),
         Course(_FRAME, deletion_fill, counts, pixels),

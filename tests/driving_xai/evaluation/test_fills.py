@@ -58,9 +58,11 @@ def test_the_headline_is_the_worst_fill_with_the_controls_under_it(results):
             }
             by_fill[fill], beside[fill] = means[found["method"]], means
         worst = min(by_fill, key=by_fill.get)
-        assert found["by_fill"] == by_fill
-        assert (found["fill"], found["mean"]) == (worst, by_fill[worst])
-        assert found["controls"] == {name: beside[worst][name] for name in ("random", "centre-prior")}
+        # All fills share forward passes, so that their scores round as those of other batches.
+        assert found["by_fill"] == pytest.approx(by_fill, rel=1e-5)
+        assert (found["fill"], found["mean"]) == (worst, found["by_fill"][worst])
+        controls = {name: beside[worst][name] for name in ("random", "centre-prior")}
+        assert found["controls"] == pytest.approx(controls, rel=1e-5)
     assert [(each["reference"], each["method"]) for each in together.summary["fills"]] == [
         (reference, method) for reference in ("truth", "clean") for method in SETTINGS["methods"]
     ]
