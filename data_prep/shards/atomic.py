@@ -14,6 +14,8 @@ from typing import Literal
 
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 """No room, or no way to write: libraries raise these without a file's name."""
+TEMPORARY = ".driving-xai.tmp"
+"""The end of a temporary name, which nobody else gives a file: what has it may be removed."""
 
 
 @contextmanager
@@ -32,7 +34,9 @@ def replacing(target: Path, *, scratch: Path | None = None) -> Iterator[Path]:
     """
     # Host and process keep two workers apart that were handed the same unit.
     # Absolute, because libraries take a relative name with a colon, `run:1/page`, for an address.
-    temporary = (scratch or target.parent).absolute() / f"{target.name}.{platform.node()}-{os.getpid()}.tmp"
+    temporary = (
+        scratch or target.parent
+    ).absolute() / f"{target.name}.{platform.node()}-{os.getpid()}{TEMPORARY}"
     try:
         yield temporary
         sync(temporary)
@@ -56,14 +60,14 @@ def remove_leftovers(folder: Path, *, of: str | None = None, whose: Literal["any
         whose: "any" is for who holds the output's lock; "ended", for folders that runs share, takes those of
             processes of this machine that are no more.
     """
-    for leftover in folder.glob(f"{'*' if of is None else glob.escape(of)}.*-*.tmp"):
+    for leftover in folder.glob(f"{'*' if of is None else glob.escape(of)}.*-*{TEMPORARY}"):
         if leftover.is_file() and (whose == "any" or _has_ended(leftover)):
             leftover.unlink(missing_ok=True)
 
 
 def _has_ended(leftover: Path) -> bool:
     """Whether the process that a temporary name speaks of ran here and is no more."""
-    host, _, process = leftover.stem.rpartition("-")
+    host, _, process = leftover.name.removesuffix(TEMPORARY).rpartition("-")
     if not host.endswith(f".{platform.node()}") or not process.isdecimal():
         return False
     return not Path("/proc", process).exists()

@@ -428,8 +428,11 @@ class TestTwoOfOneName:
         self, checkpoint: Checkpoint, recording: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "v.scores").mkdir()
-        left = (tmp_path / "v.mp4.host-1.tmp", tmp_path / "v.scores" / "per_frame.parquet.host-1.tmp")
-        kept = tmp_path / "w.mp4.host-1.tmp"
+        left = (
+            tmp_path / "v.mp4.host-1.driving-xai.tmp",
+            tmp_path / "v.scores" / "per_frame.parquet.host-1.driving-xai.tmp",
+        )
+        kept = tmp_path / "w.mp4.host-1.driving-xai.tmp"
         for path in (*left, kept):
             path.write_bytes(b"half")
         replay(checkpoint, recording, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.2))

@@ -144,7 +144,9 @@ def test_too_short_runs_are_refused(shards, tmp_path) -> None:
 
 def test_frames_of_another_size_than_the_models_are_one_line(shards, tmp_path) -> None:
     how = replace(HOW, model=SteeringConfig(hidden_size=8, height=40, width=96))
-    with pytest.raises(DataError, match=r"frames of 80 x 160 px .* takes 40 x 96; add --set model\.height=80"):
+    with pytest.raises(
+        DataError, match=r"frames of 80 x 160 px .* takes 40 x 96; add --set model\.height=80"
+    ):
         train(shards, tmp_path / "model", how, device="cpu")
     assert not (tmp_path / "model").exists()
 
