@@ -69,7 +69,7 @@ def report(
     report = read(results, labels=label or ())
     how = PageConfig(title=title, embed_mb=embed_mb)
     files = report.write(out, config=how, markdown=markdown, csv=csv, rrd=rrd)
-    for found in () if as_json else report.comparisons():
+    for found in () if as_json else report.comparisons:
         typer.echo("\n".join([f"{found.first} against {found.second}:", *found.sentences, *found.notes]))
     if as_json:
         console.print_json({"files": [{"path": str(p), "bytes": p.stat().st_size} for p in files]})

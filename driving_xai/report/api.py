@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from data_prep.lock import exclusive_file
 from data_prep.shards.atomic import remove_leftovers
 from driving_xai.errors import DataError
-from driving_xai.report.models import ModelComparison, model_comparisons
+from driving_xai.evaluation.model_comparison import ModelComparison
+from driving_xai.report.models import model_comparisons
 from driving_xai.report.page import PageConfig, write_page
 from driving_xai.report.sanity import Sanity, holds_sanity, load_sanity
 from driving_xai.report.sources import Source, load_sources
@@ -24,6 +26,7 @@ class Report:
     sources: Sequence[Source]
     sanity: Sequence[Sanity]
 
+    @cached_property
     def comparisons(self) -> Sequence[ModelComparison]:
         """Each pair of models that were scored on the same frames."""
         return model_comparisons(self.sources)
@@ -54,10 +57,10 @@ class Report:
             written = (
                 []
                 if out is None
-                else write_page(self.sources, out, config or PageConfig(), sanity=self.sanity)
+                else write_page(self.sources, out, config, sanity=self.sanity, models=self.comparisons)
             )
             if markdown is not None:
-                write_markdown(self.sources, markdown)
+                write_markdown(self.sources, markdown, models=self.comparisons)
             if csv is not None:
                 write_csv(self.sources, csv)
             if rrd is not None:

@@ -23,6 +23,7 @@ import jinja2
 from markupsafe import Markup
 
 from data_prep.shards.atomic import remove_leftovers, replacing
+from driving_xai.evaluation.model_comparison import ModelComparison
 from driving_xai.report import drawing, words
 from driving_xai.report.charts import Charts
 from driving_xai.report.drawing import Scale
@@ -50,8 +51,16 @@ def write_page(
     config: PageConfig | None = None,
     *,
     sanity: Sequence[Sanity] = (),
+    models: Sequence[ModelComparison] | None = None,
 ) -> list[Path]:
     """Writes the page, and beside it the videos that are too large to be part of it.
+
+    Args:
+        sources: the results.
+        out: the page.
+        config: its title, and what becomes part of it.
+        sanity: checks that are shown with them.
+        models: the comparisons of the sources, where they are known already.
 
     Returns:
         What was written, the page first.
@@ -74,7 +83,7 @@ def write_page(
             title=config.title,
             version=version("driving-xai"),
             sources=sources,
-            models=model_comparisons(sources),
+            models=model_comparisons(sources) if models is None else models,
             sanity=sanity,
             cascade=_cascade,
             controls=controls,

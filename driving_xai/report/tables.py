@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shards.atomic import replacing
+from driving_xai.evaluation.model_comparison import ModelComparison
 from driving_xai.report import words
 from driving_xai.report.models import model_comparisons
 from driving_xai.report.sources import Board, Source, Standing
@@ -21,13 +22,22 @@ _COLUMNS = (
 _COMPARED = ("difference", "low", "high", "p_holm", "rank_biserial", "cliffs_delta", "cohens_dz", "verdict")
 
 
-def write_markdown(sources: Sequence[Source], out: Path) -> None:
-    """Writes what models differ in, and a table for each score of each result."""
-    _write(out, "\n".join(_markdown(sources)) + "\n")
+def write_markdown(
+    sources: Sequence[Source], out: Path, *, models: Sequence[ModelComparison] | None = None
+) -> None:
+    """Writes what models differ in, and a table for each score of each result.
+
+    Args:
+        sources: the results.
+        out: the file.
+        models: the comparisons of the sources, where they are known already.
+    """
+    compared = model_comparisons(sources) if models is None else models
+    _write(out, "\n".join(_markdown(sources, compared)) + "\n")
 
 
-def _markdown(sources: Sequence[Source]) -> Iterator[str]:
-    for found in model_comparisons(sources):
+def _markdown(sources: Sequence[Source], models: Sequence[ModelComparison]) -> Iterator[str]:
+    for found in models:
         yield f"## {_plain(found.first)} against {_plain(found.second)}\n"
         yield from (f"- {_plain(sentence)}" for sentence in (*found.sentences, *found.notes))
         yield ""
