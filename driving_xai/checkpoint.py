@@ -73,7 +73,10 @@ class Checkpoint:
             CheckpointError: the model has no outputs, as one that was only pre-trained.
         """
         if not isinstance(self.model, HasOutputs):
-            raise CheckpointError(f"{self.path} holds kind {self.kind!r}, a model without outputs to explain")
+            raise CheckpointError(
+                f"{self.path} holds kind {self.kind!r}, a model without outputs to explain; "
+                "expected a steering model, one of actions or a classifier"
+            )
         return self.model.outputs
 
     @property

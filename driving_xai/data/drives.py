@@ -136,6 +136,17 @@ class Windows(Dataset[Window]):
         return self.route.window(self.windows[position])
 
 
+def vehicle_of(root: Path, manifest: Manifest) -> Vehicle:
+    """The vehicle whose steering a shard set holds.
+
+    Raises:
+        DataError: its manifest names none.
+    """
+    if manifest.vehicle is None:
+        raise DataError(f"{root}: its manifest names no vehicle, which degrees need; prepare it again")
+    return Vehicle(**manifest.vehicle)
+
+
 def open_index(root: Path, manifest: Manifest) -> pd.DataFrame:
     """The index of a shard set, once it is the one that the manifest vouches for.
 

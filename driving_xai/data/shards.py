@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
-from driving_xai.data.drives import Route, open_index
+from driving_xai.data.drives import Route, open_index, vehicle_of
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError
 from driving_xai.types import Frames
@@ -38,7 +36,7 @@ class ShardSet:
         self.root, self.manifest = root, manifest
         self._images = LabelledImages(root, manifest=manifest) if manifest.kind == "images" else None
         whole = open_index(root, manifest) if self._images is None else self._images.index
-        self._route = None if self._images is not None else _route(root, manifest, whole)
+        self._route = None if self._images is not None else Route(root, whole, vehicle_of(root, manifest))
         chosen = np.ones(len(whole), dtype=bool) if split == "all" else whole["split"].to_numpy() == split
         if not chosen.any():
             has = ", ".join(sorted(set(whole["split"])))
@@ -75,12 +73,6 @@ class ShardSet:
         if self._images is None:
             raise DataError(f"{self.root} holds drives; their signals are columns of index")
         return self._images.labels(list(names))[self._rows]
-
-
-def _route(root: Path, manifest: Manifest, index: pd.DataFrame) -> Route:
-    if manifest.vehicle is None:
-        raise DataError(f"{root}: its manifest names no vehicle, which degrees need; prepare it again")
-    return Route(root, index, Vehicle(**manifest.vehicle))
 
 
 def open(path: Path | str, *, split: Part = "all") -> ShardSet:

@@ -12,14 +12,13 @@ from jaxtyping import Int64
 
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai.errors import DataError
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.drive_data import DriveData
 from driving_xai.evaluation.image_data import ImageData
 from driving_xai.evaluation.selection import every_batch
 from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import Quantity
-from driving_xai.types import HasOutputs
 
 
 class EvalData(Protocol):
@@ -86,13 +85,7 @@ def open_data(
         DataError: the shards do not fit, or hold none of the frames asked for.
         CheckpointError: the model has no outputs that could be explained.
     """
-    model = checkpoint.model
-    if not isinstance(model, HasOutputs):
-        raise CheckpointError(
-            f"{checkpoint.path} holds kind {checkpoint.kind!r}, a model without outputs to explain; "
-            "expected a steering model, one of actions or a classifier"
-        )
-    if model.outputs.kind == "regression":
+    if checkpoint.outputs.kind == "regression":
         return DriveData(checkpoint, shards, manifest, config, with_masks=with_masks)
     return ImageData(checkpoint, shards, manifest, config, with_masks=with_masks)
 

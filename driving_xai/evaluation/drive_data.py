@@ -12,10 +12,9 @@ import pandas as pd
 import torch
 from jaxtyping import Int64
 
-from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.drives import Route, Run, open_index, runs
+from driving_xai.data.drives import Route, Run, open_index, runs, vehicle_of
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.config import ScoreConfig
@@ -68,11 +67,10 @@ class DriveData:
         with_masks: bool,
     ) -> None:
         _require_signals(checkpoint, manifest, shards)
-        if manifest.vehicle is None:
-            raise DataError(f"{shards}: its manifest names no vehicle, which degrees need; prepare again")
+        vehicle = vehicle_of(shards, manifest)
         _require_steps(checkpoint.model)
         self._model = checkpoint.model
-        self._route = Route(shards, open_index(shards, manifest), Vehicle(**manifest.vehicle))
+        self._route = Route(shards, open_index(shards, manifest), vehicle)
         self._target = config.target or "magnitude"
         self._rule = by_name(self._target, checkpoint.model.outputs)
         self._every, self._with_masks = config.every, with_masks

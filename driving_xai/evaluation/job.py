@@ -56,7 +56,7 @@ from driving_xai.explain.base import Explainer
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import RankedMaps
-from driving_xai.metrics.registry import build_all
+from driving_xai.metrics.registry import build_all, statistics_of_sets
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.models.capabilities import device_of
 from driving_xai.types import Saliency
@@ -311,9 +311,7 @@ class Run:
 
     @cached_property
     def _of_sets(self) -> dict[str, Statistic]:
-        """Of metrics whose value is of all frames together, how it is made of their mean curve."""
-        found = {name: metric.of_set() for name, metric in self.metrics.items()}
-        return {name: statistic for name, statistic in found.items() if statistic is not None}
+        return statistics_of_sets(self.metrics)
 
     def _summary(
         self, condensed: CondensedRows, plan: Mapping[str, Any], ranked_by: RankedBy

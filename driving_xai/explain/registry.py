@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -179,8 +179,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 def explainer_class(entry: Entry) -> Callable[..., Explainer]:
     """The class that an entry names."""
-    module, _, attribute = entry.target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return resolve_name(entry.target)
 
 
 def summary(name: str) -> str:

@@ -179,7 +179,7 @@ def build_all(
     }
 
 
-def statistics_of_sets(names: Iterable[str]) -> dict[str, Statistic]:
-    """Of these metrics, those whose value is of all frames together and not a mean over frames."""
-    found = {name: metric_class(name).of_set() for name in names}
+def statistics_of_sets(metrics: Mapping[str, Metric]) -> dict[str, Statistic]:
+    """Of these metrics, those whose value is of all frames together: how it is made of their mean curve."""
+    found = {name: metric.of_set() for name, metric in metrics.items()}
     return {name: statistic for name, statistic in found.items() if statistic is not None}

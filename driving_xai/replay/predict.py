@@ -181,10 +181,11 @@ class Predictor:
                 )
             prediction = self._task.read(clean, seen)
         with self._times.measure("explain"):
-            saliency = self._explained(self._view(past, frames, attention), frames, prediction.outputs)
+            try:
+                saliency = self._explained(self._view(past, frames, attention), frames, prediction.outputs)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"frame {seen.frame.index}: its map: {error}") from error
             shown = saliency.cpu().numpy().astype(np.float32, copy=False)
-        if not np.isfinite(shown).all():
-            raise NonFiniteError(f"frame {seen.frame.index}: its map has NaN or infinity; check the weights")
         explanations = tuple(map(Explanation, prediction.outputs, shown))
         scorable = bool(explanations) and not (self._recurrent and seen.begins)
         return Pending(

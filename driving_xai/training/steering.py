@@ -20,11 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data_prep.schema import Vehicle
 from data_prep.shards.manifest import Manifest
 from data_prep.values import Checked, Ge, Gt, Interval
 from driving_xai import checkpoint
-from driving_xai.data.drives import Route, Run, Window, Windows, labelled, open_index, runs
+from driving_xai.data.drives import Route, Run, Window, Windows, labelled, open_index, runs, vehicle_of
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
@@ -220,10 +219,8 @@ def train(
     if manifest.kind != "sequences":
         raise DataError(f"{shards} holds {manifest.kind}; training a steering model needs sequences")
     index = open_index(shards, manifest)
-    if manifest.vehicle is None:
-        raise DataError(f"{shards}: its manifest names no vehicle, which steering needs; prepare it again")
+    vehicle = vehicle_of(shards, manifest)
     _require_size(how.model, manifest, shards)
-    vehicle = Vehicle(**manifest.vehicle)
     splits = _split(index, how.held_out)
     route = Route(shards, index, vehicle, keep_bytes=how.keep_mib * 2**20)
     start = None if encoder_from is None else checkpoint.load(encoder_from, kind="steering")

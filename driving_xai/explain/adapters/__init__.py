@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from inspect import signature
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any
 
@@ -55,9 +56,8 @@ def load_explainer(
 
 
 def _class_of(library: str) -> Any:
-    module, _, name = LIBRARIES[library].partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        return resolve_name(LIBRARIES[library])
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{library} is not installed ({error.name} is missing); pip install 'driving-xai[{_EXTRAS[library]}]'"

@@ -29,7 +29,6 @@ from driving_xai.errors import VideoError
 from driving_xai.replay.live.access import Room, Token, is_loopback, is_trusted
 from driving_xai.replay.live.control import Live
 
-LOOPBACK = "127.0.0.1"
 _MOST_CLIENTS = 64
 _MOST_OF_ONE_ADDRESS = 16
 """A browser holds two or three connections; all who come through one tunnel have one address."""

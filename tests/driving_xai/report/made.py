@@ -26,7 +26,7 @@ def make_rows(
     common = 20 + np.cumsum(generator.normal(size=frames))
     angle = 10 * np.sin(np.arange(frames) / 9)
     tables = []
-    of_sets = statistics_of_sets(measures)
+    of_sets = statistics_of_sets({name: build(name) for name in measures})
     for measure in measures:
         about = build(measure).describe(STEERING_ERROR)
         points = (
@@ -95,7 +95,7 @@ def make_summary(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
             methods=[name for name in methods if name not in controls],
             controls=controls,
             bootstrap=BOOTSTRAP,
-            of_sets=statistics_of_sets(measures),
+            of_sets=statistics_of_sets({name: build(name) for name in measures}),
         ),
         "versions": {"driving-xai": "0"},
         "hardware": {"device": "none", "threads": 1},

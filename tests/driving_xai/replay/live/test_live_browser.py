@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from driving_xai.replay.live.control import Live
-from driving_xai.replay.live.server import LOOPBACK, serving
+from driving_xai.replay.live.server import serving
 
 from .test_control import playback, stats
 
+LOOPBACK = "127.0.0.1"
 CHROMIUM = Path("/usr/bin/chromium")
 RATE = 50.0
 

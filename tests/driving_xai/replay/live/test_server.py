@@ -22,10 +22,11 @@ from driving_xai.errors import VideoError
 from driving_xai.replay.live import server
 from driving_xai.replay.live.access import is_loopback, is_trusted
 from driving_xai.replay.live.control import Live
-from driving_xai.replay.live.server import _MOST_CLIENTS, _MOST_OF_ONE_ADDRESS, LOOPBACK, serving
+from driving_xai.replay.live.server import _MOST_CLIENTS, _MOST_OF_ONE_ADDRESS, serving
 
 from .test_control import playback, stats
 
+LOOPBACK = "127.0.0.1"
 JSON = {"Content-Type": "application/json"}
 
 
