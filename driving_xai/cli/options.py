@@ -57,6 +57,13 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")]
 
+ON_BAD = "Count and leave out unusable frames, or stop. [default: drop]"
+REFUSE = (
+    "Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
+    "undecodable_image; repeatable."
+)
+"""Help of two options that stand under a heading of their own in `prep` only."""
+
 DeviceName = Literal["auto", "cpu", "cuda"]
 Device = Annotated[DeviceName, typer.Option(help="Where to compute; auto takes CUDA where there is one.")]
 LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that load data. [default: 0]")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.options import Assignments, Config, DryRun, Json, Scheduler
+from driving_xai.cli.options import ON_BAD, REFUSE, Assignments, Config, DryRun, Json, Scheduler
 
 _SOURCE, _FRAMES, _SPLIT = "The source", "Frames and signals", "Who trains, who tests"
 _FAULTS, _RUNNING = "Faults of the recording", "The run"
@@ -66,16 +66,13 @@ def prep(
     ] = None,
     on_bad: Annotated[
         Literal["drop", "refuse"] | None,
-        typer.Option(
-            help="Count and leave out unusable frames, or stop. [default: drop]", rich_help_panel=_FAULTS
-        ),
+        typer.Option(help=ON_BAD, rich_help_panel=_FAULTS),
     ] = None,
     refuse: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FAULT",
-            help="Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
-            "undecodable_image; repeatable.",
+            help=REFUSE,
             rich_help_panel=_FAULTS,
         ),
     ] = None,

@@ -11,7 +11,17 @@ import typer
 
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.models import open_model
-from driving_xai.cli.options import Assignments, Checkpoint, Config, Device, Json, Weights, resolve_device
+from driving_xai.cli.options import (
+    ON_BAD,
+    REFUSE,
+    Assignments,
+    Checkpoint,
+    Config,
+    Device,
+    Json,
+    Weights,
+    resolve_device,
+)
 
 if TYPE_CHECKING:
     from driving_xai.replay.live.control import Live
@@ -57,14 +67,13 @@ def replay(
     ] = None,
     on_bad: Annotated[
         Literal["drop", "refuse"] | None,
-        typer.Option(help="Count and leave out unusable frames, or stop. [default: drop]"),
+        typer.Option(help=ON_BAD),
     ] = None,
     refuse: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FAULT",
-            help="Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
-            "undecodable_image; repeatable.",
+            help=REFUSE,
         ),
     ] = None,
     drive: Annotated[str | None, typer.Option(help="Which drive of SOURCE, where there are several.")] = None,

@@ -131,7 +131,10 @@ class _Still:
                 explained = explained_by(
                     method, rule(clean), self._outputs, score=self._config.explained_score
                 )
-                saliency = explain(self._view, frames, explained).detach()
+                try:
+                    saliency = explain(self._view, frames, explained).detach()
+                except NonFiniteError as error:
+                    raise NonFiniteError(f"{path.name}: the map of {method}: {error}") from error
                 maps.append(self._map(path, out, image, saliency, method, target))
         summary = {
             "schema": SCHEMA,
@@ -178,8 +181,6 @@ class _Still:
     ) -> dict[str, Any]:
         """Draws one map and says what is in it."""
         values = saliency[0].cpu().numpy().astype(np.float32)
-        if not np.isfinite(values).all():
-            raise NonFiniteError(f"{path.name}: the map of {method} has NaN or infinity; check the weights")
         stem = f"{path.stem}.{method}.{_in_file_names(target)}"
         files = {"picture": f"{stem}.png"}
         called = described(method, self._config.options)
