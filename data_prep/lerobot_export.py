@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
 import av
-import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.documents import read_json
 from data_prep.errors import DataError, OutputError
+from data_prep.h264 import ENCODER, declare_colours, to_i420, why_missing
+from data_prep.lerobot_statistics import Moments, of_numbers
 from data_prep.lock import exclusive
 from data_prep.schema import Image
 from data_prep.shards import hdf5
-from data_prep.shards.atomic import read_bounded, replacing
+from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.values import Checked, Interval, MinLen
@@ -40,7 +42,6 @@ DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 ACTION, STATE_FEATURE, LABEL = "action", "observation.state", "inverse_turning_radius"
 _PARTS = ("train", "val", "test")
-_ENCODER = "libx264"
 _FRAMES_AT_ONCE = 64
 _KEYFRAME_PERIOD = 2
 """Source: lerobot/common/datasets/video_utils.py, which reads single frames at random."""
@@ -121,7 +122,8 @@ def export(
         OutputError: the folder cannot be written, or its disk is full.
     """
     chosen = config or LeRobotConfig()
-    _require_encoder()
+    if reason := why_missing():
+        raise OutputError(reason)
     manifest = Manifest.load(shards)
     if manifest.kind != "sequences":
         raise DataError(
@@ -150,15 +152,6 @@ def export(
         ) from None
     frames = sum(len(episode.rows) for episode in episodes)
     return Exported(len(episodes), frames, plan.rate_hz, len(index) - frames)
-
-
-def _require_encoder() -> None:
-    try:
-        av.Codec(_ENCODER, "w")
-    except (av.FFmpegError, ValueError):
-        raise OutputError(
-            f"this PyAV ({av.__version__}) has no {_ENCODER} encoder; install av from its wheel"
-        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,9 +268,8 @@ def _fingerprint_at(out: Path) -> str | None:
     """The plan of the export that lies here; None where there is none."""
     for file in (out / STATE / "plan.json", out / INFO):
         try:
-            value = json.loads(read_bounded(file, most=_MOST_NOTE_BYTES))
-            return str(value["driving_xai"]["fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return str(read_json(file, most=_MOST_NOTE_BYTES)["driving_xai"]["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
@@ -306,7 +298,7 @@ def _write(out: Path, plan: _Plan, on_progress: Callable[[int, int], None] | Non
         note = scratch / f"episode_{episode.number:06d}.json"
         if not note.is_file():
             _write_json(note, _write_episode(out, plan, episode), scratch=scratch)
-        stats.append(json.loads(read_bounded(note, most=_MOST_NOTE_BYTES)))
+        stats.append(read_json(note, most=_MOST_NOTE_BYTES))
         if on_progress is not None:
             on_progress(done, len(plan.episodes))
     task = plan.config.task
@@ -326,12 +318,12 @@ def _write_episode(out: Path, plan: _Plan, episode: _Episode) -> dict[str, Any]:
     data, video = out / episode.path(DATA_PATH), out / episode.path(VIDEO_PATH, key)
     for path in (data, video):
         path.parent.mkdir(parents=True, exist_ok=True)
-    seen = _Moments()
+    seen = Moments()
     with replacing(video, scratch=scratch) as temporary:
         _encode(temporary, seen.watched(_images(plan.shards, episode)), plan)
     with replacing(data, scratch=scratch) as temporary:
         pq.write_table(table, temporary)
-    stats = {name: _stats(np.array(table[name].to_pylist())) for name in table.column_names}
+    stats = {name: of_numbers(np.array(table[name].to_pylist())) for name in table.column_names}
     return {"episode_index": episode.number, "stats": {key: seen.stats(), **stats}}
 
 
@@ -372,63 +364,22 @@ def _images(shards: Path, episode: _Episode) -> Iterator[Image]:
 
 
 def _encode(path: Path, images: Iterator[Image], plan: _Plan) -> None:
-    """H.264 in yuv420p; an odd side gets its last row or column once more."""
+    """H.264 in yuv420p, each picture as `to_i420` makes it."""
     height, width, _ = plan.features[plan.config.video_key]["shape"]
     with ExitStack() as stack:
         container = stack.enter_context(
             av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         )
-        stream = cast(av.VideoStream, container.add_stream(_ENCODER, rate=plan.rate_hz))
+        stream = cast(av.VideoStream, container.add_stream(ENCODER, rate=plan.rate_hz))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": str(plan.config.crf), "g": str(_KEYFRAME_PERIOD)}
         codec = stream.codec_context
         codec.thread_count = 1  # with several, equal frames need not give equal bytes
-        codec.colorspace = codec.color_primaries = codec.color_trc = 6  # BT.601, as OpenCV converts
-        codec.color_range = 1
+        declare_colours(codec)
         for image in images:
-            padding = (0, height - image.shape[0], 0, width - image.shape[1])
-            even = cv2.copyMakeBorder(image, *padding, cv2.BORDER_REPLICATE) if any(padding) else image
-            planar = np.asarray(cv2.cvtColor(np.ascontiguousarray(even), cv2.COLOR_RGB2YUV_I420), np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(planar, format="yuv420p")))
+            frame = av.VideoFrame.from_ndarray(to_i420(image), format="yuv420p")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
-
-
-class _Moments:
-    """Statistics of the images that pass by, a channel each, in [0, 1]."""
-
-    def __init__(self) -> None:
-        self._least, self._most = np.full(3, 255.0), np.zeros(3)
-        self._sum, self._squares, self._pixels, self._images = np.zeros(3), np.zeros(3), 0, 0
-
-    def watched(self, images: Iterator[Image]) -> Iterator[Image]:
-        for image in images:
-            pixels = image.reshape(-1, 3)
-            self._least = np.minimum(self._least, pixels.min(axis=0))
-            self._most = np.maximum(self._most, pixels.max(axis=0))
-            self._sum += pixels.sum(axis=0, dtype=np.float64)
-            self._squares += np.square(pixels, dtype=np.float64).sum(axis=0)
-            self._pixels += len(pixels)
-            self._images += 1
-            yield image
-
-    def stats(self) -> dict[str, Any]:
-        """Of shape [3, 1, 1], as LeRobot keeps them for images."""
-        mean = self._sum / self._pixels
-        std = np.sqrt(np.maximum(self._squares / self._pixels - mean**2, 0.0))
-        named = {"min": self._least, "max": self._most, "mean": mean, "std": std}
-        found = {name: (value / 255.0).reshape(3, 1, 1).tolist() for name, value in named.items()}
-        return found | {"count": [self._images]}
-
-
-def _stats(values: np.ndarray) -> dict[str, Any]:
-    rows = values.reshape(len(values), -1).astype(np.float64)
-    named = {
-        "min": rows.min(axis=0),
-        "max": rows.max(axis=0),
-        "mean": rows.mean(axis=0),
-        "std": rows.std(axis=0),
-    }
-    return {name: value.tolist() for name, value in named.items()} | {"count": [len(rows)]}
 
 
 def _info(plan: _Plan) -> dict[str, Any]:

@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 import av
-import cv2
-import numpy as np
-from jaxtyping import UInt8
 
+from data_prep.h264 import ENCODER, declare_colours, to_i420, why_missing
 from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
 from driving_xai.errors import VideoError
 
-ENCODER = "libx264"
 Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
 ]
-
-# ITU-T H.273: what OpenCV's conversion produces, so that players undo the same one.
-_BT601, _LIMITED_RANGE = 6, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +49,8 @@ def require_encoder() -> None:
     Raises:
         VideoError: this PyAV has no libx264.
     """
-    try:
-        av.Codec(ENCODER, "w")
-    except (av.FFmpegError, ValueError):
-        raise VideoError(
-            f"this PyAV ({av.__version__}) has no {ENCODER} encoder; install av from its wheel"
-        ) from None
+    if reason := why_missing(ENCODER):
+        raise VideoError(reason)
 
 
 _FINE = Fraction(1, 90_000)
@@ -96,8 +86,7 @@ class VideoSink:
         self._stream.options = {"preset": encoding.preset, "crf": str(encoding.crf)}
         codec = self._stream.codec_context
         codec.gop_size = max(1, round(encoding.keyframe_s * frame_rate))
-        codec.colorspace = codec.color_primaries = codec.color_trc = _BT601
-        codec.color_range = _LIMITED_RANGE
+        declare_colours(codec)
 
     @property
     def frames(self) -> int:
@@ -126,7 +115,7 @@ class VideoSink:
             raise VideoError(
                 f"got a picture of {picture.shape}, expected {(*self.size, 3)}; one size a video"
             )
-        frame = av.VideoFrame.from_ndarray(_to_i420(picture), format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(to_i420(picture), format="yuv420p")
         start, duration = self._place(at_ns, for_ns)
         frame.pts, frame.time_base = start, self._time_base
         self._starts.append(start)
@@ -228,11 +217,3 @@ def open_sink(
             if not sink.frames:
                 raise VideoError(f"{path}: no picture came, so there is no video; check the source")
             sink.finish()
-
-
-def _to_i420(picture: Image) -> UInt8[np.ndarray, "rows columns"]:
-    """Luma, then both chromas at half the size, as PyAV takes yuv420p."""
-    height, width = picture.shape[:2]
-    if height % 2 or width % 2:
-        picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
