@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from data_prep.documents import read_json
 from data_prep.errors import DataError, OutputError
-from data_prep.h264 import ENCODER, declare_colours, to_i420, why_missing
+from data_prep.h264 import ENCODER, declare_colours, reproducible, to_i420, why_missing
 from data_prep.lerobot_statistics import Moments, of_numbers
 from data_prep.lock import exclusive
 from data_prep.schema import Image
@@ -372,7 +372,7 @@ def _encode(path: Path, images: Iterator[Image], plan: _Plan) -> None:
         )
         stream = cast(av.VideoStream, container.add_stream(ENCODER, rate=plan.rate_hz))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": str(plan.config.crf), "g": str(_KEYFRAME_PERIOD)}
+        stream.options = {"crf": str(plan.config.crf), "g": str(_KEYFRAME_PERIOD), **reproducible()}
         codec = stream.codec_context
         codec.thread_count = 1  # with several, equal frames need not give equal bytes
         declare_colours(codec)
