@@ -33,6 +33,7 @@ from driving_xai.evaluation.data import (
 )
 from driving_xai.evaluation.distributed import World
 from driving_xai.evaluation.fills import headlines, under_fills
+from driving_xai.evaluation.judgement import beforehand
 from driving_xai.evaluation.maps_file import MapFile, Masks, Part, join_parts, save_part
 from driving_xai.evaluation.parts import FOLDER, part_of
 from driving_xai.evaluation.plan import class_of, settings_of, settings_sha256
@@ -51,7 +52,6 @@ from driving_xai.evaluation.results import (
 from driving_xai.evaluation.row_order import in_order, rows_in_memory
 from driving_xai.evaluation.scorer import Scorer
 from driving_xai.evaluation.summary import describe_machine, summarise
-from driving_xai.evaluation.verdicts import beforehand
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.base import Metric

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from driving_xai.evaluation.judgement import Judgement, judge
 from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.summary import compare_pair
-from driving_xai.evaluation.verdicts import Judgement, chance, claim_of, in_words, is_headline, judge, number
+from driving_xai.evaluation.verdicts import chance, claim_of, in_words, is_headline, number
 from driving_xai.metrics.comparison import holm
 from driving_xai.metrics.statistics import BlockBootstrap
 

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from driving_xai.errors import DataError
+from driving_xai.evaluation.judgement import OF_ALL_FRAMES, Judgement, comparisons_of, pair_of
 from driving_xai.evaluation.results import SUMMARY, Results
-from driving_xai.evaluation.verdicts import (
-    OF_ALL_FRAMES,
-    Judgement,
-    Verdict,
-    comparisons_of,
-    is_headline,
-    pair_of,
-    verdicts_of,
-)
+from driving_xai.evaluation.verdicts import Verdict, is_headline, verdicts_of
 from driving_xai.report.edited import fractions_of
 
 

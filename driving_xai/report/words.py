@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from driving_xai.evaluation.verdicts import TRUTH_WARNING, Judgement, in_words
+from driving_xai.evaluation.judgement import Judgement
+from driving_xai.evaluation.verdicts import TRUTH_WARNING, in_words
 from driving_xai.evaluation.verdicts import chance as chance
 from driving_xai.report.edited import what_is_edited
 from driving_xai.report.sources import Board, Source, Standing
