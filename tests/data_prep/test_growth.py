@@ -14,26 +14,9 @@ from data_prep.schema import VEHICLES, Drive, Signal
 from data_prep.shards.manifest import ShardEntry
 from data_prep.shards.verify import _Rows
 from data_prep.split import BlockSplit, DriveSplit, OnePart, Timeline, near_on_clock
+from tests.growth import MOST_EXPONENT, Counted, exponent
 
 SIZES = (20, 80, 320)
-MOST_EXPONENT = 1.1
-
-
-def exponent(counts: list[int]) -> float:
-    """The slope of count against size, both as logarithms."""
-    return float(np.polyfit(np.log(SIZES), np.log(counts), 1)[0])
-
-
-class Counted(np.ndarray):
-    """An array that adds up the elements that NumPy is asked to go through."""
-
-    seen = 0
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        Counted.seen += max(np.size(each) for each in inputs)
-        plain = [np.asarray(each) if isinstance(each, Counted) else each for each in inputs]
-        result = getattr(ufunc, method)(*plain, **options)
-        return result.view(Counted) if isinstance(result, np.ndarray) else result
 
 
 class CountedList(list):
@@ -70,7 +53,7 @@ def test_gaps_between_many_drives_with_clocks_of_their_own():
         Counted.seen = 0
         near_on_clock(time_ns.view(Counted), clock.view(Counted), part, ~part, gap_s=0.25)
         counts.append(Counted.seen)
-    assert exponent(counts) <= MOST_EXPONENT
+    assert exponent(SIZES, counts) <= MOST_EXPONENT
 
 
 @pytest.mark.parametrize("split", [BlockSplit(gap_s=0.1), DriveSplit(gap_s=0.1)])
@@ -84,7 +67,7 @@ def test_splits_of_many_drives(split):
         CountedList.seen = 0
         split.divide(lines)
         counts.append(CountedList.seen)
-    assert exponent(counts) <= MOST_EXPONENT
+    assert exponent(SIZES, counts) <= MOST_EXPONENT
 
 
 class NoImages:
@@ -136,8 +119,8 @@ def test_index_and_manifest_of_many_drives(compared):
         assert [report["kept"] for report in manifest.quality.values()] == [40] * drives
         looped.append(CountedList.seen)
         cells.append(1 + compared["cells"])
-    assert exponent(looped) <= MOST_EXPONENT
-    assert exponent(cells) <= MOST_EXPONENT
+    assert exponent(SIZES, looped) <= MOST_EXPONENT
+    assert exponent(SIZES, cells) <= MOST_EXPONENT
 
 
 def test_the_rows_of_many_shards_for_their_check(compared):
@@ -154,4 +137,4 @@ def test_the_rows_of_many_shards_for_their_check(compared):
         assert all(rows.of(f"s{n}")["row"].tolist() == list(range(20)) for n in range(shards))
         cells.append(1 + compared["cells"])
     assert not len(rows.of("none"))
-    assert exponent(cells) <= MOST_EXPONENT
+    assert exponent(SIZES, cells) <= MOST_EXPONENT

@@ -55,6 +55,10 @@ class Target(NamedTuple):
     """The file with its hash; empty where nothing vouches for it."""
 
 
+def _scoring(out: str, *options: str) -> tuple[str, ...]:
+    return ("score", "{root}/model", "{root}/shards", *options, "-o", f"{{root}}/{out}")
+
+
 REPORT = ("report", "{root}/scores", "{root}/sanity", "-o", "{root}/page.html", "--csv", "{root}/page.csv")
 INFO = ("info", "{root}/scores")
 EXPLAIN = ("explain", "{root}/model", "{root}/frame.png", "--method", "sign-attention", "-o", "{root}/maps")
@@ -67,84 +71,12 @@ TARGETS = (
     Target("scores/maps.h5", (INFO, REPORT), "scores/results.json"),
     Target("sanity/sanity.json", (("info", "{root}/sanity"), REPORT)),
     Target("sanity/sanity.parquet", (("info", "{root}/sanity"), REPORT), "sanity/sanity.json"),
-    Target(
-        "given.h5",
-        (
-            (
-                "score",
-                "{root}/model",
-                "{root}/shards",
-                "--maps",
-                "{root}/given.h5",
-                *SCORE[2:],
-                "-o",
-                "{root}/out",
-            ),
-        ),
-    ),
-    Target(
-        "masks.npz",
-        (
-            (
-                "score",
-                "{root}/model",
-                "{root}/shards",
-                "--masks",
-                "{root}/masks.npz",
-                *SCORE,
-                "-o",
-                "{root}/out",
-            ),
-        ),
-    ),
-    Target(
-        "how.toml",
-        (("score", "{root}/model", "{root}/shards", "--config", "{root}/how.toml", "-o", "{root}/out"),),
-    ),
-    Target(
-        "begun/parts/plan.json",
-        (
-            (
-                "score",
-                "{root}/model",
-                "{root}/shards",
-                *SCORE,
-                "--save-maps",
-                "--resume",
-                "-o",
-                "{root}/begun",
-            ),
-        ),
-    ),
-    Target(
-        "begun/parts/part-000000.parquet",
-        (
-            (
-                "score",
-                "{root}/model",
-                "{root}/shards",
-                *SCORE,
-                "--save-maps",
-                "--resume",
-                "-o",
-                "{root}/begun",
-            ),
-        ),
-    ),
-    Target(
-        "begun/parts/part-000000.npz",
-        (
-            (
-                "score",
-                "{root}/model",
-                "{root}/shards",
-                *SCORE,
-                "--save-maps",
-                "--resume",
-                "-o",
-                "{root}/begun",
-            ),
-        ),
+    Target("given.h5", (_scoring("out", "--maps", "{root}/given.h5", *SCORE[2:]),)),
+    Target("masks.npz", (_scoring("out", "--masks", "{root}/masks.npz", *SCORE),)),
+    Target("how.toml", (_scoring("out", "--config", "{root}/how.toml"),)),
+    *(
+        Target(f"begun/parts/{name}", (_scoring("begun", *SCORE, "--save-maps", "--resume"),))
+        for name in ("plan.json", "part-000000.parquet", "part-000000.npz")
     ),
 )
 

@@ -15,28 +15,11 @@ from data_prep.shards.parquet import IMAGES_PER_GROUP, LabelledImage
 from driving_xai.data import drives, images
 from driving_xai.data.splits import HoldOut
 from driving_xai.experiments import image_sets
+from tests.growth import MOST_EXPONENT, Counted, exponent
 
 SIZES = (8, 32, 128)
 """Shards, drives or blocks."""
 PER_SHARD = 2 * IMAGES_PER_GROUP
-MOST_EXPONENT = 1.1
-
-
-def exponent(counts: list[int]) -> float:
-    """The slope of count against size, both as logarithms."""
-    return float(np.polyfit(np.log(SIZES), np.log(counts), 1)[0])
-
-
-class Counted(np.ndarray):
-    """An array that adds up the cells that NumPy is asked to go through."""
-
-    seen = 0
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        Counted.seen += max(np.size(each) for each in inputs)
-        plain = [np.asarray(each) if isinstance(each, Counted) else each for each in inputs]
-        result = getattr(ufunc, method)(*plain, **options)
-        return result.view(Counted) if isinstance(result, np.ndarray) else result
 
 
 def image_index(shards: int) -> pd.DataFrame:
@@ -82,7 +65,7 @@ def test_an_epoch_over_many_image_shards(fabricated) -> None:
             stored = found._stored(row)
             assert stored.key == f"s{row // PER_SHARD}/{row % PER_SHARD}"
         counts.append(Counted.seen)
-    assert exponent(counts) <= MOST_EXPONENT
+    assert exponent(SIZES, counts) <= MOST_EXPONENT
 
 
 def test_the_last_row_group_of_a_shard_is_as_long_as_the_index_says(fabricated) -> None:
@@ -113,7 +96,7 @@ def test_whole_shards_of_many_drives_that_are_kept(monkeypatch: pytest.MonkeyPat
             assert len(route.frames(np.arange(start, start + 10))) == 10
         assert len(route._kept) == shards
         counts.append(Counted.seen)
-    assert exponent(counts) <= MOST_EXPONENT
+    assert exponent(SIZES, counts) <= MOST_EXPONENT
 
 
 class CountedTable(dict):
@@ -141,7 +124,7 @@ def test_holding_out_one_of_many_blocks() -> None:
         counts.append(Counted.seen)
         assert (splits == "test").sum() == 20
         assert (splits == "val").sum() == 2 * (blocks - 1)
-    assert exponent(counts) <= MOST_EXPONENT
+    assert exponent(SIZES, counts) <= MOST_EXPONENT
 
 
 def test_one_reading_of_images_from_many_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

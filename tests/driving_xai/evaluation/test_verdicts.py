@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driving_xai.evaluation.verdicts import (
-    Against,
-    SoFar,
-    Verdict,
-    beforehand,
-    is_headline,
-    judge,
-    pair_of,
-    verdicts_of,
-)
+from driving_xai.evaluation.judgement import beforehand, judge, pair_of
+from driving_xai.evaluation.verdicts import Against, SoFar, Verdict, is_headline, verdicts_of
 from tests.driving_xai.report.made import make_rows, make_summary
 
 
