@@ -79,7 +79,7 @@ def _levels(counts: list[int]) -> str:
 
     Example:
         >>> _levels([0, 1, 5, 10])
-        ' .-@'
+        ' .+@'
     """
     most = max([*counts, 1])
     return "".join(_LEVELS[-(-count * (len(_LEVELS) - 1) // most)] for count in counts)

@@ -171,7 +171,7 @@ def options_of(name: str) -> dict[str, Any]:
 
     Example:
         >>> list(options_of("heavier-side-ig"))
-        ['share', 'fill', 'steps', 'rule', 'channels', 'max_gap', 'baseline']
+        ['fill', 'steps', 'rule', 'channels', 'max_gap', 'baseline', 'share']
     """
     entry = METHODS.get(without_label(name))
     return {} if entry is None else _types(entry)
@@ -196,11 +196,9 @@ def _types(entry: Entry) -> dict[str, Any]:
 
     own = sayable_options(explainer_class(entry))
     found = {name: hint for name, hint in own.items() if name not in (*entry.preset, *entry.inner)}
-    aliases = dict(entry.aliases)
     for each in _inner(entry).values():
         found = {**_types(each), **found}
-        aliases |= each.aliases
-    return {**found, **{alias: found[name] for alias, name in aliases.items()}}
+    return {**found, **{alias: found[name] for alias, name in entry.aliases.items()}}
 
 
 def _aliases(entry: Entry) -> dict[str, str]:

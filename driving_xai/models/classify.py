@@ -76,7 +76,7 @@ class Classifier(nn.Module):
         >>> config = ClassifierConfig(classes=("cat", "dog"), network="small-cnn", image_size=(32, 32))
         >>> model = Classifier(config).eval()
         >>> model(torch.rand(2, 3, 32, 32)).shape, model.feature_map.cells
-        (torch.Size([2, 2]), Cells(first_px=1.5, stride_px=4.0))
+        (torch.Size([2, 2]), Cells(first_px=1.5, stride_px=4.0, frame_px=None))
     """
 
     mean: Tensor

@@ -29,7 +29,7 @@ def rows_to_draw(
     Example:
         >>> line = np.array([0.0, 1, 9, 1, 0, 1, 0, -5, 0, 1])
         >>> rows_to_draw([line], np.zeros(10), most=4)
-        array([0, 2, 6, 7, 9])
+        array([0, 2, 7, 9])
     """
     count = len(segments)
     if count <= most:

@@ -39,7 +39,7 @@ def overlay(
     Example:
         >>> import torch
         >>> overlay(torch.rand(3, 80, 160), torch.rand(80, 160)).size
-        (640, 320)
+        (960, 480)
     """
     if frame.dim() != 3 or frame.shape[0] != 3 or tuple(saliency.shape) != tuple(frame.shape[1:]):
         raise ValueError(
@@ -65,7 +65,7 @@ def panel(frame: Float[Tensor, "3 H W"], maps: Mapping[str, Float[Tensor, "H W"]
     Example:
         >>> import torch
         >>> panel(torch.rand(3, 80, 160), {"grad-cam": torch.rand(80, 160)}).size
-        (1288, 346)
+        (1928, 506)
     """
     if not maps:
         raise ValueError("got no map; expected one or more by name")

@@ -1,14 +1,11 @@
 """Any network as a model: normalised and resized inside, and refused where its scores are not as named."""
 
-import doctest
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models import wrap as module
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from driving_xai.models.wrap import wrap
 
@@ -16,10 +13,6 @@ from driving_xai.models.wrap import wrap
 def network(outputs: int = 2) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(outputs)).eval()
-
-
-def test_the_example_runs() -> None:
-    assert doctest.testmod(module).failed == 0
 
 
 def test_frames_are_resized_and_normalised_inside() -> None:
