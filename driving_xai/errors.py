@@ -11,6 +11,10 @@ class UnsupportedModelError(TypeError):
     """A model that lacks what a method needs, for example a layer or an attention map."""
 
 
+class FrameSizeError(UnsupportedModelError):
+    """A network that does not take frames of this size."""
+
+
 class OptionError(ValueError):
     """An option that a method does not have, or a value that it does not take."""
 

@@ -124,6 +124,8 @@ class Cells(NamedTuple):
     frame_px: tuple[int, int] | None = None
     """Height and width of the frames that these are pixels of, where the network resizes frames to them; None of
     those that are explained."""
+    offset_px: tuple[float, float] = (0.0, 0.0)
+    """What is added to `first_px` along rows and along columns, where the network cuts or pads the frame."""
 
 
 Layout = Literal["channels-first", "channels-last", "tokens"]

@@ -67,7 +67,7 @@ def _positions(pixels: int, count: int, cells: Cells, axis: int) -> Float[Tensor
     if cells.frame_px is not None:
         # Where the pixel's centre comes to lie in the resized frame.
         at_px = (at_px + 0.5) * cells.frame_px[axis] / pixels - 0.5
-    return ((at_px - cells.first_px) / cells.stride_px).clamp(0, count - 1)
+    return ((at_px - cells.first_px - cells.offset_px[axis]) / cells.stride_px).clamp(0, count - 1)
 
 
 def _interpolation(pixels: int, count: int, cells: Cells, axis: int) -> Float[Tensor, "pixels count"]:

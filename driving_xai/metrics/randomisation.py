@@ -21,7 +21,7 @@ from driving_xai.explain.base import Explainer
 from driving_xai.explain.seeding import generators
 from driving_xai.metrics.base import Category, ExplainerMetric, MetricResult
 from driving_xai.metrics.statistics import spearman
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from driving_xai.explain.vit.capture import check_vit
 from driving_xai.metrics.curves import rank, scores_along
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.forward_trace import removed_after
 from driving_xai.perturb import pixel_counts
 from driving_xai.types import FrameModel, Frames, Saliency, Scores
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -81,16 +82,24 @@ def network_of(model: object) -> nn.Module:
     return found
 
 
-def feature_map_of(model: object, frames: Frames, *, layer: str | nn.Module | None = None) -> FeatureMap:
+def feature_map_of(
+    model: object,
+    frames: Frames,
+    *,
+    layer: str | nn.Module | None = None,
+    cells: Literal["measured", "even"] = "measured",
+) -> FeatureMap:
     """The feature map that class activation mapping weights, with cells measured at the size at which the network
     sees the frames.
 
     Args:
         layer: a module of the network, or its dotted name; None takes what the network declares, or else
             its last feature map, of a Vision Transformer the first normalisation of its last block.
+        cells: `even` does not look where they lie.
 
     Raises:
-        UnsupportedModelError: there is none, or the layer is unknown or puts out no maps.
+        UnsupportedModelError: there is none, or the layer is unknown or puts out no maps, or the network cuts frames
+            and it cannot be said where its cells lie.
     """
     network = network_of(model)
     declared = network.feature_map if isinstance(network, HasFeatureMap) else None
@@ -101,16 +110,20 @@ def feature_map_of(model: object, frames: Frames, *, layer: str | nn.Module | No
     size = seen_size(network, frames)
     if size == tuple(frames.shape[2:]):
         layer = layer or _last_normalisation(network) or last_feature_map(network, frames)
-        return map_at(network, frames, layer)
-    found = feature_map_of(network, frames.new_zeros(1, 3, *size), layer=layer)
+        return map_at(network, frames, layer, cells=cells)
+    found = feature_map_of(network, frames.new_zeros(1, 3, *size), layer=layer, cells=cells)
     return replace(found, cells=None if found.cells is None else found.cells._replace(frame_px=size))
+
+
+def declared_size(model: object) -> tuple[int, int] | None:
+    """Height and width of the frames that a network says it was made for; None where it says none."""
+    network = network_of(model)
+    return network.input_size if isinstance(network, HasInputSize) else None
 
 
 def seen_size(model: object, frames: Frames) -> tuple[int, int]:
     """Height and width at which a network sees frames: those it was made for, or the frames' own."""
-    network = network_of(model)
-    made_for = network.input_size if isinstance(network, HasInputSize) else None
-    return made_for or (frames.shape[2], frames.shape[3])
+    return declared_size(model) or (frames.shape[2], frames.shape[3])
 
 
 def _last_normalisation(network: nn.Module) -> nn.Module | None:
@@ -128,16 +141,27 @@ def vision_transformer_of(model: object) -> nn.Module:
     """The Vision Transformer inside a model: what it declares, or timm's where there is exactly one.
 
     Raises:
-        UnsupportedModelError: there is none, or several.
+        UnsupportedModelError: there is none, or several, or its scores are made of all tokens and not of CLS.
     """
     network = network_of(model)
     declared = network.vit if isinstance(network, HasVisionTransformer) else None
-    found = declared if isinstance(declared, nn.Module) else _timm_transformer(network)
+    if isinstance(declared, nn.Module):
+        return declared
+    found: Any = _timm_transformer(network)
     if found is None:
         raise UnsupportedModelError(
             f"{type(network).__name__} has no Vision Transformer of timm's; use a gradient or a perturbation"
         )
+    if found.global_pool not in _READS_CLS:
+        raise UnsupportedModelError(
+            f"{type(found).__name__} pools its tokens (global_pool={found.global_pool!r}): its scores do not come from "
+            "CLS, whose attention these methods follow; use grad-cam, a gradient or a perturbation"
+        )
     return found
+
+
+_READS_CLS = ("token", "")
+"""timm's names: the class token, and all tokens as they are for whoever called."""
 
 
 def _timm_transformer(network: nn.Module) -> nn.Module | None:
@@ -179,9 +203,13 @@ def own_attention_of(model: object) -> OwnMap:
     )
 
 
-def encoder_of(model: object) -> nn.Sequential:
-    """The plain chain of layers with which a network begins: declared, or the first that begins with a
-    convolution.
+def encoder_of(model: object, frames: Frames) -> nn.Sequential:
+    """The plain chain of layers with which a network begins: declared, or the one that puts out its last feature map.
+
+    A chain that only begins a network, its stem, does not say where the network is active.
+
+    Args:
+        frames: of the size that will be explained.
 
     Raises:
         UnsupportedModelError: there is none.
@@ -190,12 +218,16 @@ def encoder_of(model: object) -> nn.Sequential:
     declared = network.encoder if isinstance(network, HasEncoder) else None
     if isinstance(declared, nn.Sequential):
         return declared
-    for module in network.modules():
-        if isinstance(module, nn.Sequential) and _is_plain(list(module)):
-            return module
-    raise UnsupportedModelError(
-        f"{type(network).__name__} has no encoder that is a plain chain of layers; give stages of your choice"
-    )
+    chains = [each for each in network.modules() if isinstance(each, nn.Sequential) and _is_plain(list(each))]
+    if chains:
+        last = feature_map_of(network, frames, cells="even").layer
+        chains = [chain for chain in chains if last in (chain, *chain)]
+    if not chains:
+        raise UnsupportedModelError(
+            f"{type(network).__name__} has no plain chain of layers from the frame to its last feature map; "
+            "give stages of your choice, or use grad-cam"
+        )
+    return chains[0]
 
 
 def _is_plain(layers: Sequence[nn.Module]) -> bool:
@@ -203,6 +235,41 @@ def _is_plain(layers: Sequence[nn.Module]) -> bool:
     return (
         isinstance(first, nn.Conv2d) and first.in_channels == 3 and not any(any(x.children()) for x in layers)
     )
+
+
+_OF_TORCH = re.compile(
+    r"torch\.nn\.modules\.(activation|container|conv|flatten|linear|normalization|padding|pixelshuffle|pooling|upsampling)"
+)
+_DRAWING = (nn.RReLU, nn.MultiheadAttention)
+
+
+def _is_alike_in_both_modes(module: nn.Module) -> bool:
+    """Whether it is one of torch's own layers that take no notice of their mode."""
+    return bool(_OF_TORCH.fullmatch(type(module).__module__)) and not isinstance(module, _DRAWING)
+
+
+def require_eval_mode(model: object) -> None:
+    """Makes sure that a model's network is in eval mode, all of it.
+
+    In training mode layers mix the frames of a batch, draw, and change their own statistics. Which ones do is not
+    to be seen, for a module may call `F.dropout(training=self.training)`: all are refused but torch's own that take
+    no notice of their mode. A plain function has none.
+
+    Raises:
+        UnsupportedModelError: a part is in training mode.
+
+    Example:
+        >>> require_eval_mode(nn.Sequential(nn.Dropout()))
+        Traceback (most recent call last):
+        driving_xai.errors.UnsupportedModelError: layer 0 (Dropout) is in training mode; call eval() on the model first
+    """
+    found = unwrapped(model)
+    if not isinstance(found, nn.Module | View):
+        return
+    for name, module in network_of(found).named_modules():
+        if module.training and not _is_alike_in_both_modes(module):
+            what = f"layer {name} ({type(module).__name__})" if name else type(module).__name__
+            raise UnsupportedModelError(f"{what} is in training mode; call eval() on the model first")
 
 
 def outputs_of(model: object) -> Outputs:
@@ -240,6 +307,5 @@ def device_of(model: object) -> torch.device:
 def sample_frames(model: object) -> Frames:
     """One black frame of the size that a model was made for, 224 x 224 where it names none."""
     network = network_of(model)
-    named = network.input_size if isinstance(network, HasInputSize) else None
     weight = next(network.parameters(), torch.empty(0))
-    return weight.new_zeros(1, 3, *(named or (224, 224)))
+    return weight.new_zeros(1, 3, *(declared_size(network) or (224, 224)))

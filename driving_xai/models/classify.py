@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
-from driving_xai.models.feature_maps import cell_centres, evaluating, last_feature_map, linear_head
+from driving_xai.models.feature_maps import cell_centres, last_feature_map, linear_head
+from driving_xai.models.forward_trace import evaluating
 from driving_xai.models.lambda_layer import LambdaLayer
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
 from driving_xai.models.weights import find, put, require_fit
@@ -76,7 +77,7 @@ class Classifier(nn.Module):
         >>> config = ClassifierConfig(classes=("cat", "dog"), network="small-cnn", image_size=(32, 32))
         >>> model = Classifier(config).eval()
         >>> model(torch.rand(2, 3, 32, 32)).shape, model.feature_map.cells
-        (torch.Size([2, 2]), Cells(first_px=1.5, stride_px=4.0, frame_px=None))
+        (torch.Size([2, 2]), Cells(first_px=1.5, stride_px=4.0, frame_px=None, offset_px=(0.0, 0.0)))
     """
 
     mean: Tensor

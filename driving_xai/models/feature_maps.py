@@ -4,36 +4,125 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.types import Cells, FeatureMap, Frames, RecurrentModel
+from driving_xai.models.forward_trace import (
+    Move,
+    Run,
+    evaluating,
+    removed_after,
+    traced,
+    traced_as_far_as_it_goes,
+)
+from driving_xai.types import Cells, FeatureMap, Frames, Layout, RecurrentModel, View
 
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+_CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, _BatchNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+"""Not their subclasses, some of which put the channels first."""
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _MOST_PREFIX_TOKENS = 16
 """Class and distillation tokens, registers."""
 
+_Layout = Literal["channels-first", "channels-last", "either"]
 
-class _Run(NamedTuple):
-    """One run of a module in a forward pass; the shapes of its first input and of its output."""
 
-    module: nn.Module
-    took: torch.Size
-    gave: torch.Size
+class _Pass:
+    """One forward pass, and which axes of what modules put out are rows and columns of the frame."""
+
+    def __init__(self, network: nn.Module, frames: Frames) -> None:
+        self.network, self.frames = network, frames[:1]
+        self.record = traced(network, self.frames)
+        self.runs = [each for each in self.record if isinstance(each, Run)]
+
+    @cached_property
+    def _larger(self) -> list[list[Run]]:
+        """What runs on frames of twice the height, and of twice the width.
+
+        Of a network that takes no such frames, the layers before the one that refuses them are seen nevertheless.
+        """
+        height, width = self.frames.shape[-2:]
+        records = (
+            traced_as_far_as_it_goes(self.network, self.frames.new_zeros(1, 3, *size))
+            for size in ((2 * height, width), (height, 2 * width))
+        )
+        return [[each for each in record if isinstance(each, Run)] for record in records]
+
+    def layout(self, place: int) -> _Layout | None:
+        """Of what the run at this place put out; None where that is no map of several cells.
+
+        A shape that convolutions have, and no layer that reads channels last, is settled. Else it is seen which axes
+        grow with the frame. Of a network of one size nothing grows, and nothing behind an adaptive pooling.
+        """
+        shape = self.runs[place].gave
+        if len(shape) != 4:
+            return None
+        found = self._known_layout(shape)
+        if found != "channels-first" and (grew := self._grew(place)) not in (None, (set(), set())):
+            found = _layout_of(*grew)
+        elif found == "channels-last" and not _is_grid(shape[1], shape[2], *self.frames.shape[-2:]):
+            found = None
+        cells = 0 if found is None else min(math.prod(_sides(shape, each)) for each in _readings(found))
+        return found if cells > 1 else None
+
+    def _grew(self, place: int) -> tuple[set[int], set[int]] | None:
+        """The axes that grew with the frame's height, and those with its width; None where that was not seen."""
+        run, grew = self.runs[place], []
+        for larger in self._larger:
+            same = place < len(larger) and larger[place].module is run.module
+            if not same or len(larger[place].gave) != len(run.gave):
+                return None
+            pairs = zip(run.gave, larger[place].gave, strict=True)
+            grew.append({axis for axis, (before, after) in enumerate(pairs) if before != after})
+        return grew[0], grew[1]
+
+    def _known_layout(self, shape: torch.Size) -> _Layout | None:
+        """As layers that know where channels are took or gave just such a shape."""
+        like = [run.module for run in self.runs if shape in (run.took, run.gave)]
+        first = any(isinstance(module, _CHANNELS_FIRST) for module in like)
+        last = any(type(module) in _CHANNELS_LAST for module in like)
+        if first and last:
+            return "either"
+        return "channels-first" if first else "channels-last" if last else None
+
+
+def _layout_of(rows: set[int], columns: set[int]) -> _Layout | None:
+    """Attention between tokens, [B, heads, N, N], has two axes that grow with either side, and is no map."""
+    if rows <= {2} and columns <= {3}:
+        return "channels-first"
+    return "channels-last" if rows <= {1} and columns <= {2} else None
+
+
+def _is_grid(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether sides are those of the frame, each divided by the same stride, up to padding."""
+    if rows > height or columns > width:
+        return False
+    # Unpadded convolutions take a constant number of cells from both sides; hence the margin.
+    margin = 2 + max(rows, columns) // 4
+    return abs(rows - columns * height / width) <= margin and abs(columns - rows * width / height) <= margin
+
+
+def _readings(layout: _Layout) -> tuple[Layout, ...]:
+    return ("channels-first", "channels-last") if layout == "either" else (layout,)
+
+
+def _sides(shape: Sequence[int], layout: Layout) -> tuple[int, int]:
+    """Rows and columns."""
+    return (shape[2], shape[3]) if layout == "channels-first" else (shape[1], shape[2])
 
 
 def last_feature_map(network: nn.Module, frames: Frames) -> nn.Module:
     """The layer whose output is the last feature map: what a class activation map weights.
 
-    That is the module that ends last among those that run once and put out maps of more than one
-    cell, channels first or last. Where nested modules end with the same map it is the outermost: `layer4`
+    That is the module that ends last among those that run once, put out maps of more than one cell, channels first
+    or last, and act on the scores. Where nested modules end with the same map it is the outermost: `layer4`
     of a ResNet. Adaptive pooling is passed over: VGG's puts out a map, but no new one.
 
     Args:
@@ -43,104 +132,114 @@ def last_feature_map(network: nn.Module, frames: Frames) -> nn.Module:
         UnsupportedModelError: no module puts out such a map, or tokens follow it: the scores of a
             transformer do not come from its patch embedding.
     """
-    runs = _runs(network, frames)
+    seen = _Pass(network, frames)
     times: dict[int, int] = {}
-    for run in runs:
+    for run in seen.runs:
         times[id(run.module)] = times.get(id(run.module), 0) + 1
-    for place, run in reversed(list(enumerate(runs))):
-        alone = times[id(run.module)] == 1 and run.module is not network
-        layout = None if isinstance(run.module, _ADAPTIVE_POOLS) else _layout(run, runs, frames)
-        if alone and layout is not None:
-            _require_no_tokens(network, run, layout, runs[place + 1 :])
-            return run.module
-    raise UnsupportedModelError(
-        f"{type(network).__name__} puts out no feature map of more than one cell for frames of "
-        f"{frames.shape[2]} x {frames.shape[3]}; name a layer, or use larger frames"
-    )
+    candidates = [
+        place
+        for place, run in reversed(list(enumerate(seen.runs)))
+        if times[id(run.module)] == 1 and run.module is not network
+        if not isinstance(run.module, _ADAPTIVE_POOLS)
+    ]
+    maps = (place for place in candidates if seen.layout(place) is not None)
+    place = _first_that_acts(network, seen, maps)
+    if place is None:
+        raise UnsupportedModelError(
+            f"{type(network).__name__} puts out no feature map of more than one cell for frames of "
+            f"{frames.shape[2]} x {frames.shape[3]}; name a layer, or use larger frames"
+        )
+    _require_no_tokens(network, seen, place)
+    return seen.runs[place].module
 
 
-def _require_no_tokens(network: nn.Module, last: _Run, layout: str, after: Sequence[_Run]) -> None:
+@torch.no_grad()
+def _first_that_acts(network: nn.Module, seen: _Pass, places: Iterable[int]) -> int | None:
+    """The first place whose module's output changes the scores, which that of an auxiliary head does not."""
+    generator = torch.Generator().manual_seed(0)
+
+    def disturb(_module: nn.Module, _taken: tuple, given: Tensor) -> Tensor:
+        noise = torch.randn(given.shape, generator=generator).to(given)
+        return given + noise * given.abs().amax().clamp_min(1)
+
+    clean = _scores(network, seen.frames)
+    first = None
+    for place in places:
+        first = place if first is None else first
+        with removed_after([seen.runs[place].module.register_forward_hook(disturb)]):
+            scores = _scores(network, seen.frames)
+        if not (isinstance(scores, Tensor) and torch.equal(clean, scores)):
+            return place
+    return first
+
+
+def _scores(network: nn.Module, frames: Frames) -> Any:
+    # A model of a drive scores them as the first of one.
+    model: Any = network.at(None) if isinstance(network, RecurrentModel) else network
+    with evaluating(network):
+        return model(frames.clone())
+
+
+def _require_no_tokens(network: nn.Module, seen: _Pass, place: int) -> None:
     """Raises UnsupportedModelError where the cells of the last map go on as a sequence."""
-    cells = math.prod(last.gave[2:] if layout == "channels-first" else last.gave[1:3])
-    if any(len(run.gave) == 3 and 0 <= run.gave[1] - cells <= _MOST_PREFIX_TOKENS for run in after):
+    shape = seen.runs[place].gave
+    counts = [math.prod(_sides(shape, each)) for each in _readings(seen.layout(place) or "either")]
+    after = [run.gave for run in seen.runs[place + 1 :] if len(run.gave) == 3]
+    if any(0 <= gave[1] - cells <= _MOST_PREFIX_TOKENS for gave in after for cells in counts):
         raise UnsupportedModelError(
             f"{type(network).__name__} turns its feature map into tokens; name a layer whose output is weighted, "
             "such as the first normalisation of the last block, or use a gradient"
         )
 
 
-def _layout(
-    run: _Run, runs: Sequence[_Run], frames: Frames
-) -> Literal["channels-first", "channels-last"] | None:
-    """As `layout_of`, but what a convolution put out has its channels first, whatever the sides: PilotNet's last
-    map has 1 x 18 cells of a frame of 66 x 200."""
-    if len(run.gave) == 4 and run.gave[2] * run.gave[3] > 1:
-        ends = (each for each in runs if isinstance(each.module, nn.Conv2d))
-        if any(each.gave == run.gave for each in ends):
-            return "channels-first"
-    return layout_of(run.gave, frames)
-
-
-def layout_of(shape: Sequence[int], frames: Frames) -> Literal["channels-first", "channels-last"] | None:
-    """Which sides of a layer's output are rows and columns; None where it is no map of several cells.
-
-    A map's sides are those of the frame, each divided by the same stride, up to padding. Channels rarely
-    are; where both readings fit, channels come first, as in torch's own layers.
-    """
-    if len(shape) != 4:
-        return None
-    height, width = frames.shape[-2:]
-    if _is_grid(shape[2], shape[3], height, width):
-        return "channels-first"
-    return "channels-last" if _is_grid(shape[1], shape[2], height, width) else None
-
-
-def _is_grid(rows: int, columns: int, height: int, width: int) -> bool:
-    if rows * columns <= 1 or rows > height or columns > width:
-        return False
-    # Unpadded convolutions take a constant number of cells from both sides; hence the margin.
-    margin = 2 + max(rows, columns) // 4
-    return abs(rows - columns * height / width) <= margin and abs(columns - rows * width / height) <= margin
-
-
-def map_at(network: nn.Module, frames: Frames, layer: nn.Module) -> FeatureMap:
+def map_at(
+    network: nn.Module, frames: Frames, layer: nn.Module, *, cells: Literal["measured", "even"] = "measured"
+) -> FeatureMap:
     """What a layer puts out, as a feature map: its layout, its grid, where its cells lie.
 
     Args:
         frames: any frames of the size that will be explained; they are only looked at for shapes.
+        cells: `even` leaves out where they lie.
 
     Raises:
-        UnsupportedModelError: the layer does not run, or puts out neither maps nor tokens.
+        UnsupportedModelError: the layer does not run once, puts out neither maps nor tokens, or it cannot be said
+            how its axes or its cells lie.
     """
-    runs = _runs(network, frames)
-    here = [run for run in runs if run.module is layer]
+    seen = _Pass(network, frames)
+    places = [place for place, run in enumerate(seen.runs) if run.module is layer]
     name = type(layer).__name__
-    if not here:
+    if len(places) != 1:
         raise UnsupportedModelError(
-            f"layer {name} ran 0 times in one forward pass, expected once; choose another"
+            f"layer {name} ran {len(places)} times in one forward pass, expected once; choose another"
         )
-    shape = here[0].gave
-    if (layout := _layout(here[0], runs, frames)) is not None:
-        return FeatureMap(layer=layer, cells=_centres(runs, frames, layer), layout=layout)
-    if len(shape) == 3 and (grid := _token_grid(runs, shape[1], frames)) is not None:
+    shape, layout = seen.runs[places[0]].gave, seen.layout(places[0])
+    if layout == "either":
+        raise UnsupportedModelError(
+            f"layer {name} put out shape {tuple(shape)}, where channels may come first or last; declare feature_map "
+            "(types.HasFeatureMap) on the network, or choose another layer"
+        )
+    if layout is not None:
+        placed = _centres(seen, layer, layout) if cells == "measured" else None
+        return FeatureMap(layer=layer, cells=placed, layout=layout)
+    if len(shape) == 3 and (grid := _token_grid(seen, shape[1])) is not None:
         embedding, rows, columns = grid
         return FeatureMap(
             layer=layer,
-            cells=_centres(runs, frames, embedding),
+            cells=_centres(seen, embedding, "channels-first") if cells == "measured" else None,
             layout="tokens",
             grid=(rows, columns),
             prefix_tokens=shape[1] - rows * columns,
         )
     raise UnsupportedModelError(
-        f"layer {name} put out shape {tuple(shape)}, expected ({len(frames)}, C, h, w), channels last, or tokens "
-        "of a grid; choose another"
+        f"layer {name} put out shape {tuple(shape)}, expected (1, C, h, w), channels last, or tokens of a grid; "
+        "choose another"
     )
 
 
-def _token_grid(runs: Sequence[_Run], tokens: int, frames: Frames) -> tuple[nn.Module, int, int] | None:
+def _token_grid(seen: _Pass, tokens: int) -> tuple[nn.Module, int, int] | None:
     """The last map that has about as many cells as there are tokens: the module and its rows and columns."""
-    for run in reversed(runs):
-        if layout_of(run.gave, frames) == "channels-first":
+    for place, run in reversed(list(enumerate(seen.runs))):
+        if seen.layout(place) == "channels-first":
             rows, columns = run.gave[2:]
             if 0 <= tokens - rows * columns <= _MOST_PREFIX_TOKENS:
                 return run.module, rows, columns
@@ -169,15 +268,23 @@ def as_maps(output: Tensor, at: FeatureMap) -> Float[Tensor, "B C h w"]:
 
 
 def named_layer(network: nn.Module, name: str) -> nn.Module:
-    """The part of a network with a dotted name, such as `layer4.1`.
+    """The part of a network with a dotted name, such as `layer4.1`; of a wrapped one also with the name inside.
 
     Raises:
         UnsupportedModelError: there is none; the message lists the parts where the name ends.
+
+    Example:
+        >>> from driving_xai.models.wrap import wrap
+        >>> model = wrap(nn.Sequential(nn.Conv2d(3, 2, 1)), outputs="regression", names=["curvature"])
+        >>> named_layer(model, "network.0") is named_layer(model, "0")
+        True
     """
     found, path = network, ""
     for part in name.split("."):
         children = dict(found.named_children())
         if part not in children:
+            if found is network and isinstance(network, View):
+                return named_layer(network.network, name)
             raise UnsupportedModelError(
                 f"layer {name!r} is unknown: {path or type(network).__name__} has {', '.join(children) or 'no parts'}"
             )
@@ -226,83 +333,74 @@ def is_linear_head(head: nn.Linear, maps: Tensor, taken: Tensor, scores: Tensor)
 def cell_centres(network: nn.Module, frames: Frames, layer: nn.Module) -> Cells | None:
     """Where the cells of a layer's output are centred in the frame, in pixels: the first, and the stride.
 
-    Follows the windows of convolutions and pools, one for each change of the grid's size: cell i of a
-    layer with kernel k, stride s and padding p is centred on s * i + (k - 1) / 2 - p of the cells it
-    reads. None where the two axes differ or a window is padded in a way of its own (TensorFlow's).
+    Follows what changes the size of the grid, modules and functions alike: convolutions, poolings, cuts, margins,
+    interpolations. Cell i of a layer with kernel k, stride s and padding p is centred on s * i + (k - 1) / 2 - p
+    of the cells it reads. None where rows and columns have other strides, or something else changes the size.
+
+    Raises:
+        UnsupportedModelError: the network cuts or pads the frame, and what follows cannot be said.
     """
-    return _centres(_runs(network, frames), frames, layer)
+    return _centres(_Pass(network, frames), layer, "channels-first")
 
 
-def _centres(runs: Sequence[_Run], frames: Frames, layer: nn.Module) -> Cells | None:
-    first, stride, size = 0.0, 1, frames.shape[-2:]
-    for run in runs:
-        changes = run.took[-2:] == size and run.gave[-2:] != size and len(run.gave) == 4
-        if changes and isinstance(run.module, (nn.Conv2d, *_POOLS)):
-            window = _window(run.module)
-            if window is None:
-                return None
-            first, stride, size = first + window[0] * stride, stride * window[1], run.gave[-2:]
-        if run.module is layer:
-            return Cells(first, float(stride)) if run.gave[-2:] == size else None
+class _Grid(NamedTuple):
+    """Where the cells of a grid lie in the frame, along rows and columns."""
+
+    first: tuple[float, float] = (0.0, 0.0)
+    stride: tuple[float, float] = (1.0, 1.0)
+    frame_px: tuple[int, int] | None = None
+
+    def after(self, move: Move) -> _Grid:
+        if move.kind == "resize" and (self.first, self.stride) == ((0.0, 0.0), (1.0, 1.0)):
+            return _Grid(frame_px=(move.gave[2], move.gave[3]))
+        first, stride = (
+            (self.first[axis] + self.stride[axis] * move.first[axis], self.stride[axis] * move.stride[axis])
+            for axis in (0, 1)
+        )
+        return _Grid((first[0], stride[0]), (first[1], stride[1]), self.frame_px)
+
+
+def _centres(seen: _Pass, layer: nn.Module, layout: Layout) -> Cells | None:
+    grids, cut = _grids(seen, layer)
+    (shape,) = [run.gave for run in seen.runs if run.module is layer][:1] or [torch.Size()]
+    grid = grids.get(_sides(shape, layout)) if len(shape) == 4 else None
+    if grid is not None and grid.stride[0] == grid.stride[1]:
+        least = min(grid.first)
+        offset = (grid.first[0] - least, grid.first[1] - least)
+        return Cells(least, grid.stride[0], grid.frame_px, offset)
+    if cut:
+        raise UnsupportedModelError(
+            f"the frame is cut or padded before the network's first layer, and where the cells of layer "
+            f"{type(layer).__name__} lie cannot be followed from there; give cells=Cells(first_px, stride_px), or cut "
+            "frames before they are explained"
+        )
     return None
 
 
-def _window(module: nn.Module) -> tuple[float, int] | None:
-    """How far a window's centre lies from its first cell, and its stride; None where the axes differ."""
-    values = []
-    for name in ("kernel_size", "stride", "padding", "dilation"):
-        value = getattr(module, name, 1)
-        pair = value if isinstance(value, tuple) else (value, value)
-        if pair[0] != pair[1] or isinstance(value, str):
-            return None
-        values.append(pair[0])
-    kernel, stride, padding, dilation = values
-    # Subclasses that pad inside forward, such as timm's, do not say how far.
-    own = type(module) in (nn.Conv2d, *_POOLS)
-    return (dilation * (kernel - 1) / 2 - padding, stride) if own or stride == 1 else None
+def _grids(seen: _Pass, layer: nn.Module) -> tuple[dict[tuple[int, int], _Grid], bool]:
+    """By rows and columns, the grids there are when the layer ends; and whether the frame itself was cut.
 
-
-@torch.no_grad()
-def _runs(network: nn.Module, frames: Frames) -> list[_Run]:
-    """Every run of every module in one forward pass, in the order in which they end."""
-    runs: list[_Run] = []
-
-    def remember(module: nn.Module, taken: tuple, given: object) -> None:
-        if isinstance(given, Tensor) and taken and isinstance(taken[0], Tensor):
-            runs.append(_Run(module, taken[0].shape, given.shape))
-
-    handles = (module.register_forward_hook(remember) for module in network.modules())
-    # A model of a drive scores them as the first of one.
-    model: Any = network.at(None) if isinstance(network, RecurrentModel) else network
-    with evaluating(network), removed_after(handles):
-        model(frames)
-    return runs
-
-
-@contextmanager
-def removed_after(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Removes hooks at the end of the scope, also after a failure.
-
-    Args:
-        handles: of hooks that are registered; a generator that registers them may fail on its way, and
-            those it has registered are removed.
+    A size has the grid of what came to it first: a shortcut beside a convolution leads to the same cells. Before the
+    first convolution there are no shortcuts, and a frame may be cut and stretched to its old size.
     """
-    registered: list[RemovableHandle] = []
-    try:
-        registered.extend(handles)
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()
+    height, width = seen.frames.shape[-2:]
+    grids, cut, begun = {(height, width): _Grid()}, False, False
+    for each in seen.record:
+        if isinstance(each, Run):
+            if each.module is layer:
+                break
+            continue
+        took, gave = _sides(each.took, "channels-first"), _sides(each.gave, "channels-first")
+        before = grids.get(took)
+        if before is None or (gave in grids and begun) or gave == (1, 1):
+            cut = cut or (not begun and each.kind == "window" and not _is_regrouped(seen.frames, each.took))
+        elif took != gave:
+            grids[gave] = before.after(each)
+            cut = cut or (not begun and each.kind == "cut")
+        begun = begun or each.kind == "window"
+    return grids, cut
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode; afterwards each part is in the mode it was in."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+def _is_regrouped(frames: Frames, took: torch.Size) -> bool:
+    """Whether blocks of pixels were made channels, which cuts nothing off."""
+    return frames[0].numel() == math.prod(took[1:])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from driving_xai.models.capabilities import unwrapped
-from driving_xai.models.feature_maps import evaluating
+from driving_xai.models.forward_trace import evaluating
 from driving_xai.types import FrameModel, Frames, Kind, Outputs, Scores
 
 Normalise = Literal["none", "imagenet"] | tuple[Sequence[float], Sequence[float]]

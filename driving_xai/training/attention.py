@@ -14,7 +14,7 @@ from driving_xai.data.images import ImageSet
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.channel_spatial import ChannelSpatialAttention, Parts
 from driving_xai.models.classify import Classifier
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import Frames
 
 

@@ -22,7 +22,7 @@ from driving_xai.metrics.registry import build as metric
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
 from driving_xai.models.classify import Classifier, ClassifierConfig
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.forward_trace import removed_after
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import output
 from driving_xai.types import Outputs

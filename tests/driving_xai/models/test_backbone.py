@@ -21,7 +21,7 @@ from driving_xai.models.backbone import (
     load_backbone,
     saved_backbone,
 )
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.forward_trace import removed_after
 
 TINY = BackboneConfig(
     backbone="vit_tiny_patch16_224", embed_dim=24, depth=2, heads=3, patch_px=8, image_size=(32, 32)
