@@ -205,7 +205,15 @@ def _checked_union(hint: Any, value: Any, name: str, start: Any) -> Any:
     for kind in alone:
         with suppress(InvalidValue):
             return checked(kind, value, name, start=start)
-    raise InvalidValue(f"{name} is {quoted(value)}; expected {described(hint)}")
+    raise InvalidValue(f"{name} is {quoted(value)}; expected {described(hint)}{_near_choice(hint, value)}")
+
+
+def _near_choice(hint: Any, value: Any) -> str:
+    """The end of a message about a choice that is misspelt."""
+    kinds = arguments_of(hint) if origin_of(hint) in (Union, UnionType) else (hint,)
+    choices = [str(each) for kind in kinds if origin_of(kind) is Literal for each in arguments_of(kind)]
+    near = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _checked_table(hint: Any, value: Any, name: str, start: Any) -> Any:
@@ -225,7 +233,9 @@ def _checked_table(hint: Any, value: Any, name: str, start: Any) -> Any:
 
 def _require(fits: bool, hint: Any, value: Any, name: str) -> Any:
     if not fits:
-        raise InvalidValue(f"{name} is {quoted(value)}; expected {described(hint)}")
+        raise InvalidValue(
+            f"{name} is {quoted(value)}; expected {described(hint)}{_near_choice(hint, value)}"
+        )
     return value
 
 

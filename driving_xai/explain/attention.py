@@ -9,11 +9,11 @@ from torch import Tensor
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.base import Explainer
-from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.gradient import IntegratedGradients
 from driving_xai.explain.grid import repeat_on_frame_grid, to_frame_grid
-from driving_xai.models.capabilities import own_attention_of, own_map_of
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.capabilities import frame_model, own_attention_of, own_map_of
+from driving_xai.models.forward_trace import removed_after
+from driving_xai.targets import magnitude
 from driving_xai.types import (
     AttentiveFrameModel,
     FrameModel,
@@ -53,8 +53,8 @@ class LearnedMap(Explainer):
 
     map: str | None = None
 
-    def check(self, model: object, frames: Frames) -> None:
-        self._own_map(model, frames)
+    def _check(self, model: object, frames: Frames) -> None:
+        self._explain(frame_model(model), frames, magnitude)
 
     def _own_map(self, model: object, frames: Frames) -> OwnMap:
         return self._remembered(model, frames, self._find)
@@ -65,13 +65,12 @@ class LearnedMap(Explainer):
     @torch.no_grad()
     def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         found = self._own_map(model, frames)
-        with only_in_eval_mode():
-            if found.read == "layer":
-                return to_frame_grid(_mean_of_layer(model, frames, found), frames, found.cells)
-            if found.read == "selection" and isinstance(model, SelectiveFrameModel):
-                return repeat_on_frame_grid(model.selection(frames), frames, found.cells)
-            if found.read == "attention" and isinstance(model, AttentiveFrameModel):
-                return to_frame_grid(model.attention(frames), frames, found.cells)
+        if found.read == "layer":
+            return to_frame_grid(_mean_of_layer(model, frames, found), frames, found.cells)
+        if found.read == "selection" and isinstance(model, SelectiveFrameModel):
+            return repeat_on_frame_grid(model.selection(frames), frames, found.cells)
+        if found.read == "attention" and isinstance(model, AttentiveFrameModel):
+            return to_frame_grid(model.attention(frames), frames, found.cells)
         raise UnsupportedModelError(
             f"{type(model).__name__} has no {found.read}(frames), which its network says it writes; add it to the view"
         )
@@ -114,7 +113,7 @@ class AttentionWeighted(Explainer):
     explainer: Explainer = field(default_factory=IntegratedGradients)
     attention: Explainer = field(default_factory=LearnedMap)
 
-    def check(self, model: object, frames: Frames) -> None:
+    def _check(self, model: object, frames: Frames) -> None:
         self.attention.check(model, frames)
         self.explainer.check(model, frames)
 

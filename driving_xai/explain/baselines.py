@@ -64,6 +64,7 @@ class CentrePrior(Explainer):
     spread: float = 0.25
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.spread <= 100:
             raise ValueError(f"got spread {self.spread}, expected over 0 and at most 100")
 

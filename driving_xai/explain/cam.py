@@ -15,7 +15,7 @@ from driving_xai.explain.capture import LayerGradient, layer_gradient, pooled_gr
 from driving_xai.explain.grid import to_frame_grid
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.variants import ReferenceScores
-from driving_xai.models.capabilities import feature_map_of
+from driving_xai.models.capabilities import feature_map_of, frame_model
 from driving_xai.models.channel_spatial import Parts, parameter_free_attention
 from driving_xai.types import Cells, FeatureMap, FrameModel, Frames, Saliency, Target
 
@@ -51,8 +51,9 @@ class ClassActivationMap(Explainer):
         at = self.feature_map(model, frames)
         return self.map_of(self.gradient(model, frames, target, at), frames, at)
 
-    def check(self, model: object, frames: Frames) -> None:
-        self.feature_map(model, frames)
+    def _check(self, model: object, frames: Frames) -> None:
+        at = self.feature_map(model, frames)
+        self.gradient(frame_model(model), frames, lambda scores: scores.sum(1), at)
 
     def feature_map(self, model: object, frames: Frames) -> FeatureMap:
         """What is weighted, in this model for frames of this size.
@@ -65,7 +66,8 @@ class ClassActivationMap(Explainer):
         return replace(found, head=head, cells=self._placed(found.cells))
 
     def _find(self, model: object, frames: Frames) -> FeatureMap:
-        return feature_map_of(model, frames, layer=self.layer)
+        cells: Literal["measured", "even"] = "measured" if self.cells == "measured" else "even"
+        return feature_map_of(model, frames, layer=self.layer, cells=cells)
 
     def _placed(self, measured: Cells | None) -> Cells | None:
         if self.cells == "measured":
@@ -183,6 +185,7 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
     _linear_target: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_at_least({"samples": (self.samples, 1), "noise_std": (self.noise_std, 0)})
 
     def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.feature_maps import as_maps, is_linear_head, removed_after
+from driving_xai.models.feature_maps import as_maps, is_linear_head
+from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import FeatureMap, FrameModel, Frames, Scores, Target
 
 
@@ -31,20 +32,20 @@ def layer_gradient(
     frames stay as they are, also where the model fails.
 
     Args:
-        model: scores each frame by itself, so that one backward pass serves the whole batch. A
+        model: in eval mode; scores each frame by itself, so that one backward pass serves the whole batch. A
             recurrent model's state must not come from `torch.inference_mode` (use `no_grad`).
         layer: a part of the model, in eval mode, that runs once in a forward pass; a bare module puts out
             maps with channels first, a `FeatureMap` says how else.
 
     Raises:
-        UnsupportedModelError: the layer or the model is in training mode, the layer does not run exactly once, puts out no
-            feature maps, or the target does not depend on it.
+        UnsupportedModelError: the layer is in training mode, does not run exactly once, puts out no feature maps, or
+            the target does not depend on it.
     """
     at = layer if isinstance(layer, FeatureMap) else FeatureMap(layer=layer)
     name = type(at.layer).__name__
     if at.layer.training:
         raise UnsupportedModelError(f"layer {name} is in training mode; call eval() on the model first")
-    with only_in_eval_mode(), _graph_starting_at(at.layer) as outputs, _recurrent_layers_without_cudnn():
+    with _graph_starting_at(at.layer) as outputs, _recurrent_layers_without_cudnn():
         values = target(model(frames))
         if len(outputs) != 1:
             raise UnsupportedModelError(
@@ -70,18 +71,13 @@ def input_gradient(model: FrameModel, frames: Frames, target: Target) -> Frames:
     Weights, gradients, modes and frames stay as they are, also where the model fails.
 
     Args:
-        model: judges each frame by itself, so that one backward pass serves the whole batch. A
+        model: in eval mode; judges each frame by itself, so that one backward pass serves the whole batch. A
             recurrent model's state must not come from `torch.inference_mode` (use `no_grad`).
 
     Raises:
-        UnsupportedModelError: the model is in training mode, or the target does not depend on the pixels.
+        UnsupportedModelError: the target does not depend on the pixels.
     """
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        only_in_eval_mode(),
-        _recurrent_layers_without_cudnn(),
-    ):
+    with torch.inference_mode(False), torch.enable_grad(), _recurrent_layers_without_cudnn():
         leaf = frames.detach().clone().requires_grad_()
         values = target(model(leaf))
         gradient = None
@@ -92,28 +88,6 @@ def input_gradient(model: FrameModel, frames: Frames, target: Target) -> Frames:
             "the target has no gradient with respect to the frames; use another method"
         )
     return gradient
-
-
-@contextmanager
-def only_in_eval_mode() -> Iterator[None]:
-    """Refuses models whose dropout or batch normalisation runs in training mode within the scope.
-
-    There they would mix the frames of a batch, draw, and change their own statistics.
-
-    Raises:
-        UnsupportedModelError: such a layer is about to run.
-    """
-    # The bases of all dropouts and batch normalisations, which torch does not export.
-    trained = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-
-    def refuse_training(module: nn.Module, _inputs: tuple) -> None:
-        if module.training and isinstance(module, trained):
-            raise UnsupportedModelError(
-                f"layer {type(module).__name__} is in training mode; call eval() on the model first"
-            )
-
-    with removed_after([nn.modules.module.register_module_forward_pre_hook(refuse_training)]):
-        yield
 
 
 def pooled_gradient(

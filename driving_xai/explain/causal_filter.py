@@ -84,6 +84,7 @@ class CausalFilter(Explainer):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_at_least(
             {
                 "particles": (self.particles, 1),
@@ -95,7 +96,7 @@ class CausalFilter(Explainer):
         if not min(self.radius, self.density) > 0:
             raise ValueError(f"got radius {self.radius}, density {self.density}; expected over 0")
 
-    def check(self, model: object, frames: Frames) -> None:
+    def _check(self, model: object, frames: Frames) -> None:
         self.attention.check(model, frames)
 
     def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:

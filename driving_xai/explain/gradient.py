@@ -92,6 +92,7 @@ class SmoothGrad(Explainer):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_at_least(
             {
                 "samples": (self.samples, 1),
@@ -162,6 +163,7 @@ class IntegratedGradients(Explainer):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         least = 2 if self.rule == "trapezoid" else 1
         require_at_least(
             {
@@ -231,10 +233,11 @@ class HeavierSide(Explainer):
     share: float = 0.25
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.share <= 1:
             raise ValueError(f"got share {self.share}, expected over 0 up to 1")
 
-    def check(self, model: object, frames: Frames) -> None:
+    def _check(self, model: object, frames: Frames) -> None:
         self.signed.check(model, frames)
 
     def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:

@@ -140,6 +140,7 @@ class LIME(Explainer):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_at_least(
             {"samples": (self.samples, 2), "batch_size": (self.batch_size, 1), "ridge": (self.ridge, 0)}
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
+from functools import cache
 from typing import Any
 
 from data_prep.values import InvalidValue, checked_keywords, keyword_types
@@ -42,6 +43,52 @@ def checked(method: str, options: Options, known: Mapping[str, Any]) -> dict[str
         return checked_keywords(options, known, owner=method, prefix=f"options.{method}.")
     except InvalidValue as error:
         raise OptionError(str(error)) from None
+
+
+def checked_fields(explainer: object) -> dict[str, Any]:
+    """The values of an explainer's own keywords, by the rules of options, where those say something else.
+
+    What no text can say, a layer or `types.Cells`, is left as it is.
+
+    Raises:
+        OptionError: a value does not fit; the message says what there is.
+    """
+    if not is_dataclass(explainer) or isinstance(explainer, type):
+        return {}
+    given = {name: getattr(explainer, name) for name in _fields_of(type(explainer))}
+    said = {name: value for name, value in given.items() if is_sayable(value)}
+    try:
+        found = checked_keywords(
+            said,
+            _fields_of(type(explainer)),
+            owner=type(explainer).__name__,
+            prefix=f"{type(explainer).__name__}.",
+        )
+    except InvalidValue as error:
+        raise OptionError(str(error)) from None
+    return {name: value for name, value in found.items() if value is not given[name]}
+
+
+@cache
+def _fields_of(explainer: type) -> Mapping[str, Any]:
+    try:
+        return keyword_types(explainer)
+    # Names that a class of somebody else's imports for type checkers only: nothing can be said of its fields.
+    except NameError:
+        return {}
+
+
+def is_sayable(value: object) -> bool:
+    """Whether a line of text or TOML can say a value; if not, it is an object that Python hands over.
+
+    Example:
+        >>> from driving_xai.types import Cells
+        >>> is_sayable([16, 16]), is_sayable("even"), is_sayable(Cells(1.0, 4.0))
+        (True, True, False)
+    """
+    if type(value) in (list, tuple):
+        return all(map(is_sayable, value))  # type: ignore[call-overload]
+    return value is None or isinstance(value, str | bool | int | float | Mapping)
 
 
 def require_tables(options: OptionsOf, methods: Collection[str]) -> None:

@@ -47,6 +47,7 @@ class Occlusion(Explainer):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for window, stride in zip(self.window_px, self.stride_px, strict=True):
             if not 1 <= stride <= window or self.batch_size < 1:
                 raise ValueError(
@@ -116,6 +117,7 @@ class RISE(Explainer):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_at_least(
             {"samples": (self.samples, 1), "grid": (self.grid, 1), "batch_size": (self.batch_size, 1)}
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from driving_xai.errors import OptionError, UnsupportedModelError
+from driving_xai.errors import FrameSizeError, OptionError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from driving_xai.explain.base import Explainer
@@ -154,15 +154,18 @@ def fitted(
         UnsupportedModelError: the model lacks what the method needs; the message says what, and what to do.
         OptionError: see `build`; ValueError likewise.
     """
-    from driving_xai.models.capabilities import sample_frames
+    from driving_xai.models.capabilities import declared_size, sample_frames
 
     explainer = build(name, seed=seed, batch_size=batch_size, **(options or {}))
-    # A plain network may take frames of another size than the sample's, and says so when it is called.
-    with suppress(RuntimeError):
-        try:
-            explainer.check(model, sample_frames(model))
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{name}: {error}") from error
+    sample = sample_frames(model)
+    try:
+        explainer.check(model, sample)
+    except FrameSizeError as error:
+        # A plain network may take frames of another size than the sample's, and says so when it is called.
+        if declared_size(model) is not None:
+            raise FrameSizeError(f"{name}: {error}") from error
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{name}: {error}") from error
     return explainer
 
 
@@ -191,11 +194,16 @@ def _inner(entry: Entry) -> dict[str, Entry]:
     return {name: METHODS[each] if isinstance(each, str) else each for name, each in entry.inner.items()}
 
 
-def _types(entry: Entry) -> dict[str, Any]:
+def _own_types(entry: Entry) -> dict[str, Any]:
+    """Without those of explainers inside."""
     from driving_xai.explain.options import sayable_options
 
     own = sayable_options(explainer_class(entry))
-    found = {name: hint for name, hint in own.items() if name not in (*entry.preset, *entry.inner)}
+    return {name: hint for name, hint in own.items() if name not in (*entry.preset, *entry.inner)}
+
+
+def _types(entry: Entry) -> dict[str, Any]:
+    found = _own_types(entry)
     for each in _inner(entry).values():
         found = {**_types(each), **found}
     return {**found, **{alias: found[name] for alias, name in entry.aliases.items()}}
@@ -210,10 +218,22 @@ def _aliases(entry: Entry) -> dict[str, str]:
 
 def _checked(name: str, entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options under today's names; what is an object, a layer say, is passed on as it is."""
-    from driving_xai.explain.options import checked
+    from driving_xai.explain.options import checked, is_sayable
 
     takes = inspect.signature(explainer_class(entry)).parameters
-    objects = {key: value for key, value in options.items() if callable(value) and key in takes}
+    objects = {
+        key: value
+        for key, value in options.items()
+        if key in takes and key not in entry.preset and not is_sayable(value)
+    }
+    for key, inner in _inner(entry).items():
+        own = _own_types(entry)
+        if key in objects and (
+            lost := [each for each in options if each in _types(inner) and each not in own]
+        ):
+            raise OptionError(
+                f"options.{name}.{lost[0]} is an option of {key}, which is given as an object; set it there"
+            )
     text = {key: value for key, value in options.items() if key not in objects}
     return todays_names(name, {**objects, **checked(name, text, _types(entry))})
 
@@ -271,7 +291,9 @@ def require_methods(
     unknown = [each for each in names if not _known(without_label(each))]
     if unknown or len(names) < least:
         got = repr(unknown[0]) if unknown else "none"
-        raise ValueError(f"got method {got}, expected some of: {', '.join(METHODS)}")
+        raise ValueError(
+            f"got method {got}, expected some of: {', '.join(METHODS)}{near_method(*unknown[:1])}"
+        )
     if twice := [each for each in names if names.count(each) > 1]:
         raise ValueError(
             f"got method {twice[0]!r} twice, expected each once; with other options call it {twice[0]}@LABEL"
@@ -283,6 +305,22 @@ def require_methods(
     for name, given in options.items():
         if without_label(name) in METHODS:
             _checked(name, METHODS[without_label(name)], given)
+
+
+def near_method(name: str = "") -> str:
+    """The end of a message about an unknown method: the name that was meant, or its class's, or nothing.
+
+    Example:
+        >>> near_method("GradCAM"), near_method("integrated-gradient"), near_method("xyz")
+        ('; did you mean grad-cam?', '; did you mean integrated-gradients?', '')
+    """
+    by_class = {entry.target.rpartition(":")[2]: method for method, entry in reversed(METHODS.items())}
+    names = {
+        **{each.lower(): method for each, method in by_class.items()},
+        **{each: each for each in METHODS},
+    }
+    near = difflib.get_close_matches(without_label(name).lower(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 def _known(base: str) -> bool:

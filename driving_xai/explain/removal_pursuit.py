@@ -72,6 +72,7 @@ class RemovalPursuit(Explainer):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_at_least(
             {
                 "steps": (self.steps, 1),
@@ -82,11 +83,10 @@ class RemovalPursuit(Explainer):
         )
         if not 0 < self.share <= 1:
             raise ValueError(f"got share {self.share}; expected over 0 up to 1")
-        known = get_args(Fill)
-        if not self.fills or len({*self.fills}) < len(self.fills) or not {*self.fills} <= {*known}:
-            raise ValueError(f"got fills {self.fills}; expected one or more of {', '.join(known)}, each once")
-        if self.direction not in _SIGNS:
-            raise ValueError(f"got direction {self.direction!r}; expected one of {', '.join(_SIGNS)}")
+        if not self.fills or len({*self.fills}) < len(self.fills):
+            raise ValueError(
+                f"got fills {self.fills}; expected one or more of {', '.join(get_args(Fill))}, each once"
+            )
         if self.direction == "either" and self.trial_steps >= self.steps:
             raise ValueError(
                 f"got trial_steps {self.trial_steps} of {self.steps} steps; "

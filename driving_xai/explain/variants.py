@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from driving_xai.explain.base import finite
-from driving_xai.explain.capture import only_in_eval_mode
+from driving_xai.models.capabilities import require_eval_mode
 from driving_xai.perturb import batches
 from driving_xai.targets import held_at
 from driving_xai.types import FrameModel, Frames, Scores, Target
@@ -27,8 +27,10 @@ class ReferenceScores:
     """
 
     def __init__(self, model: FrameModel, frames: Frames, target: Target) -> None:
-        with torch.no_grad(), only_in_eval_mode():
-            scores = model(frames)
+        require_eval_mode(model)
+        with torch.no_grad():
+            # A network whose first layer works in place writes on what it is given.
+            scores = model(frames.clone())
         self.model, self.count = model, len(frames)
         self.target = held_at(target, scores)
         """The target at the clean prediction; see `targets.held_at`."""
@@ -46,10 +48,9 @@ class ReferenceScores:
         """
         # Written into one place: small results that stay would keep freed batches from being joined again.
         values = self.values.new_empty(self.count, variants)
-        with only_in_eval_mode():
-            for part in batches(variants, frames=self.count, batch_size=batch_size):
-                found = self.per_variant(self.model(edit(part)))
-                values[:, part] = found.unflatten(0, (self.count, -1))
+        for part in batches(variants, frames=self.count, batch_size=batch_size):
+            found = self.per_variant(self.model(edit(part)))
+            values[:, part] = found.unflatten(0, (self.count, -1))
         return finite(values)
 
     def per_variant(self, scores: Scores) -> Float[Tensor, " N"]:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.base import Explainer
-from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.grid import to_frame_grid
-from driving_xai.models.capabilities import encoder_of, seen_size
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.capabilities import encoder_of, frame_model, seen_size
+from driving_xai.models.forward_trace import removed_after
+from driving_xai.targets import magnitude
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 _RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -75,7 +75,7 @@ class VisualBackProp(Explainer):
 
     Args:
         stages: from the frame on, each running once in a forward pass; see `stages`. None takes those of the
-            chain of layers with which the network begins.
+            plain chain of layers with which the network begins, where it puts out the last feature map.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -87,8 +87,8 @@ class VisualBackProp(Explainer):
 
     stages: Sequence[Stage] | None = None
 
-    def check(self, model: object, frames: Frames) -> None:
-        self._stages(model, frames)
+    def _check(self, model: object, frames: Frames) -> None:
+        self._explain(frame_model(model), frames, magnitude)
 
     def _stages(self, model: object, frames: Frames) -> Sequence[Stage]:
         return self.stages or self._remembered(model, frames, _stages_of)
@@ -96,7 +96,7 @@ class VisualBackProp(Explainer):
     @torch.no_grad()
     def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         chain = self._stages(model, frames)
-        with _averages(chain) as averages, only_in_eval_mode():
+        with _averages(chain) as averages:
             model(frames)
         for stage, seen in zip(chain, averages, strict=True):
             if len(seen) != 1 or len(seen[0]) != len(frames):
@@ -113,7 +113,7 @@ class VisualBackProp(Explainer):
 
 
 def _stages_of(model: object, frames: Frames) -> Sequence[Stage]:
-    return tuple(stages(encoder_of(model)))
+    return tuple(stages(encoder_of(model, frames)))
 
 
 @contextmanager

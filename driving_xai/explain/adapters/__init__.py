@@ -17,7 +17,7 @@ from typing import Any
 
 from driving_xai.errors import OptionError
 from driving_xai.explain.base import Explainer, Function
-from driving_xai.explain.registry import ENTRY_POINTS
+from driving_xai.explain.registry import ENTRY_POINTS, near_method
 from driving_xai.user_code import importable
 
 LIBRARIES: Mapping[str, str] = {
@@ -82,6 +82,7 @@ def _entry_point(name: str) -> Any:
         raise ValueError(
             f"explainer {name!r} is unknown; expected {', '.join(f'{each}:METHOD' for each in LIBRARIES)}, "
             f"package.module:Class, or an entry point of {ENTRY_POINTS} ({', '.join(known) or 'there is none'})"
+            f"{near_method(name)}"
         )
     try:
         return known[name].load()

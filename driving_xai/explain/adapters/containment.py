@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from driving_xai.errors import NonFiniteError, OptionError, UnsupportedModelError
 from driving_xai.explain.base import Explainer
-from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.variants import ReferenceScores
 from driving_xai.models.capabilities import network_of
 from driving_xai.types import FrameModel, Frames, Saliency, Target
@@ -35,7 +34,7 @@ class Adapter(Explainer):
     name: str
     seed: int = 0
 
-    def check(self, model: object, frames: Frames) -> None:
+    def _check(self, model: object, frames: Frames) -> None:
         network_of(model)
 
     def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
@@ -115,7 +114,6 @@ def contained(network: nn.Module, *, seed: int) -> Iterator[None]:
         with (
             torch.random.fork_rng(devices=devices),
             torch.enable_grad(),
-            only_in_eval_mode(),
             warnings.catch_warnings(),
             redirect_stderr(io.StringIO()),
         ):

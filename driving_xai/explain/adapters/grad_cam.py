@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from driving_xai.explain.adapters.containment import Adapter, Scored, checked, require_one_frame_of_a_view
+from driving_xai.explain.capture import layer_gradient
 from driving_xai.explain.grid import to_frame_grid
 from driving_xai.explain.variants import ReferenceScores
-from driving_xai.models.capabilities import feature_map_of
+from driving_xai.models.capabilities import feature_map_of, frame_model
 from driving_xai.models.feature_maps import as_maps
 from driving_xai.types import FrameModel, Frames, Saliency
 
@@ -61,6 +62,10 @@ class LibraryCAM(Adapter):
         (self._of_call,) = checked(
             self.name, options, self._class.__call__, taken=("input_tensor", "targets", "aug_smooth")
         )
+
+    def _check(self, model: object, frames: Frames) -> None:
+        at = feature_map_of(model, frames, layer=self.layer)
+        layer_gradient(frame_model(model), frames, lambda scores: scores.sum(1), layer=at)
 
     def _attributed(
         self, model: FrameModel, network: nn.Module, frames: Frames, clean: ReferenceScores

@@ -22,7 +22,7 @@ from driving_xai.explain.adapters.containment import (
 )
 from driving_xai.explain.grid import to_frame_grid
 from driving_xai.explain.variants import ReferenceScores
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import FrameModel, Frames, Saliency
 
 METHODS = (

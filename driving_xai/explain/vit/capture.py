@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.explain.capture import only_in_eval_mode
 from driving_xai.explain.grid import Cells, to_frame_grid
-from driving_xai.models.feature_maps import removed_after
+from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import FrameModel, Frames, Scores, Target
 
 Normalised = Float[Tensor, "B 3 h w"]
@@ -200,7 +199,6 @@ def run(
         torch.inference_mode(False),
         torch.no_grad(),
         weights_frozen(vit),
-        only_in_eval_mode(),
         _traced(vit, traced, forward, graphs),
     ):
         scores = model(frames)

@@ -49,7 +49,7 @@ class AttentionExplainer(Explainer):
     A method leaves weights, modes and hooks of the model as they are, and its fused attention on.
     """
 
-    def check(self, model: object, frames: Frames) -> None:
+    def _check(self, model: object, frames: Frames) -> None:
         check_vit(self.transformer(model, frames))
 
     def transformer(self, model: object, frames: Frames) -> nn.Module:
@@ -104,6 +104,7 @@ class Rollout(AttentionExplainer):
     tile_rows: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_tile_rows(self.tile_rows)
 
     def tokens(
@@ -194,6 +195,7 @@ class GenericAttention(AttentionExplainer):
     tile_rows: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_tile_rows(self.tile_rows)
 
     def tokens(

@@ -98,6 +98,7 @@ class SNNA(AttentionExplainer):
     tile_rows: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_tile_rows(self.tile_rows)
         require_at_least(
             {
@@ -168,6 +169,7 @@ class AttentionIG(AttentionExplainer):
     tile_rows: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_tile_rows(self.tile_rows)
         require_at_least({"steps": (self.steps, 1), "batch_size": (self.batch_size, 1)})
 

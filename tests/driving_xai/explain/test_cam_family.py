@@ -172,7 +172,7 @@ def test_smoothing_is_the_mean_of_noisy_derivatives(frames):
     handle.remove()
     *clean, first, second, third, fourth = seen
     noisy = [first, second, third, fourth]
-    assert all(torch.equal(each, frames) for each in clean)
+    assert all(torch.equal(each, frames[: len(each)]) for each in clean)
     assert 0.15 < (torch.stack(noisy) - frames).std() < 0.25
     slopes = torch.stack([layer_gradient(net, each, output(1), layer=net.encoder).gradient for each in noisy])
     first, second, third = (slopes.pow(power).mean(0) for power in (1, 2, 3))

@@ -78,7 +78,7 @@ def scene() -> torch.Tensor:
 
 def test_only_what_causes_the_prediction_is_left(scene):
     found = CausalFilter(attention=attention, min_share=0.5)
-    saliency, regions = found(Patchy(), scene, left), found.regions(Patchy(), scene, left)
+    saliency, regions = found(Patchy().eval(), scene, left), found.regions(Patchy().eval(), scene, left)
     assert regions.masks.flatten(2).any(2).sum(1).tolist() == [3, 3]
     assert regions.kept.sum(1).tolist() == [1, 1]
     inside = torch.zeros(30, 40, dtype=torch.bool)
@@ -93,17 +93,19 @@ def test_only_what_causes_the_prediction_is_left(scene):
     ("options", "kept"), [({"min_share": 0.05}, 2), ({"min_change": 0.3}, 1), ({"min_change": 9.0}, 0)]
 )
 def test_thresholds_decide_how_much_is_enough(scene, options, kept):
-    found = CausalFilter(attention=attention, **{"min_share": 0.0, **options}).regions(Patchy(), scene, left)
+    found = CausalFilter(attention=attention, **{"min_share": 0.0, **options}).regions(
+        Patchy().eval(), scene, left
+    )
     assert found.kept.sum(1).tolist() == [kept, kept]
 
 
 def test_changes_are_those_of_hiding_each_region(scene):
-    found = CausalFilter(attention=attention, fill="mean").regions(Patchy(), scene, right)
+    found = CausalFilter(attention=attention, fill="mean").regions(Patchy().eval(), scene, right)
     mean = scene.mean((2, 3), keepdim=True).expand_as(scene)
     for b in range(2):
         for mask, change in zip(found.masks[b], found.changes[b], strict=True):
             hidden = torch.where(mask, mean[b], scene[b])[None]
-            expected = (left(Patchy()(hidden)) - left(Patchy()(scene[b : b + 1]))).abs()[0]
+            expected = (left(Patchy().eval()(hidden)) - left(Patchy().eval()(scene[b : b + 1]))).abs()[0]
             torch.testing.assert_close(change, expected, rtol=1e-10, atol=1e-13)
 
 
@@ -117,15 +119,15 @@ def test_frames_of_more_and_fewer_regions_go_together(scene):
 
     scene[0, 0, 0, 0], scene[1, 0, 0, 0] = 0.6, 0.9
     explain = CausalFilter(attention=of_brightness, min_share=0.05)
-    assert explain.regions(Patchy(), scene, left).masks.flatten(2).any(2).sum(1).tolist() == [3, 2]
-    together = explain(Patchy(), scene, left)
+    assert explain.regions(Patchy().eval(), scene, left).masks.flatten(2).any(2).sum(1).tolist() == [3, 2]
+    together = explain(Patchy().eval(), scene, left)
     for batch_size in (1, 4):
         other = CausalFilter(attention=of_brightness, min_share=0.05, batch_size=batch_size)
-        assert torch.equal(other(Patchy(), scene, left), together)
-    assert torch.equal(explain(Patchy(), scene.flip(0), left), together.flip(0))
-    assert torch.equal(torch.cat([explain(Patchy(), frame[None], left) for frame in scene]), together)
+        assert torch.equal(other(Patchy().eval(), scene, left), together)
+    assert torch.equal(explain(Patchy().eval(), scene.flip(0), left), together.flip(0))
+    assert torch.equal(torch.cat([explain(Patchy().eval(), frame[None], left) for frame in scene]), together)
     other_seed = CausalFilter(attention=of_brightness, min_share=0.05, seed=1)
-    assert not torch.equal(other_seed(Patchy(), scene, left), together)
+    assert not torch.equal(other_seed(Patchy().eval(), scene, left), together)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
@@ -134,7 +136,7 @@ def test_attention_without_clusters_leaves_nothing(scene, level):
     explain = CausalFilter(
         attention=lambda model, frames, target: torch.full_like(frames[:, 0], level), density=6.0
     )
-    assert torch.equal(explain(Patchy(), scene, left), torch.zeros(2, 30, 40, dtype=torch.float64))
+    assert torch.equal(explain(Patchy().eval(), scene, left), torch.zeros(2, 30, 40, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", ["soft", "sign"])
@@ -162,7 +164,7 @@ def test_filtered_attention_of_a_steering_model(kind, untouched):
 def test_a_broken_attention_and_impossible_options_are_refused(scene):
     with pytest.raises(ValueError, match="got NaN or infinity"):
         CausalFilter(attention=Function(function=lambda *_: torch.full((2, 30, 40), torch.nan)))(
-            Patchy(), scene, left
+            Patchy().eval(), scene, left
         )
     for options in (
         {"particles": 0},

@@ -88,8 +88,8 @@ def test_an_incomplete_attribution_is_refused_where_asked(frames):
             return (bright > 0.3).to(frames) + 0.1 * bright
 
     with pytest.raises(ValueError, match=r"attributions miss the change of the target by .* of it or less"):
-        IntegratedGradients(max_gap=0.01)(Step(), frames, left)
-    assert IntegratedGradients()(Step(), frames, left).isfinite().all()
+        IntegratedGradients(max_gap=0.01)(Step().eval(), frames, left)
+    assert IntegratedGradients()(Step().eval(), frames, left).isfinite().all()
 
 
 def test_smoothgrad_equals_captums_noise_tunnel_given_its_noise(smooth, frames, monkeypatch):
@@ -200,7 +200,7 @@ def test_a_failure_leaves_everything_as_it_was(smooth, frames, explain, untouche
 @pytest.mark.parametrize("explain", METHODS, ids=NAMES)
 def test_training_mode_and_broken_weights_are_refused(smooth, frames, explain):
     smooth.encoder.append(nn.Dropout(0.5))
-    with pytest.raises(UnsupportedModelError, match=r"Dropout is in training mode; call eval\(\)"):
+    with pytest.raises(UnsupportedModelError, match=r"\(Dropout\) is in training mode; call eval\(\)"):
         explain(smooth, frames, left)
     smooth.eval()
     with torch.no_grad():
@@ -219,13 +219,13 @@ def test_a_target_without_a_gradient_is_refused(smooth, frames):
     [{"samples": 0}, {"noise_std": -0.1}, {"batch_size": 0}, {"noise_std": float("nan")}],
 )
 def test_smoothgrad_refuses_impossible_options(options):
-    with pytest.raises(ValueError, match=f"got {next(iter(options))}"):
+    with pytest.raises(ValueError, match=next(iter(options))):
         SmoothGrad(**options)
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1, "rule": "trapezoid"}, {"batch_size": 0}])
 def test_integrated_gradients_refuse_impossible_options(options):
-    with pytest.raises(ValueError, match=f"got {next(iter(options))}"):
+    with pytest.raises(ValueError, match=next(iter(options))):
         IntegratedGradients(**options)
 
 

@@ -33,7 +33,7 @@ def test_labns_map_is_its_attention():
     net = LambdaAttentionBranchNetwork(CONFIG, classes=2).eval()
     with torch.no_grad():
         attention = net.branches(FRAMES).attention
-    saliency = LearnedMap(map="mine")(_Writes(net, net.attend, Cells(0, 2)), FRAMES, output(0))
+    saliency = LearnedMap(map="mine")(_Writes(net, net.attend, Cells(0, 2)).eval(), FRAMES, output(0))
     assert attention.shape == (2, 8, 10)
     torch.testing.assert_close(saliency[:, ::2, ::2], attention)
 
@@ -44,7 +44,7 @@ def test_lambda_attention_is_the_mean_of_what_the_content_lambda_says():
     layer = net.blocks[0].layers[3]
     taken: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _layer, inputs: taken.append(inputs[0].flatten(2)))
-    saliency = LearnedMap(map="mine")(_Writes(net, layer.content), FRAMES, output(0))
+    saliency = LearnedMap(map="mine")(_Writes(net, layer.content).eval(), FRAMES, output(0))
     handle.remove()
     with torch.no_grad():
         queries = layer.queries(taken[0]).unflatten(1, (2, 4))
@@ -59,4 +59,4 @@ def test_lambda_attention_is_the_mean_of_what_the_content_lambda_says():
 def test_a_layer_without_maps_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.Flatten(), nn.Linear(4 * 4 * 5, 2)).eval()
     with pytest.raises(UnsupportedModelError, match="Linear put out maps 1 times"):
-        LearnedMap(map="mine")(_Writes(net, net[2]), FRAMES, output(0))
+        LearnedMap(map="mine")(_Writes(net, net[2]).eval(), FRAMES, output(0))

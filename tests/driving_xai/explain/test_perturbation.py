@@ -107,9 +107,9 @@ def test_observed_normalisation_gives_a_constant_target_a_constant_map(frames):
         def forward(self, frames):
             return frames.new_full((len(frames), 1), 5.0)
 
-    observed = RISE(samples=50, normalisation="observed")(Constant(), frames, left)
+    observed = RISE(samples=50, normalisation="observed")(Constant().eval(), frames, left)
     torch.testing.assert_close(observed, torch.full_like(observed, 5.0), **EXACT)
-    assert RISE(samples=50)(Constant(), frames, left).std() > 0.1
+    assert RISE(samples=50)(Constant().eval(), frames, left).std() > 0.1
 
 
 def test_rise_finds_the_one_region_that_matters(frames):
@@ -117,7 +117,7 @@ def test_rise_finds_the_one_region_that_matters(frames):
         def forward(self, frames):
             return frames[:, :, :4, :4].mean((1, 2, 3))[:, None]
 
-    saliency = RISE(samples=2000, grid=4, normalisation="observed")(Corner(), frames, left)
+    saliency = RISE(samples=2000, grid=4, normalisation="observed")(Corner().eval(), frames, left)
     assert (saliency[:, :4, :4].amin((1, 2)) > saliency[:, 7:, 7:].amax((1, 2))).all()
 
 
@@ -190,7 +190,7 @@ def test_failure_training_mode_and_broken_weights(smooth, frames, explain, untou
     with untouched(smooth, frames), pytest.raises(KeyError, match="from the target"):
         explain(smooth, frames, fails_later)
     smooth.encoder.append(nn.BatchNorm2d(4).double())
-    with pytest.raises(UnsupportedModelError, match=r"BatchNorm2d is in training mode; call eval\(\)"):
+    with pytest.raises(UnsupportedModelError, match=r"\(BatchNorm2d\) is in training mode; call eval\(\)"):
         explain(smooth, frames, left)
     smooth.eval()
     with torch.no_grad():

@@ -136,7 +136,7 @@ def test_the_seed_orders_equal_estimates_only(smooth, linear, frames):
         ({"fills": ()}, "fills"),
         ({"fills": ("black", "black")}, "each once"),
         ({"fills": ("pink",)}, "pink"),
-        ({"direction": "left"}, "direction 'left'"),
+        ({"direction": "left"}, "direction is 'left'"),
         ({"trial_steps": 12}, "trial_steps 12 of 12"),
         ({"region_px": 0}, "region_px 0"),
         ({"batch_size": 0}, "batch_size 0"),

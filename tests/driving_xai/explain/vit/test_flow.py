@@ -415,7 +415,7 @@ def test_other_misuse_is_refused():
     ("explainer", "message"),
     [
         (partial(SNNA, samples=-1), "got samples -1; expected 0 or more"),
-        (partial(SNNA, noise_std=float("nan")), "got noise_std nan; expected 0 or more"),
+        (partial(SNNA, noise_std=float("nan")), "noise_std is nan; expected a number"),
         (partial(AttentionIG, steps=0), "got steps 0; expected 1 or more"),
         (partial(Rollout, tile_rows=0), "got tile_rows 0; expected 1 or more"),
     ],
