@@ -44,7 +44,7 @@ def as_frames(picture: np.ndarray) -> torch.Tensor:
 
 def maps_of(model: object, frames: torch.Tensor) -> dict[str, torch.Tensor]:
     """The map of each method that fits, by name."""
-    target, found = dx.targets.predicted(model(frames).detach()), {}
+    target, found = dx.targets.predicted(model(frames).detach(), model.outputs), {}
     for name in dx.explain.METHODS:
         try:
             found[name] = dx.explain.build(name, **SHORT.get(name, {}))(model, frames, target)[0]

@@ -30,7 +30,8 @@ from data_prep.schema import Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.values import Interval, build, checked
 from driving_xai.errors import CheckpointError, UnsupportedModelError
-from driving_xai.types import Frames, HasOutputs, Outputs, RecurrentModel, Scores
+from driving_xai.models.declared import declared_outputs, is_recurrent
+from driving_xai.types import Frames, Outputs, Scores
 
 SCHEMA = "driving-xai-checkpoint/1"
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
@@ -62,7 +63,7 @@ class Checkpoint:
 
     def __call__(self, frames: Frames) -> Scores:
         """The model's scores; a recurrent model takes each frame as the first of a drive."""
-        view = self.model.at(None) if isinstance(self.model, RecurrentModel) else self.model
+        view = self.model.at(None) if is_recurrent(self.model) else self.model
         return view(frames)
 
     @property
@@ -72,12 +73,13 @@ class Checkpoint:
         Raises:
             CheckpointError: the model has no outputs, as one that was only pre-trained.
         """
-        if not isinstance(self.model, HasOutputs):
+        outputs = declared_outputs(self.model)
+        if outputs is None:
             raise CheckpointError(
                 f"{self.path} holds kind {self.kind!r}, a model without outputs to explain; "
                 "expected a steering model, one of actions or a classifier"
             )
-        return self.model.outputs
+        return outputs
 
     @property
     def kind(self) -> str:

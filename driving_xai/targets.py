@@ -58,9 +58,19 @@ def held_at(target: Target, clean: Scores) -> Target:
 
 
 def output(column: int) -> Target:
-    """The score in one column: a class or an action."""
+    """The score in one column: a class or an action.
+
+    Raises:
+        ValueError: when it is called, the scores have no such column.
+
+    Example:
+        >>> output(1)(torch.tensor([[0.1, 2.0], [3.0, 1.0]]))
+        tensor([2., 1.])
+    """
 
     def score_of_column(scores: Scores) -> Float[Tensor, " B"]:
+        if not -scores.shape[1] <= column < scores.shape[1]:
+            raise ValueError(f"got target output({column}) for scores of {scores.shape[1]} columns, from 0")
         return scores[:, column]
 
     return score_of_column
@@ -98,18 +108,51 @@ def chosen_output(clean: Scores) -> Target:
     return outputs_at(clean.argmax(1))
 
 
-def predicted(clean: Scores) -> Target:
-    """What a model predicts: the output that is highest on each frame, of a single output the side it chose.
+def predicted(clean: Scores, outputs: Outputs) -> Target:
+    """What a model predicts, by what its scores mean.
+
+    Of classes and labels that is the output whose score is highest on each frame, be it below one half, and so of
+    a single label its score. Of a regressor it is the side that its first output chose; see `magnitude`.
 
     Args:
-        clean: the prediction for the unedited frames, [B, K]; of K = 1 a regression, steering say. The target
-            serves these frames and edited variants of each.
+        clean: the prediction for the unedited frames, [B, K]. The target serves these frames and edited variants
+            of each.
+        outputs: the model's.
 
     Example:
-        >>> predicted(torch.tensor([[0.1, 2.0], [3.0, 1.0]]))(torch.tensor([[5.0, 6.0], [7.0, 8.0]]))
+        >>> two = Outputs(kind="multiclass", names=("go", "stop"))
+        >>> predicted(torch.tensor([[0.1, 2.0], [3.0, 1.0]]), two)(torch.tensor([[5.0, 6.0], [7.0, 8.0]]))
         tensor([6., 7.])
     """
-    return chosen_side(clean) if clean.shape[1] == 1 else chosen_output(clean)
+    return chosen_side(clean) if outputs.kind == "regression" else chosen_output(clean)
+
+
+def checked(target: Target) -> Target:
+    """The target, which refuses to give anything but one number for each frame.
+
+    Raises:
+        ValueError: when it is called, the result has another shape.
+
+    Example:
+        >>> checked(lambda scores: scores)(torch.zeros(2, 3))
+        Traceback (most recent call last):
+        ValueError: the target gave (2, 3) for scores of shape (2, 3), expected (2,): one number for each frame, as scores[:, 0]
+    """
+    # `held_at` knows it by its identity, and it gives what it should.
+    if target is magnitude:
+        return target
+
+    def one_for_each_frame(scores: Scores) -> Float[Tensor, " N"]:
+        found: object = target(scores)
+        if not isinstance(found, Tensor) or found.shape != scores.shape[:1]:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"the target gave {got} for scores of shape {tuple(scores.shape)}, expected ({len(scores)},): "
+                "one number for each frame, as scores[:, 0]"
+            )
+        return found
+
+    return one_for_each_frame
 
 
 def outputs_at(columns: Int64[Tensor, " B"]) -> Target:
@@ -158,7 +201,6 @@ def explained_by(
     Source: Petsiuk et al. 2018 (RISE), section 3.1; Ribeiro et al. 2016 (LIME), section 3.2.
 
     Example:
-        >>> import torch
         >>> two = Outputs(kind="multiclass", names=("a", "b"))
         >>> explained_by("rise", output(0), two)(torch.tensor([[1.0, 1.0]]))
         tensor([0.5000])
@@ -170,19 +212,25 @@ def explained_by(
 
 
 def by_name(name: str, outputs: Outputs) -> TargetRule:
-    """The target a user names: left, right or magnitude for steering, otherwise `predicted` or an output.
+    """The target a user names.
+
+    Of classes and labels it is `predicted` or an output. Of a regressor it is `left`, `right` or `magnitude` of the first
+    output, the last of which is what it predicts, or of several outputs one of them by its name.
 
     Raises:
         DataError: the model has no such target; the message lists those it has.
     """
+
+    def prediction(clean: Scores) -> Target:
+        return predicted(clean, outputs)
+
     rules: dict[str, TargetRule]
     if outputs.kind == "regression":
-        rules = {"left": lambda clean: left, "right": lambda clean: right, "magnitude": chosen_side}
+        rules = {"left": lambda clean: left, "right": lambda clean: right, "magnitude": prediction}
+        by_column = outputs.names if len(outputs.names) > 1 else ()
     else:
-        rules = {
-            "predicted": chosen_output,
-            **{each: _always(output(column)) for column, each in enumerate(outputs.names)},
-        }
+        rules, by_column = {"predicted": prediction}, outputs.names
+    rules |= {each: _always(output(column)) for column, each in enumerate(by_column)}
     if name not in rules:
         near = get_close_matches(name, rules, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""

@@ -119,13 +119,13 @@ def evaluate(
     Raises:
         ValueError: a name is unknown or stands twice; the message says what is possible.
         DataError: the data do not fit the model or a metric; `out` holds other results.
-        UnsupportedModelError: the model says nothing of its outputs, or lacks what a method needs.
+        UnsupportedModelError: the model says nothing of its outputs, lacks what a method needs, or is in training mode.
 
     Example:
         >>> from driving_xai.explain.gradient import Gradient
         >>> from driving_xai.types import Outputs
         >>> from torch import nn
-        >>> net = nn.Sequential(nn.AvgPool2d(10), nn.Flatten())
+        >>> net = nn.Sequential(nn.AvgPool2d(10), nn.Flatten()).eval()
         >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
         >>> found = evaluate(net, torch.rand(4, 3, 10, 10), methods={"mine": Gradient()}, metrics=["deletion"])
         >>> found.table()["method"].tolist()

@@ -23,8 +23,8 @@ from driving_xai.evaluation.selection import choose_rows, every_batch, require_g
 from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity, SteeringError, angle_deg
 from driving_xai.models.capabilities import device_of
+from driving_xai.models.declared import is_recurrent
 from driving_xai.targets import by_name
-from driving_xai.types import RecurrentModel
 
 
 class DriveData:
@@ -181,7 +181,7 @@ def _require_signals(checkpoint: Checkpoint, manifest: Manifest, shards: Path) -
 
 
 def _require_steps(model: object) -> None:
-    if not isinstance(model, RecurrentModel):
+    if not is_recurrent(model):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no step and at, by which a model is driven; wrap it with driving_xai.wrap"
         )

@@ -17,6 +17,7 @@ from driving_xai.errors import NonFiniteError, UnsupportedModelError
 from driving_xai.explain.options import checked_fields
 from driving_xai.models.capabilities import frame_model, network_of, require_eval_mode
 from driving_xai.models.forward_trace import frames_taken, removed_after
+from driving_xai.targets import checked
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Part = TypeVar("Part")
@@ -62,10 +63,13 @@ class Explainer(ABC):
             UnsupportedModelError: the model lacks what the method needs, is in training mode, or does not take
                 frames of this size.
             NonFiniteError: a map has NaN or infinity.
-            ValueError: frames or maps have another shape.
+            ValueError: frames, maps or what the target gives have another shape.
         """
         return self._mapped(
-            lambda view: self._explain(view, frames, target), model, frames, (len(frames), *frames.shape[2:])
+            lambda view: self._explain(view, frames, checked(target)),
+            model,
+            frames,
+            (len(frames), *frames.shape[2:]),
         )
 
     def explain_each(
@@ -73,7 +77,7 @@ class Explainer(ABC):
     ) -> Float[Tensor, "B C H W"]:
         """One map for each of C targets, otherwise as a call; methods that can share work between targets do."""
         return self._mapped(
-            lambda view: self._explain_each(view, frames, targets),
+            lambda view: self._explain_each(view, frames, [checked(target) for target in targets]),
             model,
             frames,
             (len(frames), len(targets), *frames.shape[2:]),

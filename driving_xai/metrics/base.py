@@ -17,8 +17,9 @@ from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.batch import EvalBatch, Mask, RankedMaps
 from driving_xai.metrics.quantities import Quantity
-from driving_xai.models.capabilities import frame_model
-from driving_xai.types import FrameModel, Frames, Saliency, Target
+from driving_xai.models.capabilities import frame_model, require_eval_mode, unwrapped
+from driving_xai.targets import checked
+from driving_xai.types import Frames, Saliency, Target
 
 Category = Literal["faithfulness", "confidence", "localisation", "complexity", "robustness", "randomisation"]
 """The field's families of metrics."""
@@ -83,7 +84,7 @@ class Metric(ABC):
         ...         yield "map", {"value": ranked.saliency.mean((2, 3))}
         >>> from driving_xai.targets import output
         >>> from driving_xai.types import Outputs
-        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten())
+        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten()).eval()
         >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
         >>> Mass()(net, torch.rand(2, 3, 4, 4), torch.ones(2, 4, 4), output(0)).value
         tensor([1., 1.])
@@ -175,9 +176,9 @@ class Metric(ABC):
             labels: 0 or 1 for each output, for accuracy under masks.
 
         Raises:
-            ValueError: maps are not on the frames' grid.
+            ValueError: maps are not on the frames' grid, or the target does not give one number for each frame.
             NonFiniteError: a map has NaN or infinity.
-            UnsupportedModelError: the model says nothing of its outputs.
+            UnsupportedModelError: the model says nothing of its outputs, or is in training mode.
             DataError: the metric needs a mask, labels or a probability, and there is none.
         """
         expected = (len(frames), *frames.shape[2:])
@@ -185,8 +186,9 @@ class Metric(ABC):
             raise ValueError(
                 f"got maps of shape {tuple(maps.shape)}; expected {expected}, one a frame on its grid"
             )
+        require_eval_mode(model)
         batch = EvalBatch.of(
-            frame_model(model), frames, target, ground_truth_mask=ground_truth_mask, labels=labels
+            frame_model(model), frames, checked(target), ground_truth_mask=ground_truth_mask, labels=labels
         )
         self.require(batch.quantity)
         if self.needs == "ground truth" and ground_truth_mask is None:
@@ -234,10 +236,9 @@ class ExplainerMetric(ABC):
 
     seed: int = 0
 
-    @abstractmethod
     def __call__(
         self,
-        model: FrameModel,
+        model: object,
         frames: Frames,
         explainer: Explainer,
         target: Target,
@@ -247,9 +248,34 @@ class ExplainerMetric(ABC):
         """Scores the explainer on each frame.
 
         Args:
-            model: the explainer's.
+            model: a network, or a loaded checkpoint.
             frames: RGB in [0, 1].
             explainer: makes the maps.
             target: what is explained.
             maps: the explainer's of these frames, where they are known.
+
+        Raises:
+            UnsupportedModelError: the model lacks what the explainer or the metric needs, or is in training mode.
+            ValueError: the target does not give one number for each frame.
+        """
+        require_eval_mode(model)
+        target = checked(target)
+        # What a network is wrapped in for speed hides its layers.
+        model = unwrapped(model)
+        if maps is None:
+            maps = explainer(model, frames, target)
+        return self.measure(model, frames, explainer, target, maps)
+
+    @abstractmethod
+    def measure(
+        self, model: object, frames: Frames, explainer: Explainer, target: Target, maps: Saliency
+    ) -> MetricResult:
+        """The score of each frame.
+
+        Args:
+            model: in eval mode.
+            frames: RGB in [0, 1].
+            explainer: for maps of other frames or of other weights.
+            target: what is explained.
+            maps: the explainer's of these frames.
         """

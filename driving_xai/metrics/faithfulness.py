@@ -106,7 +106,7 @@ class Deletion(_Curve):
     Example:
         >>> from driving_xai.targets import output
         >>> from driving_xai.types import Outputs
-        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(10), torch.nn.Flatten())
+        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(10), torch.nn.Flatten()).eval()
         >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
         >>> frames = torch.zeros(1, 3, 10, 10)
         >>> frames[:, 0, :2] = 1

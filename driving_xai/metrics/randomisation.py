@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
+from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.seeding import generators
 from driving_xai.metrics.base import Category, ExplainerMetric, MetricResult
 from driving_xai.metrics.statistics import spearman
 from driving_xai.models.forward_trace import removed_after
-from driving_xai.types import FrameModel, Frames, Saliency, Target
+from driving_xai.types import Frames, Saliency, Target
 
 
 def layers_in_order(model: nn.Module, run: Callable[[], object]) -> list[str]:
@@ -151,7 +152,7 @@ def top_overlap(
 
 def max_sensitivity(
     explainer: Explainer,
-    model: FrameModel,
+    model: object,
     frames: Frames,
     target: Target,
     saliency: Saliency,
@@ -197,7 +198,7 @@ class ModelRandomisation(ExplainerMetric):
     Example:
         >>> from driving_xai.explain.gradient import Gradient
         >>> from driving_xai.targets import output
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 2))
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 2)).eval()
         >>> result = ModelRandomisation()(net, torch.rand(1, 3, 4, 4), Gradient(), output(0))
         >>> result.curve.shape, result.higher_is_better
         (torch.Size([1, 2]), False)
@@ -209,28 +210,23 @@ class ModelRandomisation(ExplainerMetric):
 
     order: Literal["cascading", "independent"] = "cascading"
 
-    def __call__(
-        self,
-        model: FrameModel,
-        frames: Frames,
-        explainer: Explainer,
-        target: Target,
-        *,
-        maps: Saliency | None = None,
+    def measure(
+        self, model: object, frames: Frames, explainer: Explainer, target: Target, maps: Saliency
     ) -> MetricResult:
         """The correlation of each frame; see `ExplainerMetric`.
 
         Raises:
-            TypeError: the model is no network, whose layers could be drawn.
+            UnsupportedModelError: the model is no network, whose layers could be drawn.
         """
         if not isinstance(model, nn.Module):
-            raise TypeError(f"got {type(model).__name__}, expected an nn.Module; give the whole network")
-        trained = explainer(model, frames, target) if maps is None else maps
+            raise UnsupportedModelError(
+                f"got {type(model).__name__}, expected an nn.Module; give the whole network"
+            )
         layers, found = layers_in_order(model, lambda: model(frames)), []
         for at in range(len(layers)):
             drawn = layers[: at + 1] if self.order == "cascading" else layers[at : at + 1]
             with randomised(model, drawn, self.seed):
-                found.append(map_correlation(trained, explainer(model, frames, target)))
+                found.append(map_correlation(maps, explainer(model, frames, target)))
         curve = torch.from_numpy(np.stack(found, 1))
         return _result(curve.mean(1), unit="Spearman's correlation", curve=curve)
 
@@ -250,7 +246,7 @@ class MaxSensitivity(ExplainerMetric):
     Example:
         >>> from driving_xai.explain.gradient import Gradient
         >>> from driving_xai.targets import output
-        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
         >>> MaxSensitivity()(linear, torch.rand(1, 3, 4, 4), Gradient(), output(0)).value.tolist()
         [0.0]
     """
@@ -268,23 +264,16 @@ class MaxSensitivity(ExplainerMetric):
                 f"got radius {self.radius}, draws {self.draws}; expected within (0, 1], 1 or more"
             )
 
-    def __call__(
-        self,
-        model: FrameModel,
-        frames: Frames,
-        explainer: Explainer,
-        target: Target,
-        *,
-        maps: Saliency | None = None,
+    def measure(
+        self, model: object, frames: Frames, explainer: Explainer, target: Target, maps: Saliency
     ) -> MetricResult:
         """The sensitivity of each frame's map; see `ExplainerMetric`."""
-        clean = explainer(model, frames, target) if maps is None else maps
         largest = max_sensitivity(
             explainer,
             model,
             frames,
             target,
-            clean,
+            maps,
             radius=self.radius,
             draws=self.draws,
             seed=self.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,22 +13,18 @@ from torch import nn
 
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.feature_maps import last_feature_map, map_at, named_layer
-from driving_xai.types import (
-    FeatureMap,
-    FrameModel,
-    Frames,
-    HasEncoder,
-    HasFeatureMap,
-    HasInputSize,
-    HasOutputs,
-    HasVisionTransformer,
-    Outputs,
-    OwnMap,
-    RecurrentModel,
-    View,
-    WritesMaps,
+from driving_xai.models.declared import (
+    declared_encoder,
+    declared_feature_map,
+    declared_input_size,
+    declared_maps,
+    declared_network,
+    declared_outputs,
+    declared_vit,
+    is_recurrent,
 )
+from driving_xai.models.feature_maps import last_feature_map, map_at, named_layer
+from driving_xai.types import FeatureMap, FrameModel, Frames, Outputs, OwnMap
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -42,7 +39,7 @@ def frame_model(model: object) -> FrameModel:
         UnsupportedModelError: it cannot be called.
     """
     found = unwrapped(model)
-    if isinstance(found, RecurrentModel):
+    if is_recurrent(found):
         return found.at(None)
     if not callable(found):
         raise UnsupportedModelError(
@@ -73,12 +70,13 @@ def network_of(model: object) -> nn.Module:
     """
     found = unwrapped(model)
     while not isinstance(found, nn.Module):
-        if not isinstance(found, View):
+        inside = declared_network(found)
+        if inside is None:
             raise UnsupportedModelError(
                 f"{type(found).__name__} is no torch.nn.Module and has no attribute network that is one; "
                 "give a network, or use a method that only calls the model, such as rise"
             )
-        found = unwrapped(found.network)
+        found = unwrapped(inside)
     return found
 
 
@@ -102,7 +100,7 @@ def feature_map_of(
             and it cannot be said where its cells lie.
     """
     network = network_of(model)
-    declared = network.feature_map if isinstance(network, HasFeatureMap) else None
+    declared = declared_feature_map(network)
     if isinstance(layer, str):
         layer = named_layer(network, layer)
     if declared is not None and layer in (None, declared.layer):
@@ -117,8 +115,7 @@ def feature_map_of(
 
 def declared_size(model: object) -> tuple[int, int] | None:
     """Height and width of the frames that a network says it was made for; None where it says none."""
-    network = network_of(model)
-    return network.input_size if isinstance(network, HasInputSize) else None
+    return declared_input_size(network_of(model))
 
 
 def seen_size(model: object, frames: Frames) -> tuple[int, int]:
@@ -144,8 +141,7 @@ def vision_transformer_of(model: object) -> nn.Module:
         UnsupportedModelError: there is none, or several, or its scores are made of all tokens and not of CLS.
     """
     network = network_of(model)
-    declared = network.vit if isinstance(network, HasVisionTransformer) else None
-    if isinstance(declared, nn.Module):
+    if (declared := declared_vit(network)) is not None:
         return declared
     found: Any = _timm_transformer(network)
     if found is None:
@@ -178,7 +174,7 @@ def own_map_of(model: object, name: str) -> OwnMap:
         UnsupportedModelError: it writes no such map; the message lists those it writes.
     """
     network = network_of(model)
-    written = network.own_maps if isinstance(network, WritesMaps) else {}
+    written = declared_maps(network)
     if name not in written:
         raise UnsupportedModelError(
             f"{type(network).__name__} does not write {name} (it writes {', '.join(written) or 'no maps'}); "
@@ -194,7 +190,7 @@ def own_attention_of(model: object) -> OwnMap:
         UnsupportedModelError: it writes none.
     """
     network = network_of(model)
-    written = network.own_maps if isinstance(network, WritesMaps) else {}
+    written = declared_maps(network)
     for found in written.values():
         if found.read == "attention":
             return found
@@ -215,8 +211,7 @@ def encoder_of(model: object, frames: Frames) -> nn.Sequential:
         UnsupportedModelError: there is none.
     """
     network = network_of(model)
-    declared = network.encoder if isinstance(network, HasEncoder) else None
-    if isinstance(declared, nn.Sequential):
+    if (declared := declared_encoder(network)) is not None:
         return declared
     chains = [each for each in network.modules() if isinstance(each, nn.Sequential) and _is_plain(list(each))]
     if chains:
@@ -263,10 +258,10 @@ def require_eval_mode(model: object) -> None:
         Traceback (most recent call last):
         driving_xai.errors.UnsupportedModelError: layer 0 (Dropout) is in training mode; call eval() on the model first
     """
-    found = unwrapped(model)
-    if not isinstance(found, nn.Module | View):
+    network = _network_or_none(model)
+    if network is None:
         return
-    for name, module in network_of(found).named_modules():
+    for name, module in network.named_modules():
         if module.training and not _is_alike_in_both_modes(module):
             what = f"layer {name} ({type(module).__name__})" if name else type(module).__name__
             raise UnsupportedModelError(f"{what} is in training mode; call eval() on the model first")
@@ -283,12 +278,13 @@ def outputs_of(model: object) -> Outputs:
         Traceback (most recent call last):
         driving_xai.errors.UnsupportedModelError: Identity says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)
     """
-    if not isinstance(model, HasOutputs):
-        name = model.__class__.__name__
+    found = unwrapped(model)
+    outputs = declared_outputs(found)
+    if outputs is None:
         raise UnsupportedModelError(
-            f"{name} says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)"
+            f"{type(found).__name__} says nothing of its outputs; wrap it: driving_xai.wrap(net, ...)"
         )
-    return model.outputs
+    return outputs
 
 
 def device_of(model: object) -> torch.device:
@@ -298,10 +294,16 @@ def device_of(model: object) -> torch.device:
         >>> device_of(nn.Identity())
         device(type='cpu')
     """
-    found = unwrapped(model)
-    network = network_of(found) if isinstance(found, nn.Module | View) else None
+    network = _network_or_none(model)
     weight = None if network is None else next(network.parameters(), None)
     return torch.device("cpu") if weight is None else weight.device
+
+
+def _network_or_none(model: object) -> nn.Module | None:
+    """The module of a model; None of one that is only called."""
+    with suppress(UnsupportedModelError):
+        return network_of(model)
+    return None
 
 
 def sample_frames(model: object) -> Frames:

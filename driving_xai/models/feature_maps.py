@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.declared import declared_network, is_recurrent
 from driving_xai.models.forward_trace import (
     Move,
     Run,
@@ -22,7 +23,7 @@ from driving_xai.models.forward_trace import (
     traced,
     traced_as_far_as_it_goes,
 )
-from driving_xai.types import Cells, FeatureMap, Frames, Layout, RecurrentModel, View
+from driving_xai.types import Cells, FeatureMap, Frames, Layout
 
 _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, _BatchNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
@@ -175,7 +176,7 @@ def _first_that_acts(network: nn.Module, seen: _Pass, places: Iterable[int]) -> 
 
 def _scores(network: nn.Module, frames: Frames) -> Any:
     # A model of a drive scores them as the first of one.
-    model: Any = network.at(None) if isinstance(network, RecurrentModel) else network
+    model: Any = network.at(None) if is_recurrent(network) else network
     with evaluating(network):
         return model(frames.clone())
 
@@ -283,8 +284,9 @@ def named_layer(network: nn.Module, name: str) -> nn.Module:
     for part in name.split("."):
         children = dict(found.named_children())
         if part not in children:
-            if found is network and isinstance(network, View):
-                return named_layer(network.network, name)
+            inside = declared_network(network)
+            if found is network and inside is not None:
+                return named_layer(inside, name)
             raise UnsupportedModelError(
                 f"layer {name!r} is unknown: {path or type(network).__name__} has {', '.join(children) or 'no parts'}"
             )

@@ -23,11 +23,11 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import weights as weights_files
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD, fetched_name
-from driving_xai.models.capabilities import outputs_of
+from driving_xai.models.capabilities import outputs_of, require_eval_mode, unwrapped
+from driving_xai.models.declared import declared_outputs
 from driving_xai.models.pretrained import require_reachable, timm_network
 from driving_xai.models.weights import Weights, first_line
 from driving_xai.models.wrap import wrap
-from driving_xai.types import HasOutputs
 from driving_xai.user_code import importable
 
 RANDOM = "random"
@@ -82,7 +82,7 @@ def load(
         model, found = _LIBRARIES.get(library, _of_factory)(
             spec if library not in _LIBRARIES else name, weights
         )
-    if not isinstance(model, HasOutputs):
+    if declared_outputs(model) is None:
         raise UnsupportedModelError(
             f"{spec} gave a {type(model).__name__} that does not say what its scores mean; "
             "return driving_xai.wrap(net, outputs=...)"
@@ -102,13 +102,17 @@ def as_checkpoint(model: object) -> Checkpoint:
         model: a checkpoint, which is returned as it is, or any frame model with `outputs`.
 
     Raises:
-        UnsupportedModelError: it says nothing of its outputs.
+        UnsupportedModelError: it says nothing of its outputs, or is in training mode.
     """
     if isinstance(model, Checkpoint):
+        require_eval_mode(model)
         return model
+    model = unwrapped(model)
     name = f"{type(model).__module__}:{type(model).__qualname__}"
     sha256 = state_sha256(model) if isinstance(model, nn.Module) else hashlib.sha256().hexdigest()
-    return _described(name, model, weights=None, sha256=sha256)
+    found = _described(name, model, weights=None, sha256=sha256)
+    require_eval_mode(model)
+    return found
 
 
 def _described(spec: str, model: object, *, weights: str | None, sha256: str) -> Checkpoint:

@@ -32,7 +32,7 @@ def write(
 
     Raises:
         DataError: the source is missing, damaged, or does not fit the model.
-        UnsupportedModelError: the model says nothing of its outputs, or lacks what the method needs.
+        UnsupportedModelError: the model says nothing of its outputs, is in training mode, or lacks what the method needs.
         VideoError: no H.264 encoder, or the video cannot be written.
 
     Example:

@@ -7,14 +7,13 @@ from contextlib import suppress
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.registry import METHODS, fitted
 from driving_xai.models.capabilities import network_of, vision_transformer_of
+from driving_xai.models.declared import declared_maps
 from driving_xai.models.steering_config import OWN_METHOD
-from driving_xai.types import WritesMaps
 
 
 def default_method(model: object) -> str:
     """A steering model's own attention, `snna` of a Vision Transformer, or Grad-CAM."""
-    network = network_of(model)
-    written = network.own_maps if isinstance(network, WritesMaps) else {}
+    written = declared_maps(network_of(model))
     if own := [name for name in OWN_METHOD.values() if name in written]:
         return own[0]
     with suppress(UnsupportedModelError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -14,16 +13,7 @@ from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.images import resized
 from driving_xai.data.input_rule import InputRule, Region
-
-
-@runtime_checkable
-class HasInputSize(Protocol):
-    """A model that declares which size of frame it takes."""
-
-    @property
-    def input_size(self) -> tuple[int, int] | None:
-        """Height and width; None where it takes any."""
-        ...
+from driving_xai.models.declared import declared_input_size
 
 
 def made_elsewhere(checkpoint: Checkpoint) -> bool:
@@ -49,8 +39,7 @@ class ModelInput:
         """
         if not made_elsewhere(checkpoint):
             return cls(rule=InputRule.of(checkpoint), size=None)
-        model: Any = checkpoint.model
-        return cls(rule=None, size=model.input_size if isinstance(model, HasInputSize) else None)
+        return cls(rule=None, size=declared_input_size(checkpoint.model))
 
     @property
     def geometry(self) -> Geometry:

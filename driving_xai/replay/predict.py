@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from driving_xai.errors import NonFiniteError
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.metrics.faithfulness import DELETED
+from driving_xai.models.declared import is_recurrent
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
@@ -115,20 +116,6 @@ class ReadsScores(Protocol):
     def curves(self, scores: Float[Tensor, "V K"], output: Output, prediction: Any, clean: Scores) -> Curves:
         """An output's curves from the scores of the edited frames."""
         ...
-
-
-@runtime_checkable
-class StepsThroughDrives(Protocol):
-    """A model with a memory; see `types.RecurrentModel`. Its state is passed on as it is."""
-
-    def step(self, frames: Frames, state: Any) -> tuple[Scores, Attention | None, Any]: ...
-
-    def at(self, state: Any) -> FrameModel: ...
-
-
-def is_recurrent(model: object) -> bool:
-    """Whether a model carries a state from frame to frame."""
-    return isinstance(model, StepsThroughDrives)
 
 
 class Predictor:
@@ -233,7 +220,7 @@ class Predictor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scorer:
+class FrameScorer:
     """Scores a frame's explanations. It keeps nothing, so that frames may be scored side by side."""
 
     model: Any

@@ -39,8 +39,8 @@ from driving_xai.replay.model_input import ModelInput, made_elsewhere
 from driving_xai.replay.predict import (
     CONTROL,
     FrameResult,
+    FrameScorer,
     Predictor,
-    Scorer,
     Submit,
     scoring_side_by_side,
     twin,
@@ -175,7 +175,7 @@ class Session:
         if not self.config.score:
             return scoring_side_by_side(lambda pending: pending.result, workers=1)
         model: Any = twin(self.checkpoint.model)
-        scorer = Scorer(
+        scorer = FrameScorer(
             model=model,
             control=fitted(CONTROL, model, seed=self.config.seed),
             task=self.task,

@@ -11,12 +11,13 @@ from pathlib import Path
 from data_prep.decoding import Dropped
 from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
+from driving_xai.models.declared import is_recurrent
 from driving_xai.replay.background import Consumer, StageTimes, ahead
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.live.control import FrameStats, Live, Playback
 from driving_xai.replay.methods import fitting_methods
-from driving_xai.replay.predict import FrameResult, is_recurrent
+from driving_xai.replay.predict import FrameResult
 from driving_xai.replay.render import Show
 from driving_xai.replay.session import Session
 from driving_xai.replay.tasks.base import Task

@@ -18,11 +18,12 @@ from driving_xai.data.drives import degrees_per_unit
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.drive_data import DriveData
 from driving_xai.metrics.quantities import STEERING_ERROR, SteeringError
+from driving_xai.models.declared import is_recurrent
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
 from driving_xai.replay.inset import AxisTop, CurveView
 from driving_xai.replay.model_input import ModelInput
-from driving_xai.replay.predict import FRACTIONS, Curves, FrameResult, Output, Prediction, is_recurrent
+from driving_xai.replay.predict import FRACTIONS, Curves, FrameResult, Output, Prediction
 from driving_xai.replay.tasks.base import SEEN_AS, Legend, Painter, Task
 from driving_xai.replay.tasks.instruments import CAMERAS, Camera, Steering
 from driving_xai.replay.tasks.steering_view import Instant, Overlay, OverlayConfig

@@ -28,9 +28,9 @@ from driving_xai.replay.player import replay
 from driving_xai.replay.predict import (
     FRACTIONS,
     FrameResult,
+    FrameScorer,
     Pending,
     Predictor,
-    Scorer,
     scoring_side_by_side,
     twin,
 )
@@ -97,7 +97,7 @@ def steering(model: object) -> SteeringTask:
 
 def stages(
     model: object, method: Any = brightness, control_every: int = 2, fill: Any = "black"
-) -> tuple[Predictor, Scorer]:
+) -> tuple[Predictor, FrameScorer]:
     task, times = steering(model), StageTimes()
     predictor = Predictor(
         model,
@@ -107,7 +107,7 @@ def stages(
         device=torch.device("cpu"),
         times=times,
     )
-    scorer = Scorer(model=model, control=RandomOrder(seed=0), task=task, fill=fill, seed=0, times=times)
+    scorer = FrameScorer(model=model, control=RandomOrder(seed=0), task=task, fill=fill, seed=0, times=times)
     return predictor, scorer
 
 

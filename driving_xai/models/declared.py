@@ -1,0 +1,97 @@
+"""What a model declares of itself, by the protocols of `types`.
+
+A network of somebody else's may have an attribute of the same name that means something else: `encoder` a string,
+`input_size` 224, `step` a counter. Only what has the protocol's type counts; all else is taken as not declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from torch import nn
+
+from driving_xai.types import (
+    FeatureMap,
+    HasEncoder,
+    HasFeatureMap,
+    HasInputSize,
+    HasOutputs,
+    HasVisionTransformer,
+    Outputs,
+    OwnMap,
+    RecurrentModel,
+    View,
+    WritesMaps,
+)
+
+
+def is_recurrent(model: object) -> TypeGuard[RecurrentModel[Any]]:
+    """Whether a model carries a state from frame to frame: it has the methods `step` and `at`.
+
+    Example:
+        >>> net = nn.Identity()
+        >>> net.step, net.at = 3, None
+        >>> is_recurrent(net)
+        False
+    """
+    return isinstance(model, RecurrentModel) and callable(model.step) and callable(model.at)
+
+
+def declared_outputs(model: object) -> Outputs | None:
+    """What the columns of the scores mean."""
+    found = model.outputs if isinstance(model, HasOutputs) else None
+    return found if isinstance(found, Outputs) else None
+
+
+def declared_input_size(model: object) -> tuple[int, int] | None:
+    """Height and width of the frames that a network was made for.
+
+    Example:
+        >>> net = nn.Identity()
+        >>> net.input_size = 224
+        >>> declared_input_size(net) is None
+        True
+    """
+    found: object = model.input_size if isinstance(model, HasInputSize) else None
+    return found if _is_size(found) else None
+
+
+def _is_size(found: object) -> TypeGuard[tuple[int, int]]:
+    return (
+        isinstance(found, tuple)
+        and len(found) == 2
+        and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in found)
+    )
+
+
+def declared_network(model: object) -> nn.Module | None:
+    """The module inside a view of one instant, which may itself be such a view."""
+    found: object = model.network if isinstance(model, View) else None
+    return found if isinstance(found, nn.Module | View) else None  # type: ignore[return-value]
+
+
+def declared_feature_map(model: object) -> FeatureMap | None:
+    """Where a network's last feature map is."""
+    found = model.feature_map if isinstance(model, HasFeatureMap) else None
+    return found if isinstance(found, FeatureMap) else None
+
+
+def declared_vit(model: object) -> nn.Module | None:
+    """The Vision Transformer inside."""
+    found = model.vit if isinstance(model, HasVisionTransformer) else None
+    return found if isinstance(found, nn.Module) else None
+
+
+def declared_maps(model: object) -> Mapping[str, OwnMap]:
+    """The explanations that a network writes itself, by their literature names; empty where it writes none."""
+    found = model.own_maps if isinstance(model, WritesMaps) else None
+    if not isinstance(found, Mapping):
+        return {}
+    return {name: each for name, each in found.items() if isinstance(each, OwnMap)}
+
+
+def declared_encoder(model: object) -> nn.Sequential | None:
+    """The plain chain of layers with which a network begins."""
+    found = model.encoder if isinstance(model, HasEncoder) else None
+    return found if isinstance(found, nn.Sequential) else None
