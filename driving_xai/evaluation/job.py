@@ -59,6 +59,7 @@ from driving_xai.metrics.batch import RankedMaps
 from driving_xai.metrics.registry import build_all, statistics_of_sets
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.models.capabilities import device_of
+from driving_xai.models.declared import declared_outputs
 from driving_xai.types import Saliency
 
 Progress = Callable[[int, int], None]
@@ -130,7 +131,7 @@ class Run:
             return None
         path = Path(self.config.baseline_model)
         found = load(path, device=str(device_of(self.checkpoint.model)))
-        ours, theirs = (getattr(each.model, "outputs", None) for each in (self.checkpoint, found))
+        ours, theirs = (declared_outputs(each.model) for each in (self.checkpoint, found))
         if ours != theirs or ours is None or ours.kind == "regression":
             raise DataError(
                 f"{path}: the baseline model has outputs {theirs}, the scored one {ours}; expected the same classes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driving_xai.errors import OptionError
-from driving_xai.user_code import importable
+from driving_xai.user_code import contained, imported
 
 if TYPE_CHECKING:
     from driving_xai.metrics.aupc import Masking, Statistic
@@ -112,25 +111,15 @@ def metric_class(name: str) -> type[Metric]:
     """The class of a name; see `entry`.
 
     Raises:
-        ValueError: there is no such name, module or class, or it is no `Metric`.
+        ValueError: there is no such name, module or class, its module raises, or it is no `Metric`.
     """
     from driving_xai.metrics.base import Metric
 
     target = entry(name).target
-    module, _, attribute = target.partition(":")
-    try:
-        with importable():
-            found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise ValueError(
-            f"got measure {name!r}: there is no module {module}; check its name and path"
-        ) from None
-    except AttributeError:
-        raise ValueError(f"got measure {name!r}: {module} has no class {attribute!r}") from None
+    found = imported(target)
     if not (inspect.isclass(found) and issubclass(found, Metric)):
-        raise ValueError(f"got measure {name!r}: {target} is no subclass of driving_xai.metrics.Metric")
+        got = f"class {found.__name__}" if inspect.isclass(found) else type(found).__name__
+        raise ValueError(f"{target} is a {got}; expected a subclass of driving_xai.metrics.Metric")
     return found
 
 
@@ -154,7 +143,8 @@ def build(name: str, **options: Any) -> Metric:
     if unknown := [each for each in chosen if each not in known]:
         raise OptionError(f"measure {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
     try:
-        return kind(**chosen)
+        with contained(f"making measure {name!r}"):
+            return kind(**chosen)
     except ValueError as error:
         raise OptionError(f"measure {name!r}: {error}") from None
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import re
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from driving_xai.models.declared import declared_outputs
 from driving_xai.models.pretrained import require_reachable, timm_network
 from driving_xai.models.weights import Weights, first_line
 from driving_xai.models.wrap import wrap
-from driving_xai.user_code import importable
+from driving_xai.user_code import contained, importable, imported
 
 RANDOM = "random"
 """In place of a file: the weights that the network is built with, drawn from seed 0."""
@@ -146,52 +144,18 @@ def _description(weights: Path | str | None, found: Weights | None) -> str | Non
 
 
 def _of_factory(spec: str, weights: Path | str | None) -> tuple[nn.Module, Weights | None]:
-    module, _, name = spec.partition(":")
-    with importable():
-        try:
-            factory: Any = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise _failed(f"importing {module}", error) from error
-            raise CheckpointError(
-                f"{spec}: no module {error.name} in {Path.cwd()} nor installed; check the name, or start there"
-            ) from error
-        # The code is the user's, and may raise anything.
-        except (Exception, SystemExit) as error:
-            raise _failed(f"importing {module}", error) from error
-        for part in name.split("."):
-            factory = _part(factory, part, spec)
-        if not callable(factory):
-            raise CheckpointError(
-                f"{spec} is a {type(factory).__name__}; expected a function that returns a model"
-            )
-        try:
-            model = factory()
-        except (Exception, SystemExit) as error:
-            raise _failed(spec, error) from error
+    factory = imported(spec, error=CheckpointError)
+    if not callable(factory):
+        raise CheckpointError(
+            f"{spec} is a {type(factory).__name__}; expected a function that returns a model"
+        )
+    with importable(), contained(f"calling {spec}", error=CheckpointError):
+        model = factory()
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
             f"{spec} returned {type(model).__name__}; expected a torch.nn.Module, from driving_xai.wrap"
         )
     return model, _filled(model, weights, spec)
-
-
-def _part(owner: object, name: str, spec: str) -> object:
-    if hasattr(owner, name):
-        return getattr(owner, name)
-    known = [each for each in dir(owner) if not each.startswith("_")]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known[:5]) or 'nothing'}"
-    raise CheckpointError(f"{spec}: {getattr(owner, '__name__', owner)} has no {name}; {hint}")
-
-
-def _failed(what: str, error: BaseException) -> CheckpointError:
-    """One line of an error in the user's code, with the place where it happened."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return CheckpointError(
-        f"{what} raised {type(error).__name__}: {first_line(error)} ({Path(place.filename).name}, line {place.lineno}); "
-        "correct the code"
-    )
 
 
 def _filled(model: nn.Module, weights: Path | str | None, name: str) -> Weights | None:

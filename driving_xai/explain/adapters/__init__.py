@@ -7,7 +7,6 @@ this project's contract; `package.module:Class` is the user's; a bare name is an
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from inspect import signature
@@ -18,7 +17,7 @@ from typing import Any
 from driving_xai.errors import OptionError
 from driving_xai.explain.base import Explainer, Function
 from driving_xai.explain.registry import ENTRY_POINTS, near_method
-from driving_xai.user_code import importable
+from driving_xai.user_code import contained, imported
 
 LIBRARIES: Mapping[str, str] = {
     "captum": "driving_xai.explain.adapters.captum:Captum",
@@ -52,7 +51,7 @@ def load_explainer(
     library, colon, method = text.partition(":")
     if colon and library in LIBRARIES:
         return _called(_class_of(library), text, of_run, {"method": method, **options})
-    return _called(_imported(text) if colon else _entry_point(text), text, of_run, options)
+    return _called(imported(text) if colon else _entry_point(text), text, of_run, options)
 
 
 def _class_of(library: str) -> Any:
@@ -64,18 +63,6 @@ def _class_of(library: str) -> Any:
         ) from error
 
 
-def _imported(text: str) -> Any:
-    module, _, name = text.partition(":")
-    try:
-        with importable():
-            return getattr(importlib.import_module(module), name)
-    except AttributeError as error:
-        raise ValueError(f"explainer {text!r}: {module} has no {name}; check the name") from error
-    # The code is the user's, and may raise anything.
-    except Exception as error:
-        raise ValueError(f"explainer {text!r} cannot be imported: {type(error).__name__}: {error}") from error
-
-
 def _entry_point(name: str) -> Any:
     known = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
     if name not in known:
@@ -84,20 +71,22 @@ def _entry_point(name: str) -> Any:
             f"package.module:Class, or an entry point of {ENTRY_POINTS} ({', '.join(known) or 'there is none'})"
             f"{near_method(name)}"
         )
-    try:
-        return known[name].load()
-    # The code is the user's, and may raise anything.
-    except Exception as error:
-        raise ValueError(f"explainer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return imported(known[name].value)
 
 
 def _called(made: Any, text: str, of_run: Mapping[str, Any], options: Mapping[str, Any]) -> Explainer:
-    try:
-        found = made(
-            **{name: value for name, value in of_run.items() if name in _takes(made)} | dict(options)
+    if not callable(made):
+        raise ValueError(
+            f"{text} is a {type(made).__name__}; expected a class of explainers, or a function that makes one"
         )
-    except TypeError as error:
-        raise OptionError(f"explainer {text!r}: {error}") from error
+    given = {name: value for name, value in of_run.items() if name in _takes(made)} | dict(options)
+    try:
+        with contained(f"making explainer {text!r}"):
+            found = made(**given)
+    except ValueError as error:
+        if isinstance(error.__cause__, TypeError):
+            raise OptionError(f"explainer {text!r}: {error.__cause__}") from error
+        raise
     if isinstance(found, Explainer):
         return found
     if not callable(found):

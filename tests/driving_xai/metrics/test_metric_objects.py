@@ -149,9 +149,9 @@ def test_names_of_ones_own_are_found_and_what_is_wrong_is_said():
     assert isinstance(build(f"{__name__}:Mine"), Mine)
     for text, message in (
         ("delation", "got measure 'delation', expected some of: deletion, insertion"),
-        ("no_such_package:Mine", "there is no module no_such_package"),
-        (f"{__name__}:Yours", "has no class 'Yours'"),
-        (f"{__name__}:Net", "is no subclass of driving_xai.metrics.Metric"),
+        ("no_such_package:Mine", "no_such_package:Mine: no module no_such_package in"),
+        (f"{__name__}:Yours", "has no Yours; "),
+        (f"{__name__}:Net", "is a class Net; expected a subclass of driving_xai.metrics.Metric"),
     ):
         with pytest.raises(ValueError, match=message):
             build(text)
