@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
-from driving_xai.models.capabilities import unwrapped
-from driving_xai.models.forward_trace import evaluating
+from driving_xai.models.capabilities import network_of, sample_frames
+from driving_xai.models.forward_trace import evaluating, frames_taken
+from driving_xai.models.weights import first_line
 from driving_xai.types import FrameModel, Frames, Kind, Outputs, Scores
 
 Normalise = Literal["none", "imagenet"] | tuple[Sequence[float], Sequence[float]]
 """Nothing, ImageNet's mean and standard deviation, or these two for each colour."""
+_NAMED = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
 
 
 class WrappedModel(nn.Module):
@@ -33,35 +36,30 @@ class WrappedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.outputs, self.input_size = network, outputs, size
-        named = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
-        mean, std = named[normalise] if isinstance(normalise, str) else normalise
-        like = next(network.parameters(), torch.empty(0))
+        mean, std = _NAMED[normalise] if isinstance(normalise, str) else normalise
+        like = _weight_of(network)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1).to(like))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1).to(like))
         self.training = network.training
 
     def forward(self, frames: Frames) -> Scores:
-        """The network's scores, [B, K], in the frames' precision; a network of half precision is given frames in its own.
+        """The network's scores, [B, K], in the frames' precision; the network is given frames in its weights' own.
 
         Raises:
-            UnsupportedModelError: the network does not take such frames, or gives no scores of its outputs.
+            FrameSizeError: the network does not take frames of this size.
+            UnsupportedModelError: it takes more than frames, has weights of several precisions that do not go
+                together, or gives no scores of its outputs.
         """
         precision = frames.dtype
         if self.input_size is not None and tuple(frames.shape[2:]) != self.input_size:
             frames = F.interpolate(frames, self.input_size, mode="bilinear", antialias=True)
-        try:
-            scores = self.network((frames.to(self.mean.dtype) - self.mean) / self.std)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise UnsupportedModelError(
-                f"{type(self.network).__name__} does not take frames of {frames.shape[2]} x {frames.shape[3]} px, "
-                f"{frames.dtype} ({str(error).splitlines()[0][:160]}); wrap it with the size that it takes"
-            ) from error
-        if not isinstance(scores, Tensor) or scores.shape != (len(frames), len(self.outputs.names)):
+        frames = frames.to(_weight_of(self.network).dtype)
+        scores = _called(self.network, (frames - self.mean.to(frames)) / self.std.to(frames))
+        expected = (len(frames), len(self.outputs.names))
+        if not isinstance(scores, Tensor) or scores.shape != expected:
             got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise UnsupportedModelError(
-                f"{type(self.network).__name__} gave {got}, expected {(len(frames), len(self.outputs.names))}: a score "
+                f"{type(self.network).__name__} gave {got}, expected {expected}: a score "
                 "for each of the outputs that were named"
             )
         return scores.to(precision)
@@ -95,8 +93,9 @@ def wrap(
             on the frames' own grid. None takes frames as they are.
 
     Raises:
-        ValueError: a name is missing or there twice, or a standard deviation is not over 0.
-        UnsupportedModelError: names are to be counted and the network does not take the frame.
+        ValueError: `outputs`, `names`, `normalise` or `size` is not what is described here.
+        UnsupportedModelError: the network is no module; or names are to be counted, and it does not take the frame or
+            gives no scores.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
@@ -105,32 +104,99 @@ def wrap(
         (torch.Size([5, 2]), ('cat', 'dog'))
     """
     # What torch.compile and DataParallel put around a network hides its layers from hooks.
-    inside = unwrapped(network)
-    network = inside if isinstance(inside, nn.Module) else network
-    if names is None:
-        names = _numbered(network, size)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"got names {list(names)}; expected one or more, none twice")
-    if not isinstance(normalise, str) and not min(normalise[1]) > 0:
-        raise ValueError(f"got standard deviations {list(normalise[1])}; expected over 0")
+    network = network_of(network)
+    _require_normalise(normalise)
+    _require_size(size)
     if outputs not in get_args(Kind):
         raise ValueError(f"got outputs {outputs!r}; expected one of {', '.join(get_args(Kind))}")
+    if names is None:
+        names = _numbered(network, size)
+    _require_names(names)
     unit = "1/m" if outputs == "regression" else None
     meaning = Outputs(kind=outputs, names=tuple(names), unit=unit)
-    return WrappedModel(network, meaning, normalise=normalise, size=size)
+    return WrappedModel(
+        network, meaning, normalise=normalise, size=None if size is None else (size[0], size[1])
+    )
+
+
+def _require_normalise(normalise: object) -> None:
+    if isinstance(normalise, str) and normalise in _NAMED:
+        return
+    pair = normalise if isinstance(normalise, tuple | list) and len(normalise) == 2 else ()
+    if not pair or not all(map(_is_of_colours, pair)):
+        raise ValueError(
+            f"got normalise {_short(normalise)}; expected {', '.join(map(repr, _NAMED))}, or (mean, std), three finite numbers each"
+        )
+    if not min(pair[1]) > 0:
+        raise ValueError(f"got standard deviations {list(pair[1])}; expected over 0")
+
+
+def _is_of_colours(values: object) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) == 3
+        and all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+    )
+
+
+def _require_size(size: object) -> None:
+    whole = isinstance(size, tuple | list) and len(size) == 2 and all(type(side) is int for side in size)
+    if size is not None and not (whole and min(size) > 0):  # type: ignore[call-overload]
+        raise ValueError(
+            f"got size {_short(size)}; expected (height, width) in pixels, each 1 or more, or None"
+        )
+
+
+def _require_names(names: object) -> None:
+    some = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
+    if not some or not all(isinstance(each, str) for each in names) or len(set(names)) < len(names):  # type: ignore[attr-defined, arg-type]
+        raise ValueError(f"got names {_short(names)}; expected one or more texts, none twice")
+
+
+def _short(value: object) -> str:
+    """A value for a message of one line."""
+    return " ".join(repr(value).split())[:80]
+
+
+def _weight_of(network: nn.Module) -> Tensor:
+    """The first weight that is no whole number, whose precision and device frames are given in."""
+    return next((each for each in network.parameters() if each.is_floating_point()), torch.empty(0))
+
+
+def _called(network: nn.Module, frames: Frames) -> object:
+    """What a network gives for frames.
+
+    Raises:
+        FrameSizeError: it does not take frames of this size.
+        UnsupportedModelError: it takes more than frames, or its weights have several precisions.
+    """
+    name = type(network).__name__
+    try:
+        with frames_taken(network, frames):
+            return network(frames)
+    except UnsupportedModelError as error:
+        found = sorted({str(each.dtype) for each in network.parameters() if each.is_floating_point()})
+        if len(found) < 2:
+            raise
+        raise UnsupportedModelError(
+            f"{name} has weights of {' and '.join(found)}, which do not go together ({error.__cause__}); "
+            "convert them to one, or use torch.autocast in its forward"
+        ) from error
+    except TypeError as error:
+        raise UnsupportedModelError(
+            f"{name} is called with frames alone, and raised TypeError: {first_line(error)}; "
+            "wrap a module whose forward takes frames"
+        ) from error
 
 
 def _numbered(network: nn.Module, size: tuple[int, int] | None) -> list[str]:
     """`0`, `1` and so on for the columns of the scores."""
-    weight = next(network.parameters(), torch.empty(0))
-    try:
-        with torch.no_grad(), evaluating(network):
-            scores = network(weight.new_zeros(1, 3, *(size or (224, 224))))
-    except RuntimeError as error:
-        raise UnsupportedModelError(
-            f"{type(network).__name__} does not take frames of {size or (224, 224)} px "
-            f"({str(error).splitlines()[0]}); give size, or names"
-        ) from error
+    frames = sample_frames(network)
+    with torch.no_grad(), evaluating(network):
+        scores = _called(network, frames if size is None else frames.new_zeros(1, 3, *size))
     if not isinstance(scores, Tensor) or scores.dim() != 2:
-        raise UnsupportedModelError(f"{type(network).__name__} gave no scores (B, K); wrap what gives such")
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise UnsupportedModelError(
+            f"{type(network).__name__} gave {got}, expected scores (B, K); wrap what gives such"
+        )
     return [str(column) for column in range(scores.shape[1])]
