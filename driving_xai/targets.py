@@ -10,6 +10,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -173,8 +174,18 @@ def _each_variant(per_frame: Tensor, scores: Scores) -> Tensor:
     return per_frame.repeat_interleave(len(scores) // len(per_frame))
 
 
+def single(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Values of half precision in single precision, all others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def probabilities(outputs: Outputs, scores: Float[Tensor, "*variants K"]) -> Float[Tensor, "*variants K"]:
-    """Of each output: independent where several may be true at once, else of one class among all."""
+    """Of each output: independent where several may be true at once, else of one class among all.
+
+    Scores of half precision, such as autocast gives, become single: NumPy knows no bfloat16, and differences of
+    probabilities would be lost.
+    """
+    scores = single(scores)
     return scores.sigmoid() if outputs.kind == "multilabel" else scores.softmax(-1)
 
 

@@ -17,7 +17,7 @@ from driving_xai.errors import NonFiniteError, UnsupportedModelError
 from driving_xai.explain.options import checked_fields
 from driving_xai.models.capabilities import frame_model, network_of, require_eval_mode
 from driving_xai.models.forward_trace import frames_taken, removed_after
-from driving_xai.targets import checked
+from driving_xai.targets import checked, single
 from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Part = TypeVar("Part")
@@ -94,11 +94,11 @@ class Explainer(ABC):
         view = frame_model(model)
         require_eval_mode(view)
         if 0 in shape:
-            return _rankable(frames.new_zeros(shape))
+            return single(frames.new_zeros(shape))
         with _taking(view, frames):
             maps = explain(view)
         _require_shape(maps, shape)
-        return _rankable(finite(maps))
+        return single(finite(maps))
 
     def check(self, model: object, frames: Frames) -> None:
         """Makes sure, without explaining, that a call with this model and frames of this size will not be refused.
@@ -252,11 +252,6 @@ def _require_frames(frames: Frames) -> None:
 def _require_shape(maps: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(maps.shape) != expected:
         raise ValueError(f"got maps of shape {tuple(maps.shape)}, expected {expected}: one value a pixel")
-
-
-def _rankable(maps: Tensor) -> Tensor:
-    """Maps of half precision in single precision, which NumPy and rankings know."""
-    return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
 
 
 def finite(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
 from driving_xai.models.capabilities import outputs_of
-from driving_xai.targets import probabilities
+from driving_xai.targets import probabilities, single
 from driving_xai.types import FrameModel, Frames, Scores, Target
 
 Mask = Bool[Tensor, "B H W"]
@@ -128,10 +128,10 @@ def _quantity_of(model: FrameModel, clean: Scores, target: Target) -> tuple[str,
         area="times percent",
         without_evidence="rises",
     )
-    before = target(clean)
+    before = single(target(clean))
 
     def change(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
-        return (of_variants(scores) - before.view(-1, *[1] * (scores.dim() - 2))).abs()
+        return (single(of_variants(scores)) - before.view(-1, *[1] * (scores.dim() - 2))).abs()
 
     return "clean", quantity, change
 

@@ -188,3 +188,11 @@ def test_names_are_counted_at_the_size_that_a_network_declares() -> None:
         wrap(net, outputs="multiclass", size=(8, 8))
     with pytest.raises(UnsupportedModelError, match=r"gave shape \(1, 3, 4, 6\), expected scores \(B, K\)"):
         wrap(nn.Identity(), outputs="multiclass", size=(4, 6))
+
+
+def test_a_regressor_of_half_precision_is_scored() -> None:
+    net = AutocastHead().eval()
+    net.outputs = Outputs(kind="regression", names=("steering", "speed"), unit="1/m")
+    result = metrics.Deletion()(net, torch.rand(2, 3, 16, 24), torch.rand(2, 16, 24), output(0))
+    assert result.value.dtype.itemsize >= 4
+    assert evaluate(net, torch.rand(2, 3, 16, 24), methods=["gradient"], metrics=["deletion"]).summary
