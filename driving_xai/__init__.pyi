@@ -7,6 +7,7 @@ from . import report as report
 from . import targets as targets
 from . import types as types
 from . import viz as viz
+from .checkpoint import Checkpoint as Checkpoint
 from .evaluation.api import Evaluation as Evaluation
 from .evaluation.api import evaluate as evaluate
 from .models.foreign import load as load

@@ -49,7 +49,14 @@ _SIGNALS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A loaded model, what it was made with, and how it did."""
+    """A loaded model, what it was made with, and how it did.
+
+    Example:
+        >>> half = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> found = Checkpoint(path=Path("m"), model=half, config={"kind": "classifier"}, metrics={}, sha256="")
+        >>> found.kind, found(torch.full((1, 3, 4, 4), 0.5)).tolist()
+        ('classifier', [[0.5, 0.5, 0.5]])
+    """
 
     path: Path
     model: Any

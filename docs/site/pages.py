@@ -18,7 +18,7 @@ from driving_xai.metrics.registry import metric_class
 
 DOCS = Path(__file__).resolve().parents[1]
 API = {
-    "driving_xai": ("load", "wrap", "WrappedModel", "evaluate", "Evaluation"),
+    "driving_xai": ("load", "Checkpoint", "wrap", "WrappedModel", "evaluate", "Evaluation"),
     "explain": None,
     "metrics": None,
     "data": None,

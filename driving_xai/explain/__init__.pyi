@@ -5,11 +5,14 @@ from .base import Function as Function
 from .baselines import CentrePrior as CentrePrior
 from .baselines import RandomOrder as RandomOrder
 from .cam import AttentionGuidedCAM as AttentionGuidedCAM
+from .cam import ClassActivationMap as ClassActivationMap
 from .cam import GradCAM as GradCAM
 from .cam import GradCAMPlusPlus as GradCAMPlusPlus
 from .cam import SmoothGradCAMPlusPlus as SmoothGradCAMPlusPlus
 from .cam import XGradCAM as XGradCAM
 from .causal_filter import CausalFilter as CausalFilter
+from .cells import CellValues as CellValues
+from .cells import cells_kept as cells_kept
 from .gradient import Gradient as Gradient
 from .gradient import HeavierSide as HeavierSide
 from .gradient import IntegratedGradients as IntegratedGradients
@@ -24,6 +27,7 @@ from .registry import fitted as fitted
 from .registry import options_of as options_of
 from .removal_pursuit import RemovalPursuit as RemovalPursuit
 from .visual_backprop import VisualBackProp as VisualBackProp
+from .vit.flow import AttentionExplainer as AttentionExplainer
 from .vit.flow import AttentionGradient as AttentionGradient
 from .vit.flow import GenericAttention as GenericAttention
 from .vit.flow import NormAttention as NormAttention

@@ -4,6 +4,8 @@ from .aupc import Masking as Masking
 from .base import ExplainerMetric as ExplainerMetric
 from .base import Metric as Metric
 from .base import MetricResult as MetricResult
+from .batch import EvalBatch as EvalBatch
+from .batch import RankedMaps as RankedMaps
 from .complexity import Complexity as Complexity
 from .complexity import Sparseness as Sparseness
 from .confidence import AverageDrop as AverageDrop
@@ -20,6 +22,7 @@ from .localisation import PointingGame as PointingGame
 from .localisation import TopKPrecision as TopKPrecision
 from .masked_accuracy import AUPC as AUPC
 from .masked_accuracy import LogOdds as LogOdds
+from .quantities import Quantity as Quantity
 from .randomisation import MaxSensitivity as MaxSensitivity
 from .randomisation import ModelRandomisation as ModelRandomisation
 from .rank_correlation import LimeRankCorrelation as LimeRankCorrelation

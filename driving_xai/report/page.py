@@ -36,7 +36,12 @@ from driving_xai.report.timeline import Video, videos
 
 @dataclass(frozen=True, kw_only=True)
 class PageConfig:
-    """What a page holds."""
+    """What a page holds.
+
+    Example:
+        >>> PageConfig(title="Route 7", frames=1).embed_mb
+        12.0
+    """
 
     title: str = "Faithfulness report"
     embed_mb: float = 12.0
