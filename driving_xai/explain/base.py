@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from driving_xai.errors import NonFiniteError, UnsupportedModelError
 from driving_xai.explain.options import checked_fields
 from driving_xai.models.capabilities import frame_model, network_of, require_eval_mode
-from driving_xai.models.forward_trace import frames_taken, removed_after
+from driving_xai.models.forward_trace import frames_taken, removed_after, uncompiled
 from driving_xai.targets import checked, single
-from driving_xai.types import FrameModel, Frames, Saliency, Target
+from driving_xai.types import FrameModel, Frames, Saliency, Target, View
 
 Part = TypeVar("Part")
 
@@ -215,8 +215,9 @@ def _taking(view: FrameModel, frames: Frames) -> Iterator[None]:
         UnsupportedModelError: a view of a network has written on the frames.
     """
     version = None if frames.is_inference() else frames._version
+    network = network_of(view) if isinstance(view, nn.Module | View) else nn.Module()
     try:
-        with _given_copies(view):
+        with _given_copies(view), uncompiled(network):
             yield
     except torch.OutOfMemoryError:
         raise

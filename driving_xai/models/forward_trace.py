@@ -89,7 +89,7 @@ def frames_taken(network: object, frames: Frames) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise FrameSizeError(
             f"{type(network).__name__} does not take frames of {frames.shape[2]} x {frames.shape[3]} px "
-            f"({reason}); give frames of the size that it was made for, or driving_xai.wrap(net, size=...)"
+            f"({reason}); give frames of the size and precision that it was made for, or driving_xai.wrap(net, size=...)"
         ) from error
 
 
@@ -101,7 +101,13 @@ def _forward(network: nn.Module, frames: Frames, record: Record) -> None:
     handles = (module.register_forward_hook(remember) for module in network.modules())
     # A model of a drive scores them as the first of one.
     model: Any = network.at(None) if is_recurrent(network) else network
-    with torch.inference_mode(False), evaluating(network), removed_after(handles), _Moves(record):
+    with (
+        torch.inference_mode(False),
+        evaluating(network),
+        uncompiled(network),
+        removed_after(handles),
+        _Moves(record),
+    ):
         model(frames.clone())
 
 
@@ -234,6 +240,20 @@ def removed_after(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in registered:
             handle.remove()
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Runs what `torch.compile` has compiled inside a network as it is written: compiled code calls no hooks."""
+    compiled = (
+        getattr(each, "_compiled_call_impl", None) is not None or "_orig_mod" in each._modules
+        for each in network.modules()
+    )
+    if not any(compiled):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

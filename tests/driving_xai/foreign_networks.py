@@ -1,15 +1,23 @@
 """Networks of other people by factories, and the table of which explainers and metrics run on which.
 
-`python foreign_networks.py` in this folder prints the table of docs/development.md; it takes minutes.
+`python foreign_networks.py RESULTS.jsonl [NETWORK...]` in this folder tries every cell and prints the tables of
+docs/networks.md. A line is written for each cell as soon as it is known; cells that the file has already are not tried
+again.
 """
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import timm
 import torch
@@ -118,6 +126,7 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
     "integrated-gradients": {"steps": 4, "max_gap": 10.0},
     "heavier-side-ig": {"steps": 4, "max_gap": 10.0},
     "occlusion": {"window_px": (24, 24), "stride_px": (24, 24)},
+    "removal-pursuit": {"steps": 3},
     "rise": {"samples": 4},
     "lime": {"samples": 8},
     "attention-ig": {"steps": 2},
@@ -126,7 +135,12 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
     "captum:GradientShap": {"n_samples": 1},
     "captum:Occlusion": {"sliding_window_shapes": (3, 24, 24), "strides": (3, 24, 24)},
 }
-"""So that a table of hundreds of cells takes minutes."""
+FEW: Mapping[str, object] = {"fractions": (0.1, 0.25), "samples": 4, "patch_px": 16}
+"""Options of metrics, where they have them."""
+MOST_S = {"python": 30.0, "command": 150.0}
+"""For one cell, and for one run of a command."""
+METRICS_BY_COMMAND = ("CNN-LSTM", "MobileNetV3")
+"""The command line measures by the code that Python calls: one network of drives and one of images show that."""
 
 
 def built(name: str) -> nn.Module:
@@ -143,27 +157,74 @@ def target_of(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     return dx.targets.magnitude if model.outputs.kind == "regression" else dx.targets.output(1)
 
 
-def python_runs(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
-    """For each explainer and metric an empty text where it runs, or the one line that says why not."""
-    frames = frames_for()
+class Cell(NamedTuple):
+    """Whether an explainer or a metric runs on a network, in one of two ways."""
+
+    network: str
+    way: str
+    """`python`, or `command` for `driving-xai score`."""
+    name: str
+    reason: str
+    """Empty where it runs; else the one line that says why not."""
+    seconds: float = 0.0
+
+
+class _TooLong(BaseException):
+    """Not an Exception, so that no library catches it."""
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    def stop(_number: int, _frame: object) -> None:
+        raise _TooLong
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _tried(network: str, way: str, name: str, run: Callable[[], str]) -> Cell:
+    """A cell; what is not said in words, a traceback's error, starts with its class's name."""
+    start = time.monotonic()
+    try:
+        with _at_most(MOST_S[way]):
+            reason = run()
+    except _TooLong:
+        reason = f"took more than {MOST_S[way]:.0f} s"
+    except (UnsupportedModelError, DataError) as error:
+        reason = str(error)
+    # A fault of ours: the table shows it, and goes on.
+    except Exception as error:
+        reason = f"FAULT {type(error).__name__}: {error}"
+    return Cell(network, way, name, reason, round(time.monotonic() - start, 2))
+
+
+def python_cells(network: str, known: set[tuple[str, str, str]]) -> Iterator[Cell]:
+    """Each explainer and each metric on one frame."""
+    model, frames = built(network), frames_for()[:1]
     target = target_of(model)
-    explainers, metrics = {}, {}
-    for name in EXPLAINERS:
-        try:
-            made = dx.explain.build(name, **OPTIONS.get(name, {}))
-            made(model, frames[:1], target)
-            explainers[name] = ""
-        except UnsupportedModelError as error:
-            explainers[name] = str(error)
-    masks = torch.zeros(len(frames), *frames.shape[2:], dtype=torch.bool)
-    masks[:, 20:, :40] = True
-    for name in METRICS:
-        try:
-            dx.evaluate(model, frames, methods=["gradient"], metrics=[name], masks=masks)
-            metrics[name] = ""
-        except (UnsupportedModelError, DataError, ValueError) as error:
-            metrics[name] = str(error)
-    return explainers, metrics
+    mask = torch.zeros(1, *frames.shape[2:], dtype=torch.bool)
+    mask[:, 20:, :40] = True
+
+    def explain(name: str) -> str:
+        dx.explain.build(name, **OPTIONS.get(name, {}))(model, frames, target)
+        return ""
+
+    def measure(name: str) -> str:
+        metric = dx.metrics.build(name)
+        few = {each.name: FEW[each.name] for each in fields(metric) if each.name in FEW}
+        maps = dx.explain.Gradient()(model, frames, target)
+        labels = torch.eye(len(model.outputs.names))[:1]
+        replace(metric, **few)(model, frames, maps, target, ground_truth_mask=mask, labels=labels)
+        return ""
+
+    for names, run in ((EXPLAINERS, explain), (METRICS, measure)):
+        for name in names:
+            if (network, "python", name) not in known:
+                yield _tried(network, "python", name, lambda run=run, name=name: run(name))
 
 
 def _shards(folder: Path) -> dict[str, Path]:
@@ -176,47 +237,106 @@ def _shards(folder: Path) -> dict[str, Path]:
     return {"multiclass": streets, "regression": drive}
 
 
-def command_line_runs(text: str, shards: Path, explainers: list[str], metrics: list[str], out: Path) -> str:
-    """What `score` prints of a factory with all of these at once, or "" where it succeeds."""
+def command_cells(network: str, names: Sequence[str], shards: Path, folder: Path) -> Iterator[Cell]:
+    """Each explainer by `score` with one cheap measure, each metric by `score` of the gradient: all of them in one
+    run, which is made again without the one that its error names."""
+    for kind in (EXPLAINERS, METRICS):
+        chosen = [name for name in names if name in kind]
+        if kind is METRICS and network not in METRICS_BY_COMMAND:
+            chosen = []
+        while chosen:
+            with TemporaryDirectory(dir=folder) as out:
+                found = _tried(
+                    network,
+                    "command",
+                    "",
+                    lambda chosen=chosen, out=out: _scored(network, chosen, shards, Path(out)),
+                )
+            each_s = round(found.seconds / len(chosen), 2)
+            named = [name for name in sorted(chosen, key=len) if name in found.reason]
+            settled = named[-1:] if found.reason and named else chosen
+            yield from (found._replace(name=name, seconds=each_s) for name in settled)
+            chosen = [name for name in chosen if name not in settled]
+
+
+def _scored(network: str, names: Sequence[str], shards: Path, out: Path) -> str:
+    """The last line of what `score` prints where it fails."""
     sets = [
         word
-        for name in explainers
+        for name in names
         for option, value in OPTIONS.get(name, {}).items()
         for word in ("--set", f"options.{name}.{option}={list(value) if isinstance(value, tuple) else value}")
     ]
-    words = ["score", text, str(shards), "--split", "all", "--every", "17", "-o", str(out)]
-    words += ["--method", ",".join(explainers), "--measure", ",".join(metrics), *sets]
+    chosen = ",".join(names)
+    what = ["--method", chosen, "--measure", "sparseness"]
+    if names[0] in METRICS:
+        what = ["--method", "gradient", "--measure", chosen]
+    factory = f"foreign_networks:{NETWORKS[network].__name__}"
+    words = ["score", factory, str(shards), "--split", "all", "--every", "17", "-o", str(out), *what, *sets]
     result = CliRunner().invoke(app, words, prog_name="driving-xai")
-    return "" if result.exit_code == 0 else result.output.strip().splitlines()[-1]
+    if result.exit_code == 0:
+        return ""
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return f"FAULT {type(result.exception).__name__}: {result.exception}"
+    return result.output.strip().splitlines()[-1]
 
 
-def table(names: Sequence[str] = tuple(NETWORKS)) -> str:
-    """A row for each explainer and metric, a column for each network."""
-    cells: dict[str, dict[str, str]] = {}
-    reasons: dict[str, str] = {}
-    with TemporaryDirectory() as folder:
+def tried(results: Path, names: Sequence[str]) -> list[Cell]:
+    """All cells of these networks, those that the file lacks being tried and written to it."""
+    cells = read(results)
+    with TemporaryDirectory() as folder, results.open("a") as lines:
+
+        def keep(cell: Cell) -> None:
+            cells.append(cell)
+            print(json.dumps(cell._asdict()), file=lines, flush=True)
+
         shards = _shards(Path(folder))
         for name in names:
-            model = built(name)
-            explainers, metrics = python_runs(model)
-            failed = command_line_runs(
-                f"foreign_networks:{NETWORKS[name].__name__}",
-                shards[model.outputs.kind],
-                [each for each, reason in explainers.items() if not reason and each not in CONTROLS],
-                [each for each, reason in metrics.items() if not reason],
-                Path(folder) / name.replace("/", "-"),
-            )
-            for each, reason in {**explainers, **metrics}.items():
-                cells.setdefault(each, {})[name] = "-" if reason else "P" if failed else "P C"
-                if reason:
-                    reasons.setdefault(each, f"{name}: {reason}")
-            if failed:
-                print(name, failed, file=sys.stderr)
-    head = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    rows = [f"| {each} | " + " | ".join(row[name] for name in names) + " |" for each, row in cells.items()]
-    return "\n".join([*head, *rows, "", *(f"- {each}: {reason}" for each, reason in reasons.items())])
+            known = {(each.network, each.way, each.name) for each in cells}
+            for cell in python_cells(name, known):
+                keep(cell)
+            runs = [each.name for each in cells if each[:2] == (name, "python") and not each.reason]
+            left = [each for each in runs if (name, "command", each) not in known and each not in CONTROLS]
+            for cell in command_cells(name, left, shards[built(name).outputs.kind], Path(folder)):
+                keep(cell)
+    return cells
+
+
+def read(results: Path) -> list[Cell]:
+    if not results.exists():
+        return []
+    return [Cell(**json.loads(line)) for line in results.read_text().splitlines()]
+
+
+def tables(cells: Sequence[Cell], names: Sequence[str]) -> str:
+    """A row for each explainer and metric, a column for each network; below, each reason of what does not run."""
+    found = {(each.name, each.network, each.way): each.reason for each in cells}
+    reasons: dict[str, list[str]] = {}
+    lines = []
+    for title, rows in (("explainer", EXPLAINERS), ("metric", METRICS)):
+        lines += [f"| {title} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for row in rows:
+            marks = []
+            for network in names:
+                ways = {way: found.get((row, network, way)) for way in ("python", "command")}
+                if ways["python"]:
+                    marks.append(_number(reasons, ways["python"], f"{row} on {network}"))
+                elif ways["command"]:
+                    marks.append(f"P {_number(reasons, ways['command'], f'{row} on {network}')}")
+                else:
+                    marks.append("P C" if ways["command"] == "" else "P")
+            lines.append(f"| {row} | " + " | ".join(marks) + " |")
+        lines.append("")
+    lines += [f"{place}. {reason}" for place, reason in enumerate(reasons, start=1)]
+    return "\n".join(lines)
+
+
+def _number(reasons: dict[str, list[str]], reason: str, cell: str) -> str:
+    reasons.setdefault(reason, []).append(cell)
+    return f"no ({list(reasons).index(reason) + 1})"
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    print(table(tuple(sys.argv[1:]) or tuple(NETWORKS)))
+    chosen = tuple(sys.argv[2:]) or tuple(NETWORKS)
+    print(tables(tried(Path(sys.argv[1]), chosen), chosen))

@@ -86,7 +86,12 @@ class LibraryCAM(Adapter):
             cam.get_cam_image = remember
             with torch.no_grad():
                 scores = model(frames)
-            cam(frames, targets=[_Row(clean, scores, row) for row in range(len(frames))], **self._of_call)
+            # Of a network whose weights are frozen, nothing else asks for a gradient.
+            cam(
+                frames.requires_grad_(),
+                targets=[_Row(clean, scores, row) for row in range(len(frames))],
+                **self._of_call,
+            )
         (maps,) = raw
         return to_frame_grid(maps.to(frames).relu(), frames)
 
