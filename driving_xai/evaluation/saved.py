@@ -11,11 +11,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from annotated_types import Ge, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_prep.documents import read_json
 from data_prep.errors import quoted
+from data_prep.values import Level, PositiveCount, Resamples, Seed
 from driving_xai.errors import DataError
 
 MOST_PER_SECOND = 1000
@@ -134,10 +135,10 @@ class _Protocol(_Section):
 
 
 class _Intervals(_Section):
-    block: Annotated[int, Ge(1), Lt(2**53)]
-    resamples: Annotated[int, Ge(1), Le(10**7)]
-    level: Annotated[float, Gt(0), Lt(1)]
-    seed: Annotated[int, Ge(0), Lt(2**32)]
+    block: PositiveCount
+    resamples: Resamples
+    level: Level
+    seed: Seed
 
 
 class _Video(_Section):

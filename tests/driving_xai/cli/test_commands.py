@@ -249,6 +249,13 @@ def test_better_means_with_the_whole_interval() -> None:
         ),
         ("score {model} {shards} -o {out} --method rise --set options.rise.masks=0", "'rise': got samples 0"),
         ("replay {model} {route} -o {out}.mp4 --set options.rise.masks=9", "of no method of this run (none"),
+        ("replay {model} {route} -o {out}.mp4 --seed -1", "seed is -1; expected 0 or more and under"),
+        ("score {model} {shards} -o {out} --method rise --seed -1", "seed is -1; expected 0 or more"),
+        (
+            "score {model} {shards} -o {out} --method rise --set resamples=20000000",
+            "resamples is 20000000; expected 1 or more and at most 10,000,000",
+        ),
+        ("replay {model} {route} -o {out}.mp4 --set block_s=1e300", "expected over 0 and at most 86,400"),
         ("prep udacity {route} {out}", "reader 'udacity' is unknown; choose one of synthetic"),
         ("prep synthetic {route} {out} --smoothing 2", "smoothing is 2.0; expected over 0 and at most 1"),
         (

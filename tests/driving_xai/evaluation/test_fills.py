@@ -99,7 +99,7 @@ def test_the_page_shows_the_headline_and_a_board_for_each_fill(results, tmp_path
     [
         ({"fills": ("black",)}, "expected two or more"),
         ({"fills": ("mean", "mean")}, "expected two or more, each once"),
-        ({"fills": ("black", "grey")}, "got fill 'grey'"),
+        ({"fills": ("black", "grey")}, r"fills\[1\] is 'grey'; expected one of black, mean, blur"),
         ({"fills": ("black", "mean"), "fill": "blur"}, "give one of them"),
         ({"fills": ("black", "mean"), "measures": ("auroc",)}, "which no measure of this run takes"),
     ],

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from driving_xai.errors import DataError
+from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.results import (
     FRAME_COLUMNS,
     MAPS,
@@ -63,6 +64,15 @@ def test_a_round_trip_keeps_everything(results, tmp_path):
     assert chosen["degenerate"].tolist() == [True, False]
     assert loaded.per_frame["value"].isna().tolist() == [False, False, False, True]
     assert loaded.per_frame["truth"].isna().all()
+
+
+@pytest.mark.parametrize("settings", [{"seed": 2**32 - 1}, {"resamples": 10**7}, {"level": 1e-300}])
+def test_whatever_settings_accept_can_be_read_again(results, tmp_path, settings):
+    accepted = ScoreConfig(methods=("grad-cam",), **settings)
+    known = {name: getattr(accepted, name) for name in settings}
+    summary = {**results.summary, "intervals": {**results.summary["intervals"], **known}}
+    Results(summary=summary, per_frame=results.per_frame).save(tmp_path)
+    assert Results.load(tmp_path).summary["intervals"] == summary["intervals"]
 
 
 def test_the_same_results_are_the_same_bytes(results, tmp_path):
