@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from driving_xai.evaluation.claims import shows_the_model
 from driving_xai.evaluation.judgement import Judgement
 from driving_xai.evaluation.verdicts import TRUTH_WARNING, in_words
 from driving_xai.evaluation.verdicts import chance as chance
+from driving_xai.evaluation.verdicts import number as number
 from driving_xai.report.edited import what_is_edited
 from driving_xai.report.sources import Board, Source, Standing
 
-SAID: Mapping[Judgement, str] = {
+_SAID: Mapping[Judgement, str] = {
     "better": "better than",
     "worse": "worse than",
     "better by interval": "by its interval better than",
@@ -28,19 +30,6 @@ COMPARED: Mapping[Judgement, str] = {
     "unknown": "too few frames",
 }
 """One model against another."""
-
-
-def number(value: float | None, *, digits: int = 4) -> str:
-    """A number with as many digits as it deserves; a dash where it is unknown.
-
-    Example:
-        >>> number(1234.567), number(0.012345), number(-3.0), number(None)
-        ('1,235', '0.01235', '−3.000', '–')
-    """
-    if value is None:
-        return "–"
-    text = f"{value:,.0f}" if abs(value) >= 1000 or value == 0 else f"{value:#.{digits}g}".rstrip(".")
-    return text.replace("-", "−")
 
 
 def count(value: int) -> str:
@@ -98,7 +87,27 @@ def findings(found: Board) -> list[tuple[str, str]]:
 
 
 def direction(found: Board) -> str:
-    return f"{'higher' if found.higher_is_faithful else 'lower'} is more faithful"
+    """Which end is good, or that neither is."""
+    end = "higher" if found.higher_is_faithful else "lower"
+    if not shows_the_model(found.about):
+        return f"{end} is more concentrated, which says nothing of the model"
+    return f"{end} is more faithful"
+
+
+def said(found: Board, judgement: Judgement) -> str:
+    """What a method is beside a control, for the control's name to follow.
+
+    No map is better for being concentrated.
+    """
+    text = _SAID[judgement]
+    if not shows_the_model(found.about):
+        return text.replace("better", "more concentrated").replace("worse", "less concentrated")
+    return text
+
+
+def is_good(found: Board, standing: Standing) -> bool:
+    """Whether a row is marked as that of a method that beats every control."""
+    return standing.beats_all and shows_the_model(found.about)
 
 
 def curves(found: Board) -> str:
@@ -106,17 +115,19 @@ def curves(found: Board) -> str:
     return f"Mean curves: {found.height}, over the share of {what_is_edited(found.about)}, with the controls behind."
 
 
-def verdict(standing: Standing) -> str:
+def verdict(found: Board, standing: Standing) -> str:
     """A method beside all controls, in a few words."""
     if standing.is_control:
         return "control"
     if not standing.beside:
         return "no control"
     by_verdict: dict[str, list[str]] = {}
-    for control, found in standing.beside.items():
-        by_verdict.setdefault(found, []).append(control)
+    for control, judgement in standing.beside.items():
+        by_verdict.setdefault(judgement, []).append(control)
     return "; ".join(
-        f"{said} {' and '.join(by_verdict[found])}" for found, said in SAID.items() if found in by_verdict
+        f"{said(found, judgement)} {' and '.join(by_verdict[judgement])}"
+        for judgement in _SAID
+        if judgement in by_verdict
     )
 
 

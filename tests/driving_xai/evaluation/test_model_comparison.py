@@ -49,7 +49,7 @@ def test_a_method_counts_by_how_far_it_is_above_random_of_its_own_model():
     assert (grad_cam.judgement, lime.judgement) == ("better", "not shown")
     assert grad_cam.means == pytest.approx((3.0, 1.0), abs=0.1)
     assert grad_cam.sentence(*NAMES).startswith(
-        "The pixels that grad-cam highlights matter more to old than to new, counted above random pixels (3"
+        "The pixels that grad-cam highlights matter more for old than for new, counted above random pixels (3"
     )
     assert lime.sentence(*NAMES).startswith(
         "No evidence that the pixels that lime highlights matter differently"
