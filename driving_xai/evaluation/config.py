@@ -82,7 +82,7 @@ class ScoreConfig(EvalConfig):
     """What a removed pixel shows, but for metrics with a fill of their own; see docs/results.md."""
     fills: tuple[Fill, ...] = ()
     """Several in one run, in place of `fill`: each measure that takes a fill is scored under each of them, as
-    `deletion@black`, and each method has the headline of its worst; see `fills.headlines`."""
+    `deletion@black`, and each method has its smallest margin over the controls; see `fill_margins.headlines`."""
     masking: Masking = field(default_factory=Masking)
     """Of `aupc`, `log-odds` and their like alone, the fill included."""
     truth: Literal["smoothed", "raw"] = "smoothed"

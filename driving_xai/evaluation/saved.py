@@ -115,6 +115,31 @@ class _Ranks(_Section):
     places: list[_Place] | None
 
 
+class _Margin(_Section):
+    control: str
+    mean: _Number
+    low: _Number | None
+    high: _Number | None
+    p_holm: _Share | None
+
+
+class _Headline(_Section):
+    measure: str
+    reference: str
+    method: str
+    fills: Annotated[list[str], MinLen(2)]
+    statistic: Literal["base_corrected", "value"]
+    fill: str | None
+    control: str | None
+    margin: _Interval
+    p_holm: _Share | None
+    blocks: _Count | None
+    comparisons: _Count
+    mean: _Number | None
+    controls: dict[str, _Number | None]
+    by_fill: dict[str, _Margin]
+
+
 class _Data(_Section):
     scored: _Count
     drives: list[str] = _ABSENT
@@ -171,6 +196,7 @@ class _Summary(_Section):
     differences: list[_Difference]
     comparisons: list[_Comparison] | None = None
     ranks: list[_Ranks] | None = None
+    fills: list[_Headline] = _ABSENT
     intervals: _Intervals
     versions: dict[str, Any]
     hardware: dict[str, Any]

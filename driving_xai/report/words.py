@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from driving_xai.evaluation.claims import shows_the_model
+from driving_xai.evaluation.fill_margins import by_default, sentence
 from driving_xai.evaluation.judgement import Judgement
 from driving_xai.evaluation.verdicts import TRUTH_WARNING, in_words
 from driving_xai.evaluation.verdicts import chance as chance
@@ -129,6 +130,34 @@ def verdict(found: Board, standing: Standing) -> str:
         for judgement in _SAID
         if judgement in by_verdict
     )
+
+
+class UnderFills(NamedTuple):
+    """What is left of each method under every fill, of one measure and reference."""
+
+    name: str
+    warning: str
+    """As of a score's."""
+    entries: Sequence[Mapping[str, Any]]
+    """As in `fills` of results.json."""
+    sentences: Sequence[tuple[str, str]]
+    """By method, in words."""
+
+
+def fills(source: Source) -> list[UnderFills]:
+    """The margins of a run under several fills, those shown by default first; empty of other runs."""
+    found: dict[tuple[bool, str], list[Mapping[str, Any]]] = {}
+    for entry, is_default in by_default(source.summary.get("fills", ())):
+        found.setdefault((not is_default, in_words(entry["measure"], entry["reference"])), []).append(entry)
+    return [
+        UnderFills(
+            name=name,
+            warning=TRUTH_WARNING if folded else "",
+            entries=entries,
+            sentences=[(each["method"], sentence(each, source.summary)) for each in entries],
+        )
+        for (folded, name), entries in sorted(found.items(), key=lambda item: item[0][0])
+    ]
 
 
 def without_interval(found: Board) -> list[str]:
