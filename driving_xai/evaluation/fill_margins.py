@@ -185,7 +185,9 @@ def sentence(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     judgement = judge_headline(entry, level)
     whole = f"{claim.subject} {claim.verb} {claim.more} than every control's {each_fill}"
     if judgement == "unknown":
-        return f"Too little was scored to tell whether {whole}: {margin['reason']}."
+        return (
+            f"Too little was scored to tell whether {whole}: {margin.get('reason', 'no interval is known')}."
+        )
     over = claim.control(entry["control"])
     ends = f"{number(margin['low'])} to {number(margin['high'])}, p {chance(entry['p_holm'])}"
     if judgement == "worse":
@@ -195,7 +197,7 @@ def sentence(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     if judgement == "better":
         return f"{whole[0].upper()}{whole[1:]}; least {least}."
     text = f"No evidence that {whole}: the smallest margin is {least}."
-    if entry["comparisons"] * smallest_p(entry["blocks"]) > 1 - level:
+    if entry["blocks"] is not None and entry["comparisons"] * smallest_p(entry["blocks"]) > 1 - level:
         text += (
             f" With {entry['blocks']} blocks of frames and {entry['comparisons']} comparisons no difference could "
             "be shown, however large."

@@ -110,6 +110,26 @@ class ModelComparison:
         """The findings, the model's error first."""
         return [each.sentence(self.first, self.second) for each in self.differences]
 
+    def as_json(self) -> dict[str, Any]:
+        """The whole comparison as JSON values."""
+        found = [
+            {
+                "what": each.what,
+                "measure": None if each.score is None else each.score[0],
+                "reference": None if each.score is None else each.score[1],
+                "method": each.method or None,
+                "means": list(each.means),
+                "unit": each.unit,
+                "faithful": each.faithful,
+                **each.pair,
+                "judgement": each.judgement,
+                "sentence": each.sentence(self.first, self.second),
+            }
+            for each in self.differences
+        ]
+        names = {"first": self.first, "second": self.second, "frames": self.frames}
+        return {**names, "differences": found, "notes": list(self.notes)}
+
 
 def compare_models(first: Results, second: Results, names: tuple[str, str]) -> ModelComparison:
     """Compares two results frame by frame: the models' errors, and each method under each score of both.

@@ -11,13 +11,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Le, Lt, MaxLen, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_prep.documents import read_json
 from data_prep.errors import quoted
 from data_prep.values import Level, PositiveCount, Resamples, Seed
 from driving_xai.errors import DataError
+from driving_xai.evaluation.fills import AT
 
 MOST_PER_SECOND = 1000
 """Pictures; no replay writes as many."""
@@ -142,6 +143,7 @@ class _Headline(_Section):
 
 class _Data(_Section):
     scored: _Count
+    seconds_apart: Annotated[float, Gt(0), Le(1e9)] | None = None
     drives: list[str] = _ABSENT
 
 
@@ -172,6 +174,7 @@ class _Video(_Section):
     frame_rate: Annotated[str, MaxLen(40)]
     pictures: list[_Picture] = _ABSENT
     run_starts: list[_Count] = _ABSENT
+    starts_s: list[Annotated[float, Ge(0), Le(1e9)]] | None = None
 
 
 class _Files(_Section):
@@ -194,8 +197,8 @@ class _Summary(_Section):
     prediction: _Prediction
     scores: list[_Score]
     differences: list[_Difference]
-    comparisons: list[_Comparison] | None = None
-    ranks: list[_Ranks] | None = None
+    comparisons: list[_Comparison]
+    ranks: list[_Ranks]
     fills: list[_Headline] = _ABSENT
     intervals: _Intervals
     versions: dict[str, Any]
@@ -310,11 +313,22 @@ def _require_consistent(found: _Summary, path: Path) -> None:
         path,
         "differences",
     )
+    if isinstance(found.fills, list):
+        _require_headlines(found, path)
     if found.video is not None:
         _require_rate(found.video.frame_rate, path)
         for picture in found.video.pictures or ():
             if [type(part) for part in picture] != [str, int, int]:
                 raise DataError(f"{path}: video.pictures holds {quoted(picture)}; replay again")
+
+
+def _require_headlines(found: _Summary, path: Path) -> None:
+    for each in found.fills:
+        if unknown := [fill for fill in each.fills if f"{each.measure}{AT}{fill}" not in found.measures]:
+            raise DataError(
+                f"{path}: fills name {quoted(unknown[0])} of {quoted(each.measure)}, which measures lacks; score again"
+            )
+    _require_once([(each.measure, each.reference, each.method) for each in found.fills], path, "fills")
 
 
 def _require_rate(text: str, path: Path) -> None:

@@ -71,10 +71,15 @@ def _video(source: Source) -> Video | None:
     pictures = _pictures(told, source.results.per_frame)
     if pictures is None:
         return None
+    starts_s = told.get("starts_s")
+    if starts_s is not None and pictures and max(pictures.values()) >= len(starts_s):
+        raise DataError(
+            f"{source.path}: video.starts_s has {len(starts_s)} pictures, its scores more; replay again"
+        )
     return Video(
         path=path,
         frame_rate=Fraction(told["frame_rate"]),
-        starts_s=told.get("starts_s"),
+        starts_s=starts_s,
         method=str(next(iter(source.summary["methods"]), "random")),
         pictures=pictures,
     )

@@ -178,6 +178,10 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+_OF_PICTURES = ("pictures", "starts_s", "run_starts")
+"""Of a video: as long as the drive, and no settings."""
+
+
 def settings(source: Source) -> list[tuple[str, str]]:
     """What decided the numbers, flat, in the order of the file."""
     summary = source.summary
@@ -185,8 +189,7 @@ def settings(source: Source) -> list[tuple[str, str]]:
     for section in ("plan", "data", "intervals", "model", "versions", "hardware", "video", "files"):
         given = summary.get(section)
         if section == "video" and given is not None:
-            # As long as the drive, and no setting.
-            given = {name: value for name, value in given.items() if name != "pictures"}
+            given = {name: value for name, value in given.items() if name not in _OF_PICTURES}
         found += _flat(section, given)
     return found
 

@@ -99,6 +99,12 @@ def _edited(path: Path, **changes) -> None:
     path.write_text(json.dumps({**summary, **changes}))
 
 
+def _without(path: Path, section: str) -> None:
+    summary = json.loads(path.read_text())
+    del summary[section]
+    path.write_text(json.dumps(summary))
+
+
 def _twice(path: Path, section: str) -> None:
     found = json.loads(path.read_text())[section]
     _edited(path, **{section: [*found, found[0]]})
@@ -132,6 +138,20 @@ def _interval(path: Path, **ends) -> None:
         (lambda root: (root / SUMMARY).write_text('{"a": ' + "9" * 5000 + "}"), "cannot be read"),
         (lambda root: (root / SUMMARY).write_text('{"a": "\\ud800"}'), "cannot be read"),
         (lambda root: _edited(root / SUMMARY, controls=None), "controls is None"),
+        (lambda root: _edited(root / SUMMARY, comparisons=None), "comparisons is None"),
+        (lambda root: _edited(root / SUMMARY, ranks=None), "ranks is None"),
+        (lambda root: _without(root / SUMMARY, "comparisons"), "lacks comparisons"),
+        (
+            lambda root: _edited(root / SUMMARY, data={"scored": 2, "seconds_apart": "x"}),
+            "seconds_apart is 'x'",
+        ),
+        (lambda root: _edited(root / SUMMARY, data={"scored": 2, "seconds_apart": 0}), "seconds_apart is 0"),
+        (
+            lambda root: _edited(root / SUMMARY, video=_film("20") | {"starts_s": ["x"]}),
+            "video.starts_s.0 is 'x'",
+        ),
+        (lambda root: _edited(root / SUMMARY, fills=None), "fills is None"),
+        (lambda root: _edited(root / SUMMARY, fills=[{"measure": "deletion"}]), "lacks fills.0.reference"),
         (lambda root: _edited(root / SUMMARY, methods=["a", 3]), "methods.1 is 3"),
         (lambda root: _edited(root / SUMMARY, scores=[{}]), "lacks scores.0.method"),
         (lambda root: _edited(root / SUMMARY, files={}), "lacks files.per_frame.parquet"),
