@@ -14,7 +14,7 @@ import pandas as pd
 
 from driving_xai.evaluation.claims import Claim, claim_of
 from driving_xai.evaluation.judgement import Judgement, judge
-from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.results import TEXT_COLUMNS, Results
 from driving_xai.evaluation.summary import compare_pair
 from driving_xai.evaluation.verdicts import chance, in_words, is_headline, number
 from driving_xai.metrics.comparison import holm
@@ -164,7 +164,9 @@ def compare_models(first: Results, second: Results, names: tuple[str, str]) -> M
 
 def _indexed(results: Results) -> pd.DataFrame:
     """Rows by frame: an image by its file, in whatever shards it lies."""
-    table = results.per_frame
+    rows = results.without_curves
+    # Categories of two results differ, and so their indexes would.
+    table = rows.astype(dict.fromkeys(TEXT_COLUMNS, object))
     named = bool(len(table)) and (table["key"].fillna("") != "").all()
     columns = (
         ["drive", "camera", "key", "target"] if named else ["drive", "camera", "frame", "time_ns", "target"]

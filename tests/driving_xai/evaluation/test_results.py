@@ -219,6 +219,21 @@ def test_the_maps_are_part_of_the_results(results, tmp_path):
         Results.load(tmp_path)
 
 
+@pytest.mark.parametrize("where", ["in memory", "in a file"])
+def test_rows_without_curves_and_the_curves_of_some_frames_are_those_of_the_table(results, tmp_path, where):
+    results.save(tmp_path)
+    found = results if where == "in memory" else Results.load(tmp_path)
+    whole = read_table(tmp_path / PER_FRAME)
+    plain = found.without_curves.astype(whole.drop(columns="curve").dtypes.to_dict())
+    pd.testing.assert_frame_equal(plain, whole.drop(columns="curve"))
+    some = found.curves_of({1})
+    assert some["frame"].tolist() == [1, 1]
+    expected = whole[whole["frame"] == 1]
+    for ours, theirs in zip(some["curve"], expected["curve"], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.curves_of(set()).empty
+
+
 def test_tables_put_together_keep_their_types(tmp_path):
     """A part without any curve, truth or chance reads like the others."""
     write_table(tmp_path / "part", _rows({"a": [1.0]}, measure="auroc", reference="cause"))

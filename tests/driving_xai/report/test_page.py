@@ -200,6 +200,13 @@ def test_images_that_share_a_place_keep_their_own_curves(tmp_path):
         assert pick["curves"]["grad-cam"] == pytest.approx(own["curve"].item(), rel=1e-3)
 
 
+def test_no_curve_is_read_but_those_of_frames_that_are_shown(page, tmp_path, monkeypatch):
+    """They are most of a table: of 100,000 frames a report held every one of them to show a few."""
+    monkeypatch.setattr(Results, "per_frame", property(lambda _: pytest.fail("read the whole table")))
+    (again,) = write_page(load_sources([tmp_path / "scores"]), tmp_path / "again.html")
+    assert '"curves":{"grad-cam":[' in again.read_text()
+
+
 def test_every_number_of_the_leader_board_is_in_the_text(page, tmp_path):
     (source,) = load_sources([tmp_path / "scores"])
     text = _read(page).text
