@@ -205,3 +205,14 @@ class Output:
         manifest.save(self.root, scratch=self.scratch)
         shutil.rmtree(self.scratch)
         return manifest
+
+
+def unfinished_shards(root: Path) -> list[ShardEntry] | None:
+    """The shards that an unfinished run noted as written; None where no run was begun, or one is finished.
+
+    Args:
+        root: the folder that it writes.
+    """
+    if (root / FILE_NAME).exists() or not (root / STATE / _PLAN).is_file():
+        return None
+    return list(Output(root=root, fingerprint="", times="")._recorded())

@@ -149,7 +149,7 @@ def prepare(
         prepare(PrepConfig(reader="udacity-csv", source=Path("ch2_001")), Path("shards/ch2_001"), workers=2)
     """
     runner = engines.build(engine, workers=workers, scheduler=scheduler)
-    job = read_job(config)
+    job = read_job(config, out=Path(out))
     opened = Output.open(
         Path(out),
         fingerprint=job.fingerprint,
@@ -170,8 +170,12 @@ def prepare(
         return output.commit(job, done)
 
 
-def read_job(config: PrepConfig) -> Job:
+def read_job(config: PrepConfig, *, out: Path | None = None) -> Job:
     """Reads and plans; writes nothing.
+
+    Args:
+        config: what to read and how.
+        out: the folder that will be written, for the command in a message; None where nobody knows it.
 
     Raises:
         DataError: the source or an option cannot be used; where other settings would do, the message ends with
@@ -180,7 +184,7 @@ def read_job(config: PrepConfig) -> Job:
     try:
         return _planned(config)
     except (SettingNeededError, NoRoomError) as error:
-        raise DataError(f"{error}: {command_of(_fitting(config, error))}") from None
+        raise DataError(f"{error}: {command_of(_fitting(config, error), out)}") from None
 
 
 def _fitting(config: PrepConfig, error: DataError) -> PrepConfig:
@@ -246,14 +250,18 @@ _NAMED = ("reader", "source", "reader_options")
 """Of the settings, those that a command line has words of their own for."""
 
 
-def command_of(config: PrepConfig) -> str:
-    """The command line of a preparation, with OUT for the folder to write.
+def command_of(config: PrepConfig, out: Path | None = None) -> str:
+    """The command line of a preparation.
+
+    Args:
+        config: what to read and how.
+        out: the folder to write; None leaves OUT in its place.
 
     Example:
-        >>> command_of(PrepConfig(reader="video", source=Path("my drive.mp4"), seed=3))
-        "driving-xai prep video 'my drive.mp4' OUT --set seed=3"
+        >>> command_of(PrepConfig(reader="video", source=Path("my drive.mp4"), seed=3), Path("shards"))
+        "driving-xai prep video 'my drive.mp4' shards --set seed=3"
     """
-    words = ["driving-xai", "prep", config.reader, str(config.source), "OUT"]
+    words = ["driving-xai", "prep", config.reader, str(config.source), "OUT" if out is None else str(out)]
     for name, value in config.reader_options.items():
         words += ["--option", f"{name}={value}"]
     default = PrepConfig(reader=config.reader, source=config.source)

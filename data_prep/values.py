@@ -31,13 +31,19 @@ if TYPE_CHECKING:
 __all__ = [
     "BareText",
     "Checked",
+    "Count",
     "Ge",
     "Gt",
     "Interval",
     "InvalidValue",
     "Le",
+    "Level",
     "Lt",
     "MinLen",
+    "PositiveCount",
+    "Resamples",
+    "Seconds",
+    "Seed",
     "build",
     "checked",
     "checked_keywords",
@@ -58,6 +64,17 @@ _WORDS: Mapping[Any, str] = {
 }
 _BEYOND = 2**32
 """Every seed that NumPy takes is below it, and nothing has so many samples or pixels."""
+
+Seed = Annotated[int, Interval(ge=0, lt=_BEYOND)]
+"""Of a random generator: what NumPy and torch both take."""
+Count = Annotated[int, Interval(ge=0, lt=_BEYOND)]
+PositiveCount = Annotated[int, Interval(ge=1, lt=_BEYOND)]
+Seconds = Annotated[float, Interval(gt=0, le=86_400)]
+"""A length of time within one drive: at most a day."""
+Resamples = Annotated[int, Interval(ge=1, le=10**7)]
+"""Of a bootstrap: more cost memory and sharpen no interval."""
+Level = Annotated[float, Interval(gt=0, lt=1)]
+"""The share of intervals that hold what they are of."""
 
 
 class InvalidValue(ValueError):

@@ -29,7 +29,7 @@ def info(
 ) -> None:
     """Say what a folder holds: shards, a checkpoint, results.
 
-    An unfinished training: how far it came, and where its best weights so far are.
+    Of an unfinished run: how far it came, where a training's best weights so far are, and how to go on.
 
     \b
     Example: driving-xai info shards --figure quality.png
@@ -44,20 +44,23 @@ def info(
             else:
                 typer.echo("\n".join(show(found, against)))
             return
-    if (path / "resume" / "config.json").is_file():
-        found = _of_training(path)
-        if as_json:
-            console.print_json(found)
-        else:
-            typer.echo("\n".join(_show_training(found)))
-        return
+    for read, show_unfinished in _UNFINISHED:
+        begun = read(path)
+        if begun is not None:
+            if as_json:
+                console.print_json(begun)
+            else:
+                typer.echo("\n".join(show_unfinished(begun)))
+            return
     wrong = "holds none of" if path.exists() else "no such folder; expected one with"
     raise DataError(f"{path}: {wrong} {', '.join(_KINDS)}; give a folder that prep, score or train wrote")
 
 
-def _of_training(path: Path) -> dict[str, Any]:
+def _of_training(path: Path) -> dict[str, Any] | None:
     from driving_xai.training import unfinished
 
+    if not (path / "resume" / "config.json").is_file():
+        return None
     found = asdict(unfinished.read(path))
     return {"what": "unfinished training", "path": str(path), **found}
 
@@ -68,6 +71,40 @@ def _show_training(found: dict[str, Any]) -> list[str]:
         by = "" if found["monitor"] is None else f", {found['monitor']} {found['value']:.4g}"
         lines.append(f"  best so far  epoch {found['best_epoch']}{by}: {found['best']}")
     return [*lines, "  the command that began it goes on with --resume"]
+
+
+def _of_preparation(path: Path) -> dict[str, Any] | None:
+    from data_prep.output import unfinished_shards
+
+    shards = unfinished_shards(path)
+    if shards is None:
+        return None
+    size = sum(shard.bytes for shard in shards)
+    return {"what": "unfinished preparation", "path": str(path), "shards": len(shards), "bytes": size}
+
+
+def _show_preparation(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{found['path']}: unfinished preparation, {found['shards']:,} shards of {found['bytes'] / 1e6:,.1f} MB "
+        "written",
+        "  it is no data set yet; the command that began it goes on with --resume",
+    ]
+
+
+def _of_scoring(path: Path) -> dict[str, Any] | None:
+    from driving_xai.evaluation.parts import unfinished
+
+    found = unfinished(path)
+    return None if found is None else {"what": "unfinished scores", "path": str(path), **found._asdict()}
+
+
+def _show_scoring(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{found['path']}: unfinished scores, {found['batches']:,} batches of frames scored",
+        f"  methods    {', '.join(found['methods'])}",
+        f"  measures   {', '.join(found['measures'])}",
+        "  it has no results yet; the command that began it goes on with --resume",
+    ]
 
 
 def _of_shards(path: Path) -> dict[str, Any]:
@@ -177,3 +214,8 @@ _KINDS = {
     "results.json": (_of_results, _show_results),
     "model.safetensors": (_of_checkpoint, _show_checkpoint),
 }
+_UNFINISHED = (
+    (_of_training, _show_training),
+    (_of_scoring, _show_scoring),
+    (_of_preparation, _show_preparation),
+)

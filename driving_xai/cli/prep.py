@@ -148,7 +148,7 @@ def prep(
     if publish_to is not None:
         check_url(publish_to)
     if dry_run:
-        _foretell(resolved, workers or len(os.sched_getaffinity(0)), as_json)
+        _foretell(resolved, out, workers or len(os.sched_getaffinity(0)), as_json)
         return
     with console.progress("prep", unit="shards") as on_progress:
 
@@ -181,19 +181,19 @@ def _reader_for(task: str, reader: str) -> str:
     return "synthetic-actions"
 
 
-def _foretell(config: Any, workers: int, as_json: bool) -> None:
+def _foretell(config: Any, out: Path, workers: int, as_json: bool) -> None:
     from data_prep.forecast import forecast
     from data_prep.prepare import command_of, read_job
     from data_prep.readers import entry
 
-    job = read_job(config)
+    job = read_job(config, out=out)
     found = forecast(job, workers=workers)
     if as_json:
         told = {"config": config.to_json(), "shards": list(job.unit_paths), "forecast": found._asdict()}
         console.print_json(told)
         return
     typer.echo(found.sentence("frames" if entry(config.reader).kind == "sequences" else "images"))
-    typer.echo(f"nothing was written; to do it: {command_of(config)}")
+    typer.echo(f"nothing was written; to do it: {command_of(config, out)}")
 
 
 def _show(out: Path, manifest: Any, as_json: bool) -> None:

@@ -72,6 +72,11 @@ def report(
     for found in () if as_json else report.comparisons:
         typer.echo("\n".join([f"{found.first} against {found.second}:", *found.sentences, *found.notes]))
     if as_json:
-        console.print_json({"files": [{"path": str(p), "bytes": p.stat().st_size} for p in files]})
+        console.print_json(
+            {
+                "files": [{"path": str(p), "bytes": p.stat().st_size} for p in files],
+                "comparisons": [found.as_json() for found in report.comparisons],
+            }
+        )
     else:
         typer.echo("\n".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in files))

@@ -34,6 +34,7 @@ from driving_xai.cli.options import (
     names_of,
     resolve_device,
 )
+from driving_xai.evaluation.references import spoken
 
 if TYPE_CHECKING:
     from driving_xai.checkpoint import Checkpoint as Loaded
@@ -81,7 +82,7 @@ def score(
         typer.Option(
             metavar="black|mean|blur[,...]",
             help="What takes the place of a removed pixel; several score each method by its worst. "
-            "For aupc and log-odds see --set masking.fill. [default: black]",
+            "In place of fill and fills in the TOML file. For aupc and log-odds see --set masking.fill. [default: black]",
         ),
     ] = None,
     split: Split = None,
@@ -92,13 +93,17 @@ def score(
     device: Device = "auto",
     require: Annotated[
         Literal["random", "centre-prior"] | None,
-        typer.Option(help="Exit 4 unless every method beats this baseline, its whole interval included."),
+        typer.Option(
+            help="Exit 4 unless every method beats this baseline, its whole interval included, under every measure "
+            "shown; sparseness and complexity, which say nothing of the model, do not count."
+        ),
     ] = None,
     fail_below: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[METHOD:]MEASURE[/REFERENCE]=VALUE",
-            help="Exit 4 unless the whole interval is at least as faithful as this; repeatable.",
+            help="Exit 4 unless the whole interval is at least as faithful as this; repeatable. Under several "
+            "fills MEASURE means each of them, MEASURE@FILL one.",
         ),
     ] = None,
     workers: Annotated[
@@ -134,7 +139,7 @@ def score(
         "methods": methods_of(method),
         "measures": measures_of(measure),
         "target": target,
-        **_fills_of(fill),
+        **_fills_of(fill, assignments or ()),
         "split": split,
         "every": every,
         "batch_size": batch_size,
@@ -147,6 +152,8 @@ def score(
     thresholds = [_threshold(text) for text in fail_below or ()]
     how = settings.resolve(ScoreConfig, config, options=options, assignments=assignments or ())
     _require_scored(thresholds, how)
+    if require is not None:
+        _require_comparable(how)
     model = open_model(checkpoint, device=local_device(resolve_device(device)), weights=weights)
     if dry_run:
         console.print_json({"config": asdict(how), "checkpoint": model.sha256})
@@ -161,20 +168,32 @@ def score(
         _require_kept(summary, require, thresholds)
 
 
-def _fills_of(text: str | None) -> dict[str, Any]:
-    """One fill, or several in a list with commas."""
+def _fills_of(text: str | None, assignments: Sequence[str]) -> dict[str, Any]:
+    """One fill, or several in a list with commas; in place of whatever a file says of either.
+
+    Raises:
+        SettingsError: --set says it too.
+    """
     fills = names_of(text)
-    if not fills:
+    if text is None:
         return {}
-    return {"fill": fills[0], "fills": ()} if len(fills) == 1 else {"fills": fills}
+    if not fills:
+        raise settings.SettingsError(
+            f"--fill is {text!r}; expected black, mean or blur, or several with commas"
+        )
+    for assignment in assignments:
+        if assignment.partition("=")[0].strip() in ("fill", "fills"):
+            raise settings.SettingsError(
+                f"--fill {text} and --set {assignment} both say what takes a removed pixel's place; give one of them"
+            )
+    return {"fill": fills[0], "fills": ()} if len(fills) == 1 else {"fill": "black", "fills": fills}
 
 
 def _show(out: Path, summary: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         console.print_json(summary)
     else:
-        across = tables.across_fills(summary["fills"]) if "fills" in summary else []
-        typer.echo("\n".join([*tables.results(summary, out), *across]))
+        typer.echo("\n".join(tables.results(summary, out)))
 
 
 def _in_shares(
@@ -228,7 +247,7 @@ def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> Non
     with given_maps(config) as given:
         methods = methods_of(config, given)
     for each in thresholds:
-        if each.measure not in config.scored_measures:
+        if not any(map(each.names, config.scored_measures)):
             raise settings.SettingsError(
                 f"--fail-below names {each.measure}, which is not scored; add it to --measure"
             )
@@ -238,13 +257,24 @@ def _require_scored(thresholds: Sequence[Threshold], config: ScoreConfig) -> Non
             )
 
 
+def _require_comparable(config: ScoreConfig) -> None:
+    """Refuses to require what no measure of the run can show, before any work."""
+    from driving_xai.metrics.registry import FAMILIES
+
+    if set(config.measures) <= set(FAMILIES["complexity"]):
+        raise settings.SettingsError(
+            f"--require, but no measure of this run says anything of the model ({', '.join(config.measures)}); add one "
+            "that does, such as deletion"
+        )
+
+
 def _require_kept(summary: Mapping[str, Any], control: str | None, thresholds: Sequence[Threshold]) -> None:
     """Exits with 4 where a method is not better than the control, or a threshold is missed."""
     if control and (worse := tables.not_better(summary, control)):
         console.say(f"driving-xai: not better than {control}: {'; '.join(worse)}")
         raise typer.Exit(console.BELOW_THRESHOLD)
     missed = [
-        f"{each.method} by {each.measure} against {each.reference}, {each.reason}"
+        f"{each.method} by {each.measure} against {spoken(each.reference)}, {each.reason}"
         for each in _verdicts(summary, thresholds)
         if not each.met
     ]

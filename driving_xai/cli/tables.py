@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import DataError
+from driving_xai.evaluation.references import spoken
 
 if TYPE_CHECKING:
     from driving_xai.evaluation.verdicts import Verdict
 
 Against = Literal["unmodified", "truth"]
 """What the scores that are shown compare with, where there is a choice."""
-_AGAINST: Mapping[str, str] = {"clean": "unmodified"}
-"""References by the words of a terminal."""
 
 
 def steering_error(metrics: Mapping[str, Any]) -> str:
@@ -110,7 +109,8 @@ def results(summary: Mapping[str, Any], folder: Path, *, against: Against = "unm
         for verdict in verdicts_of(summary, headline=False)
         if (verdict.measure, verdict.reference) in shown
     ]
-    lines = [f"{folder}:", *scores(chosen), "", *_sentences(verdicts)]
+    across = [*across_fills(summary, against=against), ""] if "fills" in summary else []
+    lines = [f"{folder}:", *across, *scores(chosen), "", *_sentences(verdicts)]
     if against == "truth":
         return [*lines, "", *_wrapped(TRUTH_WARNING)]
     if set(keys) - shown:
@@ -148,7 +148,7 @@ def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
         value = each["value"]
         constant = each.get("degenerate") == each["frames"] != 0
         lines.append(
-            f"{each['measure']:<21} {_AGAINST.get(each['reference'], each['reference']):<11} "
+            f"{each['measure']:<21} {spoken(each['reference']):<11} "
             f"{each['method']:<25} {_number(value['mean']):>10}  "
             f"[{_number(value['low']):>10},{_number(value['high']):>10}] {each['frames']:>7,}"
             + ("  all maps constant" if constant else "")
@@ -156,19 +156,36 @@ def scores(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def across_fills(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each method under its worst fill, with the controls under the same one."""
+def across_fills(summary: Mapping[str, Any], *, against: Against) -> list[str]:
+    """Each method's smallest margin over the controls under any fill, then what it shows in a sentence.
+
+    Args:
+        summary: the content of results.json, of a run under several fills.
+        against: as in `results`.
+    """
+    from driving_xai.evaluation.fill_margins import by_default, sentence
+    from driving_xai.evaluation.verdicts import in_words
+
+    wants_truth = against == "truth"
+    shown = [each for each, is_default in by_default(summary["fills"]) if is_default != wants_truth]
+    if not shown:
+        return []
     lines = [
-        "",
-        f"{'worst of all fills':<21} {'against':<11} {'method':<25} {'mean':>10}  fill   controls there",
+        f"{'under every fill':<21} {'against':<11} {'method':<25} {'margin':>10}  {'interval':<23} {'least':<6} over"
     ]
-    for each in found:
-        beside = ", ".join(f"{name} {_number(mean).strip()}" for name, mean in each["controls"].items())
+    for each in shown:
+        margin = each["margin"]
         lines.append(
-            f"{each['measure']:<21} {each['reference']:<11} {each['method']:<25} {_number(each['mean']):>10}  "
-            f"{each['fill'] or '-':<6} {beside}"
+            f"{each['measure']:<21} {spoken(each['reference']):<11} {each['method']:<25} "
+            f"{_number(margin['mean']):>10}  [{_number(margin['low']):>10},{_number(margin['high']):>10}] "
+            f"{each['fill'] or '-':<6} {each['control'] or '-'}"
         )
-    return lines
+    said: list[str] = []
+    for each in shown:
+        if (heading := f"{in_words(each['measure'], each['reference'])}, under every fill:") not in said:
+            said.append(heading)
+        said += _wrapped(f"{each['method']}: {sentence(each, summary)}", indent="  ")
+    return [*lines, "", *said]
 
 
 def sanity(means: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -190,14 +207,26 @@ def sanity(means: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def not_better(summary: Mapping[str, Any], control: str) -> list[str]:
-    """The scores of a summary that are not better than a control's with their whole interval."""
+    """The scores that are not better than a control's with their whole interval.
+
+    Those that are shown by default count, of measures that depend on the model: neither the recorded truth beside
+    the unmodified prediction, nor sparseness and complexity, which are of the map alone.
+    """
+    from driving_xai.evaluation.claims import shows_the_model
+    from driving_xai.evaluation.verdicts import is_headline
+
     worse = []
+    known = [(each["measure"], each["reference"]) for each in summary["differences"]]
     for each in summary["differences"]:
+        if not is_headline(each["measure"], each["reference"], known):
+            continue
+        if not shows_the_model(summary["measures"][each["measure"]]):
+            continue
         low, high = each["value"]["low"], each["value"]["high"]
         faithful = summary["measures"][each["measure"]]["faithful"]
         better = low is not None and (low > 0 if faithful == "high" else high < 0)
         if each["control"] == control and not better:
-            of = f"{each['method']} by {each['measure']} against {each['reference']}"
+            of = f"{each['method']} by {each['measure']} against {spoken(each['reference'])}"
             worse.append(f"{of}, difference [{_number(low)}, {_number(high)}]")
     return worse
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from data_prep.values import Checked, Level, PositiveCount, Resamples, Seconds, Seed
 from driving_xai.evaluation.fills import takes_fill, under_fills
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
@@ -13,7 +14,7 @@ from driving_xai.explain.registry import fitted, require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
-from driving_xai.perturb import FILLS, Fill
+from driving_xai.perturb import Fill
 from driving_xai.targets import OF_PROBABILITY, ExplainedScore
 
 CONTROLS = ("random", "centre-prior")
@@ -22,7 +23,7 @@ Split = Literal["held-out", "test", "val", "train", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(Checked):
     """What every evaluation along a data set is asked for.
 
     Raises:
@@ -38,26 +39,17 @@ class EvalConfig:
     several labels `every-predicted` scores a frame once for each output over its threshold."""
     split: Split = "held-out"
     """`held-out` is what this checkpoint did not train on; the others are the shards' own splits."""
-    every: int = 1
+    every: PositiveCount = 1
     """Takes every n-th frame; a recurrent model still sees them all."""
-    batch_size: int = 32
+    batch_size: PositiveCount = 32
     """Most frames in one forward pass, edited ones included. It bounds memory, and changes results by
     rounding only; sign attention amplifies that where a feature is nearly zero."""
-    seed: int = 0
+    seed: Seed = 0
     """Of ties, of the random control, of methods and metrics that draw, and of the intervals."""
-    block_s: float = 5.0
+    block_s: Seconds = 5.0
     """Length of the blocks that intervals are drawn from, in seconds of driving."""
-    resamples: int = 2000
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        for name, least in (("every", 1), ("batch_size", 1), ("resamples", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"got {name} {getattr(self, name)}, expected {least} or more")
-        if self.block_s <= 0 or not 0 < self.level < 1:
-            raise ValueError(
-                f"got block_s {self.block_s}, level {self.level}; expected > 0 and within (0, 1)"
-            )
+    resamples: Resamples = 2000
+    level: Level = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +82,14 @@ class ScoreConfig(EvalConfig):
     """What a removed pixel shows, but for metrics with a fill of their own; see docs/results.md."""
     fills: tuple[Fill, ...] = ()
     """Several in one run, in place of `fill`: each measure that takes a fill is scored under each of them, as
-    `deletion@black`, and each method has the headline of its worst; see `fills.headlines`."""
+    `deletion@black`, and each method has its smallest margin over the controls; see `fill_margins.headlines`."""
     masking: Masking = field(default_factory=Masking)
     """Of `aupc`, `log-odds` and their like alone, the fill included."""
     truth: Literal["smoothed", "raw"] = "smoothed"
     """Which recorded angle the error is against; of steering only."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_names()
         require_followed(self.masking, self.measures)
         if self.explained_score != "probability" and not self.hides_parts:
@@ -108,7 +101,6 @@ class ScoreConfig(EvalConfig):
             raise ValueError(
                 "got baseline_model, which no measure of this run follows; leave it out, or add lime-rank-correlation"
             )
-        super().__post_init__()
 
     def _check_names(self) -> None:
         require_methods(self.methods, self.options, least=0 if self.maps else 1, also=CONTROLS)
@@ -120,9 +112,6 @@ class ScoreConfig(EvalConfig):
             )
 
     def _check_fills(self) -> None:
-        for fill in (self.fill, *self.fills):
-            if fill not in FILLS:
-                raise ValueError(f"got fill {fill!r}, expected some of: {', '.join(FILLS)}")
         if not self.fills:
             return
         if len(set(self.fills)) < len(self.fills) or len(self.fills) < 2:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from driving_xai.evaluation.fills import AT
+from driving_xai.evaluation.references import as_saved, spoken
+
 _FORM = re.compile(r"(?:(?P<method>[^:/=]+):)?(?P<measure>[^:/=]+)(?:/(?P<reference>[^:/=]+))?=(?P<value>.+)")
 
 
@@ -15,6 +18,8 @@ class Threshold:
     """The least faithful value that is accepted, in the unit of the measure's `value`."""
 
     measure: str
+    """Of a run under several fills without a fill every one of them, `deletion`; with one that alone,
+    `deletion@mean`."""
     value: float
     method: str | None = None
     """None stands for every method that is not a control."""
@@ -42,8 +47,22 @@ class Threshold:
                 f"got {text!r}, expected [METHOD:]MEASURE[/REFERENCE]=VALUE, such as deletion/truth=12.5"
             )
         return cls(
-            method=found["method"], measure=found["measure"], reference=found["reference"], value=value
+            method=found["method"],
+            measure=found["measure"],
+            reference=None if found["reference"] is None else as_saved(found["reference"]),
+            value=value,
         )
+
+    def names(self, measure: str) -> bool:
+        """Whether a measure of results is meant, by its name there.
+
+        Example:
+            >>> Threshold(measure="deletion", value=1).names("deletion@blur")
+            True
+            >>> Threshold(measure="deletion@mean", value=1).names("deletion@blur")
+            False
+        """
+        return self.measure in (measure, measure.partition(AT)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +93,7 @@ def verdicts(summary: Mapping[str, Any], threshold: Threshold) -> list[Verdict]:
     """
     chosen = [score for score in summary["scores"] if _is_meant(score, threshold, summary["controls"])]
     if not chosen:
-        known = sorted({f"{s['method']}:{s['measure']}/{s['reference']}" for s in summary["scores"]})
+        known = sorted({f"{s['method']}:{s['measure']}/{spoken(s['reference'])}" for s in summary["scores"]})
         raise ValueError(f"got a threshold for {_name(threshold)}, expected one of: {', '.join(known)}")
     return [_judge(score, summary["measures"][score["measure"]], threshold.value) for score in chosen]
 
@@ -84,14 +103,13 @@ def _is_meant(score: Mapping[str, Any], threshold: Threshold, controls: Sequence
         score["method"] not in controls if threshold.method is None else score["method"] == threshold.method
     )
     return (
-        by_method
-        and score["measure"] == threshold.measure
-        and threshold.reference in (None, score["reference"])
+        by_method and threshold.names(score["measure"]) and threshold.reference in (None, score["reference"])
     )
 
 
 def _name(threshold: Threshold) -> str:
-    return f"{threshold.method or 'any method'}:{threshold.measure}/{threshold.reference or 'any reference'}"
+    reference = "any reference" if threshold.reference is None else spoken(threshold.reference)
+    return f"{threshold.method or 'any method'}:{threshold.measure}/{reference}"
 
 
 def _judge(score: Mapping[str, Any], measure: Mapping[str, Any], value: float) -> Verdict:

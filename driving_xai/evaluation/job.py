@@ -32,7 +32,8 @@ from driving_xai.evaluation.data import (
     rows_together,
 )
 from driving_xai.evaluation.distributed import World
-from driving_xai.evaluation.fills import headlines, under_fills
+from driving_xai.evaluation.fill_margins import headlines
+from driving_xai.evaluation.fills import under_fills
 from driving_xai.evaluation.judgement import beforehand
 from driving_xai.evaluation.maps_file import MapFile, Masks, Part, join_parts, save_part
 from driving_xai.evaluation.parts import FOLDER, part_of
@@ -342,9 +343,7 @@ class Run:
         }
         if config.fills:
             named = under_fills(config.measures, config.fills, apart=self._objects.metrics)
-            summary["fills"] = headlines(
-                summary["scores"], measures=summary["measures"], named=named, controls=CONTROLS
-            )
+            summary["fills"] = headlines(summary, named)
         return summary
 
     def _described(self, ranked_by: RankedBy) -> dict[str, dict[str, Any]]:

@@ -73,7 +73,8 @@ def out_of_reach(pairs: Sequence[Mapping[str, Any]], controls: Sequence[str], le
     tested = [
         pair["blocks"]
         for pair in pairs
-        if pair["p"] is not None and (pair["method"] in controls) != (pair["other"] in controls)
+        if None not in (pair["p"], pair["blocks"])
+        and (pair["method"] in controls) != (pair["other"] in controls)
     ]
     if not tested or len(tested) * smallest_p(max(tested)) <= 1 - level:
         return ""

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from driving_xai.evaluation.claims import Claim, claim_of
 from driving_xai.evaluation.judgement import Judgement, judge
-from driving_xai.evaluation.results import Results
+from driving_xai.evaluation.results import TEXT_COLUMNS, Results
 from driving_xai.evaluation.summary import compare_pair
-from driving_xai.evaluation.verdicts import chance, claim_of, in_words, is_headline, number
+from driving_xai.evaluation.verdicts import chance, in_words, is_headline, number
 from driving_xai.metrics.comparison import holm
 from driving_xai.metrics.statistics import BlockBootstrap
 
@@ -39,8 +40,8 @@ class Difference:
     unit: str
     faithful: str
     """`high` or `low`: which end is good."""
-    claim: str
-    """What the pixels of a faithful map do: they matter."""
+    claim: Claim
+    """What the measure can say; nothing of the model's error."""
     pair: Mapping[str, Any]
     """As in `comparisons` of results.json: the first model less the second."""
     judgement: Judgement
@@ -73,7 +74,8 @@ class Difference:
             "unknown": "Too little was scored to tell whether ",
         }.get(self.judgement, "")
         claim = self._claim(first, second)
-        return f"{opening}{claim if opening else claim[0].upper() + claim[1:]} ({numbers})."
+        caveat = f" {self.claim.caveat}" if self.score is not None and self.claim.caveat else ""
+        return f"{opening}{claim if opening else claim[0].upper() + claim[1:]} ({numbers}).{caveat}"
 
     def _claim(self, first: str, second: str) -> str:
         differs = self.judgement in ("better", "worse")
@@ -84,12 +86,12 @@ class Difference:
                 if differs
                 else f"the errors of {first} and {second} differ"
             )
-        more = "more" if self.judgement == "better" else "less"
+        more = self.claim.more if self.judgement == "better" else self.claim.less
         compared = (
-            f"{more} to {first} than to {second}" if differs else f"differently to {first} and {second}"
+            f"{more} for {first} than for {second}" if differs else f"differently for {first} and {second}"
         )
-        above = ", counted above random pixels" if self.what == "above random" else ""
-        return f"the pixels that {self.method} highlights {self.claim} {compared}{above}"
+        above = f", counted above {self.claim.yardstick}" if self.what == "above random" else ""
+        return f"{self.claim.subject_of(self.method)} {self.claim.verb} {compared}{above}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,26 @@ class ModelComparison:
     def sentences(self) -> list[str]:
         """The findings, the model's error first."""
         return [each.sentence(self.first, self.second) for each in self.differences]
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole comparison as JSON values."""
+        found = [
+            {
+                "what": each.what,
+                "measure": None if each.score is None else each.score[0],
+                "reference": None if each.score is None else each.score[1],
+                "method": each.method or None,
+                "means": list(each.means),
+                "unit": each.unit,
+                "faithful": each.faithful,
+                **each.pair,
+                "judgement": each.judgement,
+                "sentence": each.sentence(self.first, self.second),
+            }
+            for each in self.differences
+        ]
+        names = {"first": self.first, "second": self.second, "frames": self.frames}
+        return {**names, "differences": found, "notes": list(self.notes)}
 
 
 def compare_models(first: Results, second: Results, names: tuple[str, str]) -> ModelComparison:
@@ -142,7 +164,9 @@ def compare_models(first: Results, second: Results, names: tuple[str, str]) -> M
 
 def _indexed(results: Results) -> pd.DataFrame:
     """Rows by frame: an image by its file, in whatever shards it lies."""
-    table = results.per_frame
+    rows = results.without_curves
+    # Categories of two results differ, and so their indexes would.
+    table = rows.astype(dict.fromkeys(TEXT_COLUMNS, object))
     named = bool(len(table)) and (table["key"].fillna("") != "").all()
     columns = (
         ["drive", "camera", "key", "target"] if named else ["drive", "camera", "frame", "time_ns", "target"]

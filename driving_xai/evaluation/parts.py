@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.shards.atomic import remove_leftovers, replacing
 from data_prep.shards.manifest import canonical_json
@@ -42,3 +42,27 @@ def open_parts(out: Path, plan: Mapping[str, Any], *, resume: bool) -> None:
     parts.mkdir(parents=True, exist_ok=True)
     with replacing(parts / "plan.json") as temporary:
         temporary.write_bytes(canonical_json(plan))
+
+
+class Unfinished(NamedTuple):
+    """What an interrupted scoring run left."""
+
+    batches: int
+    """That are scored."""
+    methods: list[str]
+    measures: list[str]
+
+
+def unfinished(out: Path) -> Unfinished | None:
+    """What lies in a folder of an interrupted run; None where there is no such run.
+
+    Raises:
+        DataError: its plan cannot be read.
+    """
+    parts = out / FOLDER
+    if (out / SUMMARY).exists() or not (parts / "plan.json").is_file():
+        return None
+    config = read_plan(parts / "plan.json").get("config")
+    known = config if isinstance(config, dict) else {}
+    names = ([str(each) for each in known.get(name) or ()] for name in ("methods", "measures"))
+    return Unfinished(len(list(parts.glob("part-*.parquet"))), *names)

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
@@ -54,6 +56,9 @@ PER_FRAME_SCHEMA = pa.schema(
 )
 
 
+TEXT_COLUMNS = [field.name for field in PER_FRAME_SCHEMA if pa.types.is_string(field.type)]
+
+
 class Results:
     """What a scoring run found.
 
@@ -77,6 +82,24 @@ class Results:
         if isinstance(self._per_frame, Path):
             self._per_frame = read_table(self._per_frame)
         return self._per_frame
+
+    @cached_property
+    def without_curves(self) -> pd.DataFrame:
+        """As `per_frame` without the curves, which are most of it, and with text as categories.
+
+        Raises:
+            DataError: the file that holds them is damaged.
+        """
+        if isinstance(self._per_frame, Path):
+            return read_without_curves(self._per_frame)
+        rows = self._per_frame.drop(columns="curve")
+        return rows.astype(dict.fromkeys(TEXT_COLUMNS, "category"))
+
+    def curves_of(self, frames: Collection[int]) -> pd.DataFrame:
+        """The names and curves of frames with these numbers, in whatever drive; others stay in the file."""
+        if isinstance(self._per_frame, Path):
+            return _rows_of_frames(self._per_frame, frames)
+        return self._per_frame.loc[self._per_frame["frame"].isin(frames), _OF_CURVES]
 
     def save(self, root: Path, *, beside: Sequence[str] = ()) -> Results:
         """Writes both files, each whole or not at all; returns the results with the files' hashes.
@@ -268,18 +291,60 @@ def read_rows(path: Path) -> pa.Table:
     return table
 
 
+def read_without_curves(path: Path) -> pd.DataFrame:
+    """As `read_table` without the curves; text columns are categories, some bytes a row.
+
+    Raises:
+        DataError: see `read_table`.
+    """
+    columns = {}
+    with _opened(path, read_dictionary=TEXT_COLUMNS) as file:
+        for name in PER_FRAME_SCHEMA.names:
+            if name != "curve":  # One at a time: buffers of all columns together are as large as the columns.
+                column = file.read(columns=[name], use_threads=False)
+                column.validate(full=True)
+                columns[name] = column.unify_dictionaries().to_pandas()[name]
+    frames = pd.DataFrame(columns, copy=False)
+    require_rows(frames, path)
+    return frames
+
+
+_ROWS_AT_ONCE = 2**13
+_OF_CURVES = ["drive", "camera", "frame", "key", "target", "method", "measure", "reference", "curve"]
+
+
+def _rows_of_frames(path: Path, frames: Collection[int]) -> pd.DataFrame:
+    wanted = pa.array(sorted(frames), type=pa.int64())
+    with _opened(path) as file:
+        found = [
+            batch.filter(pc.is_in(batch["frame"], value_set=wanted))
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=_OF_CURVES, use_threads=False)
+        ]
+    schema = pa.schema([PER_FRAME_SCHEMA.field(name) for name in _OF_CURVES])
+    return pa.Table.from_batches(found, schema).to_pandas()
+
+
 def _whole(path: Path) -> pa.Table:
-    try:
-        with pq.ParquetFile(path.absolute(), page_checksum_verification=True) as file:
-            table = file.read()
+    with _opened(path) as file:
+        table = file.read()
         table.validate(full=True)
+    return table.replace_schema_metadata(None)
+
+
+@contextmanager
+def _opened(path: Path, **how: Any) -> Iterator[pq.ParquetFile]:
+    """A file of per-frame rows; what goes wrong while it is read is one line."""
+    try:
+        known = pq.read_schema(path.absolute())
+        if known.equals(PER_FRAME_SCHEMA):
+            with pq.ParquetFile(path.absolute(), page_checksum_verification=True, **how) as file:
+                yield file
+            return
     # A damaged file makes Arrow raise whatever it stumbles over.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise DataError(f"{path}: damaged ({reason}); score again") from None
-    if not table.schema.equals(PER_FRAME_SCHEMA):
-        raise DataError(f"{path}: has columns {table.schema.names}; expected {PER_FRAME_SCHEMA.names}")
-    return table.replace_schema_metadata(None)
+    raise DataError(f"{path}: has columns {known.names}; expected {PER_FRAME_SCHEMA.names}")
 
 
 def require_rows(frames: pd.DataFrame, path: Path) -> None:

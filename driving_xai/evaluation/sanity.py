@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from torch import nn
 
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import Manifest, canonical_json
+from data_prep.values import Interval, PositiveCount
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import EvalConfig, ScoreConfig, explainers_of
@@ -66,14 +67,15 @@ class SanityConfig(EvalConfig):
         ('cascading', 'independent', 'noise', 'agreement')
     """
 
-    every: int = 20
+    every: PositiveCount = 20
     checks: tuple[str, ...] = CHECKS
-    noise_radius: float = 0.02
-    noise_draws: int = 5
-    top_share: float = 0.1
+    noise_radius: Annotated[float, Interval(gt=0, le=1)] = 0.02
+    noise_draws: PositiveCount = 5
+    top_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1
     """Of the pixels, whose overlap is counted."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_methods(self.methods, self.options)
         if not self.checks or (unknown := [each for each in self.checks if each not in CHECKS]):
             got = repr(unknown[0]) if self.checks else "none"
@@ -82,13 +84,6 @@ class SanityConfig(EvalConfig):
             raise ValueError(f"got check {got}, expected some of: {', '.join(CHECKS)}{meant}")
         if twice := [each for each in self.checks if self.checks.count(each) > 1]:
             raise ValueError(f"got check {twice[0]!r} twice, expected each once")
-        super().__post_init__()
-        if self.noise_draws < 1:
-            raise ValueError(f"got noise_draws {self.noise_draws}, expected 1 or more")
-        if not 0 < self.noise_radius <= 1 or not 0 < self.top_share < 1:
-            raise ValueError(
-                f"got noise_radius {self.noise_radius}, top_share {self.top_share}; expected over 0 and at most 1"
-            )
 
 
 class _Stage(NamedTuple):

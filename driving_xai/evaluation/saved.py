@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_prep.documents import read_json
 from data_prep.errors import quoted
+from data_prep.values import Level, PositiveCount, Resamples, Seed
 from driving_xai.errors import DataError
+from driving_xai.evaluation.fills import AT
 
 MOST_PER_SECOND = 1000
 """Pictures; no replay writes as many."""
@@ -114,8 +116,34 @@ class _Ranks(_Section):
     places: list[_Place] | None
 
 
+class _Margin(_Section):
+    control: str
+    mean: _Number
+    low: _Number | None
+    high: _Number | None
+    p_holm: _Share | None
+
+
+class _Headline(_Section):
+    measure: str
+    reference: str
+    method: str
+    fills: Annotated[list[str], MinLen(2)]
+    statistic: Literal["base_corrected", "value"]
+    fill: str | None
+    control: str | None
+    margin: _Interval
+    p_holm: _Share | None
+    blocks: _Count | None
+    comparisons: _Count
+    mean: _Number | None
+    controls: dict[str, _Number | None]
+    by_fill: dict[str, _Margin]
+
+
 class _Data(_Section):
     scored: _Count
+    seconds_apart: Annotated[float, Gt(0), Le(1e9)] | None = None
     drives: list[str] = _ABSENT
 
 
@@ -134,10 +162,10 @@ class _Protocol(_Section):
 
 
 class _Intervals(_Section):
-    block: Annotated[int, Ge(1), Lt(2**53)]
-    resamples: Annotated[int, Ge(1), Le(10**7)]
-    level: Annotated[float, Gt(0), Lt(1)]
-    seed: Annotated[int, Ge(0), Lt(2**32)]
+    block: PositiveCount
+    resamples: Resamples
+    level: Level
+    seed: Seed
 
 
 class _Video(_Section):
@@ -146,6 +174,7 @@ class _Video(_Section):
     frame_rate: Annotated[str, MaxLen(40)]
     pictures: list[_Picture] = _ABSENT
     run_starts: list[_Count] = _ABSENT
+    starts_s: list[Annotated[float, Ge(0), Le(1e9)]] | None = None
 
 
 class _Files(_Section):
@@ -168,8 +197,9 @@ class _Summary(_Section):
     prediction: _Prediction
     scores: list[_Score]
     differences: list[_Difference]
-    comparisons: list[_Comparison] | None = None
-    ranks: list[_Ranks] | None = None
+    comparisons: list[_Comparison]
+    ranks: list[_Ranks]
+    fills: list[_Headline] = _ABSENT
     intervals: _Intervals
     versions: dict[str, Any]
     hardware: dict[str, Any]
@@ -283,11 +313,22 @@ def _require_consistent(found: _Summary, path: Path) -> None:
         path,
         "differences",
     )
+    if isinstance(found.fills, list):
+        _require_headlines(found, path)
     if found.video is not None:
         _require_rate(found.video.frame_rate, path)
         for picture in found.video.pictures or ():
             if [type(part) for part in picture] != [str, int, int]:
                 raise DataError(f"{path}: video.pictures holds {quoted(picture)}; replay again")
+
+
+def _require_headlines(found: _Summary, path: Path) -> None:
+    for each in found.fills:
+        if unknown := [fill for fill in each.fills if f"{each.measure}{AT}{fill}" not in found.measures]:
+            raise DataError(
+                f"{path}: fills name {quoted(unknown[0])} of {quoted(each.measure)}, which measures lacks; score again"
+            )
+    _require_once([(each.measure, each.reference, each.method) for each in found.fills], path, "fills")
 
 
 def _require_rate(text: str, path: Path) -> None:

@@ -401,7 +401,7 @@ def frame_numbers(places: pd.DataFrame) -> pd.Series:
     Args:
         places: at least the columns `results.FRAME_COLUMNS`.
     """
-    return places.groupby(FRAME_COLUMNS, sort=False, dropna=False).ngroup()
+    return places.groupby(FRAME_COLUMNS, sort=False, dropna=False, observed=True).ngroup()
 
 
 def _numbered(per_frame: pd.DataFrame) -> pd.DataFrame:

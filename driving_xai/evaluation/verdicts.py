@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from driving_xai.evaluation.claims import claim_of
 from driving_xai.evaluation.judgement import (
     Judgement,
     comparisons_of,
@@ -30,16 +31,6 @@ TRUTH_WARNING = (
     "Values against the recorded truth contain the model's own error and mostly follow it (rank correlation "
     "0.64 to 0.95 on the drives tried): large where the model is wrong, not where the explanation is right."
 )
-_OTHERS: Mapping[str, str] = {
-    "random": "random ones",
-    "centre-prior": "those in the middle of the frame",
-}
-"""The pixels of a control, as a sentence names them."""
-_CLAIMS: Mapping[str, str] = {
-    "localisation": "lie on the known causes",
-    "rank correlation": "follow LIME's order",
-}
-"""What the highlighted pixels of a faithful map do, by the kind of measure; otherwise they matter."""
 _ORDER: Sequence[Judgement] = (
     *("better", "better by interval", "worse", "worse by interval"),
     *("not shown", "unknown"),
@@ -63,15 +54,16 @@ _AREAS = ("curve", "difference of curves")
 
 
 def number(value: float | None, *, digits: int = 3) -> str:
-    """A number in a sentence, with as many digits as a reader can use.
+    """A number in a sentence or a table, with as many digits as a reader can use.
 
     Example:
-        >>> number(1234.567), number(231.4), number(15.0), number(-0.0471), number(None)
-        ('1,235', '231', '15', '−0.0471', '–')
+        >>> number(1234.567), number(999.6), number(231.4), number(15.0), number(-0.0471), number(None)
+        ('1,235', '1,000', '231', '15', '−0.0471', '–')
     """
     if value is None:
         return "–"
-    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}").replace("-", "−")
+    whole = abs(value) >= 10**digits - 0.5  # What would round to one digit more is no power of ten.
+    return (f"{value:,.0f}" if whole else f"{value:.{digits}g}").replace("-", "−")
 
 
 def chance(p: float | None) -> str:
@@ -84,15 +76,6 @@ def chance(p: float | None) -> str:
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def claim_of(about: Mapping[str, Any]) -> str:
-    """What the highlighted pixels of a faithful map do.
-
-    Args:
-        about: a measure, as in `measures` of results.json.
-    """
-    return _CLAIMS.get(str(about.get("kind")), "matter")
 
 
 def in_words(measure: str, reference: str) -> str:
@@ -177,16 +160,17 @@ class Verdict:
         ]
         # Only what follows a success speaks against it.
         text = (", but " if next(iter(found)).startswith("better") else ", and ").join(clauses)
-        more = f" {self.out_of_reach}" if "not shown" in found and self.out_of_reach else ""
-        return f"{text[0].upper()}{text[1:]}.{more}"
+        more = [self.out_of_reach] if "not shown" in found else []
+        ends = [each for each in (*more, claim_of(self.about).caveat) if each]
+        return " ".join([f"{text[0].upper()}{text[1:]}.", *ends])
 
     def _clause(self, judgement: Judgement, several: Sequence[Against], *, first: bool) -> str:
         claim = claim_of(self.about)
-        pixels = "the highlighted pixels" if first else "they"
-        how = "less" if judgement.startswith("worse") else "more"
+        subject = claim.subject if first else claim.pronoun
+        how = claim.less if judgement.startswith("worse") else claim.more
         either = "or" if judgement in ("not shown", "unknown") else "and"
         others = f" {either} ".join(self._other(each, named=at == 0) for at, each in enumerate(several))
-        text = f"{pixels} {claim} {how} than {others}"
+        text = f"{subject} {claim.verb} {how} than {others}"
         if judgement == "not shown":
             return f"{'' if first else 'there is '}no evidence that {text}"
         if judgement == "unknown":
@@ -196,8 +180,8 @@ class Verdict:
         return text
 
     def _other(self, each: Against, *, named: bool) -> str:
-        """The control's pixels with the numbers; the first of a clause says what they are."""
-        pixels = _OTHERS.get(each.control, f"those of {each.control}")
+        """The control with the numbers; the first of a clause says what they are."""
+        pixels = claim_of(self.about).control(each.control)
         if each.judgement == "unknown" or each.value is None or self.value is None:
             return pixels
         what = "area" if self.about.get("kind") in _AREAS else "score"

@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from data_prep.policy import Fault, OnBad, Policy
+from data_prep.values import Checked, Interval, PositiveCount, Seconds, Seed
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
-from driving_xai.perturb import FILLS, Fill
+from driving_xai.perturb import Fill
 from driving_xai.replay.frames import FASTEST_HZ, SLOWEST_HZ, Selection
 from driving_xai.replay.sink import Encoding, Preset
-from driving_xai.viz.heat import COLORMAPS, Colormap, HeatLook
+from driving_xai.viz.heat import Colormap, HeatLook
 
 Layout = Literal["grid", "cycle"]
 Reference = Literal["clean", "truth"]
-_CHOICES = {
-    "fill": FILLS,
-    "reference": get_args(Reference),
-    "layout": get_args(Layout),
-    "colormap": COLORMAPS,
-    "split": ("all", "train", "val", "test"),
-}
-_AT_LEAST_ONE = ("control_every", "batch_size")
-_OVER_ZERO = ("block_s", "heat_s", "cycle_s")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
+class ReplayConfig(Checked):
     """What is played, how it is explained and scored, and how it is drawn.
 
     Some options are for models of one task; `tasks.base.Task.only` lists them, and a model of another task
@@ -50,21 +42,21 @@ class ReplayConfig:
     layout: Layout = "grid"
     """Of actions and classes: a tile for each output, or one whose map changes from one predicted output to
     the next."""
-    cycle_s: float = 1.5
+    cycle_s: Seconds = 1.5
     """How long each predicted output is shown, in `cycle`."""
     score: bool = True
     fill: Fill = "black"
     """What takes a removed pixel's place."""
-    control_every: int = 10
+    control_every: PositiveCount = 10
     """Scores a random order too on every n-th frame of those that are scored."""
-    batch_size: int = 32
+    batch_size: PositiveCount = 32
     """Most frames in one forward pass, edited ones included."""
     reference: Reference = "clean"
     """Whose curve of steering is drawn: the change from the unmodified prediction, or the error against the
     driver (`truth`), which contains the model's own error. Both are saved."""
-    seed: int = 0
+    seed: Seed = 0
     """Of ties, of the random order, of methods that draw and of the intervals."""
-    block_s: float = 5.0
+    block_s: Seconds = 5.0
     """Length of the blocks that intervals are drawn from; of unrelated images one image."""
     reader: str | None = None
     reader_options: Mapping[str, Any] = field(default_factory=dict)
@@ -78,7 +70,7 @@ class ReplayConfig:
     split: Literal["all", "train", "val", "test"] = "all"
     start_s: float = 0.0
     end_s: float | None = None
-    frame_rate: float | None = None
+    frame_rate: Annotated[float, Interval(ge=SLOWEST_HZ, le=FASTEST_HZ)] | None = None
     """Of folders of images, which have no times, 20 a second unless given; of labelled images, 2."""
     path: bool = True
     """Draws the projected paths of steering."""
@@ -86,31 +78,17 @@ class ReplayConfig:
     """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
     colormap: Colormap = "inferno"
     """Of the evidence; maps with evidence against the prediction are red and blue in any case."""
-    opacity: float = 0.72
+    opacity: Annotated[float, Interval(gt=0, le=1)] = 0.72
     """Of the strongest evidence, over 0 and at most 1."""
-    heat_s: float = 2.0
+    heat_s: Seconds = 2.0
     """How slowly the heat map's scale and the curve's axis follow, in seconds."""
     preset: Preset = "veryfast"
     crf: int = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_methods([self.method] if self.method else [], self.options, least=0)
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"got {name} {getattr(self, name)!r}, expected one of: {', '.join(map(str, known))}"
-                )
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name} {getattr(self, name)}, expected 1 or more")
-        for name in _OVER_ZERO:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"got {name} {getattr(self, name)}, expected over 0")
-        if not 0 < self.opacity <= 1:
-            raise ValueError(f"got opacity {self.opacity}, expected over 0 and at most 1")
         Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
-        if self.frame_rate is not None and not SLOWEST_HZ <= self.frame_rate <= FASTEST_HZ:
-            raise ValueError(f"got frame_rate {self.frame_rate}, expected {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
         self.selection  # noqa: B018 - says what is wrong with the times.
         self.policy  # noqa: B018 - and with the faults.
 

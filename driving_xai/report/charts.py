@@ -60,10 +60,10 @@ class Charts:
 
     def result(self, source: Source) -> dict[str, Any]:
         """One source's drives, scores and frames worth looking at."""
-        filmed = [self._filmed(drive) for drive in drives(source.results.per_frame)]
+        filmed = [self._filmed(drive) for drive in drives(source.results.without_curves)]
         boards = source.boards
         with _saved_maps(source) as saved:
-            chosen = {board.key: self._picks(source, board, filmed, saved) for board in boards}
+            chosen = self._picks(source, boards, filmed, saved)
         drawn = _rows_to_draw(filmed, chosen)
         return {
             "label": source.label,
@@ -106,35 +106,41 @@ class Charts:
         )
 
     def _picks(
-        self, source: Source, board: Board, filmed: Sequence[_Filmed], saved: MapFile | None
-    ) -> dict[str, list[dict[str, Any]]]:
-        """By method, the frames to look at, with their curves."""
-        table = source.results.per_frame
-        rows = table[(table["measure"] == board.measure) & (table["reference"] == board.reference)]
+        self, source: Source, boards: Sequence[Board], filmed: Sequence[_Filmed], saved: MapFile | None
+    ) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """By score and method, the frames to look at, with their curves."""
         found = {
-            each.method: picks(
+            (board.key, each.method): picks(
                 [one.drive for one in filmed],
                 board.key,
                 each.method,
                 higher_is_faithful=board.higher_is_faithful,
                 count=self._frames,
             )
+            for board in boards
             for each in board.standings
             if not each.is_control
         }
-        picked = [
-            filmed[pick.drive].drive.frames["frame"].iloc[pick.row] for of in found.values() for pick in of
-        ]
-        rows = rows[rows["frame"].isin(picked)]
-        curves = rows.drop_duplicates(_CURVE_KEY).set_index(_CURVE_KEY)["curve"].to_dict()
-        return {
-            method: [
-                self._pick(pick, filmed[pick.drive], board, method, curves)
-                | {"map": self._map(pick, filmed[pick.drive], method, saved)}
-                for pick in of_method
-            ]
-            for method, of_method in found.items()
+        picked = {
+            int(filmed[pick.drive].drive.frames["frame"].iloc[pick.row])
+            for of in found.values()
+            for pick in of
         }
+        rows = source.results.curves_of(picked)
+        chosen: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for board in boards:
+            of_board = rows[(rows["measure"] == board.measure) & (rows["reference"] == board.reference)]
+            curves = of_board.drop_duplicates(_CURVE_KEY).set_index(_CURVE_KEY)["curve"].to_dict()
+            chosen[board.key] = {
+                method: [
+                    self._pick(pick, filmed[pick.drive], board, method, curves)
+                    | {"map": self._map(pick, filmed[pick.drive], method, saved)}
+                    for pick in of_method
+                ]
+                for (key, method), of_method in found.items()
+                if key == board.key
+            }
+        return chosen
 
     def _map(self, pick: Pick, filmed: _Filmed, method: str, saved: MapFile | None) -> int | None:
         if saved is None or method not in saved.methods:

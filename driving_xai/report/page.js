@@ -31,9 +31,10 @@
     if (text !== null) made.textContent = text;
     return made;
   }
-  function number(value, digits = 4) {
+  function number(value, digits = 3) {
     if (value === null || value === undefined) return "–";
-    return String(Number(value.toPrecision(digits))).replace("-", "−");
+    const whole = Math.abs(value) >= 10 ** digits - 0.5;
+    return String(whole ? Math.round(value) : Number(value.toPrecision(digits))).replace("-", "−");
   }
   const known = (values) => values.filter((value) => value !== null);
   const place = (at, across) => (across === "s" ? `${at.toFixed(2)} s` : `${at + 1}`);

@@ -36,7 +36,7 @@ def write_recording(sources: Sequence[Source], out: Path) -> None:
         stream = rerun.RecordingStream("driving-xai", recording_id="-".join(_hashes(sources)))
         stream.save(str(temporary))
         for source in sources:
-            for drive in drives(source.results.per_frame):
+            for drive in drives(source.results.without_curves):
                 _log_numbers(rerun, stream, f"{source.label}/{drive.name}", drive)
         for at, video in enumerate(shown):
             _log_video(rerun, stream, f"video/{at}", video)

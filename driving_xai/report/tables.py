@@ -57,7 +57,7 @@ def _markdown(sources: Sequence[Source], models: Sequence[ModelComparison]) -> I
             for each in board.standings:
                 value = each.score["value"]
                 cells = [each.method, words.number(value["mean"]), words.interval(value), words.place(each)]
-                cells += [words.verdict(each), str(each.score["frames"])]
+                cells += [words.verdict(board, each), str(each.score["frames"])]
                 yield f"| {' | '.join(_plain(cell) for cell in cells)} |"
             yield ""
 

@@ -68,13 +68,18 @@ def _video(source: Source) -> Video | None:
         return None
     if sha256_of(path) != told["sha256"]:
         raise DataError(f"{path}: differs from the video that {source.path} was scored with; replay again")
-    pictures = _pictures(told, source.results.per_frame)
+    pictures = _pictures(told, source.results.without_curves)
     if pictures is None:
         return None
+    starts_s = told.get("starts_s")
+    if starts_s is not None and pictures and max(pictures.values()) >= len(starts_s):
+        raise DataError(
+            f"{source.path}: video.starts_s has {len(starts_s)} pictures, its scores more; replay again"
+        )
     return Video(
         path=path,
         frame_rate=Fraction(told["frame_rate"]),
-        starts_s=told.get("starts_s"),
+        starts_s=starts_s,
         method=str(next(iter(source.summary["methods"]), "random")),
         pictures=pictures,
     )
@@ -125,7 +130,7 @@ class Drive:
 def drives(per_frame: pd.DataFrame) -> list[Drive]:
     """Splits rows by drive and camera, and puts the methods side by side."""
     frames = _frames(per_frame)
-    groups = list(frames.groupby(["drive", "camera"], sort=False, dropna=False))
+    groups = list(frames.groupby(["drive", "camera"], sort=False, dropna=False, observed=True))
     if len(groups) > MOST_DRIVES:
         return [
             _drive("all images", "image", frames.assign(at=np.arange(len(frames), dtype=float)), per_frame)
@@ -158,7 +163,8 @@ def _rows_of(per_frame: pd.DataFrame, frames: pd.DataFrame) -> pd.DataFrame:
     first = frames.iloc[0]
     same = per_frame["drive"].eq(first["drive"]) | (per_frame["drive"].isna() & pd.isna(first["drive"]))
     also = per_frame["camera"].eq(first["camera"]) | (per_frame["camera"].isna() & pd.isna(first["camera"]))
-    return per_frame[same & also]
+    chosen = same & also
+    return per_frame if chosen.all() else per_frame[chosen]
 
 
 def _drive(name: str, across: str, frames: pd.DataFrame, rows: pd.DataFrame) -> Drive:
@@ -166,9 +172,8 @@ def _drive(name: str, across: str, frames: pd.DataFrame, rows: pd.DataFrame) -> 
     # Numbered once: comparing seven columns for each line takes memory and time.
     both = pd.concat([frames[FRAME_COLUMNS], rows[FRAME_COLUMNS]], ignore_index=True)
     places = frame_numbers(both).to_numpy()[len(frames) :]
-    for (measure, reference), scored in rows.assign(place=places).groupby(
-        ["measure", "reference"], sort=False
-    ):
+    scores = rows[["measure", "reference", "method", "value", "base_corrected"]].assign(place=places)
+    for (measure, reference), scored in scores.groupby(["measure", "reference"], sort=False, observed=True):
         key = f"{measure}/{reference}"
         values[key] = _by_method(scored, "value", len(frames))
         corrected[key] = _by_method(scored, "base_corrected", len(frames)).fillna(values[key])
@@ -184,7 +189,7 @@ def _drive(name: str, across: str, frames: pd.DataFrame, rows: pd.DataFrame) -> 
 def _by_method(scored: pd.DataFrame, column: str, frames: int) -> pd.DataFrame:
     """A column for each method, in the order of the frames."""
     columns = {}
-    for method, of_method in scored.groupby("method", sort=False):
+    for method, of_method in scored.groupby("method", sort=False, observed=True):
         line = np.full(frames, np.nan)
         line[of_method["place"].to_numpy()] = of_method[column].to_numpy(dtype=np.float64)
         columns[str(method)] = line

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from driving_xai.evaluation.claims import shows_the_model
+from driving_xai.evaluation.fill_margins import by_default, sentence
 from driving_xai.evaluation.judgement import Judgement
 from driving_xai.evaluation.verdicts import TRUTH_WARNING, in_words
 from driving_xai.evaluation.verdicts import chance as chance
+from driving_xai.evaluation.verdicts import number as number
 from driving_xai.report.edited import what_is_edited
 from driving_xai.report.sources import Board, Source, Standing
 
-SAID: Mapping[Judgement, str] = {
+_SAID: Mapping[Judgement, str] = {
     "better": "better than",
     "worse": "worse than",
     "better by interval": "by its interval better than",
@@ -28,19 +31,6 @@ COMPARED: Mapping[Judgement, str] = {
     "unknown": "too few frames",
 }
 """One model against another."""
-
-
-def number(value: float | None, *, digits: int = 4) -> str:
-    """A number with as many digits as it deserves; a dash where it is unknown.
-
-    Example:
-        >>> number(1234.567), number(0.012345), number(-3.0), number(None)
-        ('1,235', '0.01235', '−3.000', '–')
-    """
-    if value is None:
-        return "–"
-    text = f"{value:,.0f}" if abs(value) >= 1000 or value == 0 else f"{value:#.{digits}g}".rstrip(".")
-    return text.replace("-", "−")
 
 
 def count(value: int) -> str:
@@ -98,7 +88,27 @@ def findings(found: Board) -> list[tuple[str, str]]:
 
 
 def direction(found: Board) -> str:
-    return f"{'higher' if found.higher_is_faithful else 'lower'} is more faithful"
+    """Which end is good, or that neither is."""
+    end = "higher" if found.higher_is_faithful else "lower"
+    if not shows_the_model(found.about):
+        return f"{end} is more concentrated, which says nothing of the model"
+    return f"{end} is more faithful"
+
+
+def said(found: Board, judgement: Judgement) -> str:
+    """What a method is beside a control, for the control's name to follow.
+
+    No map is better for being concentrated.
+    """
+    text = _SAID[judgement]
+    if not shows_the_model(found.about):
+        return text.replace("better", "more concentrated").replace("worse", "less concentrated")
+    return text
+
+
+def is_good(found: Board, standing: Standing) -> bool:
+    """Whether a row is marked as that of a method that beats every control."""
+    return standing.beats_all and shows_the_model(found.about)
 
 
 def curves(found: Board) -> str:
@@ -106,18 +116,48 @@ def curves(found: Board) -> str:
     return f"Mean curves: {found.height}, over the share of {what_is_edited(found.about)}, with the controls behind."
 
 
-def verdict(standing: Standing) -> str:
+def verdict(found: Board, standing: Standing) -> str:
     """A method beside all controls, in a few words."""
     if standing.is_control:
         return "control"
     if not standing.beside:
         return "no control"
     by_verdict: dict[str, list[str]] = {}
-    for control, found in standing.beside.items():
-        by_verdict.setdefault(found, []).append(control)
+    for control, judgement in standing.beside.items():
+        by_verdict.setdefault(judgement, []).append(control)
     return "; ".join(
-        f"{said} {' and '.join(by_verdict[found])}" for found, said in SAID.items() if found in by_verdict
+        f"{said(found, judgement)} {' and '.join(by_verdict[judgement])}"
+        for judgement in _SAID
+        if judgement in by_verdict
     )
+
+
+class UnderFills(NamedTuple):
+    """What is left of each method under every fill, of one measure and reference."""
+
+    name: str
+    warning: str
+    """As of a score's."""
+    entries: Sequence[Mapping[str, Any]]
+    """As in `fills` of results.json."""
+    sentences: Sequence[tuple[str, str]]
+    """By method, in words."""
+
+
+def fills(source: Source) -> list[UnderFills]:
+    """The margins of a run under several fills, those shown by default first; empty of other runs."""
+    found: dict[tuple[bool, str], list[Mapping[str, Any]]] = {}
+    for entry, is_default in by_default(source.summary.get("fills", ())):
+        found.setdefault((not is_default, in_words(entry["measure"], entry["reference"])), []).append(entry)
+    return [
+        UnderFills(
+            name=name,
+            warning=TRUTH_WARNING if folded else "",
+            entries=entries,
+            sentences=[(each["method"], sentence(each, source.summary)) for each in entries],
+        )
+        for (folded, name), entries in sorted(found.items(), key=lambda item: item[0][0])
+    ]
 
 
 def without_interval(found: Board) -> list[str]:
@@ -138,6 +178,10 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+_OF_PICTURES = ("pictures", "starts_s", "run_starts")
+"""Of a video: as long as the drive, and no settings."""
+
+
 def settings(source: Source) -> list[tuple[str, str]]:
     """What decided the numbers, flat, in the order of the file."""
     summary = source.summary
@@ -145,8 +189,7 @@ def settings(source: Source) -> list[tuple[str, str]]:
     for section in ("plan", "data", "intervals", "model", "versions", "hardware", "video", "files"):
         given = summary.get(section)
         if section == "video" and given is not None:
-            # As long as the drive, and no setting.
-            given = {name: value for name, value in given.items() if name != "pictures"}
+            given = {name: value for name, value in given.items() if name not in _OF_PICTURES}
         found += _flat(section, given)
     return found
 

@@ -203,6 +203,47 @@ def test_better_means_with_the_whole_interval() -> None:
     assert tables.not_better(summary, "centre-prior") == []
 
 
+def test_only_scores_that_are_shown_and_say_something_of_the_model_are_required() -> None:
+    def difference(measure: str, reference: str) -> dict:
+        return {
+            "method": "lime",
+            "measure": measure,
+            "reference": reference,
+            "control": "random",
+            "value": {"mean": 0.0, "low": -1.0, "high": 1.0},
+        }
+
+    summary = {
+        "measures": {
+            "deletion": {"kind": "curve", "faithful": "high"},
+            "sparseness": {"kind": "complexity", "faithful": "high"},
+        },
+        "differences": [
+            difference("deletion", "truth"),
+            difference("deletion", "clean"),
+            difference("sparseness", "map"),
+        ],
+    }
+    (found,) = tables.not_better(summary, "random")
+    assert found.startswith("lime by deletion against unmodified")
+
+
+@pytest.mark.parametrize(
+    ("text", "fill", "fills"), [("mean", "mean", []), ("black,blur", "black", ["black", "blur"])]
+)
+def test_fills_of_the_command_line_stand_in_place_of_the_files(
+    run, made, tmp_path: Path, text: str, fill: str, fills: list[str]
+) -> None:
+    for number, content in enumerate(('fill = "blur"', 'fills = ["mean", "blur"]')):
+        config = tmp_path / f"{number}.toml"
+        config.write_text(content)
+        words = ["score", made.model, made.shards, "--method", "sign-attention", "-o", tmp_path / "r"]
+        done = run(*words, "--config", config, "--fill", text, "--dry-run")
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)["config"]
+        assert (found["fill"], found["fills"]) == (fill, fills)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -249,6 +290,25 @@ def test_better_means_with_the_whole_interval() -> None:
         ),
         ("score {model} {shards} -o {out} --method rise --set options.rise.masks=0", "'rise': got samples 0"),
         ("replay {model} {route} -o {out}.mp4 --set options.rise.masks=9", "of no method of this run (none"),
+        (
+            "score {model} {shards} -o {out} --method rise --fill black,blur --set fill=mean",
+            "--fill black,blur and --set fill=mean both say what takes a removed pixel's place",
+        ),
+        (
+            "score {model} {shards} -o {out} --method rise --fill ,",
+            "--fill is ','; expected black, mean or blur",
+        ),
+        (
+            "score {model} {shards} -o {out} --method rise --measure sparseness --require random",
+            "--require, but no measure of this run says anything of the model (sparseness); add one",
+        ),
+        ("replay {model} {route} -o {out}.mp4 --seed -1", "seed is -1; expected 0 or more and under"),
+        ("score {model} {shards} -o {out} --method rise --seed -1", "seed is -1; expected 0 or more"),
+        (
+            "score {model} {shards} -o {out} --method rise --set resamples=20000000",
+            "resamples is 20000000; expected 1 or more and at most 10,000,000",
+        ),
+        ("replay {model} {route} -o {out}.mp4 --set block_s=1e300", "expected over 0 and at most 86,400"),
         ("prep udacity {route} {out}", "reader 'udacity' is unknown; choose one of synthetic"),
         ("prep synthetic {route} {out} --smoothing 2", "smoothing is 2.0; expected over 0 and at most 1"),
         (

@@ -102,6 +102,9 @@ def test_prep_keeps_whole_shards_and_no_manifest(run, tmp_path: Path, long_route
     told = interrupt_until_it_ends(process)
     assert_told_once(process.returncode, *told)
     assert not (out / "manifest.json").exists()
+    found = json.loads(run("info", out, "--json").stdout)
+    assert found["what"] == "unfinished preparation"
+    assert "goes on with --resume" in run("info", out).stdout
     assert run("verify", out).exit_code == 3
     assert run("train", "steering", out, tmp_path / "model").exit_code == 3
 
@@ -148,5 +151,8 @@ def test_score_leaves_no_results_and_continues(run, interrupted, made, tmp_path:
     done = interrupted(*line, when=lambda: any(out.rglob("*.parquet")))
     assert_told_once(done.exit_code, done.stdout, done.stderr)
     assert not (out / "results.json").exists()
-    assert run("info", out).exit_code == 3
+    found = json.loads(run("info", out, "--json").stdout)
+    assert (found["what"], found["batches"] >= 1) == ("unfinished scores", True)
+    assert found["methods"] == ["random", "centre-prior"]
+    assert "goes on with --resume" in run("info", out).stdout
     assert run(*line, "--resume").exit_code == 0

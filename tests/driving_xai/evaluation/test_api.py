@@ -119,7 +119,7 @@ def test_frames_in_memory_are_saved_as_results_that_load(frames, tmp_path):
         ({"masks": torch.zeros(10, 4, 4) > 0}, ValueError, r"got masks of shape \(10, 4, 4\)"),
         ({"labels": torch.zeros(9, 3)}, ValueError, "got labels of 9 frames; expected 10"),
         ({"target": "z"}, DataError, "target 'z' is unknown; this model has predicted, a, b, c"),
-        ({"every": 0}, ValueError, "got every 0, expected 1 or more"),
+        ({"every": 0}, ValueError, "every is 0; expected 1 or more"),
     ],
 )
 def test_bad_input_is_one_line(frames, options, error, message):

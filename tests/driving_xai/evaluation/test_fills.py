@@ -5,9 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from driving_xai.cli import tables
 from driving_xai.evaluation.api import evaluate
 from driving_xai.evaluation.config import ScoreConfig
-from driving_xai.evaluation.fills import headlines, under_fills
+from driving_xai.evaluation.fill_margins import headlines, judge_headline, sentence
+from driving_xai.evaluation.fills import under_fills
 from driving_xai.evaluation.run import score
 from driving_xai.metrics.faithfulness import Deletion
 from driving_xai.report.page import write_page
@@ -46,52 +48,139 @@ def test_each_fill_is_that_of_a_run_of_its_own(results):
         assert "fills" not in own.summary["plan"]["config"]
 
 
-def test_the_headline_is_the_worst_fill_with_the_controls_under_it(results):
+def test_the_headline_is_the_smallest_margin_over_the_best_control(results):
+    """A slow twin: every margin by itself, from the runs of one fill each."""
     _, together, alone = results
     for found in together.summary["fills"]:
-        by_fill, beside = {}, {}
+        margins = {}
         for fill, own in alone.items():
-            means = {
-                each["method"]: each["base_corrected"]["mean"]
-                for each in own.summary["scores"]
-                if (each["measure"], each["reference"]) == ("deletion", found["reference"])
-            }
-            by_fill[fill], beside[fill] = means[found["method"]], means
-        worst = min(by_fill, key=by_fill.get)
-        assert found["by_fill"] == by_fill
-        assert (found["fill"], found["mean"]) == (worst, by_fill[worst])
-        assert found["controls"] == {name: beside[worst][name] for name in ("random", "centre-prior")}
+            rows = own.per_frame.query("measure == 'deletion' and reference == @found['reference']")
+            values = rows.pivot(index="frame", columns="method", values="base_corrected")
+            for control in ("random", "centre-prior"):
+                margins[fill, control] = float((values[found["method"]] - values[control]).mean())
+        fill, control = min(margins, key=margins.get)
+        assert (found["fill"], found["control"]) == (fill, control)
+        assert found["margin"]["mean"] == pytest.approx(margins[fill, control])
+        for each in FILLS:
+            least = min(margins[each, name] for name in ("random", "centre-prior"))
+            assert found["by_fill"][each]["mean"] == pytest.approx(least)
     assert [(each["reference"], each["method"]) for each in together.summary["fills"]] == [
         (reference, method) for reference in ("truth", "clean") for method in SETTINGS["methods"]
     ]
 
 
-def test_low_is_worst_where_high_is_good_and_an_unknown_mean_has_no_worst():
-    def scored(fill: str, mean: float | None) -> dict:
-        name = {"measure": f"pid-8@{fill}", "reference": "target", "method": "rise"}
-        return {**name, "value": {"mean": mean, "low": None, "high": None}}
+def made(margins: dict[str, dict[str, tuple[float, float, float, float]]], *, faithful: str = "high") -> dict:
+    """A summary of one method under several fills: by fill and control mean, low, high and p of the difference."""
+    name = {"reference": "target", "method": "rise"}
+    names = {f"pid-8@{fill}": fill for fill in margins}
+    pairs = [
+        {"measure": measure, **name, "other": control, "blocks": 12, "p": p}
+        | {"value": {"mean": mean, "low": low, "high": high}}
+        | dict.fromkeys(("p_holm", "rank_biserial", "cohens_dz", "cliffs_delta"))
+        for measure, fill in names.items()
+        for control, (mean, low, high, p) in margins[fill].items()
+    ]
+    scores = [
+        {"measure": measure, "reference": "target", "method": method, "value": {"mean": 1.0}}
+        for measure in names
+        for method in ("rise", *next(iter(margins.values())))
+    ]
+    about = {measure: {"kind": "curve", "faithful": faithful} for measure in names}
+    controls = list(next(iter(margins.values())))
+    summary = {"scores": scores, "comparisons": pairs, "measures": about, "controls": controls}
+    summary["intervals"] = {"level": 0.95}
+    summary["fills"] = headlines(summary, under_fills(["pid-8"], list(margins)))
+    return summary
 
-    named = under_fills(["pid-8"], ["black", "blur"])
-    for faithful, worst in (("high", "blur"), ("low", "black")):
-        about = {name: {"faithful": faithful} for name in named}
-        (found,) = headlines(
-            [scored("black", 0.5), scored("blur", 0.1)], measures=about, named=named, controls=()
-        )
-        assert (found["fill"], found["statistic"]) == (worst, "value")
-    (found,) = headlines(
-        [scored("black", 0.5), scored("blur", None)], measures=about, named=named, controls=()
+
+def test_a_large_area_under_a_fill_where_random_is_large_too_is_not_the_best_fill():
+    """The raw mean cannot choose the fill: what counts is the distance from the controls under it."""
+    found = made(
+        {
+            "black": {"random": (9.0, 5.0, 12.0, 0.001), "centre-prior": (8.0, 4.0, 11.0, 0.001)},
+            "blur": {"random": (4.0, 3.0, 5.0, 0.001), "centre-prior": (2.0, 1.0, 3.0, 0.004)},
+        }
     )
-    assert found["fill"] is None
+    (entry,) = found["fills"]
+    assert (entry["fill"], entry["control"]) == ("blur", "centre-prior")
+    assert entry["margin"] == {"mean": 2.0, "low": 1.0, "high": 3.0}
+    assert entry["p_holm"] == pytest.approx(0.004)
+    assert entry["comparisons"] == 4
+    assert judge_headline(entry, 0.95) == "better"
+    assert sentence(entry, found) == (
+        "The highlighted pixels matter more than every control's under each fill (black and blur); least 2 (1 to 3, "
+        "p 0.004) above those in the middle of the frame, under blur."
+    )
+
+
+def test_every_margin_has_to_be_shown_not_only_the_smallest():
+    """The smallest is clear, another is not: nothing is claimed of all fills."""
+    found = made(
+        {
+            "black": {"random": (9.0, -5.0, 30.0, 0.3)},
+            "blur": {"random": (2.0, 1.0, 3.0, 0.001)},
+        }
+    )
+    (entry,) = found["fills"]
+    assert (entry["fill"], entry["margin"]["low"], entry["p_holm"]) == ("blur", -5.0, 0.3)
+    assert judge_headline(entry, 0.95) == "not shown"
+    assert sentence(entry, found).startswith("No evidence that the highlighted pixels matter more than every")
+
+
+def test_low_is_turned_where_low_is_good_and_one_loss_is_enough():
+    found = made(
+        {"black": {"random": (-9.0, -12.0, -5.0, 0.001)}, "blur": {"random": (2.0, 1.0, 3.0, 0.001)}},
+        faithful="low",
+    )
+    (entry,) = found["fills"]
+    assert entry["margin"] == {"mean": -2.0, "low": -3.0, "high": -1.0}
+    assert judge_headline(entry, 0.95) == "worse"
+    assert sentence(entry, found).startswith(
+        "Under blur the highlighted pixels matter less than random ones ("
+    )
+
+
+def test_p_is_corrected_for_all_fills_methods_and_controls():
+    """Two of one p under 0.05 each do not pass together."""
+    twice = {"random": (2.0, 1.0, 3.0, 0.03), "centre-prior": (2.0, 1.0, 3.0, 0.03)}
+    found = made({"black": twice, "blur": twice})
+    assert found["fills"][0]["p_holm"] == pytest.approx(0.12)
+    assert judge_headline(found["fills"][0], 0.95) == "not shown"
+
+
+def test_a_fill_without_values_has_no_headline_and_says_why():
+    found = made({"black": {"random": (2.0, 1.0, 3.0, 0.03)}, "blur": {}})
+    (entry,) = found["fills"]
+    assert (entry["fill"], entry["margin"]["mean"]) == (None, None)
+    assert "no frame has both values" in sentence(entry, found)
 
 
 def test_the_page_shows_the_headline_and_a_board_for_each_fill(results, tmp_path):
-    folder, together, _ = results
+    folder, _, _ = results
     write_page(load_sources([folder]), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    assert text.count("under the fill that suits it least") == 1
-    for found in together.summary["fills"]:
-        assert f"<td>{found['fill']}</td>" in text
+    unmodified, truth = (
+        text.index(f"{kind}deletion, against the {what}, under every fill")
+        for kind, what in (("<h3>", "unmodified prediction"), ("<summary>", "recorded truth"))
+    )
+    assert unmodified < truth, (
+        "what follows the model's own error comes second, folded away, with its warning"
+    )
+    assert "contain the model" in text[truth : truth + 400]
     assert all(f"deletion@{fill}" in text for fill in FILLS)
+
+
+def test_the_terminal_shows_the_headline_without_the_truth_or_with_its_warning(results):
+    folder, together, _ = results
+    shown, truth = (
+        "\n".join(tables.results(together.summary, folder, against=against))
+        for against in ("unmodified", "truth")
+    )
+    assert "deletion, against the unmodified prediction, under every fill:" in shown
+    assert "clean" not in shown
+    assert "recorded truth, under every fill" not in shown
+    assert "deletion, against the recorded truth, under every fill:" in truth
+    assert "contain the model" in truth
 
 
 @pytest.mark.parametrize(
@@ -99,7 +188,7 @@ def test_the_page_shows_the_headline_and_a_board_for_each_fill(results, tmp_path
     [
         ({"fills": ("black",)}, "expected two or more"),
         ({"fills": ("mean", "mean")}, "expected two or more, each once"),
-        ({"fills": ("black", "grey")}, "got fill 'grey'"),
+        ({"fills": ("black", "grey")}, r"fills\[1\] is 'grey'; expected one of black, mean, blur"),
         ({"fills": ("black", "mean"), "fill": "blur"}, "give one of them"),
         ({"fills": ("black", "mean"), "measures": ("auroc",)}, "which no measure of this run takes"),
     ],

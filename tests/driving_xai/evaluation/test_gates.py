@@ -31,6 +31,8 @@ SUMMARY = {
         ("deletion=12", Threshold(measure="deletion", value=12)),
         ("deletion/truth=-1e-3", Threshold(measure="deletion", reference="truth", value=-1e-3)),
         ("grad-cam++:deletion=2", Threshold(method="grad-cam++", measure="deletion", value=2)),
+        ("deletion/unmodified=1", Threshold(measure="deletion", reference="clean", value=1)),
+        ("deletion@blur=1", Threshold(measure="deletion@blur", value=1)),
         (" a:b/c=0.5 ", Threshold(method="a", measure="b", reference="c", value=0.5)),
     ],
 )
@@ -56,6 +58,7 @@ def test_other_text_is_refused(text):
         ("grad-cam:deletion=5", [True, True]),
         ("deletion/truth=3", [True, False]),
         ("random:deletion=0.5", [True]),
+        ("grad-cam:deletion/unmodified=5.1", [False]),
     ],
 )
 def test_the_whole_interval_has_to_keep_it(text, met):
@@ -74,3 +77,18 @@ def test_a_threshold_for_nothing_is_a_mistake():
         ValueError, match=r"any method:auroc/any reference, expected one of: grad-cam:deletion"
     ):
         verdicts(SUMMARY, Threshold.parse("auroc=1"))
+
+
+def test_without_a_fill_every_fill_has_to_keep_it():
+    summary = {
+        "controls": [],
+        "measures": {f"deletion@{fill}": {"faithful": "high"} for fill in ("black", "blur")},
+        "scores": [
+            _score("lime", "deletion@black", "clean", 5.0, 9.0),
+            _score("lime", "deletion@blur", "clean", 1.0, 2.0),
+        ],
+    }
+    assert [each.met for each in verdicts(summary, Threshold.parse("deletion=3"))] == [True, False]
+    assert [each.met for each in verdicts(summary, Threshold.parse("deletion@black=3"))] == [True]
+    with pytest.raises(ValueError, match="expected one of: lime:deletion@black/unmodified"):
+        verdicts(summary, Threshold.parse("deletion@mean=3"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,21 @@ def test_a_method_counts_by_how_far_it_is_above_random_of_its_own_model():
     assert (grad_cam.judgement, lime.judgement) == ("better", "not shown")
     assert grad_cam.means == pytest.approx((3.0, 1.0), abs=0.1)
     assert grad_cam.sentence(*NAMES).startswith(
-        "The pixels that grad-cam highlights matter more to old than to new, counted above random pixels (3"
+        "The pixels that grad-cam highlights matter more for old than for new, counted above random pixels (3"
     )
     assert lime.sentence(*NAMES).startswith(
         "No evidence that the pixels that lime highlights matter differently"
     )
+
+
+def test_a_comparison_is_json_with_every_number_and_sentence():
+    compared = compare_models(results(), results({**GAINS, "grad-cam": 1.0}, seed=1), NAMES)
+    told = json.loads(json.dumps(compared.as_json(), allow_nan=False))
+    assert (told["first"], told["second"], told["frames"]) == (*NAMES, compared.frames)
+    assert [each["sentence"] for each in told["differences"]] == compared.sentences
+    assert [each["p_holm"] for each in told["differences"]] == [
+        each.pair["p_holm"] for each in compared.differences
+    ]
 
 
 def test_the_numbers_are_those_of_the_pairs_by_hand():

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from driving_xai.errors import DataError
+from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.results import (
     FRAME_COLUMNS,
     MAPS,
@@ -65,6 +66,15 @@ def test_a_round_trip_keeps_everything(results, tmp_path):
     assert loaded.per_frame["truth"].isna().all()
 
 
+@pytest.mark.parametrize("settings", [{"seed": 2**32 - 1}, {"resamples": 10**7}, {"level": 1e-300}])
+def test_whatever_settings_accept_can_be_read_again(results, tmp_path, settings):
+    accepted = ScoreConfig(methods=("grad-cam",), **settings)
+    known = {name: getattr(accepted, name) for name in settings}
+    summary = {**results.summary, "intervals": {**results.summary["intervals"], **known}}
+    Results(summary=summary, per_frame=results.per_frame).save(tmp_path)
+    assert Results.load(tmp_path).summary["intervals"] == summary["intervals"]
+
+
 def test_the_same_results_are_the_same_bytes(results, tmp_path):
     for folder in ("one", "two"):
         results.save(tmp_path / folder)
@@ -87,6 +97,12 @@ def test_nothing_half_written_passes_for_results(results, tmp_path):
 def _edited(path: Path, **changes) -> None:
     summary = json.loads(path.read_text())
     path.write_text(json.dumps({**summary, **changes}))
+
+
+def _without(path: Path, section: str) -> None:
+    summary = json.loads(path.read_text())
+    del summary[section]
+    path.write_text(json.dumps(summary))
 
 
 def _twice(path: Path, section: str) -> None:
@@ -122,6 +138,20 @@ def _interval(path: Path, **ends) -> None:
         (lambda root: (root / SUMMARY).write_text('{"a": ' + "9" * 5000 + "}"), "cannot be read"),
         (lambda root: (root / SUMMARY).write_text('{"a": "\\ud800"}'), "cannot be read"),
         (lambda root: _edited(root / SUMMARY, controls=None), "controls is None"),
+        (lambda root: _edited(root / SUMMARY, comparisons=None), "comparisons is None"),
+        (lambda root: _edited(root / SUMMARY, ranks=None), "ranks is None"),
+        (lambda root: _without(root / SUMMARY, "comparisons"), "lacks comparisons"),
+        (
+            lambda root: _edited(root / SUMMARY, data={"scored": 2, "seconds_apart": "x"}),
+            "seconds_apart is 'x'",
+        ),
+        (lambda root: _edited(root / SUMMARY, data={"scored": 2, "seconds_apart": 0}), "seconds_apart is 0"),
+        (
+            lambda root: _edited(root / SUMMARY, video=_film("20") | {"starts_s": ["x"]}),
+            "video.starts_s.0 is 'x'",
+        ),
+        (lambda root: _edited(root / SUMMARY, fills=None), "fills is None"),
+        (lambda root: _edited(root / SUMMARY, fills=[{"measure": "deletion"}]), "lacks fills.0.reference"),
         (lambda root: _edited(root / SUMMARY, methods=["a", 3]), "methods.1 is 3"),
         (lambda root: _edited(root / SUMMARY, scores=[{}]), "lacks scores.0.method"),
         (lambda root: _edited(root / SUMMARY, files={}), "lacks files.per_frame.parquet"),
@@ -187,6 +217,21 @@ def test_the_maps_are_part_of_the_results(results, tmp_path):
     (tmp_path / MAPS).write_bytes(b"")
     with pytest.raises(DataError, match=r"maps.h5: differs from the hash"):
         Results.load(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["in memory", "in a file"])
+def test_rows_without_curves_and_the_curves_of_some_frames_are_those_of_the_table(results, tmp_path, where):
+    results.save(tmp_path)
+    found = results if where == "in memory" else Results.load(tmp_path)
+    whole = read_table(tmp_path / PER_FRAME)
+    plain = found.without_curves.astype(whole.drop(columns="curve").dtypes.to_dict())
+    pd.testing.assert_frame_equal(plain, whole.drop(columns="curve"))
+    some = found.curves_of({1})
+    assert some["frame"].tolist() == [1, 1]
+    expected = whole[whole["frame"] == 1]
+    for ours, theirs in zip(some["curve"], expected["curve"], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.curves_of(set()).empty
 
 
 def test_tables_put_together_keep_their_types(tmp_path):

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from driving_xai.evaluation.judgement import beforehand, judge, pair_of
 from driving_xai.evaluation.verdicts import Against, SoFar, Verdict, is_headline, verdicts_of
+from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR
+from driving_xai.metrics.registry import FAMILIES, METRICS, build
 from tests.driving_xai.report.made import make_rows, make_summary
 
 
@@ -80,10 +82,30 @@ def test_every_control_is_named_once_in_one_sentence(judgements, faithful):
     assert ("no evidence" in found.lower()) == ("not shown" in judgements)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_only_measures_that_edit_pixels_say_that_pixels_matter(name):
+    """Each metric by its own description: what it does not compare it does not claim."""
+    edits = {"pixels and patches", "additivity and imputation"}
+    (family,) = [family for family, names in FAMILIES.items() if name in names]
+    about = build(name).describe(STEERING_ERROR if family in edits else PROBABILITY)
+    said = verdict(Against("random", "better", 0.5, 0.01), kind=about["kind"]).sentence
+    assert ("pixels matter" in said) == (family in edits and about["kind"] != "additivity")
+    assert ("says nothing of the model" in said) == (family == "complexity")
+    assert "scores by this measure" not in said, "each family has a claim of its own"
+
+
 def test_other_kinds_of_measures_claim_other_things():
     better = Against("random", "better", 0.5, 0.01)
-    assert "lie on the known causes more" in verdict(better, kind="localisation").sentence
-    assert "follow LIME's order more" in verdict(better, kind="rank correlation").sentence
+    assert "lie on the known causes more than random ones" in verdict(better, kind="localisation").sentence
+    assert "The map follows LIME's order" in verdict(better, kind="rank correlation").sentence
+    assert "when shown alone more than random ones" in verdict(better, kind="shown pixels").sentence
+    worse = better._replace(judgement="worse")
+    assert "hiding pixels worse than a random map" in verdict(worse, kind="additivity").sentence
+    neither = better._replace(judgement="not shown")
+    assert verdict(neither, kind="complexity").sentence.startswith(
+        "No evidence that the map is concentrated more than a random map (score 231 against 0.5, p 0.010). "
+    )
+    assert verdict(better, kind="my own").sentence.startswith("The map scores by this measure better than a")
     assert "where low is good" in verdict(better, faithful="low").sentence
     untested = better._replace(judgement="better by interval", p=None)
     assert "by the interval, untested" in verdict(untested).sentence

@@ -123,13 +123,13 @@ def test_two_models_are_compared_under_the_names_they_are_given(write_results, t
     text = re.sub(r"\s+", " ", seen.text)
     assert f"{EVIL} against version 2" in text
     assert (
-        f"The pixels that grad-cam highlights matter more to {EVIL} than to version 2, counted above random "
+        f"The pixels that grad-cam highlights matter more for {EVIL} than for version 2, counted above random "
         "pixels (5 against 1" in text
     )
     assert "img" not in seen.tags
     assert [name for name, _ in seen.scripts] == ["data", None]
     write_markdown(sources, tmp_path / "scores.md")
-    assert "matter more to \\<" in (tmp_path / "scores.md").read_text()
+    assert "matter more for \\<" in (tmp_path / "scores.md").read_text()
 
 
 def test_results_of_one_model_are_not_set_against_each_other(write_replay, write_results, tmp_path):
@@ -200,12 +200,19 @@ def test_images_that_share_a_place_keep_their_own_curves(tmp_path):
         assert pick["curves"]["grad-cam"] == pytest.approx(own["curve"].item(), rel=1e-3)
 
 
+def test_no_curve_is_read_but_those_of_frames_that_are_shown(page, tmp_path, monkeypatch):
+    """They are most of a table: of 100,000 frames a report held every one of them to show a few."""
+    monkeypatch.setattr(Results, "per_frame", property(lambda _: pytest.fail("read the whole table")))
+    (again,) = write_page(load_sources([tmp_path / "scores"]), tmp_path / "again.html")
+    assert '"curves":{"grad-cam":[' in again.read_text()
+
+
 def test_every_number_of_the_leader_board_is_in_the_text(page, tmp_path):
     (source,) = load_sources([tmp_path / "scores"])
     text = _read(page).text
     for board in source.boards:
         for each in board.standings:
-            assert f"{each.score['value']['mean']:#.4g}" in text
+            assert words.number(each.score["value"]["mean"]) in text
     assert "1 of 40 maps degenerate" in text
     assert "c" * 64 in text
 
@@ -320,7 +327,7 @@ def test_no_test_is_claimed_of_log_odds(write_results, tmp_path):
     folder = write_results(root=tmp_path, gains=gains, measures=("log-odds",))
     (page,) = write_page(load_sources([folder]), tmp_path / "page.html")
     text = re.sub(r"\s+", " ", _read(page).text)
-    assert "grad-cam: The highlighted pixels matter more than random ones (score" in text
+    assert "grad-cam: The highlighted pixels carry the correct labels more than random ones (score" in text
     assert "by the interval, untested" in text
     assert "No test is made: the value is of all frames together" in text
     assert "by its interval better than random" in text

@@ -68,7 +68,9 @@ def test_a_value_of_all_frames_is_judged_by_its_interval(write_results):
     assert [pair["value"] for pair in shown] == expected
     assert {pair["p_holm"] for pair in shown} == {None}
     said = dict(words.findings(board))
-    assert said["grad-cam"].startswith("The highlighted pixels matter more than random ones (score")
+    assert said["grad-cam"].startswith(
+        "The highlighted pixels carry the correct labels more than random ones (score"
+    )
     assert said["grad-cam"].count("by the interval, untested") == 2
     tested = next(board for board in source.boards if board.measure == "deletion")
     assert (bool(board.untested), bool(tested.untested)) == (True, False)

@@ -127,7 +127,7 @@ def test_what_cannot_be_played_is_refused(model, shards, tmp_path):
         replay(model, shards, out, ReplayConfig(start_s=100.0))
     with pytest.raises(ValueError, match="got method 'cam', expected some of"):
         ReplayConfig(method="cam")
-    with pytest.raises(ValueError, match="got control_every 0, expected 1 or more"):
+    with pytest.raises(ValueError, match="control_every is 0; expected 1 or more"):
         ReplayConfig(control_every=0)
     for wrong in ({"end_s": 0.0}, {"start_s": -1.0}, {"start_s": 2.0, "end_s": 2.0}):
         with pytest.raises(DataError, match="expected 0 <= start < end"):
