@@ -13,6 +13,7 @@ from driving_xai.explain.base import Explainer
 from driving_xai.explain.cells import CellValues, cells_kept
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
+from driving_xai.metrics.faithfulness import measured
 from driving_xai.models.capabilities import outputs_of
 from driving_xai.targets import ExplainedScore, explained_by
 from driving_xai.types import Saliency
@@ -20,7 +21,7 @@ from driving_xai.types import Saliency
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Scores several methods by several metrics on the same frames, sharing the clean pass."""
+    """Scores several methods by several metrics on the same frames, sharing forward passes."""
 
     methods: Sequence[str]
     """In the order of the rows."""
@@ -68,8 +69,8 @@ class Scorer:
                     degenerate=degenerate,
                 )
             )
-            for name, metric in self.metrics.items()
-            for reference, columns in metric.measure(batch, ranked)
+            for name, found in measured(self.metrics, batch, ranked)
+            for reference, columns in found
         ]
         return pd.concat(tables, ignore_index=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,7 +22,7 @@ SETTINGS = {"methods": ("soft-attention", "gradient"), "block_s": 0.1, "every": 
 def results(steering, shards, tmp_path_factory):
     """Of all fills in one run, and of each in its own."""
     root, checkpoint = tmp_path_factory.mktemp("fills"), steering()
-    measures = ("deletion", "auroc")
+    measures = ("deletion", "insertion", "auroc")
     together = score(
         checkpoint, shards, root / "all", ScoreConfig(measures=measures, fills=FILLS, **SETTINGS)
     )
@@ -34,14 +35,23 @@ def results(steering, shards, tmp_path_factory):
 
 def test_each_fill_is_that_of_a_run_of_its_own(results):
     _, together, alone = results
-    assert set(together.summary["measures"]) == {*(f"deletion@{fill}" for fill in FILLS), "auroc"}
+    curves = ("deletion", "insertion")
+    assert set(together.summary["measures"]) == {
+        *(f"{name}@{fill}" for name in curves for fill in FILLS),
+        "auroc",
+    }
     for fill, own in alone.items():
-        assert together.summary["measures"][f"deletion@{fill}"] == own.summary["measures"]["deletion"]
-        ours, theirs = (
-            each.per_frame.query("measure == @name").drop(columns=["measure", "curve"]).reset_index(drop=True)
-            for each, name in ((together, f"deletion@{fill}"), (own, "deletion"))
-        )
-        pd.testing.assert_frame_equal(ours, theirs)
+        for measure in curves:
+            assert together.summary["measures"][f"{measure}@{fill}"] == own.summary["measures"][measure]
+            ours, theirs = (
+                each.per_frame.query("measure == @name").drop(columns="measure").reset_index(drop=True)
+                for each, name in ((together, f"{measure}@{fill}"), (own, measure))
+            )
+            # To the last bit, though fills stand in one run: passes are shared within a fill.
+            pd.testing.assert_frame_equal(
+                ours.drop(columns="curve"), theirs.drop(columns="curve"), check_exact=True
+            )
+            assert (np.stack(ours["curve"]) == np.stack(theirs["curve"])).all()
         assert "fills" not in own.summary
         assert "fills" not in own.summary["plan"]["config"]
 
@@ -54,15 +64,21 @@ def test_the_headline_is_the_worst_fill_with_the_controls_under_it(results):
             means = {
                 each["method"]: each["base_corrected"]["mean"]
                 for each in own.summary["scores"]
-                if (each["measure"], each["reference"]) == ("deletion", found["reference"])
+                if (each["measure"], each["reference"]) == (found["measure"], found["reference"])
             }
             by_fill[fill], beside[fill] = means[found["method"]], means
-        worst = min(by_fill, key=by_fill.get)
+        # A faithful deletion raises the error, a faithful insertion lowers it.
+        worst = (min if found["measure"] == "deletion" else max)(by_fill, key=by_fill.get)
         assert found["by_fill"] == by_fill
         assert (found["fill"], found["mean"]) == (worst, by_fill[worst])
         assert found["controls"] == {name: beside[worst][name] for name in ("random", "centre-prior")}
-    assert [(each["reference"], each["method"]) for each in together.summary["fills"]] == [
-        (reference, method) for reference in ("truth", "clean") for method in SETTINGS["methods"]
+    assert [
+        tuple(each[key] for key in ("measure", "reference", "method")) for each in together.summary["fills"]
+    ] == [
+        (measure, reference, method)
+        for measure in ("deletion", "insertion")
+        for reference in ("truth", "clean")
+        for method in SETTINGS["methods"]
     ]
 
 
