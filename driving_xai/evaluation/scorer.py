@@ -14,8 +14,7 @@ from driving_xai.explain.cells import CellValues, cells_kept
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.faithfulness import measured
-from driving_xai.models.capabilities import outputs_of
-from driving_xai.targets import ExplainedScore, explained_by
+from driving_xai.targets import ExplainedScore
 from driving_xai.types import Saliency
 
 
@@ -82,9 +81,7 @@ class Scorer:
         if name in given:
             saliency = given[name].to(batch.frames.device)
         else:
-            target = batch.target
-            if batch.quantity.is_probability:
-                target = explained_by(name, target, outputs_of(batch.model), score=self.explained_score)
+            target = batch.target_of(name, score=self.explained_score)
             with cells_kept() as kept:
                 saliency = self.explainers[name](batch.model, batch.frames, target)
                 cells = kept.of(saliency)

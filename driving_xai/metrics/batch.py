@@ -14,7 +14,7 @@ from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
 from driving_xai.models.capabilities import outputs_of
-from driving_xai.targets import probabilities
+from driving_xai.targets import ExplainedScore, explained_by, probabilities
 from driving_xai.types import FrameModel, Frames, Outputs, Scores, Target
 
 Mask = Bool[Tensor, "B H W"]
@@ -67,6 +67,12 @@ class EvalBatch(NamedTuple):
         As a metric's `value` it serves all of them with one run of the model.
         """
         return torch.stack([value(scores) for value in self.references.values()], 1)
+
+    def target_of(self, method: str, *, score: ExplainedScore = "probability") -> Target:
+        """What a method of this name explains: `target`, or the probability that it takes; see `targets.explained_by`."""
+        if not self.quantity.is_probability:
+            return self.target
+        return explained_by(method, self.target, outputs_of(self.model), score=score)
 
     @classmethod
     def of(
