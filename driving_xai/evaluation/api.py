@@ -32,7 +32,7 @@ from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, quantity_of
 from driving_xai.models.capabilities import device_of
 from driving_xai.models.foreign import as_checkpoint
-from driving_xai.perturb import Fill
+from driving_xai.perturb import CurveFill
 from driving_xai.targets import by_name
 
 Methods = Sequence[str | Explainer] | Mapping[str, Explainer]
@@ -84,7 +84,7 @@ def evaluate(
     labels: Float[Tensor, "..."] | None = None,
     masks: Bool[Tensor, "..."] | Path | str | None = None,
     options: OptionsOf = MappingProxyType({}),
-    fill: Fill | Sequence[Fill] = "black",
+    fill: CurveFill | Sequence[CurveFill] = "black",
     masking: Masking = _DEFAULT_MASKING,
     split: Split | None = None,
     every: int = 1,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driving_xai.data.images import ImageSet, classes_of
+from driving_xai.data.images import ImageSet, classes_of, mean_image
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS
 from driving_xai.experiments.iida_claims import (
@@ -39,7 +39,7 @@ from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.perturb import Fill
 from driving_xai.targets import ExplainedScore, explained_by, outputs_at
 from driving_xai.training.augment import Augmentation
-from driving_xai.training.classify import ClassifierTraining, mean_image
+from driving_xai.training.classify import ClassifierTraining
 from driving_xai.training.labn import LabnLoss
 from driving_xai.training.loop import Device
 from driving_xai.types import Frames, Saliency, Target

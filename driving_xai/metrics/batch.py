@@ -37,6 +37,7 @@ class EvalBatch(NamedTuple):
         ground_truth_mask: the pixels that cause the label, where they are known and asked for.
         labels: 0 or 1 for each output, of several that may be true at once; None where unknown.
         baseline: another network of the same outputs, for metrics that ask it instead; see `LimeRankCorrelation`.
+        bias_image: the mean of the training images, which the fill of that name shows.
 
     Example:
         >>> from driving_xai.targets import output
@@ -60,6 +61,7 @@ class EvalBatch(NamedTuple):
     ground_truth_mask: Mask | None
     labels: Float[Tensor, "B K"] | None = None
     baseline: FrameModel | None = None
+    bias_image: Float[Tensor, "3 H W"] | None = None
 
     def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
         """The quantity by each of the R references, in their order.

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from driving_xai.errors import DataError
 from driving_xai.metrics.base import Category, Columns, Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import InsertionDeletionCurves, areas, both_ways
 from driving_xai.metrics.perturbation_curves import Edit, PerturbationCurve, scores_along
 from driving_xai.metrics.quantities import Quantity
-from driving_xai.perturb import FILLS, Fill
+from driving_xai.perturb import CURVE_FILLS, CurveFill, Fill
 
 DELETED = tuple(percent / 100 for percent in range(26))
 """Of pixels, 0 to 25 % in steps of 1 %: Tashiro and Awano 2023, Fig. 6."""
@@ -31,15 +32,25 @@ class _OfCurves(Metric):
 
     category: ClassVar[Category] = "faithfulness"
 
-    fill: Fill = "black"
+    fill: CurveFill = "black"
 
     def __post_init__(self) -> None:
-        if self.fill not in FILLS:
-            raise ValueError(f"got fill {self.fill!r}, expected one of: {', '.join(FILLS)}")
+        if self.fill not in CURVE_FILLS:
+            raise ValueError(f"got fill {self.fill!r}, expected one of: {', '.join(CURVE_FILLS)}")
 
     @abstractmethod
-    def curves(self, size: tuple[int, int]) -> tuple[PerturbationCurve, ...]:
-        """Along which the model is run, of frames of this height and width."""
+    def curves(self, batch: EvalBatch) -> tuple[PerturbationCurve, ...]:
+        """Along which the model is run."""
+
+    def _shown(self, batch: EvalBatch) -> Fill | Float[Tensor, "3 H W"]:
+        """The fill, as a picture where only the data have it."""
+        if self.fill != "bias-image":
+            return self.fill
+        if batch.bias_image is None:
+            raise DataError(
+                "fill 'bias-image' is the mean of training images, and there are none here; take another fill"
+            )
+        return batch.bias_image
 
     @abstractmethod
     def columns(
@@ -84,7 +95,7 @@ def measured(
         >>> [name for name, _ in measured({"a": Deletion(), "b": Insertion()}, batch, maps)]
         ['a', 'b']
     """
-    together: dict[tuple[Fill, int], dict[str, _OfCurves]] = {}
+    together: dict[tuple[CurveFill, int], dict[str, _OfCurves]] = {}
     for name, metric in metrics.items():
         if isinstance(metric, _OfCurves):
             together.setdefault((metric.fill, metric.batch_size), {})[name] = metric
@@ -98,8 +109,7 @@ def measured(
 def _measured_together(
     metrics: Mapping[str, _OfCurves], batch: EvalBatch, ranked: RankedMaps, batch_size: int
 ) -> dict[str, Iterable[tuple[str, Columns]]]:
-    size = (batch.frames.shape[2], batch.frames.shape[3])
-    curves = {name: metric.curves(size) for name, metric in metrics.items()}
+    curves = {name: metric.curves(batch) for name, metric in metrics.items()}
     wanted = list(dict.fromkeys(chain.from_iterable(curves.values())))
     along = scores_along(
         batch.model, batch.frames, ranked.ranks, wanted, batch_size=batch_size, clean=batch.clean
@@ -119,10 +129,10 @@ class _Curve(_OfCurves):
 
     _edit: ClassVar[Edit]
 
-    def curves(self, size: tuple[int, int]) -> tuple[PerturbationCurve, ...]:
+    def curves(self, batch: EvalBatch) -> tuple[PerturbationCurve, ...]:
         """One, of pixels."""
-        pixels = size[0] * size[1]
-        return (PerturbationCurve.of_pixels(self._edit, self.fractions, pixels=pixels, fill=self.fill),)
+        pixels, fill = batch.frames.shape[2] * batch.frames.shape[3], self._shown(batch)
+        return (PerturbationCurve.of_pixels(self._edit, self.fractions, pixels=pixels, fill=fill),)
 
     def columns(
         self,
@@ -224,17 +234,22 @@ class _Difference(_OfCurves):
     higher_is_better: ClassVar[bool] = True
 
     @property
-    def _insertion_fill(self) -> Fill:
+    def _insertion_fill(self) -> CurveFill:
+        """What a pixel shows before it is inserted."""
         return self.fill
 
     @property
     def _side_px(self) -> int:
         return 1
 
-    def curves(self, size: tuple[int, int]) -> tuple[PerturbationCurve, ...]:
+    def curves(self, batch: EvalBatch) -> tuple[PerturbationCurve, ...]:
         """Insertion, then deletion."""
+        shown = self._shown(batch)
         return both_ways(
-            size, insertion_fill=self._insertion_fill, deletion_fill=self.fill, patch_px=self._side_px
+            (batch.frames.shape[2], batch.frames.shape[3]),
+            insertion_fill="blur" if self._insertion_fill == "blur" else shown,
+            deletion_fill=shown,
+            patch_px=self._side_px,
         )
 
     def columns(
@@ -286,7 +301,7 @@ class InsertionDeletion(_Difference):
     name: ClassVar[str] = "insertion-deletion"
 
     @property
-    def _insertion_fill(self) -> Fill:
+    def _insertion_fill(self) -> CurveFill:
         return "blur"
 
 
@@ -303,7 +318,8 @@ class PID(_Difference):
         seed: of ties between equal saliencies.
 
     Source: Iida et al. 2022, eqs. 14 to 16.
-    Deviation: see `curves.patch_insertion_deletion`.
+    Deviation: see `curves.patch_insertion_deletion`; black is the default, as in the authors' code, and the bias
+    image of eq. 16 is `fill="bias-image"`.
 
     Example:
         >>> PID(patch_px=16).label

@@ -40,7 +40,12 @@ class PerturbationCurve(NamedTuple):
 
     @classmethod
     def of_pixels(
-        cls, edit: Edit, fractions: Sequence[float], *, pixels: int, fill: Fill = "black"
+        cls,
+        edit: Edit,
+        fractions: Sequence[float],
+        *,
+        pixels: int,
+        fill: Fill | Float[Tensor, "3 H W"] = "black",
     ) -> PerturbationCurve:
         """A curve of which each point edits a fraction of the pixels.
 

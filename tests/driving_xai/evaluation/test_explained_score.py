@@ -56,7 +56,7 @@ def test_score_and_sanity(net, method):
     batch = EvalBatch.of(net, frames, output(COLUMN))
     scorer = Scorer(methods=[method], explainers={method: EXPLAINED}, metrics={}, seed=0)
     scored = scorer.explain(batch, {}).saliency[:, 0]
-    data: Any = SimpleNamespace(places=lambda rows: pd.DataFrame(dict.fromkeys(FRAME_COLUMNS, [0, 0])))
+    data: Any = SimpleNamespace(places=lambda rows: pd.DataFrame({key: [0, 0] for key in FRAME_COLUMNS}))
     (checked,) = sanity._explain(data, {method: EXPLAINED}, [batch])
     for maps in (scored, checked.maps[method]):
         torch.testing.assert_close(maps[:, 3, 3], _expected(net, frames, method))

@@ -120,13 +120,11 @@ def test_curves_of_pixels_and_patches_share_the_frame_the_fill_and_the_passes(ne
     batch, ranked = EvalBatch.of(net, frames, output(0)), RankedMaps.of(torch.rand(1, 2, 16, 20))
     with counted(net) as passes:
         dict(measured(metrics, batch, ranked))
-    curves = {curve for metric in metrics.values() for curve in metric.curves((16, 20))}
+    curves = {curve for metric in metrics.values() for curve in metric.curves(batch)}
     inner = sum(len(curve.mixed(places=patch_count((16, 20), curve.patch_px))) for curve in curves)
     fills = {curve.fill for curve in curves}
     assert passes == [len(fills) + 2 * inner]
-    assert len(curves) == sum(len(metric.curves((16, 20))) for metric in metrics.values()) - (
-        "pid-1" in names
-    )
+    assert len(curves) == sum(len(metric.curves(batch)) for metric in metrics.values()) - ("pid-1" in names)
 
 
 def test_a_curve_of_known_ends_runs_nothing(net):
