@@ -17,9 +17,12 @@ from jaxtyping import Float, Int, Int64
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from driving_xai.models.backbone import IMAGENET_MEAN
 from driving_xai.types import Frames
 
-Fill = Literal["black", "mean", "blur"]
+Fill = Literal["black", "mean", "blur", "imagenet-mean"]
+CurveFill = Literal[Fill, "bias-image"]
+"""What a removed pixel shows along a curve: a fill, or the mean of the training images, which only a data set knows."""
 FILL_SPACE = "RGB in [0, 1], before the model's colour conversion and normalisation"
 
 _BLUR_TAPS, _BLUR_SIGMA_PX = 11, 5.0  # RISE's kernel.
@@ -30,10 +33,11 @@ def blank(frames: Frames, fill: Fill) -> Frames:
 
     Args:
         fill: `black` is 0; `mean` the mean colour of each frame; `blur` the frame under RISE's
-            Gaussian of 11 x 11 pixels and sigma 5.
+            Gaussian of 11 x 11 pixels and sigma 5; `imagenet-mean` the mean colour of ImageNet, which is 0 after
+            the normalisation that most pre-trained networks start with.
 
-    Source: black, Tashiro and Awano 2023 do not say, so 0; mean, Zhu et al. 2024; blur, Petsiuk et
-    al. 2018 (RISE).
+    Source: black, Tashiro and Awano 2023 do not say, so 0; mean, Zhu et al. 2024, whose code has
+    0 after normalisation; blur, Petsiuk et al. 2018 (RISE).
     Deviation: the blur repeats the border pixels, where RISE's pads with zeros.
     """
     return FILLS[fill](frames)
@@ -54,6 +58,10 @@ def _blur(frames: Frames) -> Frames:
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
 
 
+def _imagenet_mean(frames: Frames) -> Frames:
+    return frames.new_tensor(IMAGENET_MEAN).view(3, 1, 1).expand_as(frames)
+
+
 @cache
 def _blur_kernel() -> tuple[float, ...]:
     """RISE takes SciPy's response to an impulse on 11 pixels, mirrored at the ends, not a cut Gaussian."""
@@ -62,7 +70,13 @@ def _blur_kernel() -> tuple[float, ...]:
     return tuple(gaussian_filter1d(impulse, _BLUR_SIGMA_PX))
 
 
-FILLS: Mapping[str, Callable[[Frames], Frames]] = {"black": _black, "mean": _mean, "blur": _blur}
+FILLS: Mapping[Fill, Callable[[Frames], Frames]] = {
+    "black": _black,
+    "mean": _mean,
+    "blur": _blur,
+    "imagenet-mean": _imagenet_mean,
+}
+CURVE_FILLS: tuple[CurveFill, ...] = (*FILLS, "bias-image")
 
 
 def pixel_counts(fractions: Sequence[float], pixels: int) -> Int64[Tensor, " V"]:

@@ -83,8 +83,8 @@ Methods = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        help="What is explained: left, right or magnitude for steering; predicted, every-predicted or the "
-        "name of an output for other models. [default: magnitude, or predicted]"
+        help="What is explained: left, right or magnitude for steering; predicted, every-predicted, "
+        "true-class (score only) or the name of an output for other models. [default: magnitude, or predicted]"
     ),
 ]
 Split = Annotated[

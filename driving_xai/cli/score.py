@@ -80,7 +80,7 @@ def score(
     fill: Annotated[
         str | None,
         typer.Option(
-            metavar="black|mean|blur[,...]",
+            metavar="black|mean|blur|imagenet-mean|bias-image[,...]",
             help="What takes the place of a removed pixel; several score each method by its worst. "
             "In place of fill and fills in the TOML file. For aupc and log-odds see --set masking.fill. [default: black]",
         ),

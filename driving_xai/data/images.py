@@ -96,6 +96,15 @@ def exactly_one_class(labels: Float[Tensor, "N K"]) -> Int64[Tensor, " N"]:
     return labels.argmax(1)
 
 
+def mean_image(images: ImageSet, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
+    """The bias image: the mean of these images.
+
+    Source: Iida et al. 2022, eq. 13, whose printed sum has one image too many.
+    """
+    parts = (images.frames(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
+    return (torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(rows)).float()
+
+
 class ImageBatch(NamedTuple):
     """Some images of a set."""
 

@@ -29,11 +29,10 @@ from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.base import Metric
-from driving_xai.metrics.batch import EvalBatch
-from driving_xai.metrics.quantities import Quantity
+from driving_xai.metrics.batch import EvalBatch, quantity_of
 from driving_xai.models.capabilities import device_of
 from driving_xai.models.foreign import as_checkpoint
-from driving_xai.perturb import Fill
+from driving_xai.perturb import CurveFill
 from driving_xai.targets import by_name
 
 Methods = Sequence[str | Explainer] | Mapping[str, Explainer]
@@ -85,7 +84,7 @@ def evaluate(
     labels: Float[Tensor, "..."] | None = None,
     masks: Bool[Tensor, "..."] | Path | str | None = None,
     options: OptionsOf = MappingProxyType({}),
-    fill: Fill | Sequence[Fill] = "black",
+    fill: CurveFill | Sequence[CurveFill] = "black",
     masking: Masking = _DEFAULT_MASKING,
     split: Split | None = None,
     every: int = 1,
@@ -251,7 +250,7 @@ class FrameData:
         self._frames = frames[:: config.every]
         self._labels = None if labels is None else labels[:: config.every]
         self._masks = None if masks is None else masks[:: config.every]
-        self.quantity, self._reference = self._first()
+        self._reference, self.quantity = quantity_of(self._outputs)
 
     @property
     def protocol(self) -> Mapping[str, Any]:
@@ -277,11 +276,6 @@ class FrameData:
     def has_masks(self) -> bool:
         """Whether the pixels that cause the label are known."""
         return self._masks is not None
-
-    def _first(self) -> tuple[Quantity, str]:
-        """What the curves will be of, by a look at one frame."""
-        batch = self._batch(np.arange(1))
-        return batch.quantity, next(iter(batch.references))
 
     def batches(
         self, batch_size: int, wanted: Callable[[int], bool] = every_batch

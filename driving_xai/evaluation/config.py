@@ -14,7 +14,7 @@ from driving_xai.explain.registry import fitted, require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
-from driving_xai.perturb import Fill
+from driving_xai.perturb import CurveFill
 from driving_xai.targets import OF_PROBABILITY, ExplainedScore
 
 CONTROLS = ("random", "centre-prior")
@@ -36,7 +36,8 @@ class EvalConfig(Checked):
     """Of methods, and of the centre prior, by name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     target: str | None = None
     """What is explained; see `targets.by_name`. None is `magnitude` for steering, else `predicted`. For
-    several labels `every-predicted` scores a frame once for each output over its threshold."""
+    several labels `every-predicted` scores a frame once for each output over its threshold; for classes
+    `true-class` takes the one that the image has."""
     split: Split = "held-out"
     """`held-out` is what this checkpoint did not train on; the others are the shards' own splits."""
     every: PositiveCount = 1
@@ -78,13 +79,16 @@ class ScoreConfig(EvalConfig):
     """Keeps every map, the controls' excepted, with the results."""
     measures: tuple[str, ...] = ("deletion",)
     """Names of `metrics.registry.METRICS`, of entry points, or `module:Class` of one's own."""
-    fill: Fill = "black"
-    """What a removed pixel shows, but for metrics with a fill of their own; see docs/results.md."""
-    fills: tuple[Fill, ...] = ()
+    fill: CurveFill = "black"
+    """What a removed pixel shows, but for metrics with a fill of their own; see docs/results.md. `bias-image` is the
+    mean of the images that the model was trained on, of curves of images only."""
+    fills: tuple[CurveFill, ...] = ()
     """Several in one run, in place of `fill`: each measure that takes a fill is scored under each of them, as
     `deletion@black`, and each method has its smallest margin over the controls; see `fill_margins.headlines`."""
     masking: Masking = field(default_factory=Masking)
     """Of `aupc`, `log-odds` and their like alone, the fill included."""
+    only_label: str | None = None
+    """Of images, scores those alone that have this class or label."""
     truth: Literal["smoothed", "raw"] = "smoothed"
     """Which recorded angle the error is against; of steering only."""
 
@@ -120,12 +124,17 @@ class ScoreConfig(EvalConfig):
             raise ValueError(f"got fill {self.fill!r} and fills {', '.join(self.fills)}; give one of them")
 
     @property
+    def shows_bias_image(self) -> bool:
+        """Whether a fill of the run is the mean of the training images."""
+        return "bias-image" in (self.fill, *self.fills)
+
+    @property
     def hides_parts(self) -> bool:
         """Whether a method follows `explained_score`."""
         return any(name.partition("@")[0] in OF_PROBABILITY for name in self.methods)
 
     @property
-    def scored_measures(self) -> Mapping[str, tuple[str, Fill | None]]:
+    def scored_measures(self) -> Mapping[str, tuple[str, CurveFill | None]]:
         """The names under which measures stand in results; see `fills.under_fills`."""
         return under_fills(self.measures, self.fills)
 

@@ -86,8 +86,20 @@ def open_data(
         CheckpointError: the model has no outputs that could be explained.
     """
     if checkpoint.outputs.kind == "regression":
+        _require_of_drives(config)
         return DriveData(checkpoint, shards, manifest, config, with_masks=with_masks)
     return ImageData(checkpoint, shards, manifest, config, with_masks=with_masks)
+
+
+def _require_of_drives(config: ScoreConfig) -> None:
+    if config.shows_bias_image:
+        raise DataError(
+            "fill 'bias-image' is the mean of training images, and this model steers; take another fill"
+        )
+    if config.only_label is not None:
+        raise DataError(
+            f"only_label {config.only_label!r} chooses among images, and this model steers; leave it out"
+        )
 
 
 def masks_of_shards(config: ScoreConfig, localises: bool) -> bool:

@@ -14,7 +14,7 @@ from driving_xai.evaluation.fills import AT
 from driving_xai.evaluation.judgement import Judgement, judge, pair_of, smallest_p
 from driving_xai.evaluation.verdicts import chance, is_headline, number
 from driving_xai.metrics.comparison import holm
-from driving_xai.perturb import Fill
+from driving_xai.perturb import CurveFill
 
 Scored = Mapping[tuple[str, str, str], Mapping[str, Mapping[str, Any]]]
 """By measure, reference and method the scores under each fill."""
@@ -23,7 +23,7 @@ Margins = Mapping[tuple[str, str, str], Mapping[tuple[str, str], Mapping[str, An
 
 
 def headlines(
-    summary: Mapping[str, Any], named: Mapping[str, tuple[str, Fill | None]]
+    summary: Mapping[str, Any], named: Mapping[str, tuple[str, CurveFill | None]]
 ) -> list[dict[str, Any]]:
     """The smallest margin of each method over its best control, under any of the fills.
 

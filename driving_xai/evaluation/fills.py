@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Collection, Sequence
 
 from driving_xai.metrics.registry import metric_class
-from driving_xai.perturb import Fill
+from driving_xai.perturb import CurveFill
 
 AT = "@"
 """Between a measure and its fill: `deletion@mean`."""
@@ -18,8 +18,8 @@ def takes_fill(measure: str) -> bool:
 
 
 def under_fills(
-    measures: Sequence[str], fills: Sequence[Fill], *, apart: Collection[str] = ()
-) -> dict[str, tuple[str, Fill | None]]:
+    measures: Sequence[str], fills: Sequence[CurveFill], *, apart: Collection[str] = ()
+) -> dict[str, tuple[str, CurveFill | None]]:
     """The names under which measures stand in results, each with its measure and its fill.
 
     Args:
@@ -31,7 +31,7 @@ def under_fills(
         >>> list(under_fills(["deletion", "auroc"], ["black", "mean"]))
         ['deletion@black', 'deletion@mean', 'auroc']
     """
-    found: dict[str, tuple[str, Fill | None]] = {}
+    found: dict[str, tuple[str, CurveFill | None]] = {}
     for name in measures:
         if fills and name not in apart and takes_fill(name):
             found |= {f"{name}{AT}{fill}": (name, fill) for fill in fills}

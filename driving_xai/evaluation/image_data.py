@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.data.images import LabelledImages
+from driving_xai.data.images import LabelledImages, exactly_one_class, mean_image
 from driving_xai.data.splits import FoldOut
 from driving_xai.errors import DataError
-from driving_xai.evaluation.config import ScoreConfig
+from driving_xai.evaluation.config import ScoreConfig, Split
 from driving_xai.evaluation.selection import choose_rows, every_batch, require_geometry
 from driving_xai.metrics.batch import EvalBatch, Mask
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.quantities import PROBABILITY, Quantity
 from driving_xai.models.capabilities import device_of
-from driving_xai.targets import TargetRule, by_name, outputs_at, probabilities
+from driving_xai.targets import by_name, outputs_at, probabilities
 from driving_xai.types import Frames, Scores
 
-EVERY_PREDICTED = "every-predicted"
+EVERY_PREDICTED, TRUE_CLASS = "every-predicted", "true-class"
 
 
 class ImageData:
@@ -71,18 +71,25 @@ class ImageData:
         self._with_masks = with_masks
         outputs, self._thresholds = checkpoint.model.outputs, checkpoint.thresholds
         self._names, self._several = outputs.names, outputs.kind == "multilabel"
-        self._rule: TargetRule | None = None
-        if not (self._target == EVERY_PREDICTED and self._several):
-            self._rule = by_name(self._target, outputs)
+        self._every_predicted = self._target == EVERY_PREDICTED and self._several
+        self._true_class = self._target == TRUE_CLASS and not self._several
+        if not (self._every_predicted or self._true_class):
+            by_name(self._target, outputs)  # Refuses a target that the model does not have.
         short_side_px = checkpoint.config.get("input", {}).get("short_side_px")
         self._images = LabelledImages(shards, short_side_px=short_side_px, manifest=manifest)
         require_geometry(checkpoint, manifest, shards)
-        chosen = choose_rows(self._images.index, config.split, checkpoint, manifest, FoldOut.from_config)
-        self._rows = np.flatnonzero(chosen)[:: config.every]
+
+        def rows_of(split: Split) -> Int64[np.ndarray, " N"]:
+            index = self._images.index
+            return np.flatnonzero(choose_rows(index, split, checkpoint, manifest, FoldOut.from_config))
+
+        self._rows = self._with_label(rows_of(config.split), config.only_label)[:: config.every]
         if not len(self._rows):
             raise DataError(f"{shards}: split {config.split} has no image to score; choose another")
         unlabelled = not set(self._names) <= set(self._images.label_names)
         self._labels = None if unlabelled else self._images.labels(self._names)
+        self._classes = self._known_classes() if self._true_class else None
+        self._bias_image = self._mean_of(rows_of("train")) if config.shows_bias_image else None
         if with_masks:
             self._mask_of(self._rows[:1], torch.zeros(1, dtype=torch.int64))
 
@@ -100,7 +107,7 @@ class ImageData:
         self, batch_size: int, wanted: Callable[[int], bool] = every_batch
     ) -> Iterator[tuple[Int64[np.ndarray, " B"], EvalBatch | None]]:
         """See `EvalData`; images whose every predicted output is explained are all decoded and predicted."""
-        if self._rule is None:
+        if self._every_predicted:
             return self._of_every_output(batch_size, wanted)
         return self._one_an_image(batch_size, wanted)
 
@@ -117,7 +124,7 @@ class ImageData:
                 yield rows, None
                 continue
             frames, clean = self._predicted(next(read).frames)
-            _, columns = self._explained(clean)
+            _, columns = self._explained(rows, clean)
             yield rows, self._batch(rows, frames, clean, columns)
 
     def _of_every_output(
@@ -126,7 +133,7 @@ class ImageData:
         numbers = itertools.count()
         for rows, read in self._images.batches(self._rows, batch_size):
             frames, clean = self._predicted(read)
-            at, columns = self._explained(clean)
+            at, columns = self._explained(rows, clean)
             # In parts: a frame that is explained for several outputs stands there several times.
             for part in torch.arange(len(at)).split(batch_size) if len(at) else ():
                 chosen = at[part]
@@ -141,13 +148,15 @@ class ImageData:
         with torch.no_grad():
             return frames, self._model(frames)
 
-    def _explained(self, clean: Scores) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
+    def _explained(self, rows: np.ndarray, clean: Scores) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
         """Which frames are explained for which outputs."""
-        if self._rule is None:
+        if self._every_predicted:
             chances = probabilities(self._model.outputs, clean).double().cpu().numpy()
             at, columns = np.nonzero(chances > np.array(self._thresholds))
             return torch.from_numpy(at).to(clean.device), torch.from_numpy(columns).to(clean.device)
         every = torch.arange(len(clean), device=clean.device)
+        if self._classes is not None:
+            return every, self._classes[rows].to(clean.device)
         if self._target in self._names:
             return every, torch.full_like(every, self._names.index(self._target))
         return every, clean.argmax(1)
@@ -174,7 +183,32 @@ class ImageData:
             labels=self._labels[rows].to(frames.device)
             if self._labels is not None and self._several
             else None,
+            bias_image=self._bias_image,
         )
+
+    def _with_label(self, rows: Int64[np.ndarray, " N"], name: str | None) -> Int64[np.ndarray, " n"]:
+        if name is None:
+            return rows
+        if name not in self._images.label_names:
+            raise DataError(
+                f"{self._images.root} has no label {name!r}; it has {', '.join(self._images.label_names)}"
+            )
+        return rows[(self._images.labels([name])[rows, 0] > 0).numpy()]
+
+    def _known_classes(self) -> Int64[Tensor, " N"]:
+        if self._labels is None:
+            raise DataError(
+                f"{self._images.root} does not have the model's classes {', '.join(self._names)} as labels; take target "
+                "predicted"
+            )
+        return exactly_one_class(self._labels)
+
+    def _mean_of(self, rows: Int64[np.ndarray, " N"]) -> Float[Tensor, "3 H W"]:
+        if not len(rows):
+            raise DataError(
+                f"{self._images.root} has no training image to make fill 'bias-image' of; take another fill"
+            )
+        return mean_image(self._images, rows)
 
     def _mask_of(self, rows: np.ndarray, columns: Int64[Tensor, " B"]) -> Mask:
         masks: Bool[np.ndarray, "B K H W"] | None = self._images.causes(rows)

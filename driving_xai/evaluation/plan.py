@@ -25,6 +25,8 @@ def settings_of(config: ScoreConfig) -> dict[str, Any]:
         del settings["baseline_model"]
     if not config.fills:
         del settings["fills"]
+    if config.only_label is None:
+        del settings["only_label"]
     if not config.hides_parts:
         del settings["explained_score"]
     return settings

@@ -189,7 +189,7 @@ def _explain(
 ) -> Iterator[_Explained]:
     for batch in batches:
         maps = {
-            name: explain(batch.model, batch.frames, batch.target).detach().float()
+            name: explain(batch.model, batch.frames, batch.target_of(name)).detach().float()
             for name, explain in explainers.items()
         }
         yield _Explained(batch, maps, _places(data, batch))
@@ -250,7 +250,7 @@ def _noise(
             explain,
             batch.model,
             batch.frames,
-            batch.target,
+            batch.target_of(name),
             explained.maps[name],
             radius=config.noise_radius,
             draws=config.noise_draws,

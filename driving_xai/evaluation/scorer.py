@@ -13,14 +13,14 @@ from driving_xai.explain.base import Explainer
 from driving_xai.explain.cells import CellValues, cells_kept
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
-from driving_xai.models.capabilities import outputs_of
-from driving_xai.targets import ExplainedScore, explained_by
+from driving_xai.metrics.faithfulness import measured
+from driving_xai.targets import ExplainedScore
 from driving_xai.types import Saliency
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Scores several methods by several metrics on the same frames, sharing the clean pass."""
+    """Scores several methods by several metrics on the same frames, sharing forward passes."""
 
     methods: Sequence[str]
     """In the order of the rows."""
@@ -68,8 +68,8 @@ class Scorer:
                     degenerate=degenerate,
                 )
             )
-            for name, metric in self.metrics.items()
-            for reference, columns in metric.measure(batch, ranked)
+            for name, found in measured(self.metrics, batch, ranked)
+            for reference, columns in found
         ]
         return pd.concat(tables, ignore_index=True)
 
@@ -81,9 +81,7 @@ class Scorer:
         if name in given:
             saliency = given[name].to(batch.frames.device)
         else:
-            target = batch.target
-            if batch.quantity.is_probability:
-                target = explained_by(name, target, outputs_of(batch.model), score=self.explained_score)
+            target = batch.target_of(name, score=self.explained_score)
             with cells_kept() as kept:
                 saliency = self.explainers[name](batch.model, batch.frames, target)
                 cells = kept.of(saliency)

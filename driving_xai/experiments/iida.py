@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driving_xai.data.images import ImageSet, classes_of
+from driving_xai.data.images import ImageSet, classes_of, mean_image
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS
 from driving_xai.experiments.iida_claims import (
@@ -37,12 +37,12 @@ from driving_xai.metrics.curves import insertion_deletion, patch_insertion_delet
 from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.perturb import Fill
-from driving_xai.targets import outputs_at
+from driving_xai.targets import ExplainedScore, explained_by, outputs_at
 from driving_xai.training.augment import Augmentation
-from driving_xai.training.classify import ClassifierTraining, mean_image
+from driving_xai.training.classify import ClassifierTraining
 from driving_xai.training.labn import LabnLoss
 from driving_xai.training.loop import Device
-from driving_xai.types import Frames, Saliency
+from driving_xai.types import Frames, Saliency, Target
 
 LABN = "labn"
 _ABLATIONS: Mapping[str, tuple[bool, bool]] = {
@@ -101,6 +101,8 @@ class Iida:
     """Positives tested in each run."""
     rise_masks: int = 300
     """The paper draws 10,000."""
+    explained_score: ExplainedScore = "probability"
+    """What RISE and LIME explain, as in `score`; see `targets.explained_by`."""
     fill: Literal["bias", "black"] = "bias"
     """What PID's patches are inserted into and deleted to: the training images' mean (eq. 16), or black as in
     the authors' code. ID is on black, by its definition."""
@@ -167,7 +169,8 @@ def table4(
     _require_used(data, how)
     explained = "Table 4 explains with LABN alone"
     varied = "Table 4 varies it"
-    require_unset(how, {"methods": explained, "options": explained, "training.labn.bias_image": varied})
+    unused = dict.fromkeys(("methods", "options", "explained_score"), explained)
+    require_unset(how, {**unused, "training.labn.bias_image": varied})
     source = _source(data, how)
     plan = _plan("iida-table4", how, source)
 
@@ -181,7 +184,7 @@ def table4(
             )
             model = _network(source, out, how, loss, name.replace(" ", "-"), seed, device)
             _, frames, classes = _positives(source.images, how, seed)
-            saliency = _map(model, fitted(LABN, model), frames, classes, how.batch_size)
+            saliency = _map(model, fitted(LABN, model), frames, classes, how, LABN)
             found[name] = {
                 **_scored(source, model, frames, saliency, classes, how, seed),
                 **_accuracy(source, model),
@@ -257,7 +260,7 @@ def _compared(source: NamedImages, how: Iida, model: Classifier, seed: int) -> F
             usual = {"samples": how.rise_masks, "grid": 9, "shown": 0.3}
             options = {**usual, **todays_names(name, options)}
         explainer = fitted(name, model, seed=seed, batch_size=how.batch_size, options=options)
-        maps[name] = _map(model, explainer, frames, classes, how.batch_size)
+        maps[name] = _map(model, explainer, frames, classes, how, name)
     if isinstance(source.images, MemoryImages) and source.images.causes is not None:
         maps.update(_known(source.images.causes[torch.from_numpy(rows)], seed))
     found = {
@@ -277,10 +280,13 @@ def _known(causes: Tensor, seed: int) -> dict[str, Saliency]:
 
 
 def _map(
-    model: Classifier, explainer: Explainer, frames: Frames, classes: Tensor, batch_size: int
+    model: Classifier, explainer: Explainer, frames: Frames, classes: Tensor, how: Iida, method: str
 ) -> Saliency:
-    parts = zip(frames.split(batch_size), classes.split(batch_size), strict=True)
-    return torch.cat([explainer(model, part, outputs_at(own)).detach() for part, own in parts])
+    def explained(own: Tensor) -> Target:
+        return explained_by(method, outputs_at(own), model.outputs, score=how.explained_score)
+
+    parts = zip(frames.split(how.batch_size), classes.split(how.batch_size), strict=True)
+    return torch.cat([explainer(model, part, explained(own)).detach() for part, own in parts])
 
 
 def _scored(

@@ -14,8 +14,8 @@ from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
 from driving_xai.models.capabilities import outputs_of
-from driving_xai.targets import probabilities, single
-from driving_xai.types import FrameModel, Frames, Scores, Target
+from driving_xai.targets import ExplainedScore, explained_by, probabilities, single
+from driving_xai.types import FrameModel, Frames, Outputs, Scores, Target
 
 Mask = Bool[Tensor, "B H W"]
 """The pixels that cause the label; none or all of a frame where they are unknown."""
@@ -37,6 +37,7 @@ class EvalBatch(NamedTuple):
         ground_truth_mask: the pixels that cause the label, where they are known and asked for.
         labels: 0 or 1 for each output, of several that may be true at once; None where unknown.
         baseline: another network of the same outputs, for metrics that ask it instead; see `LimeRankCorrelation`.
+        bias_image: the mean of the training images, which the fill of that name shows.
 
     Example:
         >>> from driving_xai.targets import output
@@ -60,6 +61,7 @@ class EvalBatch(NamedTuple):
     ground_truth_mask: Mask | None
     labels: Float[Tensor, "B K"] | None = None
     baseline: FrameModel | None = None
+    bias_image: Float[Tensor, "3 H W"] | None = None
 
     def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
         """The quantity by each of the R references, in their order.
@@ -67,6 +69,12 @@ class EvalBatch(NamedTuple):
         As a metric's `value` it serves all of them with one run of the model.
         """
         return torch.stack([value(scores) for value in self.references.values()], 1)
+
+    def target_of(self, method: str, *, score: ExplainedScore = "probability") -> Target:
+        """What a method of this name explains: `target`, or the probability that it takes; see `targets.explained_by`."""
+        if not self.quantity.is_probability:
+            return self.target
+        return explained_by(method, self.target, outputs_of(self.model), score=score)
 
     @classmethod
     def of(
@@ -95,7 +103,8 @@ class EvalBatch(NamedTuple):
         if clean is None:
             with torch.no_grad():
                 clean = model(frames)
-        reference, quantity, value = _quantity_of(model, clean, target)
+        outputs = outputs_of(model)
+        (reference, quantity), value = quantity_of(outputs), _value_of(outputs, clean, target)
         unknown = np.full(len(frames), np.nan)
         prediction = value(clean[:, None])[:, 0].double().cpu().numpy()
         return cls(
@@ -113,27 +122,37 @@ class EvalBatch(NamedTuple):
         )
 
 
-def _quantity_of(model: FrameModel, clean: Scores, target: Target) -> tuple[str, Quantity, Value]:
-    """The reference's name, the quantity and how it is taken from scores."""
-    outputs = outputs_of(model)
+def quantity_of(outputs: Outputs) -> tuple[str, Quantity]:
+    """What is drawn of frames in memory, and the name of what it is compared with; see `EvalBatch.of`.
 
-    def of_variants(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
-        return target(scores.flatten(0, -2)).view(scores.shape[:-1])
-
+    Args:
+        outputs: the model's.
+    """
     if outputs.kind != "regression":
-        return "target", PROBABILITY, lambda scores: of_variants(probabilities(outputs, scores))
-    quantity = Quantity(
+        return "target", PROBABILITY
+    change = Quantity(
         name="absolute change of the explained output",
         unit=outputs.unit or "unit of the output",
         area="times percent",
         without_evidence="rises",
     )
+    return "clean", change
+
+
+def _value_of(outputs: Outputs, clean: Scores, target: Target) -> Value:
+    """How that quantity is taken from scores."""
+
+    def of_variants(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
+        return target(scores.flatten(0, -2)).view(scores.shape[:-1])
+
+    if outputs.kind != "regression":
+        return lambda scores: of_variants(probabilities(outputs, scores))
     before = single(target(clean))
 
     def change(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:
         return (single(of_variants(scores)) - before.view(-1, *[1] * (scores.dim() - 2))).abs()
 
-    return "clean", quantity, change
+    return change
 
 
 class RankedMaps(NamedTuple):

@@ -7,17 +7,18 @@ patches. A saliency map is ranked once, and every edited frame is built from tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from driving_xai.errors import NonFiniteError
+from driving_xai.metrics.perturbation_curves import PerturbationCurve, patch_count, scores_along
 from driving_xai.metrics.quantities import Quantity, Value
-from driving_xai.perturb import Fill, Mixture, batches, blank, pixel_counts
+from driving_xai.perturb import Fill
 from driving_xai.types import FrameModel, Frames, Scores
 
 MOST_STEPS = 64
@@ -57,48 +58,6 @@ def _sorted(keys: Int64[Tensor, "B P"]) -> Int64[Tensor, "B P"]:
     return keys.sort(dim=1).values
 
 
-Edited = Callable[[Int[Tensor, "B P"], Int64[Tensor, " v"]], Scores]
-"""The scores of frames with their `counts` first-ranked places edited: B * v of them, frame by frame."""
-
-
-@torch.no_grad()
-def scores_along(
-    ranks: Int64[Tensor, "B *methods P"],
-    counts: Int64[Tensor, " V"],
-    edited: Edited,
-    *,
-    start: Scores | None = None,
-    end: Scores | None = None,
-    batch_size: int = 32,
-) -> Float[Tensor, "B *methods V K"]:
-    """The scores along the curve of each ranking, in batches that hold several points of every frame.
-
-    Args:
-        ranks: one ranking a frame, or one for each method.
-        counts: how many places are edited at each point, rising.
-        edited: runs the model; what a place is and how it is edited is the caller's.
-        start: the scores at the first point where they are known; all rankings share them.
-        end: those at the last point.
-        batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
-
-    Example:
-        >>> ranks = torch.tensor([[2, 0, 1]])
-        >>> scores_along(ranks, torch.tensor([1, 3]), lambda order, counts: counts[:, None] * 10.0).squeeze(-1)
-        tensor([[10., 30.]])
-    """
-    frames, places = len(ranks), ranks.shape[-1]
-    inner = counts[(start is not None) : len(counts) - (end is not None)]
-    chunks = [inner[part] for part in batches(len(inner), frames=frames, batch_size=batch_size)]
-    found = []
-    for order in ranks.int().reshape(frames, -1, places).unbind(1):
-        points = [] if start is None else [start[:, None]]
-        points += [edited(order, chunk).unflatten(0, (frames, len(chunk))) for chunk in chunks]
-        points += [] if end is None else [end[:, None]]
-        found.append(torch.cat(points, 1))
-    scores = torch.stack(found, 1)
-    return scores.reshape(*ranks.shape[:-1], *scores.shape[2:])
-
-
 def deletion(
     model: FrameModel,
     frames: Frames,
@@ -114,14 +73,14 @@ def deletion(
     Args:
         ranks: one ranking a frame, or one for each method; all share the clean pass.
         fractions: of pixels removed, rising, in [0, 1]; each removes the nearest whole number.
-        batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
+        batch_size: most edited frames in one forward pass, but never fewer than B; changes scores by rounding only.
         clean: the scores of the unedited frames, where they are known.
 
     Source: Petsiuk et al. 2018 (RISE), section 3.3; on steering Tashiro and Awano 2023, section 4.
     Deviation: exactly k pixels by a seeded ranking, so that ties delete no more and no less.
     """
-    empty = blank(frames, fill)
-    return _between(model, frames, empty, ranks, fractions, start=clean, end=None, batch_size=batch_size)
+    curve = PerturbationCurve.of_pixels("deletion", fractions, pixels=ranks.shape[-1], fill=fill)
+    return scores_along(model, frames, ranks, [curve], batch_size=batch_size, clean=clean)[0]
 
 
 def insertion(
@@ -138,41 +97,8 @@ def insertion(
 
     Arguments and source as for `deletion`; `fractions` are of pixels shown.
     """
-    empty = blank(frames, fill)
-    return _between(model, empty, frames, ranks, fractions, start=None, end=clean, batch_size=batch_size)
-
-
-@torch.no_grad()
-def _between(
-    model: FrameModel,
-    first: Frames,
-    last: Frames,
-    ranks: Int64[Tensor, "B *methods P"],
-    fractions: Sequence[float],
-    *,
-    start: Scores | None,
-    end: Scores | None,
-    batch_size: int,
-) -> Float[Tensor, "B *methods V K"]:
-    """The scores from one picture to the other; an unmixed picture is scored once for all methods."""
-    pixels = ranks.shape[-1]
-    counts = pixel_counts(fractions, pixels)
-    if counts[0] > 0:
-        start = None
-    elif start is None:
-        start = model(first)
-    if counts[-1] < pixels:
-        end = None
-    elif end is None:
-        end = model(last)
-    edited = _mixed(model, first, last)
-    return scores_along(ranks, counts, edited, start=start, end=end, batch_size=batch_size)
-
-
-def _mixed(model: FrameModel, first: Frames, last: Frames) -> Edited:
-    """The scores of mixtures with the first-ranked pixels from the last picture."""
-    mixture = Mixture(first, last)
-    return lambda order, counts: model(mixture(order, counts))
+    curve = PerturbationCurve.of_pixels("insertion", fractions, pixels=ranks.shape[-1], fill=fill)
+    return scores_along(model, frames, ranks, [curve], batch_size=batch_size, clean=clean)[0]
 
 
 Curves = TypeVar("Curves", Tensor, np.ndarray)
@@ -242,6 +168,17 @@ class InsertionDeletionCurves(NamedTuple):
     """Of each method; of several references at once, these come before the methods."""
     deletion: Float[Tensor, "B *values V"]
 
+    @classmethod
+    def of(
+        cls,
+        counts: Sequence[int],
+        insertion: Float[Tensor, "B *values V"],
+        deletion: Float[Tensor, "B *values V"],
+    ) -> InsertionDeletionCurves:
+        """Over counts of which the last is all patches."""
+        fractions = torch.tensor(counts, dtype=torch.float64, device=deletion.device) / counts[-1]
+        return cls(fractions, insertion, deletion)
+
     @property
     def score(self) -> Float[Tensor, "B *values"]:
         """Area under insertion minus area under deletion, -1 to 1 for a probability; high is good."""
@@ -249,30 +186,37 @@ class InsertionDeletionCurves(NamedTuple):
         return area(fractions, self.insertion) - area(fractions, self.deletion)
 
 
-def patch_ranks(
-    ranks: Int64[Tensor, "B *methods P"], size: tuple[int, int], patch_px: int
-) -> tuple[Int64[Tensor, "B *methods P"], int]:
-    """The position of each pixel's patch in the order of the patches, and how many patches there are.
-
-    A patch comes as early as its most salient pixel. Pixels have no ties (`curves.rank` settles them),
-    so patches have none. Patches at the right and lower border may be cut.
+def both_ways(
+    size: tuple[int, int],
+    *,
+    insertion_fill: Fill | Float[Tensor, "3 H W"] = "black",
+    deletion_fill: Fill | Float[Tensor, "3 H W"] = "black",
+    patch_px: int = 1,
+    patches_per_step: int | None = None,
+) -> tuple[PerturbationCurve, PerturbationCurve]:
+    """Insertion and deletion over the same counts: 0, every `patches_per_step` patches, and all.
 
     Args:
-        size: height and width; P is their product.
+        size: height and width of the frames.
+        insertion_fill: what a patch shows before it is inserted.
+        deletion_fill: what a deleted patch shows.
+        patch_px: side of the patches; 1 for pixels.
+        patches_per_step: None makes at most `MOST_STEPS` steps.
 
-    Source: Iida et al. 2022, section 4.3: a patch scores as its maximum.
+    Example:
+        >>> insertion, deletion = both_ways((4, 6), patch_px=2, patches_per_step=4)
+        >>> insertion.counts, deletion.edit
+        ((0, 4, 6), 'deletion')
     """
-    height, width = size
-    rows, columns = -(-height // patch_px), -(-width // patch_px)
-    patch = (torch.arange(height)[:, None] // patch_px) * columns + torch.arange(width) // patch_px
-    patch = patch.flatten().to(ranks.device).expand_as(ranks)
-    first = ranks.new_full((*ranks.shape[:-1], rows * columns), height * width)
-    first = first.scatter_reduce(-1, patch, ranks, "amin")
-    # The position in the order of first pixels: an order's order.
-    return first.argsort(-1).argsort(-1).gather(-1, patch), rows * columns
+    patches = patch_count(size, patch_px)
+    step = patches_per_step or -(-patches // MOST_STEPS)
+    counts = (*range(0, patches, step), patches)
+    return (
+        PerturbationCurve("insertion", counts, insertion_fill, patch_px),
+        PerturbationCurve("deletion", counts, deletion_fill, patch_px),
+    )
 
 
-@torch.no_grad()
 def patch_insertion_deletion(
     model: FrameModel,
     frames: Frames,
@@ -296,7 +240,7 @@ def patch_insertion_deletion(
             `EvalBatch.values`, which puts several references' values side by side.
         fill: a named fill, or the bias image b.
         patches_per_step: None makes at most `MOST_STEPS` steps.
-        batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
+        batch_size: most edited frames in one forward pass, but never fewer than B; changes scores by rounding only.
         clean: the scores of the unedited frames, where they are known.
 
     Source: Iida et al. 2022, eqs. 14 to 16.
@@ -305,25 +249,17 @@ def patch_insertion_deletion(
     n = 0, and ties add no patches. Black by default, as RISE deletes and as the authors compute;
     the bias image of eq. 16 is an option.
     """
-    size = (frames.shape[2], frames.shape[3])
-    places, patches = patch_ranks(ranks, size, patch_px)
-    step = patches_per_step or -(-patches // MOST_STEPS)
-    counts = torch.tensor([*range(0, patches, step), patches])
-    nothing = _filled(frames, fill)
-    whole = model(frames) if clean is None else clean
-    empty = model(nothing)
-    inserted = scores_along(
-        places, counts, _mixed(model, nothing, frames), start=empty, end=whole, batch_size=batch_size
+    curves = both_ways(
+        (frames.shape[2], frames.shape[3]),
+        insertion_fill=fill,
+        deletion_fill=fill,
+        patch_px=patch_px,
+        patches_per_step=patches_per_step,
     )
-    deleted = scores_along(
-        places, counts, _mixed(model, frames, nothing), start=whole, end=empty, batch_size=batch_size
-    )
-    return InsertionDeletionCurves(
-        (counts.double() / patches).to(frames.device), value(inserted), value(deleted)
-    )
+    scores = scores_along(model, frames, ranks, curves, batch_size=batch_size, clean=clean)
+    return InsertionDeletionCurves.of(curves[0].counts, *map(value, scores))
 
 
-@torch.no_grad()
 def insertion_deletion(
     model: FrameModel,
     frames: Frames,
@@ -343,21 +279,11 @@ def insertion_deletion(
     Source: Petsiuk et al. 2018 (RISE), section 3.3.
     Deviation: black is 0 in RGB, where RISE's is 0 after normalisation; see `perturb.blank`.
     """
-    pixels = ranks.shape[-1]
-    step = pixels_per_step or -(-pixels // MOST_STEPS)
-    counts = torch.tensor([*range(0, pixels, step), pixels])
-    whole = model(frames) if clean is None else clean
-    blurred, black = blank(frames, insertion_fill), blank(frames, deletion_fill)
-    inserted = scores_along(
-        ranks, counts, _mixed(model, blurred, frames), start=model(blurred), end=whole, batch_size=batch_size
+    curves = both_ways(
+        (frames.shape[2], frames.shape[3]),
+        insertion_fill=insertion_fill,
+        deletion_fill=deletion_fill,
+        patches_per_step=pixels_per_step,
     )
-    deleted = scores_along(
-        ranks, counts, _mixed(model, frames, black), start=whole, end=model(black), batch_size=batch_size
-    )
-    return InsertionDeletionCurves(
-        (counts.double() / pixels).to(frames.device), value(inserted), value(deleted)
-    )
-
-
-def _filled(frames: Frames, fill: Fill | Tensor) -> Frames:
-    return blank(frames, fill) if isinstance(fill, str) else fill.to(frames).expand_as(frames)
+    scores = scores_along(model, frames, ranks, curves, batch_size=batch_size, clean=clean)
+    return InsertionDeletionCurves.of(curves[0].counts, *map(value, scores))

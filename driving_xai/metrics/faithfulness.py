@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import chain
+from typing import Any, ClassVar, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from driving_xai.errors import DataError
 from driving_xai.metrics.base import Category, Columns, Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
-from driving_xai.metrics.curves import (
-    InsertionDeletionCurves,
-    areas,
-    deletion,
-    insertion,
-    insertion_deletion,
-    patch_insertion_deletion,
-)
+from driving_xai.metrics.curves import InsertionDeletionCurves, areas, both_ways
+from driving_xai.metrics.perturbation_curves import Edit, PerturbationCurve, scores_along
 from driving_xai.metrics.quantities import Quantity
-from driving_xai.perturb import FILLS, Fill, pixel_counts
+from driving_xai.perturb import CURVE_FILLS, CurveFill, Fill
 
 DELETED = tuple(percent / 100 for percent in range(26))
 """Of pixels, 0 to 25 % in steps of 1 %: Tashiro and Awano 2023, Fig. 6."""
@@ -30,49 +27,127 @@ INSERTED = tuple(percent / 100 for percent in range(0, 101, 4))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Faithfulness(Metric):
-    """What the two kinds of curves share: the fill, and which end is good."""
+class _OfCurves(Metric):
+    """A metric of perturbation curves; `measured` lets several share forward passes."""
 
     category: ClassVar[Category] = "faithfulness"
 
-    fill: Fill = "black"
+    fill: CurveFill = "black"
 
     def __post_init__(self) -> None:
-        if self.fill not in FILLS:
-            raise ValueError(f"got fill {self.fill!r}, expected one of: {', '.join(FILLS)}")
+        if self.fill not in CURVE_FILLS:
+            raise ValueError(f"got fill {self.fill!r}, expected one of: {', '.join(CURVE_FILLS)}")
+
+    @abstractmethod
+    def curves(self, batch: EvalBatch) -> tuple[PerturbationCurve, ...]:
+        """Along which the model is run."""
+
+    def _shown(self, batch: EvalBatch) -> Fill | Float[Tensor, "3 H W"]:
+        """The fill, as a picture where only the data have it."""
+        if self.fill != "bias-image":
+            return self.fill
+        if batch.bias_image is None:
+            raise DataError(
+                "fill 'bias-image' is the mean of training images, and there are none here; take another fill"
+            )
+        return batch.bias_image
+
+    @abstractmethod
+    def columns(
+        self,
+        batch: EvalBatch,
+        curves: Sequence[PerturbationCurve],
+        scores: Sequence[Float[Tensor, "B M V K"]],
+    ) -> Iterator[tuple[str, Columns]]:
+        """What `measure` gives, of the scores along each curve."""
+
+    @final
+    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
+        """The columns for each reference; see `Metric.measure`."""
+        ((_, found),) = measured({self.name: self}, batch, ranked)
+        yield from found
 
     def prefers_high(self, quantity: Quantity) -> bool:
         """`higher_is_better` of a probability, its opposite of an error, which rises without evidence."""
         return self.higher_is_better == (quantity.without_evidence == "falls")
 
 
+def measured(
+    metrics: Mapping[str, Metric], batch: EvalBatch, ranked: RankedMaps
+) -> Iterator[tuple[str, Iterable[tuple[str, Columns]]]]:
+    """What each metric measures; those of curves with one fill and batch size run the model together.
+
+    Metrics of different fills do not, so that scores under a fill are those of a run with this fill alone, to the
+    last bit. Which metrics and methods run together changes scores by rounding only.
+
+    Args:
+        metrics: by name.
+        batch: frames, the model, and what is known of them.
+        ranked: the maps of several methods.
+
+    Example:
+        >>> from driving_xai.targets import output
+        >>> from driving_xai.types import Outputs
+        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(10), torch.nn.Flatten())
+        >>> net.outputs = Outputs(kind="multiclass", names=("red", "green", "blue"))
+        >>> batch = EvalBatch.of(net, torch.rand(1, 3, 10, 10), output(0))
+        >>> maps = RankedMaps.of(torch.rand(1, 1, 10, 10))
+        >>> [name for name, _ in measured({"a": Deletion(), "b": Insertion()}, batch, maps)]
+        ['a', 'b']
+    """
+    together: dict[tuple[CurveFill, int], dict[str, _OfCurves]] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, _OfCurves):
+            together.setdefault((metric.fill, metric.batch_size), {})[name] = metric
+    found: dict[str, Iterable[tuple[str, Columns]]] = {}
+    for (_, batch_size), group in together.items():
+        found |= _measured_together(group, batch, ranked, batch_size)
+    for name, metric in metrics.items():
+        yield name, found[name] if name in found else metric.measure(batch, ranked)
+
+
+def _measured_together(
+    metrics: Mapping[str, _OfCurves], batch: EvalBatch, ranked: RankedMaps, batch_size: int
+) -> dict[str, Iterable[tuple[str, Columns]]]:
+    curves = {name: metric.curves(batch) for name, metric in metrics.items()}
+    wanted = list(dict.fromkeys(chain.from_iterable(curves.values())))
+    along = scores_along(
+        batch.model, batch.frames, ranked.ranks, wanted, batch_size=batch_size, clean=batch.clean
+    )
+    scores = dict(zip(wanted, along, strict=True))
+    return {
+        name: metric.columns(batch, curves[name], [scores[curve] for curve in curves[name]])
+        for name, metric in metrics.items()
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Curve(_Faithfulness):
+class _Curve(_OfCurves):
     """The area under a quantity, as a growing part of the frame is edited."""
 
     fractions: tuple[float, ...]
 
-    _along: ClassVar[Callable[..., Float[Tensor, "B M V K"]]]
-    """`curves.deletion` or `curves.insertion`."""
+    _edit: ClassVar[Edit]
 
-    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
-        """The quantity along each method's curve; see `Metric.measure`."""
-        scores = self._along(
-            batch.model,
-            batch.frames,
-            ranked.ranks,
-            self.fractions,
-            fill=self.fill,
-            batch_size=self.batch_size,
-            clean=batch.clean,
-        )
-        pixels = ranked.ranks.shape[-1]
+    def curves(self, batch: EvalBatch) -> tuple[PerturbationCurve, ...]:
+        """One, of pixels."""
+        pixels, fill = batch.frames.shape[2] * batch.frames.shape[3], self._shown(batch)
+        return (PerturbationCurve.of_pixels(self._edit, self.fractions, pixels=pixels, fill=fill),)
+
+    def columns(
+        self,
+        batch: EvalBatch,
+        curves: Sequence[PerturbationCurve],
+        scores: Sequence[Float[Tensor, "B M V K"]],
+    ) -> Iterator[tuple[str, Columns]]:
+        """The quantity along each method's curve, and its area."""
         # As edited: a percent of a small frame is no whole number of pixels.
-        edited = pixel_counts(self.fractions, pixels).double() / pixels
+        pixels = batch.frames.shape[2] * batch.frames.shape[3]
+        edited = torch.tensor(curves[0].counts, dtype=torch.float64) / pixels
         for reference, value in batch.references.items():
-            curves = value(scores)
-            found = areas(edited.tolist(), curves, value(batch.clean[:, None]), quantity=batch.quantity)
-            yield reference, {**found._asdict(), "curve": curves, "fractions": edited}
+            heights = value(scores[0])
+            found = areas(edited.tolist(), heights, value(batch.clean[:, None]), quantity=batch.quantity)
+            yield reference, {**found._asdict(), "curve": heights, "fractions": edited}
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""
@@ -118,7 +193,7 @@ class Deletion(_Curve):
     """
 
     name: ClassVar[str] = "deletion"
-    _along = staticmethod(deletion)
+    _edit: ClassVar[Edit] = "deletion"
     higher_is_better: ClassVar[bool] = False
 
     fractions: tuple[float, ...] = DELETED
@@ -146,35 +221,48 @@ class Insertion(_Curve):
     """
 
     name: ClassVar[str] = "insertion"
-    _along = staticmethod(insertion)
+    _edit: ClassVar[Edit] = "insertion"
     higher_is_better: ClassVar[bool] = True
 
     fractions: tuple[float, ...] = INSERTED
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Difference(_Faithfulness):
+class _Difference(_OfCurves):
     """The area under insertion less that under deletion."""
 
     higher_is_better: ClassVar[bool] = True
 
     @property
-    def _insertion_fill(self) -> Fill:
+    def _insertion_fill(self) -> CurveFill:
+        """What a pixel shows before it is inserted."""
         return self.fill
 
     @property
     def _side_px(self) -> int:
         return 1
 
-    @abstractmethod
-    def _curves(self, batch: EvalBatch, ranked: RankedMaps) -> InsertionDeletionCurves: ...
+    def curves(self, batch: EvalBatch) -> tuple[PerturbationCurve, ...]:
+        """Insertion, then deletion."""
+        shown = self._shown(batch)
+        return both_ways(
+            (batch.frames.shape[2], batch.frames.shape[3]),
+            insertion_fill="blur" if self._insertion_fill == "blur" else shown,
+            deletion_fill=shown,
+            patch_px=self._side_px,
+        )
 
-    def measure(self, batch: EvalBatch, ranked: RankedMaps) -> Iterator[tuple[str, Columns]]:
-        """The difference for each method; see `Metric.measure`."""
-        found = self._curves(batch, ranked)
-        curves = (found.insertion - found.deletion).unbind(1)
-        for reference, value, difference in zip(batch.references, found.score.unbind(1), curves, strict=True):
-            yield reference, {"value": value, "curve": difference, "fractions": found.fractions}
+    def columns(
+        self,
+        batch: EvalBatch,
+        curves: Sequence[PerturbationCurve],
+        scores: Sequence[Float[Tensor, "B M V K"]],
+    ) -> Iterator[tuple[str, Columns]]:
+        """The difference for each method."""
+        found = InsertionDeletionCurves.of(curves[0].counts, *map(batch.values, scores))
+        differences = (found.insertion - found.deletion).unbind(1)
+        for reference, value, curve in zip(batch.references, found.score.unbind(1), differences, strict=True):
+            yield reference, {"value": value, "curve": curve, "fractions": found.fractions}
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""
@@ -213,19 +301,8 @@ class InsertionDeletion(_Difference):
     name: ClassVar[str] = "insertion-deletion"
 
     @property
-    def _insertion_fill(self) -> Fill:
+    def _insertion_fill(self) -> CurveFill:
         return "blur"
-
-    def _curves(self, batch: EvalBatch, ranked: RankedMaps) -> InsertionDeletionCurves:
-        return insertion_deletion(
-            batch.model,
-            batch.frames,
-            ranked.ranks,
-            batch.values,
-            deletion_fill=self.fill,
-            batch_size=self.batch_size,
-            clean=batch.clean,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +318,8 @@ class PID(_Difference):
         seed: of ties between equal saliencies.
 
     Source: Iida et al. 2022, eqs. 14 to 16.
-    Deviation: see `curves.patch_insertion_deletion`.
+    Deviation: see `curves.patch_insertion_deletion`; black is the default, as in the authors' code, and the bias
+    image of eq. 16 is `fill="bias-image"`.
 
     Example:
         >>> PID(patch_px=16).label
@@ -265,15 +343,3 @@ class PID(_Difference):
     @property
     def _side_px(self) -> int:
         return self.patch_px
-
-    def _curves(self, batch: EvalBatch, ranked: RankedMaps) -> InsertionDeletionCurves:
-        return patch_insertion_deletion(
-            batch.model,
-            batch.frames,
-            ranked.ranks,
-            batch.values,
-            patch_px=self.patch_px,
-            fill=self.fill,
-            batch_size=self.batch_size,
-            clean=batch.clean,
-        )

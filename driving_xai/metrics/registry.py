@@ -14,7 +14,7 @@ from driving_xai.user_code import contained, imported
 if TYPE_CHECKING:
     from driving_xai.metrics.aupc import Masking, Statistic
     from driving_xai.metrics.base import Metric
-    from driving_xai.perturb import Fill
+    from driving_xai.perturb import CurveFill
 
 ENTRY_POINTS = "driving_xai.metrics"
 """The group under which an installed package offers metrics of its own."""
@@ -150,7 +150,7 @@ def build(name: str, **options: Any) -> Metric:
 
 
 def build_all(
-    names: Iterable[str], *, fill: Fill, masking: Masking, batch_size: int, seed: int
+    names: Iterable[str], *, fill: CurveFill, masking: Masking, batch_size: int, seed: int
 ) -> dict[str, Metric]:
     """These metrics by name, each with those of a run's settings that it has as options.
 

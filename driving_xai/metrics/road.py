@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from driving_xai.metrics.base import Category, Columns, Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
+from driving_xai.metrics.perturbation_curves import Stretch, scores_of_stretches
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.perturb import pixel_counts
 from driving_xai.types import Frames
@@ -73,7 +75,7 @@ class ROAD(Metric):
     Args:
         fractions: of pixels that are removed; the value is the mean over them.
         noise_std: of what is added to imputed pixels, in the frame's unit.
-        batch_size: unused; one edited frame of every frame runs in a pass.
+        batch_size: most edited frames in one forward pass; changes results by rounding only.
         seed: of ties and of the noise, the same for every frame.
 
     Source: Rong et al. 2022; combined as in pytorch-grad-cam's `ROADCombined`.
@@ -113,13 +115,20 @@ class ROAD(Metric):
         """The scores without the least salient pixels, then without the most."""
         pixels = ranked.ranks.shape[-1]
         counts = pixel_counts(self.fractions, pixels)
-        scores = [
-            batch.model(self._edited(batch.frames, order < removed))
+
+        def removed(order: Int64[Tensor, "B P"], start: int, stop: int) -> Float[Tensor, "B v 3 H W"]:
+            some = counts[start:stop].tolist()
+            return torch.stack([self._edited(batch.frames, order < count) for count in some], 1)
+
+        stretches = (
+            Stretch(len(counts), partial(removed, order))
             for ranks in ranked.ranks.unbind(1)
             for order in (pixels - 1 - ranks, ranks)
-            for removed in counts.tolist()
-        ]
-        return torch.stack(scores, 1).unflatten(1, (ranked.ranks.shape[1], 2, len(counts)))
+        )
+        scores = scores_of_stretches(
+            batch.model, stretches, frames=len(batch.frames), batch_size=self.batch_size
+        )
+        return torch.stack(scores, 1).unflatten(1, (ranked.ranks.shape[1], 2))
 
     def _edited(self, frames: Frames, removed: Bool[Tensor, "B P"]) -> Frames:
         drawn = torch.Generator().manual_seed(self.seed)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.explain.vit.capture import check_vit
-from driving_xai.metrics.curves import rank, scores_along
+from driving_xai.metrics.curves import rank
+from driving_xai.metrics.perturbation_curves import Stretch, scores_of_stretches
 from driving_xai.models.forward_trace import removed_after
 from driving_xai.perturb import pixel_counts
 from driving_xai.types import FrameModel, Frames, Saliency, Scores
@@ -106,7 +108,7 @@ def token_deletion(
         fractions: rising, in [0, 1].
         vit: by which the model judges.
         mask: what is done to a patch.
-        batch_size: most edited frames in one forward pass, but never fewer than B; changes no score.
+        batch_size: most edited frames in one forward pass, but never fewer than B; changes scores by rounding only.
         clean: the scores of the unedited frames, where they are known.
 
     Raises:
@@ -114,17 +116,27 @@ def token_deletion(
         ValueError: see `perturb.pixel_counts`.
     """
     check_vit(vit)
-    counts = pixel_counts(fractions, ranks.shape[-1])
-    start = None
-    if counts[0] == 0:
-        start = model(frames) if clean is None else clean
+    counts = pixel_counts(fractions, ranks.shape[-1]).to(ranks.device)
+    masking, from_clean = counts[counts > 0], bool(counts[0] == 0)
 
-    def edited(order: Int[Tensor, "B T"], some: Int64[Tensor, " v"]) -> Float[Tensor, "N K"]:
-        masked = (order[:, None] < some.to(order.device)[:, None]).flatten(0, 1)
+    def judged(masked: Masked) -> Scores:
         with MASKS[mask](vit, masked):
-            return model(frames.repeat_interleave(len(some), 0))
+            return model(frames.repeat_interleave(len(masked) // len(frames), 0))
 
-    return scores_along(ranks, counts, edited, start=start, batch_size=batch_size)
+    def of_first(
+        some: Int64[Tensor, " V"], order: Int64[Tensor, "B T"], start: int, stop: int
+    ) -> Bool[Tensor, "B v T"]:
+        return order[:, None] < some[start:stop, None]
+
+    orders = ranks.reshape(len(ranks), -1, ranks.shape[-1]).unbind(1)
+    stretches = [Stretch(len(masking), partial(of_first, masking, order)) for order in orders]
+    if from_clean and clean is None:
+        stretches = [Stretch(1, partial(of_first, counts[:1], orders[0])), *stretches]
+    found = scores_of_stretches(judged, stretches, frames=len(frames), batch_size=batch_size)
+    if from_clean:
+        whole, found = (found[0], found[1:]) if clean is None else (clean[:, None], found)
+        found = [torch.cat([whole, each], 1) for each in found]
+    return torch.stack(found, 1).reshape(*ranks.shape[:-1], len(counts), -1)
 
 
 def token_ranks(

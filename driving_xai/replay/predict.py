@@ -130,6 +130,7 @@ class Predictor:
         control_every: int,
         device: torch.device,
         times: StageTimes,
+        explains: Callable[[Target], Target] = lambda target: target,
     ) -> None:
         """Starts before the first frame.
 
@@ -141,10 +142,11 @@ class Predictor:
             control_every: every n-th frame that is scored is scored in a random order too; 0 for none.
             device: of the model.
             times: `model` and `explain` are added to.
+            explains: what the explainer takes of an output; see `targets.explained_by`.
         """
         self._model, self._explainer, self._task = model, explainer, task
         self._control_every, self._device, self._times = control_every, device, times
-        self._recurrent = is_recurrent(model)
+        self._explains, self._recurrent = explains, is_recurrent(model)
         self._state: Any = None
         self._scorable = 0
 
@@ -211,7 +213,7 @@ class Predictor:
     ) -> Float[Tensor, "C H W"]:
         if not outputs:
             return frames.new_zeros(0, *frames.shape[2:])
-        targets = [output.target for output in outputs]
+        targets = [self._explains(output.target) for output in outputs]
         return self._explainer.explain_each(view, frames, targets)[0].detach()
 
     def _control_is_due(self) -> bool:

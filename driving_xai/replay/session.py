@@ -51,6 +51,7 @@ from driving_xai.replay.sink import Encoding, VideoSink, open_sink
 from driving_xai.replay.source import ANY_VEHICLE, OwnShards, open_source
 from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 from driving_xai.replay.tasks.base import Painter, Task
+from driving_xai.targets import explained_by
 
 
 class Played(NamedTuple):
@@ -168,6 +169,7 @@ class Session:
             control_every=0 if self.method == CONTROL else config.control_every,
             device=self.device,
             times=times,
+            explains=lambda target: explained_by(self.method, target, model.outputs),
         )
 
     def scoring(self, times: StageTimes) -> AbstractContextManager[Submit]:

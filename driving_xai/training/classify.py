@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from driving_xai import checkpoint
-from driving_xai.data.images import ImageSet, LabelledImages, classes_of
+from driving_xai.data.images import ImageSet, LabelledImages, classes_of, mean_image
 from driving_xai.errors import DataError
 from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
@@ -400,15 +400,6 @@ def _last_linear(network: nn.Module) -> str:
     """The name of the last linear layer; of a network without one nothing is a head."""
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     return f"{names[-1]}." if names else "no head"
-
-
-def mean_image(images: ImageSet, rows: np.ndarray, batch_size: int = 256) -> Float[Tensor, "3 H W"]:
-    """The bias image: the mean of these images.
-
-    Source: Iida et al. 2022, eq. 13, whose printed sum has one image too many.
-    """
-    parts = (images.frames(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
-    return (torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(rows)).float()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,7 +24,7 @@ SETTINGS = {"methods": ("soft-attention", "gradient"), "block_s": 0.1, "every": 
 def results(steering, shards, tmp_path_factory):
     """Of all fills in one run, and of each in its own."""
     root, checkpoint = tmp_path_factory.mktemp("fills"), steering()
-    measures = ("deletion", "auroc")
+    measures = ("deletion", "insertion", "auroc")
     together = score(
         checkpoint, shards, root / "all", ScoreConfig(measures=measures, fills=FILLS, **SETTINGS)
     )
@@ -36,14 +37,23 @@ def results(steering, shards, tmp_path_factory):
 
 def test_each_fill_is_that_of_a_run_of_its_own(results):
     _, together, alone = results
-    assert set(together.summary["measures"]) == {*(f"deletion@{fill}" for fill in FILLS), "auroc"}
+    curves = ("deletion", "insertion")
+    assert set(together.summary["measures"]) == {
+        *(f"{name}@{fill}" for name in curves for fill in FILLS),
+        "auroc",
+    }
     for fill, own in alone.items():
-        assert together.summary["measures"][f"deletion@{fill}"] == own.summary["measures"]["deletion"]
-        ours, theirs = (
-            each.per_frame.query("measure == @name").drop(columns=["measure", "curve"]).reset_index(drop=True)
-            for each, name in ((together, f"deletion@{fill}"), (own, "deletion"))
-        )
-        pd.testing.assert_frame_equal(ours, theirs)
+        for measure in curves:
+            assert together.summary["measures"][f"{measure}@{fill}"] == own.summary["measures"][measure]
+            ours, theirs = (
+                each.per_frame.query("measure == @name").drop(columns="measure").reset_index(drop=True)
+                for each, name in ((together, f"{measure}@{fill}"), (own, measure))
+            )
+            # To the last bit, though fills stand in one run: passes are shared within a fill.
+            pd.testing.assert_frame_equal(
+                ours.drop(columns="curve"), theirs.drop(columns="curve"), check_exact=True
+            )
+            assert (np.stack(ours["curve"]) == np.stack(theirs["curve"])).all()
         assert "fills" not in own.summary
         assert "fills" not in own.summary["plan"]["config"]
 
@@ -54,18 +64,26 @@ def test_the_headline_is_the_smallest_margin_over_the_best_control(results):
     for found in together.summary["fills"]:
         margins = {}
         for fill, own in alone.items():
-            rows = own.per_frame.query("measure == 'deletion' and reference == @found['reference']")
+            rows = own.per_frame.query("measure == @found['measure'] and reference == @found['reference']")
             values = rows.pivot(index="frame", columns="method", values="base_corrected")
+            # A faithful deletion raises the error, a faithful insertion lowers it.
+            sign = 1 if found["measure"] == "deletion" else -1
             for control in ("random", "centre-prior"):
-                margins[fill, control] = float((values[found["method"]] - values[control]).mean())
+                difference = values[found["method"]] - values[control]
+                margins[fill, control] = sign * float(difference.mean())
         fill, control = min(margins, key=margins.get)
         assert (found["fill"], found["control"]) == (fill, control)
         assert found["margin"]["mean"] == pytest.approx(margins[fill, control])
         for each in FILLS:
             least = min(margins[each, name] for name in ("random", "centre-prior"))
             assert found["by_fill"][each]["mean"] == pytest.approx(least)
-    assert [(each["reference"], each["method"]) for each in together.summary["fills"]] == [
-        (reference, method) for reference in ("truth", "clean") for method in SETTINGS["methods"]
+    assert [
+        tuple(each[key] for key in ("measure", "reference", "method")) for each in together.summary["fills"]
+    ] == [
+        (measure, reference, method)
+        for measure in ("deletion", "insertion")
+        for reference in ("truth", "clean")
+        for method in SETTINGS["methods"]
     ]
 
 

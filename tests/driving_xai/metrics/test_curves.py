@@ -156,10 +156,10 @@ def test_endpoints_are_the_clean_frame_and_the_fill(fill):
         curve(model, frames, ranks, [0, 0.3, 1], fill=fill) for curve in (deletion, insertion)
     )
     clean, filled = model(frames).detach(), model(blank(frames, fill)).detach()
-    assert torch.equal(deleted[:, 0], clean)
-    assert torch.equal(inserted[:, -1], clean)
-    assert torch.equal(deleted[:, -1], filled)
-    assert torch.equal(inserted[:, 0], filled)
+    torch.testing.assert_close(deleted[:, 0], clean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(inserted[:, -1], clean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(deleted[:, -1], filled, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(inserted[:, 0], filled, rtol=1e-12, atol=1e-14)
     assert not deleted.requires_grad
 
 

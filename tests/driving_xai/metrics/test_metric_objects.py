@@ -14,7 +14,8 @@ from driving_xai import metrics
 from driving_xai.errors import DataError, NonFiniteError, OptionError
 from driving_xai.explain.gradient import Gradient
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
-from driving_xai.metrics.curves import deletion, rank, scores_along
+from driving_xai.metrics.curves import deletion, rank
+from driving_xai.metrics.perturbation_curves import Stretch, scores_of_stretches
 from driving_xai.metrics.randomisation import randomised
 from driving_xai.metrics.registry import METRICS, build
 from driving_xai.targets import magnitude, output
@@ -178,17 +179,20 @@ def test_one_loop_serves_any_edit_and_any_chunking(batch_size):
     counts, weights = torch.tensor([0, 2, 3, 7]), torch.rand(2, 7)
     sizes = []
 
-    def edited(order, some):
-        sizes.append(len(order) * len(some))
-        gone = order[:, None] < some[:, None]
-        return (weights[:, None] * gone).sum(-1).flatten()[:, None]
+    def judged(gone):
+        sizes.append(len(gone))
+        return (weights[:, None] * gone.unflatten(0, (2, -1))).sum(-1).flatten()[:, None]
 
-    start = torch.full((2, 1), -1.0)
-    found = scores_along(ranks, counts, edited, start=start, batch_size=batch_size)
-    assert max(sizes) <= max(batch_size, 2)
+    stretches = [
+        Stretch(4, lambda start, stop, order=order: order[:, None] < counts[start:stop, None])
+        for order in ranks.unbind(1)
+    ]
+    found = scores_of_stretches(judged, stretches, frames=2, batch_size=batch_size)
+    points = max(1, batch_size // 2)
+    assert sizes == [2 * points] * (12 // points) + [2 * (12 % points)] * (12 % points > 0)
     for b, m, v in np.ndindex(2, 3, 4):
-        slow = weights[b][ranks[b, m] < counts[v]].sum() if v else start[b, 0]
-        assert found[b, m, v, 0].item() == pytest.approx(slow.item())
+        slow = weights[b][ranks[b, m] < counts[v]].sum()
+        assert found[m][b, v, 0].item() == pytest.approx(slow.item())
 
 
 class TestRandomisation:

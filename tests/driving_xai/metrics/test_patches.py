@@ -13,9 +13,9 @@ from driving_xai.metrics.curves import (
     insertion,
     insertion_deletion,
     patch_insertion_deletion,
-    patch_ranks,
     rank,
 )
+from driving_xai.metrics.perturbation_curves import patch_count, patch_ranks
 from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.perturb import blank
 from driving_xai.types import Outputs
@@ -72,7 +72,7 @@ VALUE = OfClass(classes=torch.tensor([0, 1, 2]))
 @pytest.mark.parametrize("patch_px", [1, 2, 3, 8, 16])
 def test_patches_come_in_the_order_of_their_maxima(saliency, patch_px):
     """Slow twin: cut the map, take each patch's maximum, sort descending."""
-    places, patches = patch_ranks(_ranks(saliency), (16, 20), patch_px)
+    places, patches = patch_ranks(_ranks(saliency), (16, 20), patch_px), patch_count((16, 20), patch_px)
     for b, grid in enumerate(saliency):
         maxima = {
             (top, left): grid[top : top + patch_px, left : left + patch_px].max().item()
@@ -94,7 +94,7 @@ def test_curves_equal_a_loop_over_patches(net, frames, saliency, patch_px):
     found = patch_insertion_deletion(
         net, frames, ranks, VALUE, patch_px=patch_px, fill=bias, patches_per_step=2
     )
-    places, patches = patch_ranks(ranks, (16, 20), patch_px)
+    places, patches = patch_ranks(ranks, (16, 20), patch_px), patch_count((16, 20), patch_px)
     counts = [*range(0, patches, 2), patches]
     assert found.fractions.tolist() == pytest.approx([n / patches for n in counts])
     for b in range(3):
@@ -168,7 +168,7 @@ def test_ties_add_no_patches_and_do_not_depend_on_the_batch(net, frames):
     """A coarse map, most of it equal: every count is exact, and each frame is as if it came alone."""
     coarse = torch.zeros(3, 16, 20)
     coarse[:, 4:8, 4:12] = 1
-    places, patches = patch_ranks(_ranks(coarse), (16, 20), 4)
+    places, patches = patch_ranks(_ranks(coarse), (16, 20), 4), patch_count((16, 20), 4)
     for each in places:
         assert sorted(each.view(16, 20)[::4, ::4].flatten().tolist()) == list(range(patches))
     together = patch_insertion_deletion(net, frames, _ranks(coarse), VALUE, patch_px=4)
