@@ -105,20 +105,37 @@ class Manifest:
         """
         path = Path(root) / FILE_NAME
         try:
-            value = json.loads(read_bounded(path, most=MAX_MANIFEST_BYTES).decode())
-            canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
+            return cls.parse(read_bounded(path, most=MAX_MANIFEST_BYTES), where=path)
+        except DataError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`{_preparation(root)}"
             ) from None
-        except (ValueError, RecursionError):
+        except ValueError:
             raise DataError(f"{path}: not valid JSON; prepare again with --overwrite") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-        return cls._from_json(value, path)
 
     @classmethod
-    def _from_json(cls, value: Any, path: Path) -> Manifest:
+    def parse(cls, data: bytes, *, where: Path | str) -> Manifest:
+        """The manifest that these bytes are.
+
+        Args:
+            where: they lie, for messages.
+
+        Raises:
+            DataError: they are none, or of another schema version.
+        """
+        try:
+            value = json.loads(data.decode())
+            canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
+        except (ValueError, RecursionError):
+            raise DataError(f"{where}: not valid JSON; prepare again with --overwrite") from None
+        return cls._from_json(value, where)
+
+    @classmethod
+    def _from_json(cls, value: Any, path: Path | str) -> Manifest:
         schema = value.get("schema") if isinstance(value, dict) else None
         if schema != SCHEMA:
             raise DataError(
