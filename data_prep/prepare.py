@@ -29,11 +29,13 @@ from data_prep.publish import Publication, Sent, check_url, sent_before
 from data_prep.readers import READERS, entry, option_types, read
 from data_prep.readers.paths import printable
 from data_prep.schema import VEHICLES, Drive, ImageSet
-from data_prep.shards.manifest import Manifest, ShardEntry
+from data_prep.shards.manifest import Manifest, ShardEntry, require_readable
 from data_prep.split import BlockSplit, DriveSplit, NoRoomError, OnePart, SplitRule, Timeline, check_gap
 from data_prep.stores import Store, is_url
 from data_prep.values import Ge
 
+_LEAST_ENTRY_BYTES = 64 + 100
+"""Of a shard's entry in the manifest: its hash, and the names of its fields."""
 Split = Literal["block", "drive", "train", "val", "test"]
 
 DRIVE_ONLY = (
@@ -245,7 +247,11 @@ def read_job(config: PrepConfig) -> Job:
             the whole command.
     """
     try:
-        return _planned(config)
+        job = _planned(config)
+        # Before hours of work: no entry is shorter than its path and its hash.
+        least = sum(len(path) + _LEAST_ENTRY_BYTES for path in job.unit_paths)
+        require_readable(least, shards=len(job.unit_paths), drives=job.sources)
+        return job
     except (SettingNeededError, NoRoomError) as error:
         raise DataError(f"{error}: {command_of(_fitting(config, error))}") from None
 

@@ -112,8 +112,10 @@ class Manifest:
             raise DataError(
                 f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`{_preparation(root)}"
             ) from None
-        except ValueError:
-            raise DataError(f"{path}: not valid JSON; prepare again with --overwrite") from None
+        except ValueError as error:
+            raise DataError(
+                f"{path}: {error}, which is no manifest; prepare again with --overwrite"
+            ) from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
@@ -159,9 +161,15 @@ class Manifest:
         return canonical_json(asdict(self))
 
     def save(self, root: Path, *, scratch: Path | None = None) -> None:
-        """Writes the manifest so that it is either whole or absent; its temporary file lies in `scratch`."""
+        """Writes the manifest so that it is either whole or absent; its temporary file lies in `scratch`.
+
+        Raises:
+            DataError: it is larger than any reader takes.
+        """
+        data = self.to_bytes()
+        require_readable(len(data), shards=len(self.shards), drives=len(self.drives))
         with replacing(Path(root) / FILE_NAME, scratch=scratch) as temporary:
-            temporary.write_bytes(self.to_bytes())
+            temporary.write_bytes(data)
 
     @property
     def sha256(self) -> str:
@@ -171,6 +179,22 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+
+def require_readable(size: int, *, shards: int, drives: int) -> None:
+    """Refuses a manifest that nothing could open.
+
+    Args:
+        size: in bytes, or the least that it will be.
+
+    Raises:
+        DataError: it is over `MAX_MANIFEST_BYTES`.
+    """
+    if size > MAX_MANIFEST_BYTES:
+        raise DataError(
+            f"{FILE_NAME} of {shards:,} shards and {drives:,} drives would have {size / 2**20:,.0f} MiB, at most "
+            f"{MAX_MANIFEST_BYTES / 2**20:,.0f} can be read; use a larger frames_per_shard, or prepare the drives in several outputs"
+        )
 
 
 def canonical_json(value: Any) -> bytes:

@@ -19,7 +19,10 @@ from driving_xai.cli import app
 from tests.data_prep import buckets
 from tests.robustness.fuzz_commands import SCORE, write_originals
 
-TRAIN = ("--epochs", "2", "--set", "model.hidden_size=4", "--set", "window=4", "--set", "workers=0")
+TRAIN = (
+    *("--epochs", "12", "--frame-epochs", "1", "--hidden-size", "8", "--set", "batch_size=8"),
+    *("--set", "model.height=32", "--set", "model.width=64", "--set", "window=5"),
+)
 
 
 @pytest.fixture
@@ -77,13 +80,13 @@ def test_every_command_that_reads_takes_urls(root, tmp_path):
 def killed_and_resumed(words: tuple[str, ...], met: Callable[[], bool], resume: tuple[str, ...]) -> None:
     """Runs a command, kills it once `met` holds, and runs it again."""
     command = [sys.executable, "-m", "driving_xai", *words]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     due = time.monotonic() + 180
-    while not met() and first.poll() is None:
-        assert time.monotonic() < due
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL, first.stderr.read()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        while not met() and first.poll() is None:
+            assert time.monotonic() < due
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+    assert first.returncode == -signal.SIGKILL
     again = subprocess.run([*command, *resume], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
 
@@ -116,21 +119,30 @@ def test_a_round_trip_over_s3_with_a_kill_in_each_command_equals_local_paths(tmp
 
     with buckets.s3() as bucket:
         monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "cache"))
-        url, cached = bucket.url, lambda name: any((tmp_path / "cache").glob(f"*/*/{name}"))
-        is_sent = lambda: sum(name.startswith("shards/") for name in bucket.objects()) >= 2  # noqa: E731
-        killed_and_resumed(tuple(word.format(url) for word in prep), is_sent, ("--resume",))
+        url, results = bucket.url, there / "scores"
+        killed_and_resumed(
+            tuple(word.format(url) for word in prep),
+            lambda: sum(name.startswith("shards/") for name in bucket.objects()) >= 2,
+            ("--resume",),
+        )
         assert bucket.objects() == contents(here / "shards")
 
-        model, scores = str(there / "model"), str(there / "scores")
-        trains = lambda: any((there / "model").rglob("*.ckpt"))  # noqa: E731
-        killed_and_resumed(("train", "steering", url, model, *TRAIN), trains, ("--resume",))
-        parts = lambda: any((there / "scores").rglob("part-*.parquet"))  # noqa: E731
-        killed_and_resumed(("score", model, url, *score, "-o", scores), parts, ("--resume",))
-        for path, data in contents(there / "scores").items():
-            bucket.write(f"results/{path}", data)
-        fetches = lambda: cached("results")  # noqa: E731
-        page = ("report", f"{url}/results", "-o", str(there / "page.html"))
-        killed_and_resumed(page, fetches, ())
+        model = str(there / "model")
+        killed_and_resumed(
+            ("train", "steering", url, model, *TRAIN), lambda: any(Path(model).rglob("*.ckpt")), ("--resume",)
+        )
+        killed_and_resumed(
+            ("score", model, url, *score, "-o", str(results)),
+            lambda: any(results.rglob("part-*.parquet")),
+            ("--resume",),
+        )
+        for path, data in contents(results).items():
+            bucket.write(f"scores/{path}", data)
+        killed_and_resumed(
+            ("report", f"{url}/scores", "-o", str(there / "page.html")),
+            lambda: any((tmp_path / "cache").glob("*/*/scores")),
+            (),
+        )
         assert (
             contents(there).items()
             == {name: data for name, data in contents(here).items() if not name.startswith("shards/")}.items()
