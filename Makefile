@@ -1,8 +1,8 @@
 # Every target makes the environment it needs, once, and reuses it.
 #
 #   make demo                    the main job on a rendered route; minutes, no data needed
-#   make test                    the fast tests; also test-slow, test-browser, test-gpu, bench, bench-gpu,
-#                                lint, docs, image
+#   make test                    the fast tests; also test-slow, test-browser, test-s3, test-gpu, bench,
+#                                bench-gpu, lint, docs, image
 #   make test VENV=~/venvs/x     any target with an environment that lies elsewhere
 #   make test PYTHON=python3.12  another interpreter for a new environment
 #   make test CONSTRAINTS=       the newest libraries instead of the tested ones
@@ -18,7 +18,7 @@ RUN = $(VENV)/bin/python -m
 INSTALL = $(RUN) pip install --quiet --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 OLD = driving-xai needs Python 3.11 or newer: make PYTHON=python3.11
 
-.PHONY: help demo test test-slow test-browser test-gpu bench bench-gpu lint docs image
+.PHONY: help demo test test-slow test-browser test-s3 test-gpu bench bench-gpu lint docs image
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,6 +35,10 @@ test-slow: $(VENV)/.driving-xai-test
 
 test-browser: $(VENV)/.driving-xai-test
 	$(RUN) pytest -q -m browser
+
+# An environment of its own: s3fs and moto want an older python-dateutil than constraints.txt has.
+test-s3: $(VENV)-s3/.driving-xai-test
+	OMP_NUM_THREADS=1 $(VENV)-s3/bin/python -m pytest -q -m 'slow or not slow' tests/data_prep/test_places.py tests/driving_xai/test_places.py
 
 test-gpu: $(VENV)/.driving-xai-test
 	$(RUN) pytest -q -m gpu
@@ -77,3 +81,9 @@ $(VENV)/.driving-xai-dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 $(VENV)/.driving-xai-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(INSTALL) --editable '.[docs]'
 	touch $(VENV)/.driving-xai $@
+
+$(VENV)-s3/.driving-xai-test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-s3
+	grep -v '^python-dateutil==' constraints.txt > $(VENV)-s3/constraints.txt
+	$(VENV)-s3/bin/python -m pip install --quiet --constraint $(VENV)-s3/constraints.txt --editable '.[test,test-s3]'
+	touch $@

@@ -199,6 +199,10 @@ class DriveJob:
     def unit_paths(self) -> list[str]:
         return [unit.path for unit in self.units]
 
+    @property
+    def sources(self) -> int:
+        return len(self.drives)
+
     @cached_property
     def source(self) -> SourceState:
         return SourceState.of(file for drive in self.drives for file in drive.images.files(0, len(drive)))

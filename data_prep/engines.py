@@ -27,6 +27,8 @@ EngineName = Literal["serial", "processes", "dask"]
 CONNECT_S = 20
 """How long a scheduler, and then its first worker, may take to answer."""
 
+_LOGS = "what `dask scheduler` and `dask worker` wrote to standard error on their machines says why"
+
 _work: Callable[[Any], Any] | None = None
 
 
@@ -147,7 +149,7 @@ class DaskEngine:
             futures = [client.submit(_call, shared, unit, pure=False) for unit in units]
             finished = distributed.as_completed(futures, loop=client.loop)
             for future in finished:
-                yield _result_of(future)
+                yield _result_of(future, self._scheduler)
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
@@ -207,11 +209,11 @@ def _check_workers(client: Any) -> None:
             )
 
 
-def _result_of(future: Any) -> Any:
+def _result_of(future: Any, scheduler: str | None) -> Any:
     """What a unit gave; its own errors as they are.
 
     Raises:
-        EngineError: the worker or the scheduler was lost.
+        EngineError: the worker or the scheduler was lost; it says who, and where their logs are.
     """
     from distributed.client import FutureCancelledError
     from distributed.comm import CommClosedError
@@ -219,9 +221,16 @@ def _result_of(future: Any) -> Any:
 
     try:
         return future.result()
-    except (KilledWorker, CommClosedError, FutureCancelledError) as error:
+    except KilledWorker as error:
+        last = getattr(error.last_worker, "address", "unknown")
         raise EngineError(
-            f"the Dask cluster was lost ({_first_line(error)}); start it again and --resume"
+            f"workers died one after the other at the same piece of work, the last at {last}, perhaps for lack of "
+            f"memory; {_LOGS}; give workers more memory and --resume"
+        ) from None
+    except (CommClosedError, FutureCancelledError):
+        where = "of this machine" if scheduler is None else f"at {scheduler}"
+        raise EngineError(
+            f"the Dask scheduler {where} or all of its workers are gone; {_LOGS}; start them again and --resume"
         ) from None
 
 

@@ -33,6 +33,10 @@ class OutputError(OSError):
     """An output that cannot be written: no permission, no space left. The input is not at fault."""
 
 
+class StoreError(OSError):
+    """An object store that cannot be reached, or refuses. What is finished stays; the same command goes on."""
+
+
 def quoted(value: object, *, most: int = 60) -> str:
     """A value out of the input, for a message: on one line, and cut where it is long.
 

@@ -164,6 +164,10 @@ class ImageJob:
     def unit_paths(self) -> list[str]:
         return [unit.path for unit in self.units]
 
+    @property
+    def sources(self) -> int:
+        return 1
+
     @cached_property
     def source(self) -> SourceState:
         return SourceState.of((i.key, str(i.path)) for i in self.images.items if i.path is not None)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import DataError, OutputError
+from data_prep.errors import DataError, OutputError, StoreError
 from data_prep.jobs import Job, SourceState
 from data_prep.lock import exclusive
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
@@ -86,6 +86,8 @@ class Output:
             with exclusive(root, file=f"{STATE}/{_LOCK}", on_unlocked=on_unlocked):
                 output._begin(afresh=not resume)
                 yield output
+        except StoreError:
+            raise
         except OSError as error:
             where = error.filename or root
             raise OutputError(

@@ -9,28 +9,33 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from data_prep import engines
+from data_prep import engines, places
 from data_prep.alignment import Alignment
 from data_prep.drive_job import DriveJob, least_smoothing
-from data_prep.engines import EngineName
+from data_prep.engines import Engine, EngineName
 from data_prep.errors import DataError, SettingNeededError
 from data_prep.geometry import Geometry
 from data_prep.image_job import ImageJob
 from data_prep.jobs import Job
 from data_prep.output import Output
 from data_prep.policy import Fault, OnBad, Policy
+from data_prep.publish import Publication, Sent, check_url, sent_before
 from data_prep.readers import READERS, entry, option_types, read
 from data_prep.readers.paths import printable
 from data_prep.schema import VEHICLES, Drive, ImageSet
-from data_prep.shards.manifest import Manifest
+from data_prep.shards.manifest import Manifest, ShardEntry, require_readable
 from data_prep.split import BlockSplit, DriveSplit, NoRoomError, OnePart, SplitRule, Timeline, check_gap
+from data_prep.stores import Store, is_url
 from data_prep.values import Ge
 
+_LEAST_ENTRY_BYTES = 64 + 100
+"""Of a shard's entry in the manifest: its hash, and the names of its fields."""
 Split = Literal["block", "drive", "train", "val", "test"]
 
 DRIVE_ONLY = (
@@ -114,7 +119,7 @@ class Progress:
 
 def prepare(
     config: PrepConfig,
-    out: Path,
+    out: Path | str,
     *,
     engine: EngineName = "serial",
     workers: int = 1,
@@ -128,7 +133,8 @@ def prepare(
 
     Args:
         config: what to read and how.
-        out: the folder to write: new or empty, unless `resume` or `overwrite`.
+        out: the folder to write: new or empty, unless `resume` or `overwrite`. Of a store, such as
+            `s3://bucket/drives`, shards are sent as they finish and the manifest last; see docs/places.md.
         engine: where units run.
         workers: threads of the serial engine, processes of the others.
         scheduler: address of a Dask scheduler; None starts one on this machine.
@@ -143,15 +149,26 @@ def prepare(
     Raises:
         DataError: the source or the configuration cannot be used, or the output folder is not ours.
         OutputError: the output folder cannot be written, or its disk is full.
+        StoreError: the store cannot be reached, or refuses.
         EngineError: workers were lost; `resume` continues.
 
     Example:
         prepare(PrepConfig(reader="udacity-csv", source=Path("ch2_001")), Path("shards/ch2_001"), workers=2)
     """
     runner = engines.build(engine, workers=workers, scheduler=scheduler)
-    job = read_job(config, out=Path(out))
+    if is_url(out) and not str(out).startswith("file://"):
+        return _prepare_into_store(
+            config,
+            str(out),
+            runner,
+            resume=resume,
+            overwrite=overwrite,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+    job = read_job(config, out=out)
     opened = Output.open(
-        Path(out),
+        places.local(out),
         fingerprint=job.fingerprint,
         source=job.source,
         resume=resume,
@@ -160,29 +177,85 @@ def prepare(
     )
     with opened as output:
         done = output.finished(job.unit_paths)
-        missing = [unit for unit in job.units if unit.path not in done]
         work = job.work(root=output.root, scratch=output.scratch, threads=runner.threads)
-        _report(on_progress, done, job)
-        for shard in runner.map(work, missing):
-            output.record(shard)
-            done[shard.path] = shard
-            _report(on_progress, done, job)
+        _run(job, runner, work, output, done, on_progress)
         return output.commit(job, done)
 
 
-def read_job(config: PrepConfig, *, out: Path | None = None) -> Job:
+def _prepare_into_store(
+    config: PrepConfig,
+    url: str,
+    runner: Engine,
+    *,
+    resume: bool,
+    overwrite: bool,
+    on_progress: Callable[[Progress], None] | None,
+    on_note: Callable[[str], None] | None,
+) -> Manifest:
+    """As `prepare`: each shard is made below the cache, sent by whoever made it, and removed there."""
+    if overwrite:
+        raise DataError(
+            f"{url}: prep replaces nothing in a store; remove what lies there, or choose a new folder"
+        )
+    check_url(url)
+    job = read_job(config, out=url)
+    publication = Publication(Store.open(url), job.fingerprint)
+    sent = sent_before(publication, resume=resume)
+    opened = Output.open(
+        places.outgoing(url),
+        fingerprint=job.fingerprint,
+        source=job.source,
+        resume=False,
+        overwrite=True,
+        on_unlocked=on_note,
+    )
+    with opened as output:
+        done = {path: sent[path] for path in job.unit_paths if path in sent}
+        work = job.work(root=output.root, scratch=output.scratch, threads=runner.threads)
+        sending = Sent(work, url, job.fingerprint, output.root, output.scratch)
+        _run(job, runner, sending, output, done, on_progress)
+        manifest = output.commit(job, done)
+        if not publication.holds(manifest):
+            publication.send(output.root, manifest.index)
+        publication.finish(manifest)
+    shutil.rmtree(output.root, ignore_errors=True)
+    return manifest
+
+
+def _run(
+    job: Job,
+    runner: Engine,
+    work: Callable[[Any], ShardEntry],
+    output: Output,
+    done: dict[str, ShardEntry],
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    """Makes the shards that are not done yet, and notes each."""
+    missing = [unit for unit in job.units if unit.path not in done]
+    _report(on_progress, done, job)
+    for shard in runner.map(work, missing):
+        output.record(shard)
+        done[shard.path] = shard
+        _report(on_progress, done, job)
+
+
+def read_job(config: PrepConfig, *, out: str | Path | None = None) -> Job:
     """Reads and plans; writes nothing.
 
     Args:
         config: what to read and how.
-        out: the folder that will be written, for the command in a message; None where nobody knows it.
+        out: the folder or store that will be written, for the command in a message; None where nobody knows it.
 
     Raises:
         DataError: the source or an option cannot be used; where other settings would do, the message ends with
             the whole command.
     """
     try:
-        return _planned(config)
+        job = _planned(config)
+        # Before hours of work: no entry is shorter than its path and its hash.
+        least = sum(len(path) + _LEAST_ENTRY_BYTES for path in job.unit_paths)
+        require_readable(least, shards=len(job.unit_paths), drives=job.sources)
+        return job
     except (SettingNeededError, NoRoomError) as error:
         raise DataError(f"{error}: {command_of(_fitting(config, error), out)}") from None
 
@@ -250,7 +323,7 @@ _NAMED = ("reader", "source", "reader_options")
 """Of the settings, those that a command line has words of their own for."""
 
 
-def command_of(config: PrepConfig, out: Path | None = None) -> str:
+def command_of(config: PrepConfig, out: str | Path | None = None) -> str:
     """The command line of a preparation.
 
     Args:

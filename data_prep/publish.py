@@ -1,128 +1,236 @@
-"""A finished output copied to an object store or any other place that fsspec knows.
+"""Outputs in object stores: a finished one copied there, and one that is sent shard by shard while it is made.
 
-Workers write to a file system that they share, because a shard is renamed when it is whole; object stores
-cannot rename. So the output is made there first, then published: shards, index, and the manifest last.
-Where a manifest lies, everything that it names lies too.
+Stores cannot rename, so a shard is made on a disk and then sent, and the manifest goes last: where a manifest lies,
+everything that it names lies too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import DataError, OutputError
+from data_prep.errors import DataError, OutputError, StoreError
 from data_prep.shards.atomic import sha256_of
-from data_prep.shards.manifest import FILE_NAME, Manifest, ShardEntry
+from data_prep.shards.manifest import FILE_NAME, FOLDER, Manifest, ShardEntry, canonical_json
+from data_prep.stores import Store
 
 NOTES = ".published"
-"""Folder of an empty object for each hash that is there, while a publication is unfinished.
+"""Folder of an object for each file that is there, while a publication is unfinished.
 
-The first is the plan's, named after the hash of the manifest, so that it is continued by its own output only."""
+The first is the plan's, so that it is continued by its own output only; the others hold the shard's entry."""
+_PROBE = f"{NOTES}/probe"
 
 
-def publish(root: Path, url: str, *, on_progress: Callable[[int, int], None] | None = None) -> None:
+@dataclass(frozen=True)
+class Publication:
+    """An output's folder in a store, from the first shard to the manifest."""
+
+    store: Store
+    plan: str
+    """Identifies the output."""
+
+    def begin(self) -> None:
+        """Notes which output is coming, in a folder that holds nothing or what an earlier try sent of it.
+
+        Raises:
+            DataError: it holds anything else.
+            StoreError: it cannot be written.
+        """
+        if self.is_begun():
+            return
+        if any(name != _PROBE for name in self.store.listing()):
+            raise DataError(
+                f"{self.store.url}: holds other files, or an unfinished publication of another output; "
+                "publish to a new folder, or empty that one"
+            )
+        self.store.write(self._note_of_plan, b"")
+
+    def is_begun(self) -> bool:
+        """Whether an earlier try was this output's."""
+        return self.store.exists(self._note_of_plan)
+
+    def sent(self, *, connections: int = 8) -> dict[str, ShardEntry]:
+        """What lies there whole, by path: it has a note, written after it, and its size."""
+        lying = self.store.listing()
+        notes = [name for name in lying if name.startswith(f"{NOTES}/entry-")]
+        found = {}
+        with ThreadPoolExecutor(connections) as pool:
+            for data in pool.map(self.store.read, notes):
+                with suppress(ValueError, RecursionError):  # a note that cannot be read is none
+                    entry = ShardEntry.from_json(json.loads(data))
+                    found[entry.path] = entry
+        return {
+            path: entry for path, entry in found.items() if path in lying and lying[path].bytes == entry.bytes
+        }
+
+    def send(self, root: Path, entry: ShardEntry) -> None:
+        """Sends one file below `root`, and then its note; it is hashed first, so that no damage is passed on.
+
+        Raises:
+            DataError: it is not what its entry says.
+            StoreError: it cannot be written.
+        """
+        file = root / entry.path
+        if not file.is_file() or file.stat().st_size != entry.bytes or sha256_of(file) != entry.sha256:
+            raise DataError(
+                f"{file}: is not what the manifest says; run `driving-xai verify`, then prep with --resume"
+            )
+        self.store.send(file, entry.path)
+        if (arrived := self.store.size(entry.path)) != entry.bytes:
+            raise StoreError(
+                f"{self.store.url}/{entry.path}: arrived with {arrived} bytes of {entry.bytes}; run it again"
+            )
+        self.store.write(
+            f"{NOTES}/entry-{entry.sha256}-{Path(entry.path).name}", canonical_json(asdict(entry))
+        )
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether this very output lies there, whole.
+
+        Raises:
+            DataError: another one does.
+        """
+        with suppress(FileNotFoundError):
+            if self.store.read(FILE_NAME) == manifest.to_bytes():
+                return True
+            raise DataError(
+                f"{self.store.url}: holds another output; publish to a new folder, or remove that one"
+            )
+        return False
+
+    def finish(self, manifest: Manifest) -> None:
+        """Writes the manifest, and removes the notes."""
+        self.store.write(FILE_NAME, manifest.to_bytes())
+        self.store.remove(NOTES)
+
+    @property
+    def _note_of_plan(self) -> str:
+        return f"{NOTES}/plan-{self.plan}"
+
+
+def publish(
+    root: Path,
+    url: str,
+    *,
+    connections: int = 8,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Copies a finished output; an interrupted publication continues where it was.
-
-    A file is taken for published only where the store has a note of its hash, written after it, and
-    an object of its size. Each is hashed before it is sent, so that no damage is passed on.
 
     Args:
         root: the finished output.
         url: the folder, such as `s3://bucket/drives` or `file:///mnt/drives`: new, empty, unfinished, or
             already the same output.
+        connections: files that are sent at the same time.
         on_progress: called with the number of files that are there, and of all.
 
     Raises:
         DataError: the output is unfinished or damaged, the folder holds anything else, or the URL names
             no store that is known and installed.
-        OutputError: the store refuses to write.
+        StoreError: the store cannot be reached, or refuses to write.
     """
     manifest = Manifest.load(root)
-    store, folder = _store(url)
-    try:
-        if _is_there(store, f"{folder}/{FILE_NAME}", url, manifest):
-            _remove_notes(store, folder)
-            return
-        _begin(store, folder, url, manifest)
-        entries = [*manifest.shards, manifest.index]
-        for number, entry in enumerate(entries):
-            _send(store, folder, root, entry)
-            if on_progress is not None:
-                on_progress(number + 1, len(entries))
-        store.pipe_file(f"{folder}/{FILE_NAME}", manifest.to_bytes())
-        _remove_notes(store, folder)
-    except OSError as error:
-        raise OutputError(f"{url}: cannot be written ({error}); check access and run it again") from None
+    publication = Publication(Store.open(url), _plan_of(manifest))
+    if publication.holds(manifest):
+        publication.store.remove(NOTES)
+        return
+    publication.begin()
+    _send_all(publication, root, [*manifest.shards, manifest.index], connections, on_progress)
+    publication.finish(manifest)
+
+
+def _plan_of(manifest: Manifest) -> str:
+    return str(manifest.provenance.get("fingerprint") or manifest.sha256)
+
+
+def _send_all(
+    publication: Publication,
+    root: Path,
+    entries: Sequence[ShardEntry],
+    connections: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    there = publication.sent(connections=connections)
+    missing = [entry for entry in entries if there.get(entry.path) != entry]
+    with ThreadPoolExecutor(connections) as pool:
+        sending = [pool.submit(publication.send, root, entry) for entry in missing]
+        try:
+            for done, future in enumerate(as_completed(sending), start=len(entries) - len(missing) + 1):
+                future.result()
+                if on_progress is not None:
+                    on_progress(done, len(entries))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def check_url(url: str) -> None:
-    """Refuses a URL of no store that is known here, before hours of work.
+    """Refuses a place that cannot be written, before hours of work: writes there, and removes it again.
 
     Raises:
         DataError: it is no URL, or its protocol is unknown, no store of its own, or not installed.
+        StoreError: there are no credentials, no such bucket, no permission to write, or no answer.
     """
-    _store(url)
-
-
-def _store(url: str) -> tuple[Any, str]:
+    store = Store.open(url)
     try:
-        import fsspec
-    except ImportError:
-        raise DataError("publishing needs fsspec; install driving-xai[cluster]") from None
-    if "://" not in url or "::" in url:
-        raise DataError(f"{url!r} is no URL of a folder; expected one such as s3://bucket/drives")
-    try:
-        store, folder = fsspec.core.url_to_fs(url)
-        # An archive or a view of another store has no folder of its own to write to.
-        if not isinstance(folder, str) or not folder.strip("/"):
-            raise ValueError("it names no folder")
-    except (ValueError, TypeError, AttributeError, OSError, ImportError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise DataError(f"{url}: no store that is known here ({first}); install its fsspec package") from None
-    return store, folder.rstrip("/")
+        store.write(_PROBE, b"")
+        store.remove(_PROBE)
+    except FileNotFoundError:
+        raise StoreError(f"{url}: cannot be written; make the bucket, or check the address") from None
 
 
-def _is_there(store: Any, path: str, url: str, manifest: Manifest) -> bool:
-    """Whether this very output is published already."""
-    if not store.exists(path):
-        return False
-    if store.cat_file(path) != manifest.to_bytes():
-        raise DataError(f"{url}: holds another output; publish to a new folder, or remove that one")
-    return True
+@dataclass(frozen=True)
+class Sent:
+    """Work whose shards are sent to a store as they finish, by whoever made them; no copy stays on its disk."""
+
+    work: Callable[[Any], ShardEntry]
+    url: str
+    plan: str
+    root: Path
+    scratch: Path
+
+    def __call__(self, unit: Any) -> ShardEntry:
+        """Makes one shard and sends it.
+
+        Raises:
+            OutputError: the folder in which it is made cannot be written.
+            StoreError: the store cannot be reached, or refuses.
+        """
+        try:
+            for folder in (self.root / FOLDER, self.scratch):  # a worker may have a disk of its own
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{self.root}: cannot be written ({error.strerror}); set DRIVING_XAI_CACHE to a folder with room"
+            ) from None
+        entry = self.work(unit)
+        Publication(Store.open(self.url), self.plan).send(self.root, entry)
+        (self.root / entry.path).unlink()
+        return entry
 
 
-def _begin(store: Any, folder: str, url: str, manifest: Manifest) -> None:
-    """Notes which output is coming, in a folder that holds nothing or what an earlier try sent of it."""
-    plan = f"{folder}/{NOTES}/plan-{manifest.sha256}"
-    if store.exists(plan):
-        return
-    if store.find(folder):
+def sent_before(publication: Publication, *, resume: bool) -> Mapping[str, ShardEntry]:
+    """What an earlier run of a plan has sent, finished or not; the folder is then this run's.
+
+    Raises:
+        DataError: the folder holds something else, or this output and `resume` was not asked for.
+    """
+    url = publication.store.url
+    finished: Manifest | None = None
+    with suppress(FileNotFoundError):
+        finished = Manifest.parse(publication.store.read(FILE_NAME), where=f"{url}/{FILE_NAME}")
+    begun = publication.is_begun() or (finished is not None and _plan_of(finished) == publication.plan)
+    if begun and not resume:
         raise DataError(
-            f"{url}: holds other files, or an unfinished publication of another output; "
-            "publish to a new folder, or empty that one"
+            f"{url}: holds this output, finished or not; add --resume to continue, or choose a new folder"
         )
-    store.makedirs(f"{folder}/{NOTES}", exist_ok=True)
-    store.pipe_file(plan, b"")
-
-
-def _remove_notes(store: Any, folder: str) -> None:
-    if store.exists(f"{folder}/{NOTES}"):
-        store.rm(f"{folder}/{NOTES}", recursive=True)
-
-
-def _send(store: Any, folder: str, root: Path, entry: ShardEntry) -> None:
-    target, note = f"{folder}/{entry.path}", f"{folder}/{NOTES}/{entry.sha256}"
-    if store.exists(note) and store.exists(target) and store.size(target) == entry.bytes:
-        return
-    file = root / entry.path
-    if not file.is_file() or file.stat().st_size != entry.bytes or sha256_of(file) != entry.sha256:
-        raise DataError(
-            f"{file}: is not what the manifest says; run `driving-xai verify`, then prep with --resume"
-        )
-    store.makedirs(target.rpartition("/")[0], exist_ok=True)
-    store.put_file(str(file), target)
-    if store.size(target) != entry.bytes:
-        raise OSError(f"{entry.path} arrived with {store.size(target)} bytes of {entry.bytes}")
-    store.makedirs(f"{folder}/{NOTES}", exist_ok=True)
-    store.pipe_file(note, b"")
+    if finished is not None and begun:
+        return {entry.path: entry for entry in finished.shards}
+    if finished is not None:
+        raise DataError(f"{url}: holds another output; choose a new folder, or remove that one")
+    publication.begin()
+    return publication.sent()

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from data_prep import places
 from data_prep.errors import DataError, quoted
 from data_prep.shards.manifest import SCHEMA
 
@@ -247,7 +248,9 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
 
     Raises:
         DataError: it is missing, not HDF5, or damaged, also when that shows only while reading.
+        StoreError: it lies in a store that cannot be reached.
     """
+    places.present(path)
     try:
         # No lock: shards never change, and some network file systems have no locks.
         with h5py.File(path, "r", locking=False) as file:

@@ -105,20 +105,39 @@ class Manifest:
         """
         path = Path(root) / FILE_NAME
         try:
-            value = json.loads(read_bounded(path, most=MAX_MANIFEST_BYTES).decode())
-            canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
+            return cls.parse(read_bounded(path, most=MAX_MANIFEST_BYTES), where=path)
+        except DataError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"{root}: no {FILE_NAME}; expected a folder written by `driving-xai prep`{_preparation(root)}"
             ) from None
-        except (ValueError, RecursionError):
-            raise DataError(f"{path}: not valid JSON; prepare again with --overwrite") from None
+        except ValueError as error:
+            raise DataError(
+                f"{path}: {error}, which is no manifest; prepare again with --overwrite"
+            ) from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-        return cls._from_json(value, path)
 
     @classmethod
-    def _from_json(cls, value: Any, path: Path) -> Manifest:
+    def parse(cls, data: bytes, *, where: Path | str) -> Manifest:
+        """The manifest that these bytes are.
+
+        Args:
+            where: they lie, for messages.
+
+        Raises:
+            DataError: they are none, or of another schema version.
+        """
+        try:
+            value = json.loads(data.decode())
+            canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
+        except (ValueError, RecursionError):
+            raise DataError(f"{where}: not valid JSON; prepare again with --overwrite") from None
+        return cls._from_json(value, where)
+
+    @classmethod
+    def _from_json(cls, value: Any, path: Path | str) -> Manifest:
         schema = value.get("schema") if isinstance(value, dict) else None
         if schema != SCHEMA:
             raise DataError(
@@ -142,9 +161,15 @@ class Manifest:
         return canonical_json(asdict(self))
 
     def save(self, root: Path, *, scratch: Path | None = None) -> None:
-        """Writes the manifest so that it is either whole or absent; its temporary file lies in `scratch`."""
+        """Writes the manifest so that it is either whole or absent; its temporary file lies in `scratch`.
+
+        Raises:
+            DataError: it is larger than any reader takes.
+        """
+        data = self.to_bytes()
+        require_readable(len(data), shards=len(self.shards), drives=len(self.drives))
         with replacing(Path(root) / FILE_NAME, scratch=scratch) as temporary:
-            temporary.write_bytes(self.to_bytes())
+            temporary.write_bytes(data)
 
     @property
     def sha256(self) -> str:
@@ -154,6 +179,22 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+
+def require_readable(size: int, *, shards: int, drives: int) -> None:
+    """Refuses a manifest that nothing could open.
+
+    Args:
+        size: in bytes, or the least that it will be.
+
+    Raises:
+        DataError: it is over `MAX_MANIFEST_BYTES`.
+    """
+    if size > MAX_MANIFEST_BYTES:
+        raise DataError(
+            f"{FILE_NAME} of {shards:,} shards and {drives:,} drives would have {size / 2**20:,.0f} MiB, at most "
+            f"{MAX_MANIFEST_BYTES / 2**20:,.0f} can be read; use a larger frames_per_shard, or prepare the drives in several outputs"
+        )
 
 
 def canonical_json(value: Any) -> bytes:

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep import places
 from data_prep.errors import DataError, quoted
 from data_prep.shards.atomic import replacing
 
@@ -211,7 +212,9 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
     Raises:
         DataError: it is missing, not Parquet, or damaged, also when that shows only while reading.
+        StoreError: it lies in a store that cannot be reached.
     """
+    places.present(path)
     try:
         with pq.ParquetFile(path.absolute()) as file:
             most = _ROWS_PER_BYTE * path.stat().st_size

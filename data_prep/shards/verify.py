@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from data_prep import places
 from data_prep.errors import DataError, quoted
 from data_prep.shards import hdf5, parquet
 from data_prep.shards.atomic import sha256_of
@@ -73,9 +74,8 @@ def verify(root: Path) -> Report:
 
 def _unlisted(root: Path, manifest: Manifest) -> Iterator[Problem]:
     listed = {FILE_NAME, manifest.index.path, *(entry.path for entry in manifest.shards)}
-    for path in root.rglob("*"):
-        name = path.relative_to(root).as_posix()
-        if path.is_file() and name not in listed:
+    for name in places.names_below(root):
+        if name not in listed:
             yield Problem(name, "not in the manifest; remove it")
 
 
@@ -115,6 +115,11 @@ def _file_faults(root: Path, entry: ShardEntry) -> Iterator[str]:
     file = (root / entry.path).resolve()
     if not file.is_relative_to(root.resolve()):
         yield "lies outside the folder; prepare again"
+        return
+    try:
+        places.renewed(root / entry.path)
+    except DataError as error:
+        yield str(error)
         return
     if not file.is_file():
         yield "missing; prepare again with --resume"

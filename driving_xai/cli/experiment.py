@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from data_prep.places import local
 from driving_xai.cli import console, settings
 from driving_xai.cli.options import Assignments, Config, Device, Json, resolve_device
 from driving_xai.cli.training import tell_fetched
@@ -104,7 +105,7 @@ def _command(name: str) -> Any:
 
 def _run(
     ctx: typer.Context,
-    data: Annotated[Path, typer.Argument(metavar="SHARDS")],
+    data: Annotated[Path, typer.Argument(metavar="SHARDS", parser=local)],
     out: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, networks, tables and figures."),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from data_prep.places import local
 from driving_xai.cli import console, settings
 from driving_xai.cli.models import open_model
 from driving_xai.cli.options import (
@@ -30,7 +31,9 @@ from driving_xai.cli.options import (
 
 def explain(
     checkpoint: Checkpoint,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", parser=local, help="JPEG or PNG files.")
+    ],
     out: ResultsOut,
     method: RequiredMethods,
     target: Target = None,

@@ -8,13 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+from data_prep.places import local, named
 from driving_xai.cli import console, tables
 from driving_xai.cli.options import Json
 from driving_xai.errors import DataError
 
 
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder that prep, train or score wrote.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", parser=local, help="A folder that prep, train or score wrote.")
+    ],
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +65,7 @@ def _of_training(path: Path) -> dict[str, Any] | None:
     if not (path / "resume" / "config.json").is_file():
         return None
     found = asdict(unfinished.read(path))
-    return {"what": "unfinished training", "path": str(path), **found}
+    return {"what": "unfinished training", "path": named(path), **found}
 
 
 def _show_training(found: dict[str, Any]) -> list[str]:
@@ -115,7 +118,7 @@ def _of_shards(path: Path) -> dict[str, Any]:
     quality.check(manifest.kind, manifest.quality)
     return {
         "what": "shards",
-        "path": str(path),
+        "path": named(path),
         "kind": manifest.kind,
         "rows": manifest.rows,
         "shards": len(manifest.shards),
@@ -169,7 +172,7 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     loaded = checkpoint.load(path)
     return {
         "what": "checkpoint",
-        "path": str(path),
+        "path": named(path),
         "kind": loaded.kind,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "sha256": loaded.sha256,
@@ -190,18 +193,18 @@ def _show_checkpoint(found: dict[str, Any], _: tables.Against) -> list[str]:
 def _of_results(path: Path) -> dict[str, Any]:
     from driving_xai.evaluation.results import Results
 
-    return {"what": "results", "path": str(path), **Results.load(path).summary}
+    return {"what": "results", "path": named(path), **Results.load(path).summary}
 
 
 def _show_results(found: dict[str, Any], against: tables.Against) -> list[str]:
-    return tables.results(found, Path(found["path"]), against=against)
+    return tables.results(found, found["path"], against=against)
 
 
 def _of_sanity(path: Path) -> dict[str, Any]:
     from driving_xai.report.sanity import load_sanity
 
     (found,) = load_sanity([path])
-    return {"what": "sanity checks", "path": str(path), **found.summary}
+    return {"what": "sanity checks", "path": named(path), **found.summary}
 
 
 def _show_sanity(found: dict[str, Any], _: tables.Against) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_prep.places import local, local_text
 from driving_xai.cli import listing
 from driving_xai.cli.console import SettingsError
 
@@ -14,7 +15,8 @@ Checkpoint = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT",
-        help="The model: a folder that train wrote; or timm:NAME, torchvision:NAME, or package.module:factory.",
+        parser=local_text,
+        help="The model: a folder that train wrote, here or in a store; or timm:NAME, torchvision:NAME, or package.module:factory.",
     ),
 ]
 Weights = Annotated[
@@ -24,10 +26,14 @@ Weights = Annotated[
         help="Weights of a model that is no checkpoint: safetensors, or a .pt of tensors only.",
     ),
 ]
-Shards = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote.")]
-Drives = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, with steering.")]
+Shards = Annotated[
+    Path, typer.Argument(metavar="SHARDS", parser=local, help="A folder that prep wrote, here or in a store.")
+]
+Drives = Annotated[
+    Path, typer.Argument(metavar="SHARDS", parser=local, help="A folder that prep wrote, with steering.")
+]
 Images = Annotated[
-    Path, typer.Argument(metavar="SHARDS", help="A folder that prep wrote, of labelled images.")
+    Path, typer.Argument(metavar="SHARDS", parser=local, help="A folder that prep wrote, of labelled images.")
 ]
 ModelOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the checkpoint and its logs.")]
 ResultsOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]

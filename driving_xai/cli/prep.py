@@ -20,7 +20,12 @@ def prep(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Folder or file of the recording; `-` for synthetic.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards, new or empty.")],
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="Folder for the shards, new or empty; here, or as s3://bucket/drives."
+        ),
+    ],
     config: Config = None,
     assignments: Assignments = None,
     option: Annotated[
@@ -128,6 +133,7 @@ def prep(
     """
     from data_prep.prepare import PrepConfig, Progress, prepare
     from data_prep.publish import check_url, publish
+    from data_prep.stores import is_url
 
     options = {
         "reader": _reader_for(task, reader),
@@ -146,6 +152,10 @@ def prep(
         PrepConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
     )
     if publish_to is not None:
+        if is_url(out):
+            raise settings.SettingsError(
+                "--publish copies a folder of this machine, and OUT is a URL; leave one out"
+            )
         check_url(publish_to)
     if dry_run:
         _foretell(resolved, out, workers or len(os.sched_getaffinity(0)), as_json)
@@ -168,7 +178,7 @@ def prep(
         )
     if publish_to is not None:
         with console.progress("publish", unit="files") as on_sent:
-            publish(out, publish_to, on_progress=on_sent)
+            publish(Path(out), publish_to, on_progress=on_sent)
     _show(out, manifest, as_json)
 
 
@@ -196,7 +206,7 @@ def _foretell(config: Any, out: Path, workers: int, as_json: bool) -> None:
     typer.echo(f"nothing was written; to do it: {command_of(config, out)}")
 
 
-def _show(out: Path, manifest: Any, as_json: bool) -> None:
+def _show(out: str, manifest: Any, as_json: bool) -> None:
     size = sum(shard.bytes for shard in manifest.shards)
     summary = {
         "out": str(out),

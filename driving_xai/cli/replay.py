@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from data_prep.places import local
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.models import open_model
 from driving_xai.cli.options import (
@@ -32,7 +33,9 @@ def replay(
     checkpoint: Checkpoint,
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="Shards, a recording, a video file, or a folder of images."),
+        typer.Argument(
+            metavar="SOURCE", parser=local, help="Shards, a recording, a video file, or a folder of images."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE.mp4", help="The video to write.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from data_prep.places import local
 from driving_xai.cli import console, settings
 from driving_xai.cli.options import Json
 
@@ -14,7 +15,9 @@ from driving_xai.cli.options import Json
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="RESULT_DIR...", help="Folders that score, replay or sanity wrote."),
+        typer.Argument(
+            metavar="RESULT_DIR...", parser=local, help="Folders that score, replay or sanity wrote."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE.html", help="The page to write.")

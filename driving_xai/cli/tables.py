@@ -86,7 +86,7 @@ def achieved(kind: str, metrics: Mapping[str, Any]) -> str:
         ) from None
 
 
-def results(summary: Mapping[str, Any], folder: Path, *, against: Against = "unmodified") -> list[str]:
+def results(summary: Mapping[str, Any], folder: Path | str, *, against: Against = "unmodified") -> list[str]:
     """The scores that are shown by default, then the verdict of each in a sentence.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from data_prep.places import named
 from driving_xai.cli import console
 from driving_xai.cli.options import Json, Shards
 
@@ -27,7 +28,7 @@ def verify(
         problems = [problem._asdict() for problem in report.problems]
         console.print_json(
             {
-                "root": str(report.root),
+                "root": named(report.root),
                 "ok": report.ok,
                 "shards": report.shards,
                 "rows": report.rows,
@@ -35,7 +36,7 @@ def verify(
             }
         )
     elif report.ok:
-        typer.echo(f"{shards}: {report.shards} shards, {report.rows:,} rows, all as the manifest says")
+        typer.echo(f"{named(shards)}: {report.shards} shards, {report.rows:,} rows, all as the manifest says")
     if not report.ok:
         for problem in report.problems:
             console.say(f"{problem.path}: {problem.what}")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from data_prep.places import local
 from data_prep.shards.manifest import Manifest
 from driving_xai.data.drives import Route, open_index, vehicle_of
 from driving_xai.data.images import LabelledImages
@@ -79,7 +80,7 @@ def open(path: Path | str, *, split: Part = "all") -> ShardSet:
     """Opens a folder that `driving-xai prep` wrote.
 
     Args:
-        path: the folder.
+        path: the folder, or its URL in a store, such as `s3://bucket/drives`.
         split: which frames.
 
     Raises:
@@ -90,5 +91,5 @@ def open(path: Path | str, *, split: Part = "all") -> ShardSet:
         Traceback (most recent call last):
         data_prep.errors.DataError: missing: no manifest.json; expected a folder written by `driving-xai prep`
     """
-    root = Path(path)
+    root = local(path)
     return ShardSet(root, Manifest.load(root), split)

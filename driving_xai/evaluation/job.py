@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from data_prep import places
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint, load
@@ -238,7 +239,7 @@ class Run:
         for entry in self.manifest.shards:
             if entry.path not in wanted:
                 continue
-            path = self._shards / entry.path
+            path = places.present(self._shards / entry.path)
             if not path.is_file() or sha256_of(path) != entry.sha256:
                 raise DataError(
                     f"{path}: is not the shard that manifest.json lists; run `driving-xai verify`"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep import places
 from data_prep.engines import Engine
 from driving_xai.checkpoint import Checkpoint, load
 from driving_xai.evaluation.config import ScoreConfig
@@ -140,8 +141,8 @@ class _Share:
     shares: int
 
     def __call__(self, rank: int) -> int:
-        checkpoint = load(self.checkpoint, device=self.device)
-        with opened(checkpoint, self.shards, self.config) as run:
+        checkpoint = load(places.present(self.checkpoint), device=self.device)
+        with opened(checkpoint, places.present(self.shards), self.config) as run:
             return run.score_parts(self.out / FOLDER, World(rank=rank, world_size=self.shares), None)
 
 

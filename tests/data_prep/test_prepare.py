@@ -584,3 +584,10 @@ def test_smoothing_that_reaches_over_the_gap_is_refused_with_the_gap_it_needs(so
 def test_the_default_gap_is_long_enough_for_the_default_smoothing(rate_hz, smoothing):
     options = {"seconds": 30.0, "rate_hz": rate_hz}
     read_job(PrepConfig(reader="synthetic", source=Path("-"), reader_options=options, smoothing=smoothing))
+
+
+def test_shards_that_no_manifest_could_list_are_refused_before_any_work(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.shards.manifest.MAX_MANIFEST_BYTES", 6 * 150)
+    with pytest.raises(DataError, match=r"6 shards and 1 drives .* use a larger frames_per_shard"):
+        prepare(config(source), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -117,8 +117,18 @@ def test_damage_is_one_clear_line(data, tmp_path):
 def test_a_manifest_beyond_any_size_is_not_read(tmp_path):
     with (tmp_path / "manifest.json").open("wb") as file:
         file.truncate(MAX_MANIFEST_BYTES + 1)  # takes no room on the disk
-    with pytest.raises(DataError, match="not valid JSON"):
+    with pytest.raises(DataError, match="over 268,435,456 bytes, which is no manifest"):
         Manifest.load(tmp_path)
+
+
+def test_a_manifest_that_nothing_could_read_is_not_written(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.shards.manifest.MAX_MANIFEST_BYTES", len(manifest.to_bytes()) - 1)
+    with pytest.raises(DataError, match=r"1 shards and 1 drives .* use a larger frames_per_shard"):
+        manifest.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("data_prep.shards.manifest.MAX_MANIFEST_BYTES", len(manifest.to_bytes()))
+    manifest.save(tmp_path)
+    assert Manifest.load(tmp_path) == manifest
 
 
 def test_no_manifest_is_one_clear_line(tmp_path):
