@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from driving_xai.errors import VideoError
-from driving_xai.replay.live.access import Room, Token, is_loopback, is_trusted
+from driving_xai.replay.live.access import Room, Token, address_to_open, is_loopback, is_trusted
 from driving_xai.replay.live.control import Live
 
 _MOST_CLIENTS = 64
@@ -43,7 +43,7 @@ _MOST_FIELDS = 8
 
 @contextmanager
 def serving(live: Live, *, host: str, port: int) -> Iterator[str]:
-    """Serves a live view while the block runs; yields its address.
+    """Serves a live view while the block runs; yields an address that can be opened.
 
     Args:
         live: what is seen, and who takes the requests.
@@ -61,7 +61,8 @@ def serving(live: Live, *, host: str, port: int) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, name="replay-serve", daemon=True)
     thread.start()
     try:
-        shown = f"[{host}]" if ":" in host else host
+        shown = address_to_open(host)
+        shown = f"[{shown}]" if ":" in shown else shown
         query = "" if server.token is None else f"?token={server.token.secret}"
         yield f"http://{shown}:{server.server_address[1]}/{query}"
     finally:
