@@ -244,7 +244,16 @@ class TestToken:
 
     @pytest.mark.parametrize(
         "foreign",
-        ['prefs={"a": [1, 2]}', "theme=dark mode", "bad name=1", "=", "x", "a=\x80", 'q="unclosed', "a@b=1; c d=2"],
+        [
+            'prefs={"a": [1, 2]}',
+            "theme=dark mode",
+            "bad name=1",
+            "=",
+            "x",
+            "a=\x80",
+            'q="unclosed',
+            "a@b=1; c d=2",
+        ],
     )
     def test_cookies_of_other_programs_lock_nobody_out(self, open_view: View, foreign: str) -> None:
         """A browser sends the cookies of all ports of a host, also those that no standard allows."""
