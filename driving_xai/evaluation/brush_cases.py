@@ -24,7 +24,7 @@ from data_prep.schema import Image
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
-from driving_xai.perturb import Fill
+from driving_xai.perturb import FILLS, Fill
 
 SCHEMA = "driving-xai-brush-case/1"
 CASE, FRAME, MASK = "case.json", "frame.png", "mask.png"
@@ -107,9 +107,16 @@ class Case(_Section):
     def effects(self) -> list[Effect]:
         """The change of each output under each fill, beside the control's."""
         return [
-            _effect(name, fill, self.before[at], found.here[at], [row[at] for row in found.elsewhere])
+            Effect(
+                output=name,
+                fill=fill,
+                before=self.before[at],
+                after=found.here[at],
+                change=found.here[at] - self.before[at],
+                elsewhere=tuple(abs(row[at] - self.before[at]) for row in found.elsewhere),
+            )
             for at, name in enumerate(self.outputs)
-            for fill, found in self.fills.items()
+            for fill, found in ((fill, self.fills[fill]) for fill in FILLS if fill in self.fills)
         ]
 
     @property
@@ -132,36 +139,32 @@ class Effect(NamedTuple):
     before: float
     after: float
     change: float
-    elsewhere: tuple[float, float, float] | None
-    """The mean, the least and the largest size of the change at the other places; None without any."""
-    places: int
-    exceeded: int
-    """Other places at which the change is smaller than the region's."""
+    elsewhere: tuple[float, ...]
+    """The size of the change at each other place."""
 
-
-def _effect(output: str, fill: Fill, before: float, after: float, others: list[float]) -> Effect:
-    sizes = np.abs(np.array(others) - before)
-    spread = (float(sizes.mean()), float(sizes.min()), float(sizes.max())) if others else None
-    size = abs(after - before)
-    return Effect(output, fill, before, after, after - before, spread, len(others), int((sizes < size).sum()))
+    @property
+    def exceeded(self) -> int:
+        """Other places at which the change is smaller than the region's."""
+        return sum(size < abs(self.change) for size in self.elsewhere)
 
 
 def sentence_of(effects: list[Effect], unit: str) -> str:
     """What one output's changes under the fills say, with the control's.
 
     Example:
-        >>> sentence_of([Effect("wheel", "black", 2.0, 5.0, 3.0, (0.5, 0.1, 0.9), 19, 19)], "°")
-        'wheel changes without it by +3.0° (black); without the same area at 19 other places by 0.1 to 0.9°. It matters more than all of them.'
+        >>> sentence_of([Effect("wheel", "black", 2.0, 5.0, 3.0, (0.5, 0.1, 0.9))], "°")
+        'Wheel changes without it by +3.0° (black); without the same area at 3 other places by 0.1 to 0.9°. It matters more than all of them.'
     """
     changes = ", ".join(f"{_said(each.change, unit, signed=True)} ({each.fill})" for each in effects)
-    name, places = effects[0].output, effects[0].places
+    name, places = effects[0].output, len(effects[0].elsewhere)
+    name = name[:1].upper() + name[1:]
     if not places:
         return (
             f"{name} changes without it by {changes}; the frame has no room to move the area elsewhere, so there is "
             "no control."
         )
-    spreads = [each.elsewhere for each in effects if each.elsewhere is not None]
-    low, high = min(each[1] for each in spreads), max(each[2] for each in spreads)
+    low = min(size for each in effects for size in each.elsewhere)
+    high = max(size for each in effects for size in each.elsewhere)
     span = f"{_said(low, unit).removesuffix(unit)} to {_said(high, unit)}"
     said = (
         f"{name} changes without it by {changes}; without the same area at {places} other places by {span}."

@@ -79,15 +79,15 @@ def test_an_effect_stands_with_the_spread_of_its_control() -> None:
     effects = {(each.output, each.fill): each for each in case_of().effects}
     black = effects["stop", "black"]
     assert black.change == pytest.approx(-0.7)
-    assert black.elsewhere == pytest.approx((0.05, 0.0, 0.1))
-    assert (black.exceeded, black.places) == (3, 3)
+    assert black.elsewhere == pytest.approx((0.1, 0.05, 0.0))
+    assert black.exceeded == len(black.elsewhere) == 3
     assert (effects["go", "black"].exceeded, effects["go", "mean"].exceeded) == (2, 0)
 
 
 def test_sentences_claim_no_more_than_the_control_allows() -> None:
     (strong,) = case_of().sentences
     assert strong == (
-        "stop changes without it by −0.70 (black), −0.50 (mean); without the same area at 3 other places by 0.00 to "
+        "Stop changes without it by −0.70 (black), −0.50 (mean); without the same area at 3 other places by 0.00 to "
         "0.10. It matters more than all of them, whatever the fill."
     )
     (mixed,) = case_of(predicted=[False, True]).sentences
@@ -104,7 +104,7 @@ def test_sentences_claim_no_more_than_the_control_allows() -> None:
     (no_room,) = case_of(offsets=[], fills=alone).sentences
     assert no_room.endswith("the frame has no room to move the area elsewhere, so there is no control.")
     (nothing_predicted,) = case_of(predicted=[False, False]).sentences
-    assert nothing_predicted.startswith("stop changes"), "the output that changes most"
+    assert nothing_predicted.startswith("Stop changes"), "the output that changes most"
 
 
 def test_no_change_at_all_is_no_evidence() -> None:
