@@ -133,6 +133,13 @@ def replay(
             help="Show it in a browser; without --out one can seek there and switch the method. 0: any port.",
         ),
     ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where --serve saves what viewers paint over, for the report. [default: FILE.cases of --out]",
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -194,7 +201,9 @@ def replay(
     how = settings.resolve(
         ReplayConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
     )
-    with _live_view(serve, host) as live:
+    if cases is None and out is not None:
+        cases = out.with_name(f"{out.stem}.cases")
+    with _live_view(serve, host, cases) as live:
         if out is None:
             assert live is not None
             with suppress(KeyboardInterrupt):  # The way to end it.
@@ -232,7 +241,7 @@ def _tell(made: ReplayResult, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _live_view(port: int | None, host: str) -> Iterator[Live | None]:
+def _live_view(port: int | None, host: str, cases: Path | None) -> Iterator[Live | None]:
     """Serves a live view while the block runs, where one was asked for."""
     if port is None:
         yield None
@@ -240,7 +249,7 @@ def _live_view(port: int | None, host: str) -> Iterator[Live | None]:
     from driving_xai.replay.live.control import Live
     from driving_xai.replay.live.server import serving
 
-    live = Live()
+    live = Live(cases=cases)
     with serving(live, host=host, port=port) as address:
         console.say(f"live view: {address} (Ctrl-C ends)")
         yield live

@@ -18,6 +18,7 @@ from driving_xai.evaluation.results import SUMMARY
 from driving_xai.replay.background import Consumer, StageTimes, ahead
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.inset import CurveView
+from driving_xai.replay.live.brush import Brushes
 from driving_xai.replay.live.control import Live
 from driving_xai.replay.live.watching import playback_of, shown_to
 from driving_xai.replay.predict import FrameResult
@@ -102,12 +103,14 @@ def _play(
     """Renders an opened source into the session's `out`."""
     assert session.out is not None
     out, config = session.out, session.config
-    predict, dropped = session.predictor(times), Dropped(config.policy)
+    predict, dropped, brushes = session.predictor(times), Dropped(config.policy), Brushes(session)
     played = runs = 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
         coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
         explained = (predict(*each) for each in coming)
+        if live is not None:
+            explained = map(brushes.coming, explained)
         submit = stack.enter_context(session.scoring(times))
         first = next(explained, None)
         if first is None:
@@ -115,7 +118,7 @@ def _play(
         if live is not None:
             playback = playback_of(session, methods=(session.method,), free=False)
             live.begin(playback, at_s=playback.first_s)
-        renderer = session.renderer(stack, first.result, _show(window, live, session), times)
+        renderer = session.renderer(stack, first.result, _show(window, live, session, brushes), times)
         with Consumer(renderer, _DEPTH) as consumer:
             for pending in itertools.chain([first], explained):
                 consumer.put(submit(pending))
@@ -156,10 +159,10 @@ def _require_rows(session: Session, renderer: Renderer) -> None:
         raise DataError("no frame had a predicted output, so nothing could be scored; see --no-score")
 
 
-def _show(window: Window | None, live: Live | None, session: Session) -> Show | None:
+def _show(window: Window | None, live: Live | None, session: Session, brushes: Brushes) -> Show | None:
     """What takes each picture, if anybody looks."""
     to_window = None if window is None else window.offer
-    to_viewers = None if live is None else shown_to(live, session)
+    to_viewers = None if live is None else shown_to(live, session, brushes)
 
     def show(picture: Image, result: FrameResult, curves: Sequence[CurveView | None]) -> None:
         if to_window is not None:

@@ -26,7 +26,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from driving_xai.errors import VideoError
-from driving_xai.replay.live.access import Room, Token, is_loopback, is_trusted
+from driving_xai.replay.live.access import Room, Token, address_to_open, is_loopback, is_trusted
+from driving_xai.replay.live.brush import MOST_REQUEST_BYTES, BrushRequest
 from driving_xai.replay.live.control import Live
 
 _MOST_CLIENTS = 64
@@ -39,11 +40,13 @@ _MOST_BODY_BYTES = 1024
 _MOST_REQUEST_BYTES = 32 * 1024
 _MOST_FIELDS = 8
 """Of a query."""
+_BRUSH_WAIT_S = 10.0
+"""For other viewers' brushes: the model answers one at a time."""
 
 
 @contextmanager
 def serving(live: Live, *, host: str, port: int) -> Iterator[str]:
-    """Serves a live view while the block runs; yields its address.
+    """Serves a live view while the block runs; yields an address that can be opened.
 
     Args:
         live: what is seen, and who takes the requests.
@@ -61,7 +64,8 @@ def serving(live: Live, *, host: str, port: int) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, name="replay-serve", daemon=True)
     thread.start()
     try:
-        shown = f"[{host}]" if ":" in host else host
+        shown = address_to_open(host)
+        shown = f"[{shown}]" if ":" in shown else shown
         query = "" if server.token is None else f"?token={server.token.secret}"
         yield f"http://{shown}:{server.server_address[1]}/{query}"
     finally:
@@ -82,6 +86,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, live: Live, host: str, port: int) -> None:
         self.live, self.host = live, host
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.brushing = threading.Lock()
         self._room = Room(most=_MOST_CLIENTS, most_of_one=_MOST_OF_ONE_ADDRESS)
         super().__init__((host, port), _Handler)
         self.token = None if is_loopback(host) else Token(self.server_address[1])
@@ -131,6 +136,10 @@ class _RequestReader(io.RawIOBase):
         """A new request may come from now on."""
         self._until_s, self._left = time.monotonic() + _CLIENT_S, _MOST_REQUEST_BYTES
 
+    def admit(self, count: int) -> None:
+        """So many bytes more may come of this request."""
+        self._left += count
+
     def readable(self) -> bool:
         return True
 
@@ -179,22 +188,31 @@ class _Handler(BaseHTTPRequestHandler):
                 more["Set-Cookie"] = self.server.token.set_cookie
             self._answer(HTTPStatus.OK, _page(), "text/html; charset=utf-8", more)
         elif path == "/frame":
-            self._frame(_number(query.get("after", ["0"])))
+            self._frame(_number(query.get("after", ["0"])), drawn=query.get("drawn", ["1"]) != ["0"])
+        elif path == "/brush":
+            self._describe_brush()
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "no such page")
 
     def do_POST(self) -> None:
         path, _ = self._asked()
+        most = _MOST_BODY_BYTES if path != "/brush" else MOST_REQUEST_BYTES
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "expected a Content-Length")
-        if len(length) > 9 or int(length) > _MOST_BODY_BYTES:
-            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "expected a few bytes")
+        if len(length) > 9 or int(length) > most:
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {most:,} bytes")
+        self._reader.admit(int(length))
         body = self.rfile.read(int(length))
         # Only a page of this server can send this type without being asked for permission first.
-        if self.headers.get_content_type() != "application/json" or path != "/request":
-            self._refuse(HTTPStatus.NOT_FOUND, "expected JSON to /request")
-            return
+        if self.headers.get_content_type() != "application/json" or path not in ("/request", "/brush"):
+            self._refuse(HTTPStatus.NOT_FOUND, "expected JSON to /request or /brush")
+        elif path == "/brush":
+            self._brush(body)
+        else:
+            self._request(body)
+
+    def _request(self, body: bytes) -> None:
         try:
             act = _action(self.server.live, body)
         except (ValueError, OverflowError, RecursionError) as error:
@@ -207,9 +225,45 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain", {})
 
-    def _frame(self, after: int) -> None:
+    def _describe_brush(self) -> None:
+        try:
+            picture, frame = self.server.live.brush()
+        except ValueError as error:
+            self._refuse(HTTPStatus.CONFLICT, str(error))
+            return
+        self._answer_json({"picture": picture, **frame.describe()})
+
+    def _brush(self, body: bytes) -> None:
+        """Answers how the outputs change without what was painted; saves it where that was asked for."""
         live = self.server.live
-        shown = live.newest(after, _WAIT_S)
+        try:
+            asked = BrushRequest.parse(body)
+        except (ValueError, RecursionError) as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        if not self.server.brushing.acquire(timeout=_BRUSH_WAIT_S):
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the model is busy with other brushes; try again")
+            return
+        try:
+            if asked.save and live.cases is None:
+                raise ValueError("cases are not saved in this replay; start it with --cases FOLDER")
+            tried = live.brush(asked.picture)[1].without(asked.mask, asked.note)
+            saved = tried.save(live.cases).name if asked.save and live.cases is not None else None
+        except (ValueError, MemoryError, RuntimeError) as error:
+            # A RuntimeError is torch's, as when a device has no memory left.
+            self._refuse(HTTPStatus.CONFLICT, str(error).partition("\n")[0] or "the model cannot be asked")
+            return
+        finally:
+            self.server.brushing.release()
+        self._answer_json({"picture": asked.picture, "saved": saved, **tried.describe()})
+
+    def _answer_json(self, content: Mapping[str, Any]) -> None:
+        packed = json.dumps(content, allow_nan=False).encode()
+        self._answer(HTTPStatus.OK, packed, "application/json", {})
+
+    def _frame(self, after: int, *, drawn: bool) -> None:
+        live = self.server.live
+        shown = live.newest(after, _WAIT_S, drawn=drawn)
         if live.closed:
             # Connections outlive the server's socket: without this they would be asked on and on.
             self._refuse_and_close(HTTPStatus.GONE, "the replay has ended")
@@ -298,11 +352,17 @@ def _action(live: Live, body: bytes) -> Callable[[], None]:
             return lambda: live.pause(False)
         case {"do": "step"}:
             return live.step
+        case {"do": "back"}:
+            return live.step_back
+        case {"do": "speed", "speed": int() | float() as speed}:
+            return partial(live.set_speed, float(speed))
         case {"do": "seek", "at_s": int() | float() as at_s}:
             return partial(live.seek, float(at_s))
         case {"do": "method", "method": str() as method}:
             return partial(live.switch, method)
-    raise ValueError("expected do: pause, play, step, seek with at_s, or method with method")
+    raise ValueError(
+        "expected do: pause, play, step, back, speed with speed, seek with at_s, or method with method"
+    )
 
 
 @cache
@@ -314,7 +374,8 @@ def _page() -> bytes:
 
 @cache
 def _script() -> str:
-    return files("driving_xai.replay.live").joinpath("live.js").read_text(encoding="utf-8")
+    folder = files("driving_xai.replay.live")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in ("brush.js", "live.js"))
 
 
 @cache

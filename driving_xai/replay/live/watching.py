@@ -15,12 +15,12 @@ from driving_xai.models.declared import is_recurrent
 from driving_xai.replay.background import Consumer, StageTimes, ahead
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.inset import CurveView
+from driving_xai.replay.live.brush import Brushes
 from driving_xai.replay.live.control import FrameStats, Live, Playback
 from driving_xai.replay.methods import fitting_methods
 from driving_xai.replay.predict import FrameResult
 from driving_xai.replay.render import Show
 from driving_xai.replay.session import Session
-from driving_xai.replay.tasks.base import Task
 
 _DEPTH = 2
 """Frames that may wait between two stages: few, so that a request is soon met."""
@@ -46,14 +46,14 @@ def watch(checkpoint: Checkpoint, source: Path, live: Live, config: ReplayConfig
     offered = dict.fromkeys([*fitting_methods(checkpoint.model), whole.method])
     playback = playback_of(whole, methods=tuple(offered), free=True)
     memory_s = _MEMORY_S if is_recurrent(checkpoint.model) else 0.0
-    at_s, request = playback.first_s, None
+    at_s, request, times_s = playback.first_s, None, whole.frames.time_s.tolist()
     while True:
         # A little earlier, so that rounding does not lose the frame of that very time.
         start_s = max(config.start_s, at_s - memory_s - 1e-6)
         options = config.options if playback.method == config.method else {}
         chosen = replace(config, start_s=start_s, method=playback.method, options=options)
         session = Session.open(checkpoint, source, None, chosen)
-        live.begin(playback, at_s=at_s, answers=request)
+        live.begin(playback, at_s=at_s, answers=request, times_s=times_s)
         _play(session, live, at_s)
         if not live.interrupted:
             live.end()
@@ -67,7 +67,7 @@ def watch(checkpoint: Checkpoint, source: Path, live: Live, config: ReplayConfig
 def _play(session: Session, live: Live, from_s: float) -> None:
     """Shows a source from a place on, until its end or a viewer's request."""
     times = StageTimes()
-    predict, dropped = session.predictor(times), Dropped(session.config.policy)
+    predict, dropped, brushes = session.predictor(times), Dropped(session.config.policy), Brushes(session)
     first_s = from_s - 0.5 / float(session.frames.frame_rate)
     with ExitStack() as stack:
         coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
@@ -79,9 +79,10 @@ def _play(session: Session, live: Live, from_s: float) -> None:
             if seen.time_s < first_s:
                 predict.remember(seen, pixels)
                 continue
-            pending = predict(seen, pixels)
+            pending = brushes.coming(predict(seen, pixels))
             if consumer is None:
-                renderer = session.renderer(stack, pending.result, shown_to(live, session), times)
+                show = shown_to(live, session, brushes)
+                renderer = session.renderer(stack, pending.result, show, times)
                 consumer = stack.enter_context(Consumer(renderer, _DEPTH))
             consumer.put(submit(pending))
 
@@ -100,23 +101,30 @@ def playback_of(session: Session, *, methods: Sequence[str], free: bool) -> Play
     )
 
 
-def shown_to(live: Live, session: Session) -> Show:
+def shown_to(live: Live, session: Session, brushes: Brushes) -> Show:
     """Hands each picture to the viewers with its numbers."""
 
     def show(picture: Image, result: FrameResult, curves: Sequence[CurveView | None]) -> None:
-        live.show(picture, _stats(session.task, result, curves), lasts_s=result.seen.shown_for_ns / 1e9)
+        live.show(
+            picture,
+            _stats(session, result, curves),
+            plain=result.seen.frame.image,
+            brush=brushes.shown(result),
+            lasts_s=result.seen.shown_for_ns / 1e9,
+        )
 
     return show
 
 
-def _stats(task: Task, result: FrameResult, curves: Sequence[CurveView | None]) -> FrameStats:
-    predicted, truth = task.in_words(result)
+def _stats(session: Session, result: FrameResult, curves: Sequence[CurveView | None]) -> FrameStats:
+    predicted, truth = session.task.in_words(result)
     shown = [curve for curve in curves if curve is not None]
     # All curves of a frame share the means.
     newest = shown[-1] if shown else None
     return FrameStats(
         time_s=result.seen.time_s,
         frame=result.seen.frame.index,
+        method=session.method,
         predicted=predicted,
         truth=truth,
         area=_known(sum(curve.area for curve in shown) / len(shown)) if shown else None,

@@ -51,6 +51,7 @@ class ActionTask(Task):
         "than the random order's (dashed).",
         decimals=2,
     )
+    output_unit = ""
 
     def __init__(
         self, checkpoint: Checkpoint, frames: FrameSource, cut: ModelInput, config: ReplayConfig
@@ -94,6 +95,13 @@ class ActionTask(Task):
         return {
             "target": probabilities(self._outputs, scores)[:, output.column].double().cpu().numpy(),
         }
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(self._outputs.names)
+
+    def read_outputs(self, scores: Float[Tensor, "V K"], prediction: Any) -> Float64[np.ndarray, "V K"]:
+        return probabilities(self._outputs, scores).double().cpu().numpy()
 
     def painter(self, first: FrameResult, provenance: str) -> Painter:
         height, width = first.seen.frame.image.shape[:2]

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from data_prep.schema import Image
@@ -70,6 +71,8 @@ class Task(ABC):
     explains_every_frame: ClassVar[bool]
     """Whether each frame has one explanation, so that the mean area has an interval over blocks of frames."""
     legend: ClassVar[Legend]
+    output_unit: ClassVar[str]
+    """Of the outputs as people read them; empty for probabilities."""
 
     def __init__(
         self, checkpoint: Checkpoint, frames: FrameSource, cut: ModelInput, config: ReplayConfig
@@ -102,6 +105,19 @@ class Task(ABC):
         Args:
             prediction: the frame's `Prediction.value`.
             clean: the scores of the unedited frame.
+        """
+
+    @property
+    @abstractmethod
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs as people read them, in the order of the scores."""
+
+    @abstractmethod
+    def read_outputs(self, scores: Float[Tensor, "V K"], prediction: Any) -> Float64[np.ndarray, "V K"]:
+        """Scores as people read them: an angle of the wheel, or probabilities.
+
+        Args:
+            prediction: the frame's `Prediction.value`.
         """
 
     @abstractmethod

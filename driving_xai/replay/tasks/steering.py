@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from data_prep.schema import Image
@@ -58,6 +58,7 @@ class SteeringTask(Task):
         "random order's (dashed).",
         decimals=0,
     )
+    output_unit = "°"
 
     def __init__(
         self, checkpoint: Checkpoint, frames: FrameSource, cut: ModelInput, config: ReplayConfig
@@ -126,6 +127,13 @@ class SteeringTask(Task):
             name: SteeringError(degrees_per_unit=scale, reference_deg=angle)(scores[None])[0].cpu().numpy()
             for name, angle in compared.items()
         }
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("steering wheel",)
+
+    def read_outputs(self, scores: Float[Tensor, "V K"], prediction: Steered) -> Float64[np.ndarray, "V K"]:
+        return scores[:, :1].double().cpu().numpy() * prediction.degrees_per_unit
 
     def painter(self, first: FrameResult, provenance: str) -> Painter:
         config, frames = self.config, self.frames

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -38,6 +39,7 @@ def stats(number: int) -> FrameStats:
     return FrameStats(
         time_s=number / 20,
         frame=number,
+        method="grad-cam",
         predicted="1.0°",
         truth=None,
         area=None,
@@ -186,3 +188,67 @@ def test_closing_lets_everybody_go(live: Live, start: Start) -> None:
     threading.Event().wait(0.1)
     live.close()
     assert [each.result(2.0) for each in waiting] == [None, None, None]
+
+
+def test_a_step_back_pauses_and_goes_to_the_frame_before(live: Live) -> None:
+    times_s = [0.0, 0.05, 0.1, 0.15]
+    live.begin(playback(free=True), at_s=0.0, times_s=times_s)
+    live.newest(0, 0.0)
+    live.pause(True)
+    for number in (1, 2):
+        live.step()
+        live.show(picture(number), stats(number))
+    live.step_back()
+    assert live.next_request() == (0.05, None)
+    live.step_back()
+    assert live.next_request() == (0.0, None), "before the place that was asked for"
+    with pytest.raises(ValueError, match="first frame"):
+        live.step_back()
+    assert live.newest(0, 0.1).state["paused"]
+
+
+def test_stepping_back_passes_a_frame_that_cannot_be_read(live: Live) -> None:
+    live.begin(playback(free=True), at_s=0.05, times_s=[0.0, 0.05, 0.1])
+    live.newest(0, 0.0)
+    # The frame of 0.05 s is missing: the one after it is shown.
+    live.show(picture(2), stats(2))
+    live.step_back()
+    assert live.next_request() == (0.0, None)
+
+
+def test_while_something_else_comes_the_picture_keeps_its_own_name(live: Live) -> None:
+    live.begin(playback(free=True), at_s=0.0)
+    live.newest(0, 0.0)
+    live.show(picture(1), stats(1))
+    live.switch("rise")
+    state = live.newest(0, 0.1).state
+    assert (state["waiting"], state["wanted"], state["stats"]["method"]) == (True, "rise", "grad-cam")
+    live.begin(playback(free=True, method="rise"), at_s=0.0, answers=live.next_request())
+    state = live.newest(0, 0.1).state
+    assert (state["waiting"], state["wanted"], state["stats"]["method"]) == (True, None, "grad-cam")
+    live.show(picture(2), replace(stats(2), method="rise"))
+    state = live.newest(0, 0.1).state
+    assert (state["waiting"], state["stats"]["method"]) == (False, "rise")
+
+
+def test_speed_divides_the_time_of_a_frame(live: Live, start: Start) -> None:
+    live.begin(playback(free=True, frame_rate=50.0), at_s=0.0)
+    live.set_speed(4.0)
+    shown = start(show, live, range(1, 41))
+    live.newest(0, 1.0)
+    begun = time.monotonic()
+    shown.result(5.0)
+    assert 0.15 < time.monotonic() - begun < 0.7, "39 periods of 5 ms"
+    for speed in (0.0, -1.0, 100.0, float("nan")):
+        with pytest.raises(ValueError, match=r"expected 0\.1 to 16"):
+            live.set_speed(speed)
+
+
+def test_the_plain_frame_comes_with_the_same_numbers(live: Live) -> None:
+    live.begin(playback(free=False), at_s=0.0)
+    live.show(picture(200), stats(1), plain=np.full((4, 6, 3), 50, np.uint8))
+    drawn, plain = live.newest(0, 0.1), live.newest(0, 0.1, drawn=False)
+    assert (grey(drawn.jpeg), grey(plain.jpeg)) == (200, 50)
+    assert drawn.state == plain.state
+    live.show(picture(100), stats(2))
+    assert grey(live.newest(0, 0.1, drawn=False).jpeg) == 100, "without a plain one the drawn one"

@@ -10,6 +10,7 @@ import math
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from email.message import Message
@@ -20,7 +21,7 @@ import pytest
 
 from driving_xai.errors import VideoError
 from driving_xai.replay.live import server
-from driving_xai.replay.live.access import is_loopback, is_trusted
+from driving_xai.replay.live.access import address_to_open, is_loopback, is_trusted
 from driving_xai.replay.live.control import Live
 from driving_xai.replay.live.server import _MOST_CLIENTS, _MOST_OF_ONE_ADDRESS, serving
 
@@ -240,6 +241,54 @@ class TestToken:
         body = json.dumps({"do": "step"})
         asked = open_view.ask("POST", "/request", body, Content_Type="application/json", Cookie=cookie)
         assert asked[0] == 204
+
+    @pytest.mark.parametrize(
+        "foreign",
+        [
+            'prefs={"a": [1, 2]}',
+            "theme=dark mode",
+            "bad name=1",
+            "=",
+            "x",
+            "a=\x80",
+            'q="unclosed',
+            "a@b=1; c d=2",
+        ],
+    )
+    def test_cookies_of_other_programs_lock_nobody_out(self, open_view: View, foreign: str) -> None:
+        """A browser sends the cookies of all ports of a host, also those that no standard allows."""
+        own = f"replay-{open_view.port}={open_view.token}"
+        for cookie in (f"{foreign}; {own}", f"{own}; {foreign}", f"{foreign};{own};{foreign}"):
+            assert open_view.ask("GET", "/frame?after=0", Cookie=cookie)[0] == 200, cookie
+        assert open_view.ask("GET", "/", Cookie=foreign)[0] == 403
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+    def test_the_printed_address_of_a_wildcard_can_be_opened(self, host: str) -> None:
+        try:
+            with serving(Live(), host=host, port=0) as address:
+                assert urlsplit(address).hostname != host
+                directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+                with directly.open(address, timeout=10) as answer:
+                    assert answer.status == 200
+        except VideoError:
+            pytest.skip(f"this machine does not listen on {host}")
+
+    def test_without_a_network_the_printed_address_is_the_loopback(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unreachable(*_: object) -> None:
+            raise OSError("no route")
+
+        monkeypatch.setattr(socket.socket, "connect", unreachable)
+        assert [address_to_open(host) for host in ("0.0.0.0", "::")] == ["127.0.0.1", "::1"]
+
+    def test_a_wildcard_answers_to_the_own_name_of_the_machine_and_to_no_other(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(socket, "gethostname", lambda: "Robot")
+        assert is_trusted("robot:8700", "0.0.0.0")
+        assert not is_trusted("robot.evil.example", "0.0.0.0")
+        assert not is_trusted("robot:8700", "127.0.0.1"), "the loopback has no such name"
 
     def test_each_server_has_its_own(self, open_view: View) -> None:
         with serving(Live(), host="0.0.0.0", port=0) as address:

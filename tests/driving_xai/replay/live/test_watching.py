@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,9 +33,9 @@ class Watched(Live):
         self.seen: list[tuple[np.ndarray, FrameStats]] = []
         self.came = threading.Condition()
 
-    def show(self, picture: np.ndarray, stats: FrameStats, *, lasts_s: float | None = None) -> None:
+    def show(self, picture: np.ndarray, stats: FrameStats, **more: Any) -> None:
         self._asked_s = float("inf")
-        super().show(picture, stats, lasts_s=lasts_s)
+        super().show(picture, stats, **more)
         with self.came:
             self.seen.append((picture, stats))
             self.came.notify_all()
