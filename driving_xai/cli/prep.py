@@ -191,7 +191,7 @@ def _reader_for(task: str, reader: str) -> str:
     return "synthetic-actions"
 
 
-def _foretell(config: Any, out: Path, workers: int, as_json: bool) -> None:
+def _foretell(config: Any, out: str, workers: int, as_json: bool) -> None:
     from data_prep.forecast import forecast
     from data_prep.prepare import command_of, read_job
     from data_prep.readers import entry
