@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.capabilities import network_of
+from driving_xai.models.capabilities import network_or_none
 from driving_xai.models.feature_maps import as_maps, is_linear_head
 from driving_xai.models.forward_trace import removed_after
-from driving_xai.types import FeatureMap, FrameModel, Frames, Scores, Target, View
+from driving_xai.types import FeatureMap, FrameModel, Frames, Scores, Target
 
 
 class LayerGradient(NamedTuple):
@@ -170,7 +170,7 @@ def _recurrent_layers_without_cudnn(model: FrameModel) -> Iterator[None]:
     def leave_cudnn(_module: nn.Module, _inputs: tuple) -> None:
         torch.backends.cudnn.enabled = False
 
-    network = network_of(model) if isinstance(model, nn.Module | View) else None
+    network = network_or_none(model)
     layers = [] if network is None else [each for each in network.modules() if isinstance(each, nn.RNNBase)]
     try:
         if network is None:
