@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from driving_xai.errors import NonFiniteError, UnsupportedModelError
 from driving_xai.explain.options import checked_fields
-from driving_xai.models.capabilities import frame_model, network_of, require_eval_mode
+from driving_xai.models.capabilities import frame_model, network_of, network_or_none, require_eval_mode
 from driving_xai.models.forward_trace import frames_taken, removed_after, uncompiled
 from driving_xai.targets import checked, single
-from driving_xai.types import FrameModel, Frames, Saliency, Target, View
+from driving_xai.types import FrameModel, Frames, Saliency, Target
 
 Part = TypeVar("Part")
 
@@ -215,7 +215,7 @@ def _taking(view: FrameModel, frames: Frames) -> Iterator[None]:
         UnsupportedModelError: a view of a network has written on the frames.
     """
     version = None if frames.is_inference() else frames._version
-    network = network_of(view) if isinstance(view, nn.Module | View) else nn.Module()
+    network = network_or_none(view) or nn.Module()
     try:
         with _given_copies(view), uncompiled(network):
             yield

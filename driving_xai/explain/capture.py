@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
+from driving_xai.models.capabilities import network_or_none
 from driving_xai.models.feature_maps import as_maps, is_linear_head
 from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import FeatureMap, FrameModel, Frames, Scores, Target
@@ -45,7 +46,7 @@ def layer_gradient(
     name = type(at.layer).__name__
     if at.layer.training:
         raise UnsupportedModelError(f"layer {name} is in training mode; call eval() on the model first")
-    with _graph_starting_at(at.layer) as outputs, _recurrent_layers_without_cudnn():
+    with _graph_starting_at(at.layer) as outputs, _recurrent_layers_without_cudnn(model):
         values = target(model(frames))
         if len(outputs) != 1:
             raise UnsupportedModelError(
@@ -77,7 +78,7 @@ def input_gradient(model: FrameModel, frames: Frames, target: Target) -> Frames:
     Raises:
         UnsupportedModelError: the target does not depend on the pixels.
     """
-    with torch.inference_mode(False), torch.enable_grad(), _recurrent_layers_without_cudnn():
+    with torch.inference_mode(False), torch.enable_grad(), _recurrent_layers_without_cudnn(model):
         leaf = frames.detach().clone().requires_grad_()
         values = target(model(leaf))
         gradient = None
@@ -156,21 +157,25 @@ def _graph_starting_at(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _recurrent_layers_without_cudnn() -> Iterator[None]:
+def _recurrent_layers_without_cudnn(model: FrameModel) -> Iterator[None]:
     """Switches cuDNN off from the first recurrent layer that runs to the end of the scope.
 
     cuDNN's recurrent layers have no backward pass in eval mode, and switching to training mode would
     change the model: https://github.com/pytorch/pytorch/issues/15788. Layers that run before the
-    first recurrent one, the convolutions of a CNN-LSTM, keep cuDNN.
+    first recurrent one, the convolutions of a CNN-LSTM, keep cuDNN; a plain function, whose layers cannot be
+    seen, goes without.
     """
     enabled = torch.backends.cudnn.enabled
 
-    def leave_cudnn(module: nn.Module, _inputs: tuple) -> None:
-        if isinstance(module, nn.RNNBase):
-            torch.backends.cudnn.enabled = False
+    def leave_cudnn(_module: nn.Module, _inputs: tuple) -> None:
+        torch.backends.cudnn.enabled = False
 
+    network = network_or_none(model)
+    layers = [] if network is None else [each for each in network.modules() if isinstance(each, nn.RNNBase)]
     try:
-        with removed_after([nn.modules.module.register_module_forward_pre_hook(leave_cudnn)]):
+        if network is None:
+            torch.backends.cudnn.enabled = False
+        with removed_after(layer.register_forward_pre_hook(leave_cudnn) for layer in layers):
             yield
     finally:
         torch.backends.cudnn.enabled = enabled

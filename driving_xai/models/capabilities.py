@@ -258,7 +258,7 @@ def require_eval_mode(model: object) -> None:
         Traceback (most recent call last):
         driving_xai.errors.UnsupportedModelError: layer 0 (Dropout) is in training mode; call eval() on the model first
     """
-    network = _network_or_none(model)
+    network = network_or_none(model)
     if network is None:
         return
     for name, module in network.named_modules():
@@ -294,12 +294,12 @@ def device_of(model: object) -> torch.device:
         >>> device_of(nn.Identity())
         device(type='cpu')
     """
-    network = _network_or_none(model)
+    network = network_or_none(model)
     weight = None if network is None else next(network.parameters(), None)
     return torch.device("cpu") if weight is None else weight.device
 
 
-def _network_or_none(model: object) -> nn.Module | None:
+def network_or_none(model: object) -> nn.Module | None:
     """The module of a model; None of one that is only called."""
     with suppress(UnsupportedModelError):
         return network_of(model)

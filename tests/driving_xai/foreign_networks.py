@@ -135,7 +135,7 @@ OPTIONS: Mapping[str, Mapping[str, object]] = {
     "captum:GradientShap": {"n_samples": 1},
     "captum:Occlusion": {"sliding_window_shapes": (3, 24, 24), "strides": (3, 24, 24)},
 }
-FEW: Mapping[str, object] = {"fractions": (0.1, 0.25), "samples": 4, "patch_px": 16}
+FEW: Mapping[str, object] = {"fractions": (0.1, 0.25), "samples": 4, "patch_px": 16, "patterns": 40}
 """Options of metrics, where they have them."""
 MOST_S = {"python": 30.0, "command": 150.0}
 """For one cell, and for one run of a command."""

@@ -127,6 +127,11 @@ def check_vit(vit: nn.Module) -> None:
         )
     # Others compute attention otherwise, with rotated positions, say: what is rebuilt here would be wrong.
     foreign = {type(each).__name__ for each in (*blocks, *attentions)} - {"Block", "Attention"}
+    if foreign == {"OptimizedModule"}:
+        raise UnsupportedModelError(
+            f"{name} has blocks that torch.compile has replaced; give it with the blocks as they were, or compile the "
+            "whole network"
+        )
     if foreign:
         raise UnsupportedModelError(
             f"{name} is built of {', '.join(sorted(foreign))}; expected timm's Block and Attention, whose attention "

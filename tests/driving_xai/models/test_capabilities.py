@@ -92,16 +92,27 @@ def require_the_maps_of_the_plain_one(made: Callable[[], nn.Module], how, names)
 
 
 @pytest.mark.parametrize("how", HOW, ids=lambda each: each.__name__)
-@pytest.mark.parametrize(("made", "name"), [(resnet, "grad-cam"), (transformer, "generic-attention")])
+@pytest.mark.parametrize(("made", "name"), [(resnet, "grad-cam"), (transformer, "grad-cam")])
 def test_a_network_in_another_form_has_the_maps_of_the_plain_one(made, name, how) -> None:
     require_the_maps_of_the_plain_one(made, how, [name])
+
+
+@pytest.mark.parametrize("how", [each for each in HOW if each is not compiled_in_part])
+def test_attention_is_read_in_another_form_too(how) -> None:
+    require_the_maps_of_the_plain_one(transformer, how, ["generic-attention"])
+
+
+def test_blocks_that_were_replaced_by_compiled_ones_are_refused_in_one_line() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"torch\.compile has replaced; give it with the blocks"):
+        build("rollout")(compiled_in_part(transformer()), FRAMES, output(1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", HOW, ids=lambda each: each.__name__)
 @pytest.mark.parametrize("made", [resnet, transformer])
 def test_every_method_has_the_maps_of_the_plain_one(made, how) -> None:
-    names = EVERYWHERE + (OF_TRANSFORMERS if made is transformer else ())
+    reads_blocks = made is transformer and how is not compiled_in_part
+    names = EVERYWHERE + (OF_TRANSFORMERS if reads_blocks else ())
     require_the_maps_of_the_plain_one(made, how, names)
 
 
