@@ -41,7 +41,7 @@ def imported(text: str, *, error: type[ValueError] = ValueError) -> Any:
         3.141592653589793
         >>> imported("math:cosinus")
         Traceback (most recent call last):
-        ValueError: math:cosinus: math has no cosinus; did you mean cos?
+        ValueError: math:cosinus: math has no cosinus; did you mean ...?
     """
     module, _, name = text.partition(":")
     with importable(), contained(f"importing {module}", error=error):
