@@ -32,7 +32,7 @@ def info(
 ) -> None:
     """Say what a folder holds: shards, a checkpoint, results.
 
-    Of an unfinished run: how far it came, where a training's best weights so far are, and how to go on.
+    For an unfinished run: how far it came, where a training's best weights so far are, and how to go on.
 
     \b
     Example: driving-xai info shards --figure quality.png

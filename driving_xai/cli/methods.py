@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 from driving_xai.cli import console, listing
 from driving_xai.cli.models import open_model
 from driving_xai.cli.options import Json, Weights
+
+_COLUMNS = 80
 
 
 def methods(
@@ -69,5 +72,12 @@ def _lines(rows: list[dict[str, Any]], *, shown: bool) -> list[str]:
             lines.append(f"  {family}")
         mark = ("yes  " if row["fits"] else "no   ") if shown else ""
         text = row["reason"] if shown and row["reason"] else row["summary"]
-        lines.append(f"    {mark}{row['name']:<{wide}}{text}".rstrip())
+        before = f"    {mark}{row['name']:<{wide}}"
+        lines += textwrap.wrap(
+            f"{before}{text}",
+            _COLUMNS,
+            subsequent_indent=" " * len(before),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from driving_xai.metrics.statistics import LEAST_BLOCKS
+from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 
 Judgement = Literal["better", "worse", "better by interval", "worse by interval", "not shown", "unknown"]
 """Of a method against a control. Better or worse takes both: the whole interval of the difference on one side
@@ -102,7 +102,7 @@ def beforehand(
         >>> list(beforehand(40, 5, 1.0, comparisons=2))
         []
     """
-    blocks = frames // block
+    blocks = BlockBootstrap(block=block).blocks(frames)
     if blocks < LEAST_BLOCKS:
         lacking = too_short(frames * apart_s, block * apart_s).replace("were scored", "are scored")
         yield f"too short for a verdict: {lacking}"

@@ -6,7 +6,7 @@ import itertools
 import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
@@ -66,7 +66,7 @@ def summarise(
     if of_sets:
         together = per_frame["measure"].isin(of_sets)
         by_frame, of_all = per_frame[~together], per_frame[together]
-    sparse = {name: _thinned(bootstrap, step) for name, step in every.items()}
+    sparse = {name: bootstrap.thinned(1 / step) for name, step in every.items()}
     errors = per_frame.loc[~per_frame["place"].duplicated(), "error"].dropna()
     return {
         "protocol": describe_protocol(quantity, protocol),
@@ -86,11 +86,6 @@ def summarise(
         "ranks": summarise_ranks(by_frame, measures, bootstrap),
         "intervals": describe_intervals(bootstrap),
     }
-
-
-def _thinned(bootstrap: BlockBootstrap, every: int) -> BlockBootstrap:
-    """Blocks that are as long in time where only every n-th frame counts."""
-    return replace(bootstrap, block=max(1, bootstrap.block // every))
 
 
 def summarise_scores(
@@ -286,7 +281,7 @@ def compare_pair(values: pd.DataFrame, method: str, other: str, bootstrap: Block
         "value": interval(pd.Series(ours - theirs), sparse),
         "p": None if tested is None else tested.p,
         "p_holm": None,
-        "blocks": len(paired) // sparse.block,
+        "blocks": sparse.blocks(len(paired)),
         "rank_biserial": None if tested is None else tested.rank_biserial,
         "cohens_dz": None if few else _finite(cohens_dz(ours - theirs)),
         "cliffs_delta": None if few else cliffs_delta(ours, theirs),
@@ -333,7 +328,7 @@ def _side_by_side(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd
 def _as_dense(bootstrap: BlockBootstrap, shared: int, values: pd.DataFrame) -> BlockBootstrap:
     """Blocks as long in time where only every n-th frame has both values, as in a replay's control."""
     most = int(values.count().max())
-    return replace(bootstrap, block=max(1, round(bootstrap.block * shared / most))) if most else bootstrap
+    return bootstrap.thinned(shared / most) if most else bootstrap
 
 
 def _too_few(frames: int, bootstrap: BlockBootstrap) -> str:

@@ -202,7 +202,7 @@ def places(
         faithful: which end is the first place.
         bootstrap: draws the blocks.
     """
-    if len(values) < LEAST_BLOCKS * bootstrap.block:
+    if bootstrap.blocks(len(values)) < LEAST_BLOCKS:
         return None
     sign = -1 if faithful == "high" else 1
     means = bootstrap.means(values)

@@ -7,7 +7,7 @@ narrow. The moving-block bootstrap draws whole stretches of the drive instead.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Num
@@ -48,6 +48,19 @@ class BlockBootstrap:
     level: float = 0.95
     seed: int = 0
 
+    def blocks(self, count: int) -> int:
+        """How many blocks so many frames have, each of `block` frames or a little more."""
+        return count // self.block
+
+    def thinned(self, share: float) -> BlockBootstrap:
+        """Blocks as long in time where only this share of the frames counts.
+
+        Example:
+            >>> BlockBootstrap(block=25).thinned(0.1).block
+            2
+        """
+        return replace(self, block=max(1, round(self.block * share)))
+
     def interval(self, values: Float[np.ndarray, " N"]) -> Interval | None:
         """The interval of the mean; None below `LEAST_BLOCKS` blocks of frames.
 
@@ -59,7 +72,7 @@ class BlockBootstrap:
         """
         if not np.isfinite(values).all():
             raise ValueError("got values that are not finite; drop the frames without a value first")
-        if len(values) < LEAST_BLOCKS * self.block:
+        if self.blocks(len(values)) < LEAST_BLOCKS:
             return None
         tail = (1 - self.level) / 2
         low, high = np.quantile(self.means(values), [tail, 1 - tail])

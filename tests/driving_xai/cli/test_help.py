@@ -170,6 +170,7 @@ def test_methods_lists_every_name_and_says_what_fits(run, made) -> None:
     assert not fits["snna"]["fits"]
     assert "Vision Transformer" in fits["snna"]["reason"]
     shown = run("methods", made.model).stdout
+    assert max(map(len, (shown + run("methods").stdout).splitlines())) <= 80
     assert re.search(r"yes +grad-cam ", shown)
     assert re.search(r"no +snna +.*Vision Transformer", shown)
     missing = run("methods", made.model.with_name("none"))

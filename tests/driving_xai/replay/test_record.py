@@ -21,7 +21,7 @@ from driving_xai.perturb import Fill
 from driving_xai.replay import record
 from driving_xai.replay.frames import SourceFrame
 from driving_xai.replay.predict import FRACTIONS, Explanation, FrameResult, Output
-from driving_xai.replay.record import Means, RunningMean, open_rows, summary_of
+from driving_xai.replay.record import Means, RunningMean, open_rows, summary_of, widening
 from driving_xai.targets import left
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
@@ -129,7 +129,7 @@ def test_what_a_drive_has_shown_so_far_goes_by_pairs_of_the_same_frame() -> None
     low, high = stats.t.interval(0.95, 7, loc=blocks.mean(), scale=stats.sem(blocks))
     found = means.so_far("clean")
     assert found.difference == pytest.approx(np.mean(apart))
-    assert found.half_width == pytest.approx((high - low) / 2)
+    assert found.half_width == pytest.approx(widening(8) * (high - low) / 2)
     assert found.driven_s == pytest.approx(8 * 2.0)
     assert means.so_far("truth").difference == pytest.approx(found.difference), "the base is in both"
 
@@ -263,3 +263,25 @@ def test_the_inset_shows_the_frame_and_the_means() -> None:
     np.testing.assert_allclose(view.random_mean, random)
     assert view.area == pytest.approx(area_of(view.current))
     assert pd.notna(view.half_width)
+
+
+def test_a_verdict_that_is_watched_is_wrong_no_more_often_than_one_look():
+    """Drives without a difference, looked at after every block from the eighth to the hundredth."""
+    draw = np.random.default_rng(0)
+    at_once, at_any_time = 0, 0
+    for _ in range(300):
+        running, seen, always = RunningMean(block=1), False, False
+        for value in draw.normal(size=100):
+            running.add(np.full(len(FRACTIONS), value))
+            if running.blocks >= 8:
+                seen |= abs(running.area) > running.half_width()
+                always |= abs(running.area) > running.half_width_at_any_time()
+        at_once, at_any_time = at_once + seen, at_any_time + always
+    assert at_any_time / 300 <= 0.05
+    assert at_once / 300 > 0.15, "intervals for one look are wrong at some look far more often"
+
+
+def test_the_widening_is_that_of_the_paper():
+    """Robbins' mixture at eight blocks, where it is narrowest, by hand: 3.036 standard errors for 1.960."""
+    assert widening(8) * 1.959964 == pytest.approx(3.0356, abs=1e-3)
+    assert all(1.5 < widening(looks) < 1.9 for looks in range(8, 2000))
