@@ -68,11 +68,7 @@ _CLAIMS: Mapping[str, Claim] = {
     "additivity": Claim(
         about="map", verb="predicts the effect of hiding pixels", more="better", less="worse"
     ),
-    "localisation": Claim(
-        about="pixels",
-        verb="lie on the known causes",
-        caveat="Whether the model uses these causes is another question.",
-    ),
+    "localisation": Claim(about="pixels", verb="lie on the known causes"),
     "rank correlation": Claim(
         about="map", verb="follows LIME's order of patches", more="more closely", less="less closely"
     ),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from driving_xai.evaluation.claims import shows_the_model
 from driving_xai.evaluation.fill_margins import by_default, sentence
 from driving_xai.evaluation.judgement import Judgement
+from driving_xai.evaluation.references import spoken as spoken
 from driving_xai.evaluation.verdicts import TRUTH_WARNING, in_words
 from driving_xai.evaluation.verdicts import chance as chance
 from driving_xai.evaluation.verdicts import number as number
