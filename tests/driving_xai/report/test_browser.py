@@ -137,6 +137,7 @@ def test_the_video_plays_and_the_cursor_moves_with_it(open_page, name):
 def test_a_click_on_a_chart_seeks_within_a_frame(open_page, share):
     opened = open_page("inside")
     opened.settled()
+    opened.page.locator("#charts").scroll_into_view_if_needed()
     lines = opened.page.locator("#charts path").first.bounding_box()
     opened.page.mouse.click(lines["x"] + share * lines["width"], lines["y"] + 5)
     picture, row = opened.settled()
