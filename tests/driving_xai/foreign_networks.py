@@ -204,6 +204,9 @@ def _tried(network: str, way: str, name: str, run: Callable[[], str]) -> Cell:
 
 def python_cells(network: str, known: set[tuple[str, str, str]]) -> Iterator[Cell]:
     """Each explainer and each metric on one frame."""
+    names = {"explain": EXPLAINERS, "measure": tuple(METRICS)}
+    if all((network, "python", name) in known for each in names.values() for name in each):
+        return
     model, frames = built(network), frames_for()[:1]
     target = target_of(model)
     mask = torch.zeros(1, *frames.shape[2:], dtype=torch.bool)
@@ -221,8 +224,8 @@ def python_cells(network: str, known: set[tuple[str, str, str]]) -> Iterator[Cel
         replace(metric, **few)(model, frames, maps, target, ground_truth_mask=mask, labels=labels)
         return ""
 
-    for names, run in ((EXPLAINERS, explain), (METRICS, measure)):
-        for name in names:
+    for kind, run in (("explain", explain), ("measure", measure)):
+        for name in names[kind]:
             if (network, "python", name) not in known:
                 yield _tried(network, "python", name, lambda run=run, name=name: run(name))
 
@@ -290,11 +293,13 @@ def tried(results: Path, names: Sequence[str]) -> list[Cell]:
             cells.append(cell)
             print(json.dumps(cell._asdict()), file=lines, flush=True)
 
-        shards = _shards(Path(folder))
         for name in names:
             known = {(each.network, each.way, each.name) for each in cells}
             for cell in python_cells(name, known):
                 keep(cell)
+        shards = _shards(Path(folder))
+        known = {(each.network, each.way, each.name) for each in cells}
+        for name in names:
             runs = [each.name for each in cells if each[:2] == (name, "python") and not each.reason]
             left = [each for each in runs if (name, "command", each) not in known and each not in CONTROLS]
             for cell in command_cells(name, left, shards[built(name).outputs.kind], Path(folder)):
