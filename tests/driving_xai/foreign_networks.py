@@ -202,10 +202,10 @@ def _tried(network: str, way: str, name: str, run: Callable[[], str]) -> Cell:
     return Cell(network, way, name, reason, round(time.monotonic() - start, 2))
 
 
-def python_cells(network: str, known: set[tuple[str, str, str]]) -> Iterator[Cell]:
-    """Each explainer and each metric on one frame."""
-    names = {"explain": EXPLAINERS, "measure": tuple(METRICS)}
-    if all((network, "python", name) in known for each in names.values() for name in each):
+def python_cells(network: str, names: Sequence[str], known: set[tuple[str, str, str]]) -> Iterator[Cell]:
+    """Each of these explainers or metrics on one frame, but for the cells that are known."""
+    left = [name for name in names if (network, "python", name) not in known]
+    if not left:
         return
     model, frames = built(network), frames_for()[:1]
     target = target_of(model)
@@ -224,10 +224,9 @@ def python_cells(network: str, known: set[tuple[str, str, str]]) -> Iterator[Cel
         replace(metric, **few)(model, frames, maps, target, ground_truth_mask=mask, labels=labels)
         return ""
 
-    for kind, run in (("explain", explain), ("measure", measure)):
-        for name in names[kind]:
-            if (network, "python", name) not in known:
-                yield _tried(network, "python", name, lambda run=run, name=name: run(name))
+    for name in left:
+        run = measure if name in METRICS else explain
+        yield _tried(network, "python", name, lambda run=run, name=name: run(name))
 
 
 def _shards(folder: Path) -> dict[str, Path]:
@@ -293,10 +292,11 @@ def tried(results: Path, names: Sequence[str]) -> list[Cell]:
             cells.append(cell)
             print(json.dumps(cell._asdict()), file=lines, flush=True)
 
-        for name in names:
-            known = {(each.network, each.way, each.name) for each in cells}
-            for cell in python_cells(name, known):
-                keep(cell)
+        known = {(each.network, each.way, each.name) for each in cells}
+        for kind in (EXPLAINERS, tuple(METRICS)):
+            for name in names:
+                for cell in python_cells(name, kind, known):
+                    keep(cell)
         shards = _shards(Path(folder))
         known = {(each.network, each.way, each.name) for each in cells}
         for name in names:
