@@ -314,7 +314,7 @@ def read(results: Path) -> list[Cell]:
 
 
 def tables(cells: Sequence[Cell], names: Sequence[str]) -> str:
-    """A row for each explainer and metric, a column for each network; below, each reason of what does not run."""
+    """A row for each explainer and metric, a column for each network, `?` where it was not tried; below, each reason of what does not run."""
     found = {(each.name, each.network, each.way): each.reason for each in cells}
     reasons: dict[str, list[str]] = {}
     lines = []
@@ -324,7 +324,9 @@ def tables(cells: Sequence[Cell], names: Sequence[str]) -> str:
             marks = []
             for network in names:
                 ways = {way: found.get((row, network, way)) for way in ("python", "command")}
-                if ways["python"]:
+                if ways["python"] is None:
+                    marks.append("?")
+                elif ways["python"]:
                     marks.append(_number(reasons, ways["python"], f"{row} on {network}"))
                 elif ways["command"]:
                     marks.append(f"P {_number(reasons, ways['command'], f'{row} on {network}')}")
@@ -342,6 +344,6 @@ def _number(reasons: dict[str, list[str]], reason: str, cell: str) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     chosen = tuple(sys.argv[2:]) or tuple(NETWORKS)
     print(tables(tried(Path(sys.argv[1]), chosen), chosen))
