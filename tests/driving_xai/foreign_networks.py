@@ -202,8 +202,11 @@ def _tried(network: str, way: str, name: str, run: Callable[[], str]) -> Cell:
     return Cell(network, way, name, reason, round(time.monotonic() - start, 2))
 
 
-def python_cells(network: str, known: set[tuple[str, str, str]]) -> Iterator[Cell]:
-    """Each explainer and each metric on one frame."""
+def python_cells(network: str, names: Sequence[str], known: set[tuple[str, str, str]]) -> Iterator[Cell]:
+    """Each of these explainers or metrics on one frame, but for the cells that are known."""
+    left = [name for name in names if (network, "python", name) not in known]
+    if not left:
+        return
     model, frames = built(network), frames_for()[:1]
     target = target_of(model)
     mask = torch.zeros(1, *frames.shape[2:], dtype=torch.bool)
@@ -221,10 +224,9 @@ def python_cells(network: str, known: set[tuple[str, str, str]]) -> Iterator[Cel
         replace(metric, **few)(model, frames, maps, target, ground_truth_mask=mask, labels=labels)
         return ""
 
-    for names, run in ((EXPLAINERS, explain), (METRICS, measure)):
-        for name in names:
-            if (network, "python", name) not in known:
-                yield _tried(network, "python", name, lambda run=run, name=name: run(name))
+    for name in left:
+        run = measure if name in METRICS else explain
+        yield _tried(network, "python", name, lambda run=run, name=name: run(name))
 
 
 def _shards(folder: Path) -> dict[str, Path]:
@@ -290,11 +292,14 @@ def tried(results: Path, names: Sequence[str]) -> list[Cell]:
             cells.append(cell)
             print(json.dumps(cell._asdict()), file=lines, flush=True)
 
+        known = {(each.network, each.way, each.name) for each in cells}
+        for kind in (EXPLAINERS, tuple(METRICS)):
+            for name in names:
+                for cell in python_cells(name, kind, known):
+                    keep(cell)
         shards = _shards(Path(folder))
+        known = {(each.network, each.way, each.name) for each in cells}
         for name in names:
-            known = {(each.network, each.way, each.name) for each in cells}
-            for cell in python_cells(name, known):
-                keep(cell)
             runs = [each.name for each in cells if each[:2] == (name, "python") and not each.reason]
             left = [each for each in runs if (name, "command", each) not in known and each not in CONTROLS]
             for cell in command_cells(name, left, shards[built(name).outputs.kind], Path(folder)):
@@ -309,7 +314,7 @@ def read(results: Path) -> list[Cell]:
 
 
 def tables(cells: Sequence[Cell], names: Sequence[str]) -> str:
-    """A row for each explainer and metric, a column for each network; below, each reason of what does not run."""
+    """A row for each explainer and metric, a column for each network, `?` where it was not tried; below, each reason of what does not run."""
     found = {(each.name, each.network, each.way): each.reason for each in cells}
     reasons: dict[str, list[str]] = {}
     lines = []
@@ -319,7 +324,9 @@ def tables(cells: Sequence[Cell], names: Sequence[str]) -> str:
             marks = []
             for network in names:
                 ways = {way: found.get((row, network, way)) for way in ("python", "command")}
-                if ways["python"]:
+                if ways["python"] is None:
+                    marks.append("?")
+                elif ways["python"]:
                     marks.append(_number(reasons, ways["python"], f"{row} on {network}"))
                 elif ways["command"]:
                     marks.append(f"P {_number(reasons, ways['command'], f'{row} on {network}')}")
@@ -337,6 +344,6 @@ def _number(reasons: dict[str, list[str]], reason: str, cell: str) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     chosen = tuple(sys.argv[2:]) or tuple(NETWORKS)
     print(tables(tried(Path(sys.argv[1]), chosen), chosen))

@@ -97,9 +97,9 @@ def frozen(net: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", EVERYWHERE)
 @pytest.mark.parametrize("how", [compiled, nn.DataParallel, frozen])
 def test_a_compiled_parallel_or_frozen_network_has_the_same_maps(how, name: str) -> None:
-    plain = dx.wrap(small(), outputs="multiclass", names="abc")
-    other = how(dx.wrap(small(), outputs="multiclass", names="abc"))
-    inside = dx.wrap(how(small()), outputs="multiclass", names="abc")
+    plain = dx.wrap(small(), outputs="multiclass", names=("a", "b", "c"))
+    other = how(dx.wrap(small(), outputs="multiclass", names=("a", "b", "c")))
+    inside = dx.wrap(how(small()), outputs="multiclass", names=("a", "b", "c"))
     frames = frames_for()
     explainer = dx.explain.build(name)
     expected = explainer(plain, frames, dx.targets.output(1))
@@ -109,8 +109,8 @@ def test_a_compiled_parallel_or_frozen_network_has_the_same_maps(how, name: str)
 
 @pytest.mark.parametrize("name", ["grad-cam", "gradient", "rise"])
 def test_half_precision_is_explained_and_its_maps_can_be_ranked(name: str) -> None:
-    plain = dx.wrap(small(), outputs="multiclass", names="abc")
-    half = dx.wrap(small(), outputs="multiclass", names="abc").bfloat16()
+    plain = dx.wrap(small(), outputs="multiclass", names=("a", "b", "c"))
+    half = dx.wrap(small(), outputs="multiclass", names=("a", "b", "c")).bfloat16()
     options = {"samples": 20} if name == "rise" else {}
     frames, explainer = frames_for(), dx.explain.build(name, **options)
     expected = explainer(plain, frames, dx.targets.output(1))

@@ -128,7 +128,7 @@ def test_fitted_passes_over_sizes_only() -> None:
     assert isinstance(fitted("grad-cam", transformer()), GradCAM), (
         "it may take other frames than the sample's"
     )
-    model = dx.wrap(small(nn.Flatten(2)), outputs="multiclass", names="abc", size=(20, 20))
+    model = dx.wrap(small(nn.Flatten(2)), outputs="multiclass", names=("a", "b", "c"), size=(20, 20))
     with pytest.raises(UnsupportedModelError, match=r"^grad-cam: .*20 x 20"):
         fitted("grad-cam", model)
 

@@ -263,7 +263,7 @@ def test_what_cannot_be_followed_from_a_cut_frame_is_refused_in_one_line():
 
 def test_names_inside_a_wrapped_network_serve_as_well_as_whole_ones():
     network = _torchvision("resnet18")
-    model = wrap(network, outputs="multiclass", names="abc")
+    model = wrap(network, outputs="multiclass", names=("a", "b", "c"))
     for name in ("layer4.1", "network.layer4.1"):
         assert feature_map_of(model, FRAMES, layer=name).layer is network.layer4[1]
     with pytest.raises(UnsupportedModelError, match=r"'layer9' is unknown: ResNet has conv1, bn1"):
