@@ -177,7 +177,7 @@ class Metric(ABC):
 
         Raises:
             ValueError: maps are not on the frames' grid, or the target does not give one number for each frame.
-            NonFiniteError: a map has NaN or infinity.
+            NonFiniteError: a map, or a score of an unedited frame, has NaN or infinity.
             UnsupportedModelError: the model says nothing of its outputs, or is in training mode.
             DataError: the metric needs a mask, labels or a probability, and there is none.
         """

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from driving_xai.explain.base import finite
 from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
@@ -99,10 +100,14 @@ class EvalBatch(NamedTuple):
             clean: the scores of the unedited frames, where they are known.
             ground_truth_mask: the pixels that cause the label.
             labels: 0 or 1 for each output.
+
+        Raises:
+            NonFiniteError: a score of an unedited frame is NaN or infinite.
         """
         if clean is None:
             with torch.no_grad():
                 clean = model(frames)
+        finite(clean)
         outputs = outputs_of(model)
         (reference, quantity), value = quantity_of(outputs), _value_of(outputs, clean, target)
         unknown = np.full(len(frames), np.nan)

@@ -17,6 +17,8 @@ DOCUMENTS = [
 
 NOT_RUN = {
     "pip ": "changes the environment",
+    "python3 -m venv new": "minutes and gigabytes; docs/development.md says how long it took",
+    "new/bin/": "of that environment; the ten lines themselves run",
     "dask ": "serves until it is stopped; tests/data_prep/test_cluster.py starts these lines",
     "driving-xai prep udacity-bag /data": "needs that scheduler; tests/data_prep/test_cluster.py",
     "driving-xai demo": "minutes; tests/driving_xai/test_demo.py runs it small",

@@ -25,6 +25,7 @@ class Net(nn.Module):
         self.weight = torch.randn(columns, 3, HEIGHT, WIDTH, generator=drawn, dtype=torch.float64) / 10
         self.outputs = Outputs(kind=kind, names=("a", "b", "c")[:columns])
         self.linear = linear
+        self.eval()
 
     def forward(self, frames):
         found = torch.einsum("bchw,kchw->bk", frames, self.weight) + 4

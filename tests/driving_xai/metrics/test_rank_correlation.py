@@ -44,6 +44,7 @@ class WeighedPixels(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.weight = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
+        self.eval()
 
     def forward(self, frames):
         return torch.einsum("bchw,kchw->bk", frames, self.weight) + 5
@@ -184,6 +185,7 @@ class Saturating(nn.Module):
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__()
         self.pixels, self.gain = WeighedPixels(14, 21), gain
+        self.eval()
 
     def forward(self, frames):
         return (self.gain * (self.pixels(frames) - 5) / 10).tanh()
@@ -262,6 +264,7 @@ class Confident(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("worth", torch.linspace(0, 0.05, 49))
+        self.eval()
 
     def forward(self, frames: Tensor) -> Tensor:
         patches = nn.functional.adaptive_avg_pool2d(frames.mean(1, keepdim=True), 7).flatten(1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from driving_xai import evaluate, explain, metrics
 from driving_xai.checkpoint import Checkpoint
-from driving_xai.errors import UnsupportedModelError
+from driving_xai.errors import NonFiniteError, UnsupportedModelError
 from driving_xai.models.capabilities import (
     encoder_of,
     frame_model,
@@ -141,3 +141,11 @@ def test_an_evaluation_refuses_a_model_in_training_mode() -> None:
     model = Drops(nn.Sequential(nn.Dropout(), *network())).train()
     with pytest.raises(UnsupportedModelError, match="is in training mode"):
         evaluate(model, FRAMES, methods={"random-too": explain.RandomOrder(seed=1)}, metrics=["deletion"])
+
+
+@pytest.mark.parametrize("name", list(metrics.METRICS))
+def test_metrics_refuse_scores_that_are_not_finite(name: str) -> None:
+    model = Drops(network())
+    model.net[4].weight.data.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="got NaN or infinity from the model"):
+        metrics.build(name)(model.eval(), FRAMES, torch.rand(2, 12, 16), output(0))

@@ -74,7 +74,7 @@ class Nested(nn.Module):
         return scores, None, state
 
     def at(self, state: Any) -> nn.Module:
-        return _Instant(self, state)
+        return _Instant(self, state).eval()
 
 
 class _Instant(nn.Module):
