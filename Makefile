@@ -38,7 +38,7 @@ test-browser: $(VENV)/.driving-xai-test
 
 # An environment of its own: s3fs and moto want an older python-dateutil than constraints.txt has.
 test-s3: $(VENV)-s3/.driving-xai-test
-	OMP_NUM_THREADS=1 $(VENV)-s3/bin/python -m pytest -q -m 'slow or not slow' tests/data_prep/test_places.py tests/driving_xai/test_places.py
+	OMP_NUM_THREADS=1 $(VENV)-s3/bin/python -m pytest -q -m 'slow or not slow' --timeout 1200 tests/data_prep/test_places.py tests/driving_xai/test_places.py
 
 test-gpu: $(VENV)/.driving-xai-test
 	$(RUN) pytest -q -m gpu

@@ -368,7 +368,8 @@ def _files(cache: Path, *, removable: Literal["only", "no matter"]) -> Iterator[
             continue
         below = [root] if root.is_file() else (path for path in root.rglob("*") if path.is_file())
         lazy = (root / FILE_NAME).exists()
-        held = removable == "only" and _View.holding(root).is_held()
+        view = _View.holding(root)
+        held = removable == "only" and view is not None and view.is_held()
         for file in below:
             if not held or (lazy and file.parent.name == FOLDER):
                 yield file

@@ -26,12 +26,14 @@ class Bucket:
         self.server = type(self.server)(ip_address="127.0.0.1", port=port, verbose=False)
         self.server.start()
 
+    def names(self) -> list[str]:
+        """Of everything below `url`; some may be gone a moment later, while a command runs."""
+        found = self._files.find("bucket/drives")
+        return [path.lstrip("/").removeprefix("bucket/drives/") for path in found]
+
     def objects(self) -> dict[str, bytes]:
-        """Everything below `url`."""
-        return {
-            path.lstrip("/").removeprefix("bucket/drives/"): self._files.cat_file(path)
-            for path in self._files.find("bucket/drives")
-        }
+        """Everything below `url`, while nothing runs."""
+        return {name: self._files.cat_file(f"bucket/drives/{name}") for name in self.names()}
 
     def write(self, name: str, data: bytes) -> None:
         self._files.pipe_file(f"bucket/drives/{name}", data)
