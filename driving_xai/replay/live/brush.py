@@ -94,7 +94,7 @@ class Tried:
         return {
             "sentences": case.sentences,
             "effects": [{**each._asdict(), "exceeded": each.exceeded} for each in case.effects],
-            "predicted": [name for name, yes in zip(case.outputs, case.predicted, strict=True) if yes],
+            "shown": case.shown,
             "offsets": case.offsets,
             "share": case.pixels / (case.height * case.width),
             "without": {fill: _data_url(_preview(picture), ".jpg") for fill, picture in self.without.items()},
