@@ -141,7 +141,9 @@ class BrushFrame:
     @property
     def memory(self) -> bool:
         """Whether the model has a state from the frames before this one."""
-        return self._pending.past is not None
+        past = self._pending.past
+        # The state of a wrapped network without a memory is empty.
+        return past is not None and not (isinstance(past, tuple) and not past)
 
     def describe(self) -> dict[str, Any]:
         """What the page needs to paint on it."""
