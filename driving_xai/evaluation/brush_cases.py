@@ -59,7 +59,7 @@ class Removed(_Section):
 class Case(_Section):
     """One painted region and what it does, as `case.json` holds it."""
 
-    schema_: Literal["driving-xai-brush-case/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["driving-xai-brush-case/1"] = Field(alias="schema")
     checkpoint_sha256: _Sha256 | None
     source: _Text
     drive: _Text
