@@ -16,7 +16,9 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RESULT_DIR...", parser=local, help="Folders that score, replay or sanity wrote."
+            metavar="RESULT_DIR...",
+            parser=local,
+            help="Folders that score, replay or sanity wrote, and of brush cases.",
         ),
     ],
     out: Annotated[

@@ -59,7 +59,7 @@ class Removed(_Section):
 class Case(_Section):
     """One painted region and what it does, as `case.json` holds it."""
 
-    schema_: Literal["driving-xai-brush-case/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["driving-xai-brush-case/1"] = Field(alias="schema")
     checkpoint_sha256: _Sha256 | None
     source: _Text
     drive: _Text
@@ -120,15 +120,20 @@ class Case(_Section):
         ]
 
     @property
-    def sentences(self) -> list[str]:
-        """What the case shows for each predicted output; where none is predicted, for the one that changes most."""
-        of = {name: [each for each in self.effects if each.output == name] for name in self.outputs}
-        chosen = [
+    def shown(self) -> list[str]:
+        """The predicted outputs; where none is predicted, the one that changes most."""
+        found = [
             name for name, is_predicted in zip(self.outputs, self.predicted, strict=True) if is_predicted
         ]
-        if not chosen:
-            chosen = [max(of, key=lambda name: max(abs(each.change) for each in of[name]))]
-        return [sentence_of(of[name], self.unit) for name in chosen]
+        return found or [max(self.effects, key=lambda each: abs(each.change)).output]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the case shows for each output that counts."""
+        return [
+            sentence_of([each for each in self.effects if each.output == name], self.unit)
+            for name in self.shown
+        ]
 
 
 class Effect(NamedTuple):

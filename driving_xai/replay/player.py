@@ -108,9 +108,8 @@ def _play(
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
         coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
-        explained = (predict(*each) for each in coming)
-        if live is not None:
-            explained = map(brushes.coming, explained)
+        predicted = (predict(*each) for each in coming)
+        explained = predicted if live is None else map(brushes.coming, predicted)
         submit = stack.enter_context(session.scoring(times))
         first = next(explained, None)
         if first is None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from data_prep.lock import exclusive_file
 from data_prep.shards.atomic import remove_leftovers
 from driving_xai.errors import DataError
+from driving_xai.evaluation.brush_cases import holds_cases
 from driving_xai.evaluation.model_comparison import ModelComparison
+from driving_xai.report.brush_cases import CaseFolder, read_case_folders
 from driving_xai.report.models import model_comparisons
 from driving_xai.report.page import PageConfig, write_page
 from driving_xai.report.sanity import Sanity, holds_sanity, load_sanity
@@ -25,6 +27,7 @@ class Report:
 
     sources: Sequence[Source]
     sanity: Sequence[Sanity]
+    cases: Sequence[CaseFolder] = ()
 
     @cached_property
     def comparisons(self) -> Sequence[ModelComparison]:
@@ -57,7 +60,9 @@ class Report:
             written = (
                 []
                 if out is None
-                else write_page(self.sources, out, config, sanity=self.sanity, models=self.comparisons)
+                else write_page(
+                    self.sources, out, config, sanity=self.sanity, models=self.comparisons, cases=self.cases
+                )
             )
             if markdown is not None:
                 write_markdown(self.sources, markdown, models=self.comparisons)
@@ -74,7 +79,8 @@ def read(results: Path | str | Sequence[Path | str], *, labels: Sequence[str] = 
     """Reads what a report is made of; nothing is recomputed.
 
     Args:
-        results: folders that `score`, `replay` or `sanity` wrote, or `evaluate` with `out`.
+        results: folders that `score`, `replay` or `sanity` wrote, or `evaluate` with `out`; and folders of brush
+            cases that viewers of a live view saved.
         labels: names of the models, one for each folder of scores.
 
     Raises:
@@ -86,10 +92,16 @@ def read(results: Path | str | Sequence[Path | str], *, labels: Sequence[str] = 
         data_prep.errors.DataError: no scores; give a folder of score or replay, sanity checks alone make no report
     """
     folders = [Path(each) for each in ([results] if isinstance(results, Path | str) else results)]
+    cases = [path for path in folders if holds_cases(path)]
+    folders = [path for path in folders if path not in cases]
     sources = load_sources([path for path in folders if not holds_sanity(path)], labels)
     if not sources:
         raise DataError("no scores; give a folder of score or replay, sanity checks alone make no report")
-    return Report(sources=sources, sanity=load_sanity([path for path in folders if holds_sanity(path)]))
+    return Report(
+        sources=sources,
+        sanity=load_sanity([path for path in folders if holds_sanity(path)]),
+        cases=read_case_folders(cases),
+    )
 
 
 def write(

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from data_prep.shards.atomic import remove_leftovers, replacing
 from driving_xai.evaluation.model_comparison import ModelComparison
 from driving_xai.report import drawing, words
+from driving_xai.report.brush_cases import CaseFolder, section
 from driving_xai.report.charts import Charts
 from driving_xai.report.drawing import Scale
 from driving_xai.report.glossary import SANITY, terms
@@ -57,6 +58,7 @@ def write_page(
     *,
     sanity: Sequence[Sanity] = (),
     models: Sequence[ModelComparison] | None = None,
+    cases: Sequence[CaseFolder] = (),
 ) -> list[Path]:
     """Writes the page, and beside it the videos that are too large to be part of it.
 
@@ -66,6 +68,7 @@ def write_page(
         config: its title, and what becomes part of it.
         sanity: checks that are shown with them.
         models: the comparisons of the sources, where they are known already.
+        cases: brush cases that are shown with them.
 
     Returns:
         What was written, the page first.
@@ -90,6 +93,7 @@ def write_page(
             sources=sources,
             models=model_comparisons(sources) if models is None else models,
             sanity=sanity,
+            cases=section(cases),
             cascade=_cascade,
             controls=controls,
             data=_as_json(_data(sources, shown, places, charts)),

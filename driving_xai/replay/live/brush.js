@@ -129,16 +129,16 @@ function makeBrush(byId, replay) {
   }
   function show(found, current) {
     say(found.sentences);
-    const digits = sheet.unit ? 1 : 2, chosen = new Set(found.predicted.length ? found.predicted : found.effects.map((each) => each.output));
+    const digits = sheet.unit ? 1 : 2, chosen = new Set(found.shown);
     const top = Math.max(1e-9, ...found.effects.flatMap((each) => [Math.abs(each.change), ...each.elsewhere])) * 1.04;
     const rows = [];
     let output = null;
     for (const each of found.effects) {
-      if (each.output !== output && chosen.size !== found.effects.length) {
-        if (!chosen.has(each.output)) continue;
+      if (!chosen.has(each.output)) continue;
+      if (each.output !== output) {
         const head = document.createElement("tr"), cell = document.createElement("th");
         cell.colSpan = 3; cell.textContent = `${each.output}, ${text(each.before, digits)} as it is`; head.append(cell); rows.push(head);
-      } else if (!chosen.has(each.output)) continue;
+      }
       output = each.output;
       rows.push(row(each, top, digits));
     }

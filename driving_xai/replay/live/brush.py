@@ -94,7 +94,7 @@ class Tried:
         return {
             "sentences": case.sentences,
             "effects": [{**each._asdict(), "exceeded": each.exceeded} for each in case.effects],
-            "predicted": [name for name, yes in zip(case.outputs, case.predicted, strict=True) if yes],
+            "shown": case.shown,
             "offsets": case.offsets,
             "share": case.pixels / (case.height * case.width),
             "without": {fill: _data_url(_preview(picture), ".jpg") for fill, picture in self.without.items()},
@@ -141,7 +141,9 @@ class BrushFrame:
     @property
     def memory(self) -> bool:
         """Whether the model has a state from the frames before this one."""
-        return self._pending.past is not None
+        past = self._pending.past
+        # The state of a wrapped network without a memory is empty.
+        return past is not None and not (isinstance(past, tuple) and not past)
 
     def describe(self) -> dict[str, Any]:
         """What the page needs to paint on it."""

@@ -298,7 +298,9 @@ class Live:
     def pause(self, paused: bool) -> None:
         """Holds the replay, or lets it go on; from the start where it had ended."""
         with self._changed:
-            self._state.paused, self._steps, self._due_s = paused, 0, 0.0
+            # A picture that viewers asked for still comes: the one that is shown is an old one.
+            self._steps = 1 if paused and self._state.waiting and self._pictures else 0
+            self._state.paused, self._due_s = paused, 0.0
             playback = self._state.playback
             if not paused and self._state.ended and playback is not None and playback.free:
                 self._request = SeekRequest(playback.first_s, None)

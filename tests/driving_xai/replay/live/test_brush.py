@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -140,6 +141,15 @@ def test_of_many_classes_the_predicted_and_the_changed_ones_are_kept(tmp_path: P
     assert effect.change < -0.5
     assert effect.exceeded == len(effect.elsewhere)
     assert not case.memory
+
+
+@pytest.mark.parametrize(
+    ("past", "memory"), [(None, False), ((), False), ((torch.zeros(1),), True), (torch.zeros(2), True)]
+)
+def test_an_empty_state_is_no_memory(past: Any, memory: bool) -> None:
+    pending: Any = SimpleNamespace(past=past)
+    brushes: Any = None
+    assert BrushFrame(brushes, pending).memory is memory
 
 
 @pytest.fixture

@@ -252,3 +252,19 @@ def test_the_plain_frame_comes_with_the_same_numbers(live: Live) -> None:
     assert drawn.state == plain.state
     live.show(picture(100), stats(2))
     assert grey(live.newest(0, 0.1, drawn=False).jpeg) == 100, "without a plain one the drawn one"
+
+
+def test_a_pause_lets_the_picture_come_that_was_asked_for(live: Live, start: Start) -> None:
+    live.begin(playback(free=True), at_s=0.0)
+    live.newest(0, 0.0)
+    live.show(picture(1), stats(1))
+    live.switch("rise")
+    live.begin(playback(free=True, method="rise"), at_s=0.0, answers=live.next_request())
+    live.pause(True)
+    rest = start(show, live, range(2, 4))
+    for _ in range(20):
+        state = live.newest(0, 1.0).state
+        if not state["waiting"]:
+            break
+        time.sleep(0.05)
+    assert (state["stats"]["frame"], state["paused"], rest.done()) == (2, True, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ class Playing:
         at_s, request, plan = 0.0, None, playback(free=True, frame_rate=RATE)
         while True:
             self.begun.append((at_s, plan.method))
-            self.live.begin(plan, at_s=at_s, answers=request)
+            self.live.begin(plan, at_s=at_s, answers=request, times_s=[at / 20 for at in range(201)])
             number = round(at_s * 20)
             while not self.live.interrupted:
-                self.live.show(np.roll(self.picture, number, 1), stats(number))
+                shown = replace(stats(number), method=plan.method)
+                self.live.show(np.roll(self.picture, number, 1), shown, plain=self.picture)
                 number += 1
             request = self.live.next_request()
             if request is None:
@@ -156,10 +158,97 @@ def test_a_slow_line_skips_to_the_newest_and_slows_nobody(browser: Any, playing:
     quick.page.close()
 
 
+WINDOWS = {"laptop": (1280, 800), "phone": (390, 844), "small phone": (320, 568), "landscape": (844, 390)}
+
+
+def boxes(page: Any, *names: str) -> dict[str, dict[str, float]]:
+    return {name: page.locator(f"#{name}").bounding_box() for name in names}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(browser: Any, playing: Any, scheme: str) -> None:
-    view = View(browser, playing[1], viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    assert view.page.evaluate("document.documentElement.scrollWidth") == 390
+@pytest.mark.parametrize("window", WINDOWS)
+def test_it_fits_every_window_with_its_controls(browser: Any, playing: Any, window: str, scheme: str) -> None:
+    width, height = WINDOWS[window]
+    view = View(browser, playing[1], viewport={"width": width, "height": height}, color_scheme=scheme)
+    size = view.page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight, document.body.scrollWidth]"
+    )
+    assert size == [width, height, width], "nothing has to be scrolled for"
+    found = boxes(
+        view.page, "stage", "history", "seek", "back", "play", "step", "speed", "method", "overlay", "brush"
+    )
+    for name, box in found.items():
+        assert box["x"] >= 0, name
+        assert box["y"] >= 0, name
+        assert box["x"] + box["width"] <= width, name
+        assert box["y"] + box["height"] <= height, name
+    assert found["stage"]["height"] > 0.3 * height
+    for name in ("play", "step", "brush"):
+        assert min(found[name]["width"], found[name]["height"]) >= 34, "large enough for a finger"
+    view.page.close()
+
+
+def test_slider_and_curve_have_one_axis(browser: Any, playing: Any) -> None:
+    played, address = playing
+    view = View(browser, address)
+    view.page.click("#play")
+    for share in (0.0, 0.5, 1.0):
+        played.live.seek(10 * share)
+        view.until(lambda share=share: abs(float(view.page.input_value("#seek")) - 10 * share) < 0.2)
+        view.until(
+            lambda: not view.page.evaluate("document.getElementById('stage').className.includes('stale')")
+        )
+        at_s = float(view.page.input_value("#seek"))
+        slider, line = boxes(view.page, "seek", "here").values()
+        thumb = slider["x"] + 8 + (slider["width"] - 16) * at_s / 10
+        assert abs(line["x"] + line["width"] / 2 - thumb) < 2
+    view.page.close()
+
+
+def test_an_old_picture_is_dimmed_and_keeps_its_name_until_the_new_one_comes(browser: Any) -> None:
+    live = Live()
+    with serving(live, host=LOOPBACK, port=0) as address:
+        live.newest(0, 0.0)
+        live.begin(playback(free=True), at_s=0.0)
+        live.show(np.zeros((48, 64, 3), np.uint8), stats(1))
+        view = View(browser, address)
+        stale = "document.getElementById('stage').classList.contains('stale')"
+        assert not view.page.evaluate(stale)
+        view.page.select_option("#method", "rise")
+        view.until(lambda: view.page.evaluate(stale))
+        view.page.wait_for_timeout(300)
+        live.begin(playback(free=True, method="rise"), at_s=0.05, answers=live.next_request())
+        view.page.wait_for_timeout(300)
+        assert view.page.inner_text("#what") == "grad-cam", "the picture is still grad-cam's"
+        assert view.page.inner_text("#loading") == "Computing rise …"
+        assert view.page.evaluate(stale)
+        live.show(np.zeros((48, 64, 3), np.uint8), replace(stats(2), method="rise"))
+        view.until(lambda: view.page.inner_text("#what") == "rise")
+        assert not view.page.evaluate(stale)
+        assert view.page.is_hidden("#loading")
+        assert view.complaints == []
+        view.page.close()
+
+
+def test_keys_step_back_hide_the_evidence_and_change_the_speed(browser: Any, playing: Any) -> None:
+    played, address = playing
+    view = View(browser, address)
+    view.until(lambda: view.frame > 20)
+    view.page.keyboard.press("ArrowLeft")
+    view.until(lambda: view.page.inner_text("#play") == "Play")
+    view.until(lambda: len(played.begun) == 2 and view.frame == round(played.begun[1][0] * 20))
+    held = view.frame
+    view.page.keyboard.press("ArrowLeft")
+    view.until(lambda: view.frame == held - 1)
+    view.page.keyboard.press("o")
+    view.until(lambda: view.page.inner_text("#what") == "the frame alone")
+    assert view.page.get_attribute("#overlay", "aria-pressed") == "false"
+    view.page.keyboard.press("o")
+    view.until(lambda: view.page.inner_text("#what") == "grad-cam")
+    view.page.keyboard.press("+")
+    view.until(lambda: played.live.newest(0, 1.0).state["speed"] == 2.0)
+    assert view.page.input_value("#speed") == "2"
+    assert view.complaints == []
     view.page.close()
 
 
