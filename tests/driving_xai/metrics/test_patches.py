@@ -15,9 +15,11 @@ from driving_xai.metrics.curves import (
     patch_insertion_deletion,
     rank,
 )
+from driving_xai.metrics.faithfulness import PID
 from driving_xai.metrics.perturbation_curves import patch_count, patch_ranks
 from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.perturb import blank
+from driving_xai.targets import output
 from driving_xai.types import Outputs
 
 
@@ -67,6 +69,7 @@ def _ranks(saliency: torch.Tensor) -> torch.Tensor:
 
 
 VALUE = OfClass(classes=torch.tensor([0, 1, 2]))
+VALUE_OF_FIRST = OfClass(classes=torch.tensor([0]))
 
 
 @pytest.mark.parametrize("patch_px", [1, 2, 3, 8, 16])
@@ -199,3 +202,17 @@ def test_batch_size_bounds_the_passes_and_changes_nothing(net, frames, saliency,
     assert torch.equal(found.insertion[:, 0, 0], found.insertion[:, 1, 0])
     assert torch.equal(found.insertion[..., 0], found.deletion[..., -1])
     assert torch.equal(found.insertion[..., -1], found.deletion[..., 0])
+
+
+@pytest.mark.parametrize(("patch_px", "step", "points"), [(1, 100, 5), (2, 20, 5), (8, 4, 3)])
+def test_the_metric_takes_the_steps_it_is_given(net, frames, saliency, patch_px, step, points):
+    """(m, step) pairs, as the authors choose them: every `step` patches, and all, by the function itself."""
+    metric = PID(patch_px=patch_px, patches_per_step=step)
+    found = metric(net, frames[:1], saliency[:1], output(0))
+    expected = patch_insertion_deletion(
+        net, frames[:1], _ranks(saliency[:1]), VALUE_OF_FIRST, patch_px=patch_px, patches_per_step=step
+    )
+    assert found.curve.shape == (1, points)
+    torch.testing.assert_close(found.value, expected.score, rtol=1e-10, atol=1e-14)
+    with pytest.raises(ValueError, match="got patches_per_step 0"):
+        PID(patches_per_step=0)
