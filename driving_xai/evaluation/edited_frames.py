@@ -120,9 +120,10 @@ def edited_frames(
     fractions = [percent / 100 for percent in edits.percents]
     pixels = saliency[0].numel()
     curve = PerturbationCurve.of_pixels(edits.edit, fractions, pixels=pixels, fill=edits.fill)
-    shown = {"frame": frame, edits.fill: blank(frame, edits.fill)}
+    empty = blank(frame, edits.fill)
+    mixture = Mixture(frame, empty) if edits.edit == "deletion" else Mixture(empty, frame)
     ranks = rank(saliency, torch.Generator().manual_seed(seed))
-    found = Mixture(*(shown[picture] for picture in curve.pictures))(ranks, torch.tensor(curve.counts))
+    found = mixture(ranks, torch.tensor(curve.counts))
     scores = torch.cat([model(found[part]) for part in batches(len(found), frames=1, batch_size=batch_size)])
     outputs = outputs_of(model)
     classes = outputs.kind != "regression"

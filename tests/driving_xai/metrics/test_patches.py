@@ -9,6 +9,7 @@ from torch import nn
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import (
     area,
+    both_ways,
     deletion,
     insertion,
     insertion_deletion,
@@ -16,7 +17,7 @@ from driving_xai.metrics.curves import (
     rank,
 )
 from driving_xai.metrics.faithfulness import PID
-from driving_xai.metrics.perturbation_curves import patch_count, patch_ranks
+from driving_xai.metrics.perturbation_curves import patch_count, patch_ranks, scores_along
 from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.perturb import blank
 from driving_xai.targets import output
@@ -108,6 +109,23 @@ def test_curves_equal_a_loop_over_patches(net, frames, saliency, patch_px):
             for curve, picture in ((found.insertion, inserted), (found.deletion, deleted)):
                 expected = net(picture[None]).softmax(1)[0, b]
                 torch.testing.assert_close(curve[b, point], expected.detach(), rtol=1e-10, atol=0)
+
+
+def test_pictures_of_ones_own_are_fills_several_in_one_run(net, frames, saliency):
+    """Deletion to one picture and insertion into another, each as alone."""
+    ranks, size = _ranks(saliency), (16, 20)
+    bright, dark = (torch.full((3, *size), level, dtype=torch.float64) for level in (0.9, 0.1))
+    curves = both_ways(size, insertion_fill=bright, deletion_fill=dark, patch_px=4, patches_per_step=5)
+    together = scores_along(net, frames, ranks, curves)
+    for curve, found in zip(curves, together, strict=True):
+        (alone,) = scores_along(net, frames, ranks, [curve])
+        torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        together[0][:, 0], net(bright.expand_as(frames)).detach(), rtol=1e-12, atol=1e-14
+    )
+    torch.testing.assert_close(
+        together[1][:, -1], net(dark.expand_as(frames)).detach(), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_with_patches_of_one_pixel_it_is_insertion_minus_deletion(net, frames, saliency):
