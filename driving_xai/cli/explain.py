@@ -25,6 +25,7 @@ from driving_xai.cli.options import (
     Target,
     Weights,
     methods_of,
+    names_of,
     resolve_device,
 )
 
@@ -38,6 +39,14 @@ def explain(
     method: RequiredMethods,
     target: Target = None,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write each map as .npy too.")] = False,
+    edited: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PERCENT,...",
+            help="Draw the frame without these percents of its most salient pixels too: 0,5,10,25. "
+            "See also --set edit=insertion and --set fill=mean.",
+        ),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     batch_size: FrameBatch = None,
@@ -48,11 +57,12 @@ def explain(
 ) -> None:
     """Explain single images: where the model sees its evidence.
 
-    OUT then holds IMAGE.METHOD.TARGET.png for each map and IMAGE.json with the scores and the maps'
-    figures. Steering judges each image as the first of a drive.
+    OUT then holds IMAGE.METHOD.TARGET.png for each map, with --edited IMAGE.METHOD.TARGET.edited.png too, and
+    IMAGE.json with the scores and the maps' figures. Steering judges each image as the first of a drive.
 
     \b
     Example: driving-xai explain model frame.jpg --method grad-cam,lime -o maps
+    Example: driving-xai explain model frame.jpg --method grad-cam --edited 0,5,10,25 -o maps
     Example: driving-xai explain model frame.jpg --method rise --set options.rise.samples=500 -o maps
     """
     from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
@@ -61,6 +71,7 @@ def explain(
         "methods": methods_of(method),
         "target": target,
         "save_maps": save_maps or None,
+        "edited": _percents(edited),
         "batch_size": batch_size,
         "seed": seed,
     }
@@ -73,6 +84,17 @@ def explain(
         console.print_json({"written": [str(each) for each in written]})
     else:
         typer.echo("\n".join(map(str, written)))
+
+
+def _percents(text: str | None) -> tuple[float, ...] | None:
+    named = names_of(text)
+    try:
+        found = None if named is None else tuple(map(float, named))
+    except ValueError:
+        found = ()
+    if found == ():
+        raise typer.BadParameter(f"got {text!r}; expected percents: 0,5,10,25", param_hint="--edited")
+    return found
 
 
 def _say_enlarged(written: Sequence[Path]) -> None:

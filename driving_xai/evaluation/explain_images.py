@@ -22,13 +22,16 @@ from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.evaluation.config import explainers_of
+from driving_xai.evaluation.edited_frames import EditedFrames, Edits, edited_frames
 from driving_xai.evaluation.image_data import EVERY_PREDICTED
 from driving_xai.evaluation.results import locked
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf, described
 from driving_xai.explain.registry import require_methods
+from driving_xai.metrics.perturbation_curves import Edit
 from driving_xai.models.capabilities import device_of, frame_model
+from driving_xai.perturb import Fill
 from driving_xai.targets import (
     OF_PROBABILITY,
     ExplainedScore,
@@ -37,7 +40,7 @@ from driving_xai.targets import (
     explained_by,
     probabilities,
 )
-from driving_xai.types import FrameModel, Outputs, Scores
+from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
 from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate
 from driving_xai.viz.lettering import PANEL, Colour, lettering
 
@@ -64,8 +67,24 @@ class ExplainConfig:
     batch_size: int = 32
     save_maps: bool = False
     """Writes each map, raw and on the model's grid, as .npy."""
+    edited: tuple[float, ...] = ()
+    """Percents of the pixels, rising: for each a picture of the frame without its most salient ones."""
+    edit: Edit = "deletion"
+    """Whether these pixels are removed or, by `insertion`, alone are shown."""
+    fill: Fill = "black"
+    """What a removed pixel shows."""
+
+    @property
+    def edits(self) -> Edits | None:
+        """Which edited frames are drawn."""
+        return Edits(percents=self.edited, edit=self.edit, fill=self.fill) if self.edited else None
 
     def __post_init__(self) -> None:
+        if self.edits is None and (self.edit, self.fill) != ("deletion", "black"):
+            raise ValueError(
+                f"got edit {self.edit!r}, fill {self.fill!r} and no edited frames; give edited percents too, or leave "
+                "them out"
+            )
         require_methods(self.methods, self.options)
         if self.explained_score != "probability" and not any(
             each.partition("@")[0] in OF_PROBABILITY for each in self.methods
@@ -135,7 +154,12 @@ class _Still:
                     saliency = explain(self._view, frames, explained).detach()
                 except NonFiniteError as error:
                     raise NonFiniteError(f"{path.name}: the map of {method}: {error}") from error
-                maps.append(self._map(path, out, image, saliency, method, target))
+                found = self._map(path, out, image, saliency, method, target)
+                if self._config.edits is not None:
+                    edited = self._edited(frames, saliency, rule(clean), self._config.edits)
+                    found["files"]["edited"] = self._drawn_edited(edited, path, out, method, target)
+                    found["edited"] = edited.describe()
+                maps.append(found)
         summary = {
             "schema": SCHEMA,
             "image": {"name": path.name, "height": image.shape[0], "width": image.shape[1]},
@@ -144,6 +168,7 @@ class _Still:
             "scores": self._scores(clean),
             "maps": maps,
             "seed": self._config.seed,
+            **self._about_edits(),
             **({"options": self._config.options} if self._config.options else {}),
             **describe_machine(device),
         }
@@ -151,6 +176,33 @@ class _Still:
         with replacing(written) as temporary:
             temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         return written
+
+    def _edited(self, frames: Frames, saliency: Saliency, target: Target, edits: Edits) -> EditedFrames:
+        try:
+            return edited_frames(
+                self._view,
+                frames,
+                saliency,
+                target,
+                edits,
+                seed=self._config.seed,
+                batch_size=self._config.batch_size,
+            )
+        except ValueError as error:
+            raise DataError(f"edited frames: {error}") from None
+
+    def _drawn_edited(self, edited: EditedFrames, path: Path, out: Path, method: str, target: str) -> str:
+        """Draws the edited frames; returns the picture's name."""
+        name = f"{path.stem}.{method}.{_in_file_names(target)}.edited.png"
+        called = described(method, self._config.options)
+        done = "removed" if edited.edits.edit == "deletion" else "shown"
+        caption = f"{called}   {target}   {path.name}   most salient pixels {done}, fill {edited.edits.fill}"
+        _write_png(out / name, edited.drawn(caption))
+        return name
+
+    def _about_edits(self) -> Mapping[str, Any]:
+        edits = self._config.edits
+        return {} if edits is None else {"edits": {"edit": edits.edit, "fill": edits.fill}}
 
     def _targets(self, clean: Scores) -> dict[str, TargetRule]:
         """What this frame is explained for."""

@@ -34,6 +34,7 @@ from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import fitted, require_methods, todays_names, without_label
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import insertion_deletion, patch_insertion_deletion, rank
+from driving_xai.metrics.perturbation_curves import patch_count
 from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.models.classify import Classifier, ClassifierConfig
 from driving_xai.perturb import Fill
@@ -108,6 +109,9 @@ class Iida:
     the authors' code. ID is on black, by its definition."""
     curve_steps: int = 16
     """At most, of each insertion and deletion curve; the authors take 39 to 157."""
+    patches_per_step: tuple[int, ...] = ()
+    """Of PID for each side in `PATCHES_PX`; () goes by `curve_steps`. The authors take 500, 100, 20, 10, 5 for images
+    of 224 px, and 10000, 2500, 500, 100, 20 for 512 px."""
     batch_size: int = 64
     pictures: tuple[int, ...] = (400, 40, 120)
     """Of the stand-in, to train, validate and test on."""
@@ -122,6 +126,13 @@ class Iida:
             raise ValueError(
                 f"seeds is {self.seeds}, images {self.images}, rise_masks {self.rise_masks}, curve_steps "
                 f"{self.curve_steps}, pictures {list(self.pictures)}; expected 1 or more, and three numbers"
+            )
+        if self.patches_per_step and (
+            len(self.patches_per_step) != len(PATCHES_PX) or min(self.patches_per_step) < 1
+        ):
+            raise ValueError(
+                f"got patches_per_step {list(self.patches_per_step)}; expected a number from 1 on for each of the sides "
+                f"{', '.join(map(str, PATCHES_PX))}"
             )
         require_methods((*_METHODS, *self.methods), self.options, also=CONTROLS)
 
@@ -316,9 +327,10 @@ def _scored(
             batch_size=how.batch_size,
         )
         totals.setdefault("ID, RISE", []).append(by_rise.score)
+        steps = {m: -(-patch_count((height, width), m) // how.curve_steps) for m in PATCHES_PX}
+        steps |= dict(zip(PATCHES_PX, how.patches_per_step, strict=False))
         plain: tuple[int, Fill | Tensor, str] = (1, "black", "ID")
         for m, fill, name in (plain, *((m, bias, f"PID {m}") for m in PATCHES_PX)):
-            patches = -(-height // m) * -(-width // m)
             found = patch_insertion_deletion(
                 model,
                 own,
@@ -326,7 +338,7 @@ def _scored(
                 value,
                 patch_px=m,
                 fill=fill,
-                patches_per_step=-(-patches // how.curve_steps),
+                patches_per_step=steps[m],
                 batch_size=how.batch_size,
             )
             totals.setdefault(name, []).append(found.score)

@@ -242,6 +242,10 @@ class _Difference(_OfCurves):
     def _side_px(self) -> int:
         return 1
 
+    @property
+    def _per_step(self) -> int | None:
+        return None
+
     def curves(self, batch: EvalBatch) -> tuple[PerturbationCurve, ...]:
         """Insertion, then deletion."""
         shown = self._shown(batch)
@@ -250,6 +254,7 @@ class _Difference(_OfCurves):
             insertion_fill="blur" if self._insertion_fill == "blur" else shown,
             deletion_fill=shown,
             patch_px=self._side_px,
+            patches_per_step=self._per_step,
         )
 
     def columns(
@@ -272,6 +277,7 @@ class _Difference(_OfCurves):
             "unit": quantity.unit,
             "normalised_unit": quantity.unit,
             "patch_px": self._side_px,
+            **({} if self._per_step is None else {"patches_per_step": self._per_step}),
             "fill": {"insertion": self._insertion_fill, "deletion": self.fill},
             "range": "0 to 1, endpoints included",
             "faithful": self.faithful(quantity),
@@ -313,6 +319,7 @@ class PID(_Difference):
 
     Args:
         patch_px: side of the patches.
+        patches_per_step: between two points of a curve; None makes at most `curves.MOST_STEPS` steps.
         fill: what a patch shows that is deleted, or not inserted yet.
         batch_size: most edited frames in one forward pass; changes results by rounding only.
         seed: of ties between equal saliencies.
@@ -329,9 +336,12 @@ class PID(_Difference):
     name: ClassVar[str] = "pid"
 
     patch_px: int = 8
+    patches_per_step: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.patches_per_step is not None and self.patches_per_step < 1:
+            raise ValueError(f"got patches_per_step {self.patches_per_step}, expected 1 or more, or None")
         if self.patch_px < 1:
             raise ValueError(f"got patch_px {self.patch_px}, expected 1 or more")
 
@@ -343,3 +353,7 @@ class PID(_Difference):
     @property
     def _side_px(self) -> int:
         return self.patch_px
+
+    @property
+    def _per_step(self) -> int | None:
+        return self.patches_per_step

@@ -103,11 +103,11 @@ def scores_along(
     ends = [curve.ends(places=each) for curve, each in zip(curves, places, strict=True)]
     mixed = [curve.mixed(places=each) for curve, each in zip(curves, places, strict=True)]
     orders = ranks.int().reshape(len(ranks), -1, ranks.shape[-1]).unbind(1)
-    known = {} if clean is None else {_FRAME: clean[:, None]}
+    known: dict[_Picture, Tensor] = {} if clean is None else {_FRAME: clean[:, None]}
     pictures = _pictures(frames, curves)
-    unmixed = [
-        picture for picture in pictures if picture not in known and any(picture in each for each in ends)
-    ]
+    # By hash, which of a tensor is its identity: comparing two pictures would compare their pixels.
+    wanted = {end for each in ends for end in each}
+    unmixed = [picture for picture in pictures if picture in wanted and picture not in known]
 
     def stretches() -> Iterator[Stretch]:
         for picture in unmixed:

@@ -136,7 +136,7 @@ def build(name: str, **options: Any) -> Metric:
 
     Example:
         >>> build("pid-8", fill="mean")
-        PID(batch_size=32, seed=0, fill='mean', patch_px=8)
+        PID(batch_size=32, seed=0, fill='mean', patch_px=8, patches_per_step=None)
     """
     kind, chosen = metric_class(name), {**entry(name).options, **options}
     known = inspect.signature(kind).parameters

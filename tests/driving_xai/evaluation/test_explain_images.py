@@ -21,6 +21,7 @@ from driving_xai.explain.registry import fitted
 from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.targets import magnitude
+from driving_xai.viz.heat import enlargement
 
 GEOMETRY = Geometry(height=32, width=48, crop_top=0.5)
 
@@ -131,3 +132,66 @@ def test_a_rule_cuts_first_and_resizes_then():
     whole = InputRule(geometry=None, short_side_px=None)
     assert whole.apply(image) is image
     assert tuple(whole.region(100, 200)) == (0, 100, 0, 200)
+
+
+@pytest.mark.parametrize("edit", ["deletion", "insertion"])
+def test_edited_frames_are_those_of_one_edit_after_the_other(actions, image, tmp_path, edit):
+    """A slow twin of pictures and numbers: the pixels in the order of the map, each percent by itself."""
+    config = ExplainConfig(
+        methods=("gradient",), target="stop", edited=(0, 5, 25, 100), edit=edit, fill="mean", save_maps=True
+    )
+    (written,) = explain_images(actions, [image], tmp_path / "out", config)
+    found = json.loads(written.read_text())
+    (entry,) = found["maps"]
+    assert found["edits"] == {"edit": edit, "fill": "mean"}
+    assert [each["percent"] for each in entry["edited"]] == [0, 5, 25, 100]
+    saliency = np.load(tmp_path / "out" / entry["files"]["map"])
+    order = np.argsort(-saliency, axis=None, kind="stable")
+    height, width = saliency.shape
+    source = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
+    pixels = np.ascontiguousarray(InputRule.of(actions).apply(source))
+    frame = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    mean = frame.mean((1, 2), keepdim=True).expand_as(frame)
+    drawn = cv2.imread(str(tmp_path / "out" / entry["files"]["edited"]))[..., ::-1]
+    factor = enlargement(height, width)
+    for number, each in enumerate(entry["edited"]):
+        first = np.zeros(height * width, dtype=bool)
+        first[order[: round(each["percent"] / 100 * height * width)]] = True
+        removed = torch.from_numpy(first if edit == "deletion" else ~first).view(height, width)
+        edited = torch.where(removed, mean, frame)
+        with torch.no_grad():
+            assert each["value"] == pytest.approx(
+                actions.model(edited[None]).sigmoid()[0, 1].item(), rel=1e-4
+            )
+        left = number * (width * factor + 4)
+        shown = drawn[: height * factor : factor, left : left + width * factor : factor]
+        expected = (edited * 255).round().byte().permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(shown, expected)
+
+
+def test_edited_frames_of_steering_say_its_output(steering, image, tmp_path):
+    config = ExplainConfig(methods=("random",), edited=(0, 50))
+    (written,) = explain_images(steering, [image], tmp_path / "out", config)
+    found = json.loads(written.read_text())
+    whole = found["maps"][0]["edited"][0]["value"]
+    assert whole == pytest.approx(found["scores"]["inverse turning radius"]["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"edited": (5, 5)}, "expected rising percents from 0 to 100"),
+        ({"edited": (0, 101)}, "expected rising percents from 0 to 100"),
+        ({"edited": (5,), "fill": "white"}, "got edit 'deletion', fill 'white'"),
+        ({"fill": "mean"}, "and no edited frames"),
+    ],
+)
+def test_edits_that_say_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ExplainConfig(methods=("gradient",), **settings)
+
+
+def test_percents_of_too_few_pixels_are_refused(steering, image, tmp_path):
+    config = ExplainConfig(methods=("random",), edited=(1, 1.001))
+    with pytest.raises(DataError, match="expected rising steps of a pixel or more"):
+        explain_images(steering, [image], tmp_path / "out", config)

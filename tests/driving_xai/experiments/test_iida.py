@@ -13,6 +13,7 @@ from scipy import stats
 
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.experiments import iida
 from driving_xai.experiments.iida import Iida, _plan, _recipe, table2, table4
 from driving_xai.experiments.image_sets import NamedImages
 from driving_xai.experiments.runs import each_run
@@ -181,3 +182,25 @@ def test_a_further_method_is_scored_with_its_options(compared, tmp_path):
         assert results["runs"][0][name] == usual["runs"][0][name]
     assert results["runs"][0]["rise@coarse"] != usual["runs"][0]["rise"]
     assert "| rise@coarse |" in (tmp_path / "table.md").read_text()
+
+
+def test_each_side_takes_its_own_step(compared, monkeypatch):
+    """The authors' (m, step) pairs: what the curves are asked for."""
+    asked = {}
+    usual = iida.patch_insertion_deletion
+
+    def noted(*arguments, patch_px, patches_per_step, **options):
+        asked.setdefault(patch_px, set()).add(patches_per_step)
+        return usual(*arguments, patch_px=patch_px, patches_per_step=patches_per_step, **options)
+
+    monkeypatch.setattr(iida, "patch_insertion_deletion", noted)
+    out, _ = compared
+    model = checkpoint.load(out / "models" / "both-0").model
+    frames, maps, classes = torch.rand(2, 3, 24, 24), torch.rand(2, 24, 24), torch.ones(2, dtype=torch.int64)
+    for steps, expected in (((), (144, 36, 9, 3, 1)), ((500, 100, 20, 5, 2), (500, 100, 20, 5, 2))):
+        asked.clear()
+        how = replace(HOW, fill="black", patches_per_step=steps)
+        iida._scored(None, model, frames, maps, classes, how, 0)
+        assert asked == {side: {step} for side, step in zip((1, 2, 4, 8, 16), expected, strict=True)}
+    with pytest.raises(ValueError, match=r"got patches_per_step \[5\]; expected a number from 1 on"):
+        Iida(patches_per_step=(5,))

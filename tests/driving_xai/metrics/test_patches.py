@@ -9,15 +9,18 @@ from torch import nn
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.curves import (
     area,
+    both_ways,
     deletion,
     insertion,
     insertion_deletion,
     patch_insertion_deletion,
     rank,
 )
-from driving_xai.metrics.perturbation_curves import patch_count, patch_ranks
+from driving_xai.metrics.faithfulness import PID
+from driving_xai.metrics.perturbation_curves import patch_count, patch_ranks, scores_along
 from driving_xai.metrics.registry import PATCHES_PX
 from driving_xai.perturb import blank
+from driving_xai.targets import output
 from driving_xai.types import Outputs
 
 
@@ -67,6 +70,7 @@ def _ranks(saliency: torch.Tensor) -> torch.Tensor:
 
 
 VALUE = OfClass(classes=torch.tensor([0, 1, 2]))
+VALUE_OF_FIRST = OfClass(classes=torch.tensor([0]))
 
 
 @pytest.mark.parametrize("patch_px", [1, 2, 3, 8, 16])
@@ -105,6 +109,23 @@ def test_curves_equal_a_loop_over_patches(net, frames, saliency, patch_px):
             for curve, picture in ((found.insertion, inserted), (found.deletion, deleted)):
                 expected = net(picture[None]).softmax(1)[0, b]
                 torch.testing.assert_close(curve[b, point], expected.detach(), rtol=1e-10, atol=0)
+
+
+def test_pictures_of_ones_own_are_fills_several_in_one_run(net, frames, saliency):
+    """Deletion to one picture and insertion into another, each as alone."""
+    ranks, size = _ranks(saliency), (16, 20)
+    bright, dark = (torch.full((3, *size), level, dtype=torch.float64) for level in (0.9, 0.1))
+    curves = both_ways(size, insertion_fill=bright, deletion_fill=dark, patch_px=4, patches_per_step=5)
+    together = scores_along(net, frames, ranks, curves)
+    for curve, found in zip(curves, together, strict=True):
+        (alone,) = scores_along(net, frames, ranks, [curve])
+        torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        together[0][:, 0], net(bright.expand_as(frames)).detach(), rtol=1e-12, atol=1e-14
+    )
+    torch.testing.assert_close(
+        together[1][:, -1], net(dark.expand_as(frames)).detach(), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_with_patches_of_one_pixel_it_is_insertion_minus_deletion(net, frames, saliency):
@@ -199,3 +220,17 @@ def test_batch_size_bounds_the_passes_and_changes_nothing(net, frames, saliency,
     assert torch.equal(found.insertion[:, 0, 0], found.insertion[:, 1, 0])
     assert torch.equal(found.insertion[..., 0], found.deletion[..., -1])
     assert torch.equal(found.insertion[..., -1], found.deletion[..., 0])
+
+
+@pytest.mark.parametrize(("patch_px", "step", "points"), [(1, 100, 5), (2, 20, 5), (8, 4, 3)])
+def test_the_metric_takes_the_steps_it_is_given(net, frames, saliency, patch_px, step, points):
+    """(m, step) pairs, as the authors choose them: every `step` patches, and all, by the function itself."""
+    metric = PID(patch_px=patch_px, patches_per_step=step)
+    found = metric(net, frames[:1], saliency[:1], output(0))
+    expected = patch_insertion_deletion(
+        net, frames[:1], _ranks(saliency[:1]), VALUE_OF_FIRST, patch_px=patch_px, patches_per_step=step
+    )
+    assert found.curve.shape == (1, points)
+    torch.testing.assert_close(found.value, expected.score, rtol=1e-10, atol=1e-14)
+    with pytest.raises(ValueError, match="got patches_per_step 0"):
+        PID(patches_per_step=0)
