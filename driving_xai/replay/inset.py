@@ -89,7 +89,7 @@ class Inset:
     """A small plot with axes; what does not change with the frame is drawn once for each axis."""
 
     HEIGHT, WIDTH = 136, 256
-    _VERDICT = 16
+    VERDICT = 16
     """Height of the line with the verdict."""
 
     def __init__(
@@ -112,7 +112,7 @@ class Inset:
         """
         self.unit, self.title, self.last_fraction = unit, title, last_fraction
         self.curve_unit = curve_unit
-        self._below = self._VERDICT if verdict == "below" else 0
+        self._below = self.VERDICT if verdict == "below" else 0
         self.height, self.width = round((self.HEIGHT + self._below) * unit), round(self.WIDTH * unit)
         self._small, self._text = lettering(round(10.5 * unit)), lettering(round(12 * unit))
         self._static: dict[float, Layer] = {}
@@ -138,17 +138,20 @@ class Inset:
 
     def _areas(self, picture: Image, view: CurveView) -> None:
         known = math.isfinite(view.half_width)
-        interval = f" ±{self._number(view.half_width, view.mean_area)}" if known else ""
+        interval = f" ±{self.number(view.half_width, view.mean_area)}" if known else ""
         texts = (
-            (f"area {self._number(view.area)}{self.curve_unit.area}", EVIDENCE, 10),
-            (f"mean {self._number(view.mean_area)}{interval}", _DIMMED, 94),
-            (f"random {self._number(view.random_area)}", MUTED, 187),
+            (f"area {self.number(view.area)}{self.curve_unit.area}", EVIDENCE, 10),
+            (f"mean {self.number(view.mean_area)}{interval}", _DIMMED, 94),
+            (f"random {self.number(view.random_area)}", MUTED, 187),
         )
         baseline = self.height - round((8 + self._below) * self.unit)
-        last = self.width - round(8 * self.unit)
-        for text, colour, x in texts:
-            left = min(round(x * self.unit), last - self._text.width(text))
+        room, gap = self.width - round(8 * self.unit), round(6 * self.unit)
+        for text, colour, x in reversed(
+            texts
+        ):  # From the right: the mean has no more room than the last one leaves.
+            left = min(round(x * self.unit), room - self._text.width(text))
             self._text.draw(picture, text, (left, baseline), colour)
+            room = left - gap
         if self._below and view.verdict is not None:
             at = (round(10 * self.unit), self.height - round(8 * self.unit))
             self._text.draw(picture, view.verdict.short, at, _TEXT)
@@ -157,7 +160,7 @@ class Inset:
     def _box(self) -> tuple[float, float, float, float]:
         """The plotting area: left, top, right, bottom."""
         u = self.unit
-        return 34 * u, 25 * u, self.width - 12 * u, self.height - (37 + self._below) * u
+        return 34 * u, 25 * u, self.width - 22 * u, self.height - (37 + self._below) * u
 
     def _points(
         self, fractions: Float64[np.ndarray, " V"], values: Float64[np.ndarray, " V"], top_deg: float
@@ -183,7 +186,7 @@ class Inset:
             label = f"{100 * fraction:g}" + (" %" if fraction == self.last_fraction else "")
             self._small.draw(picture, label, (round(x), round(bottom + 14 * u)), MUTED, anchor="middle")
 
-    def _number(self, value: float, beside: float | None = None) -> str:
+    def number(self, value: float, beside: float | None = None) -> str:
         """With decimals where it, or the value that it stands beside, is below ten."""
         if not math.isfinite(value):
             return "-"
