@@ -18,6 +18,7 @@ from torch import Tensor
 from data_prep.geometry import decode_image
 from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
+from data_prep.values import Checked, PositiveCount, Seed
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
@@ -48,7 +49,7 @@ _MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig:
+class ExplainConfig(Checked):
     """What is explained, and by what."""
 
     methods: tuple[str, ...]
@@ -60,12 +61,13 @@ class ExplainConfig:
     output over its threshold."""
     explained_score: ExplainedScore = "probability"
     """What RISE and LIME explain of classes and actions; see `targets.explained_by`."""
-    seed: int = 0
-    batch_size: int = 32
+    seed: Seed = 0
+    batch_size: PositiveCount = 32
     save_maps: bool = False
     """Writes each map, raw and on the model's grid, as .npy."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_methods(self.methods, self.options)
         if self.explained_score != "probability" and not any(
             each.partition("@")[0] in OF_PROBABILITY for each in self.methods
@@ -73,8 +75,6 @@ class ExplainConfig:
             raise ValueError(
                 f"got explained_score {self.explained_score!r}, which none of these methods follows; leave it out"
             )
-        if self.batch_size < 1:
-            raise ValueError(f"got batch_size {self.batch_size}, expected 1 or more")
 
 
 def explain_images(
