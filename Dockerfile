@@ -13,7 +13,8 @@ RUN pip install --no-cache-dir --no-deps --require-hashes --requirement requirem
 COPY pyproject.toml README.md LICENSE ./
 COPY data_prep data_prep
 COPY driving_xai driving_xai
-RUN pip install --no-cache-dir --no-deps .
+# setuptools, which builds the package, is among the hashed files: an isolated build would fetch another.
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11.14-slim-bookworm
 

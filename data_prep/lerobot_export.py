@@ -26,6 +26,7 @@ from data_prep.errors import DataError, OutputError
 from data_prep.h264 import ENCODER, declare_colours, reproducible, to_i420, why_missing
 from data_prep.lerobot_statistics import Moments, of_numbers
 from data_prep.lock import exclusive
+from data_prep.readers.lerobot import OWN
 from data_prep.schema import Image
 from data_prep.shards import hdf5
 from data_prep.shards.atomic import replacing
@@ -406,7 +407,7 @@ def _info(plan: _Plan) -> dict[str, Any]:
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,
         "features": features,
-        "driving_xai": {"fingerprint": plan.fingerprint, "shards_sha256": plan.manifest.sha256},
+        OWN: {"fingerprint": plan.fingerprint, "shards_sha256": plan.manifest.sha256},
     }
 
 

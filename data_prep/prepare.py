@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from data_prep import engines, places
 from data_prep.alignment import Alignment
@@ -32,7 +32,7 @@ from data_prep.schema import VEHICLES, Drive, ImageSet
 from data_prep.shards.manifest import Manifest, ShardEntry, require_readable
 from data_prep.split import BlockSplit, DriveSplit, NoRoomError, OnePart, SplitRule, Timeline, check_gap
 from data_prep.stores import Store, is_url
-from data_prep.values import Ge
+from data_prep.values import PositiveCount, Seed
 
 _LEAST_ENTRY_BYTES = 64 + 100
 """Of a shard's entry in the manifest: its hash, and the names of its fields."""
@@ -73,14 +73,14 @@ class PrepConfig(Alignment, error=DataError):
     split: Split | None = None
     """By blocks of time within each drive, by whole drives, or everything into one part. None:
     blocks where steering is recorded, otherwise test. Image sets keep their authors' split."""
-    blocks: int = 5
+    blocks: PositiveCount = 5
     gap_s: float = 2.0
     """How far in time the frames of two parts are apart at least, also in different drives."""
     val_drives: tuple[str, ...] = ()
     """For `split="drive"`; with `test_drives` empty too, a seeded fifth each."""
     test_drives: tuple[str, ...] = ()
-    seed: int = 0
-    frames_per_shard: Annotated[int, Ge(1)] = 2000
+    seed: Seed = 0
+    frames_per_shard: PositiveCount = 2000
     """Also the number of images in an image shard."""
 
     def __post_init__(self) -> None:

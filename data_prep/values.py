@@ -318,7 +318,7 @@ def described(hint: Any) -> str:
     if origin is Annotated:
         return described(arguments[0])
     if origin in (Union, UnionType):
-        return " or ".join(map(described, arguments))
+        return " or ".join(map(_alternative, arguments))
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is tuple:
@@ -327,6 +327,14 @@ def described(hint: Any) -> str:
     if _is_table(hint):
         return "a table"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _alternative(hint: Any) -> str:
+    """One of several types, with its bounds, because no message of its own follows."""
+    if origin_of(hint) is not Annotated:
+        return described(hint)
+    kind, *metadata = arguments_of(hint)
+    return f"{described(kind)} of {_bounds(metadata)}"
 
 
 def _bounds(metadata: Sequence[Any]) -> str:

@@ -99,7 +99,10 @@ def test_the_container_takes_the_pinned_versions_by_their_hashes() -> None:
     assert hashed().items() <= pinned.items()
     assert {normal(name(each)) for each in PROJECT["project"]["dependencies"]} <= hashed().keys()
     text = (ROOT / "Dockerfile").read_text()
-    assert "--require-hashes --requirement requirements.txt" in text
+    installs = re.findall(r"pip install (.+)$", text, re.MULTILINE)
+    assert installs
+    assert all("--require-hashes" in each or "--no-build-isolation" in each for each in installs)
+    assert {normal(name(each)) for each in PROJECT["build-system"]["requires"]} <= hashed().keys()
 
 
 def test_the_inventory_of_licences_is_that_of_the_container() -> None:

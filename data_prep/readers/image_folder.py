@@ -10,6 +10,7 @@ from data_prep.errors import DataError
 from data_prep.readers.image_files import ImageFile, find_images, has_images, merged
 from data_prep.readers.paths import drive_name, existing_folder, printable, visible
 from data_prep.schema import ImageItem, ImageSet
+from data_prep.values import Seed
 
 NAME = "image-folder"
 
@@ -38,7 +39,7 @@ def recognises(source: Path) -> bool:
 
 
 def image_set(
-    source: Path, *, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0
+    source: Path, *, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: Seed = 0
 ) -> ImageSet:
     """Reads `class/image` or `split/class/image`; classes are in the order of their names.
 

@@ -1,7 +1,8 @@
 """LeRobot data sets, versions 2 and 3: Parquet of states and actions, cameras as MP4 or as images in Parquet.
 
 Version 2 has a file for each episode; version 3 joins episodes into larger files and says in `meta/episodes/` where
-each lies. Every episode is a drive.
+each lies. Every episode is a drive. What `export lerobot` wrote says so in `meta/info.json`, and is read back with its
+steering, speed, times and vehicle without being asked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from data_prep.readers import video
 from data_prep.readers.lerobot_files import ParquetImages, VideoPart, read_schema, read_table
 from data_prep.readers.paths import drive_name, existing_folder, inside, printable, visible
 from data_prep.readers.units import AS_ROS, ControlUnits
-from data_prep.schema import Drive, ImageSource, Signal
+from data_prep.schema import VEHICLES, Drive, ImageSource, Signal
 from data_prep.shards.atomic import read_bounded
 
 NAME = "lerobot"
@@ -32,6 +33,13 @@ NAME = "lerobot"
 INFO = "meta/info.json"
 MAX_INFO_BYTES = 16 * 2**20
 _FIELD = re.compile(r"\{(\w+)(?::0(\d)d)?\}")
+OWN = "driving_xai"
+"""In `meta/info.json`: the mark of a data set that `export lerobot` wrote."""
+_OWN_STEERING, _OWN_SPEED, _OWN_TIME = (
+    "action:steering_wheel_rad",
+    "observation.state:speed_mps",
+    "source.time_ns",
+)
 _EPISODES = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 
 
@@ -55,6 +63,8 @@ def drives(
 ) -> list[Drive]:
     """Reads the episodes of a data set, a drive each; times count from an episode's start at the data set's rate.
 
+    Those that `export lerobot` wrote have the steering, speed, times and vehicle of the shards again.
+
     Args:
         source: the data set's folder.
         image: the camera, as `observation.images.front`; None takes the only one.
@@ -70,12 +80,27 @@ def drives(
     """
     data_set = _DataSet.load(existing_folder(source))
     camera = data_set.camera(image)
+    if data_set.own:
+        steering, speed, controls = _as_exported(data_set, steering, speed, controls)
     wanted = [data_set.item(text, option) for text, option in ((steering, "steering"), (speed, "speed"))]
     files = _Files()
     return [
         _drive(data_set, files, episode, camera, wanted[0], wanted[1], controls, reduced)
         for episode in data_set.episodes(camera, _range(episodes))
     ]
+
+
+def _as_exported(
+    data_set: _DataSet, steering: str | None, speed: str | None, controls: ControlUnits
+) -> tuple[str | None, str | None, ControlUnits]:
+    """What `export lerobot` wrote, where nothing else is asked for."""
+    if steering is None and _OWN_STEERING.partition(":")[0] in data_set.features:
+        steering = _OWN_STEERING
+    if speed is None and _OWN_SPEED.partition(":")[0] in data_set.features:
+        speed = _OWN_SPEED
+    if controls == AS_ROS and data_set.robot in VEHICLES:
+        controls = replace(controls, vehicle=data_set.robot)
+    return steering, speed, controls
 
 
 class _Item(NamedTuple):
@@ -108,6 +133,9 @@ class _DataSet:
     data_path: str
     video_path: str
     chunks_size: int
+    robot: str
+    own: bool
+    """Whether `export lerobot` wrote it."""
 
     @classmethod
     def load(cls, root: Path) -> _DataSet:
@@ -125,6 +153,8 @@ class _DataSet:
                 data_path=str(info["data_path"]),
                 video_path=str(info.get("video_path") or ""),
                 chunks_size=int(info.get("chunks_size") or 1000),
+                robot=str(info.get("robot_type")),
+                own=isinstance(info.get(OWN), dict) and _OWN_TIME in features,
             )
         except FileNotFoundError:
             raise DataError(f"{root}: no {INFO}; expected a LeRobot data set") from None
@@ -306,7 +336,13 @@ def _drive(
     controls: ControlUnits,
     reduced: Reduction,
 ) -> Drive:
-    columns = ["frame_index", "episode_index", *{item.feature for item in (steering, speed) if item}]
+    own_time = [_OWN_TIME] if data_set.own else []
+    columns = [
+        "frame_index",
+        "episode_index",
+        *own_time,
+        *{item.feature for item in (steering, speed) if item},
+    ]
     table = files.rows(episode.table, columns, episode.number)
     frame = _numbers(table["frame_index"], episode.table).astype(np.int64)
     if len(frame) != episode.length:
@@ -315,6 +351,8 @@ def _drive(
         )
     time_ns = np.rint(frame * (1e9 / data_set.fps)).astype(np.int64)
     images, rows, missing = _images(data_set, files, episode, camera, time_ns, reduced)
+    if data_set.own:
+        time_ns = _times_ns(table[_OWN_TIME], episode.table)
     return Drive(
         name=f"{drive_name(data_set.root)}-{episode.number:06d}",
         source=NAME,
@@ -334,6 +372,13 @@ def _drive(
             "speed": None if speed is None else list(speed),
         },
     )
+
+
+def _times_ns(column: pa.ChunkedArray, path: Path) -> Int64[np.ndarray, " T"]:
+    """Kept as integers: a Unix time in nanoseconds has more digits than a float64."""
+    if column.type != pa.int64() or column.null_count:
+        raise DataError(f"{path}: {_OWN_TIME} holds no whole numbers; export the data set again")
+    return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
 def _numbers(column: pa.ChunkedArray, path: Path) -> Float64[np.ndarray, "..."]:

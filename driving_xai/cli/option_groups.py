@@ -9,6 +9,8 @@ from typer.core import TyperCommand
 
 _OWN = "Options"
 _GROUPS: Mapping[str, frozenset[str]] = {
+    "Frames and signals": frozenset({"smoothing", "crop_top", "crop_bottom", "vehicle"}),
+    "Faults of the recording": frozenset({"on_bad", "refuse"}),
     "Output": frozenset(
         {"out", "save_maps", "publish_to", "overwrite", "resume", "dry_run", "as_json"}
         | {"markdown", "csv", "rrd", "title", "embed_mb", "label", "figure", "show", "serve", "host"}
@@ -26,7 +28,6 @@ class GroupedCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         arguments: list[tuple[str, str]] = []
-        headed: dict[str, list[tuple[str, str]]] = {}
         options: dict[str, list[tuple[str, str]]] = {_OWN: [], **{group: [] for group in _GROUPS}}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -35,10 +36,8 @@ class GroupedCommand(TyperCommand):
             if parameter.param_type_name == "argument":
                 arguments.append(record)
             else:
-                own = getattr(parameter, "rich_help_panel", None)
-                where = options[group_of(str(parameter.name))] if own is None else headed.setdefault(own, [])
-                where.append(record)
-        for title, records in (("Arguments", arguments), *headed.items(), *options.items()):
+                options[group_of(str(parameter.name))].append(record)
+        for title, records in (("Arguments", arguments), *options.items()):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)

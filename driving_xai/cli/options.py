@@ -68,7 +68,7 @@ REFUSE = (
     "Stop at this fault even so: duplicate, out_of_order, clock_jump, gap, no_control, missing_image, "
     "undecodable_image; repeatable."
 )
-"""Help of two options that stand under a heading of their own in `prep` only."""
+"""Help of two options that `prep` and `replay` share."""
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Device = Annotated[DeviceName, typer.Option(help="Where to compute; auto takes CUDA where there is one.")]

@@ -11,9 +11,6 @@ import typer
 from driving_xai.cli import console, settings
 from driving_xai.cli.options import ON_BAD, REFUSE, Assignments, Config, DryRun, Json, Scheduler
 
-_SOURCE, _FRAMES, _SPLIT = "The source", "Frames and signals", "Who trains, who tests"
-_FAULTS, _RUNNING = "Faults of the recording", "The run"
-
 
 def prep(
     reader: Annotated[str, typer.Argument(metavar="READER", help="What the source is; from the list below.")],
@@ -31,74 +28,53 @@ def prep(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option",
-            metavar="NAME=VALUE",
-            help="An option of the reader, as camera=left; repeatable.",
-            rich_help_panel=_SOURCE,
+            "--option", metavar="NAME=VALUE", help="An option of the reader, as camera=left; repeatable."
         ),
     ] = None,
     task: Annotated[
         Literal["steering", "actions"],
-        typer.Option(
-            help="What synthetic data is for: drives to steer, or streets with driving actions.",
-            rich_help_panel=_SOURCE,
-        ),
+        typer.Option(help="What synthetic data is for: drives to steer, or streets with driving actions."),
     ] = "steering",
     split: Annotated[
         Literal["block", "drive", "train", "val", "test"] | None,
         typer.Option(
             help="How drives are split: by time blocks in each, by whole drives, or all into one part. "
-            "[default: block; test where no steering is recorded; images keep their authors' split]",
-            rich_help_panel=_SPLIT,
+            "[default: block; test where no steering is recorded; images keep their authors' split]"
         ),
     ] = None,
     smoothing: Annotated[
         float | None,
-        typer.Option(
-            help="Drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]",
-            rich_help_panel=_FRAMES,
-        ),
+        typer.Option(help="Drives: alpha of the exponential smoothing, 1 is off. [default: 0.2]"),
     ] = None,
-    crop_top: Annotated[
-        float | None, typer.Option(help="Fraction of the image's height to cut off.", rich_help_panel=_FRAMES)
-    ] = None,
+    crop_top: Annotated[float | None, typer.Option(help="Fraction of the image's height to cut off.")] = None,
     crop_bottom: Annotated[
-        float | None, typer.Option(help="Fraction of the image's height to cut off.", rich_help_panel=_FRAMES)
+        float | None, typer.Option(help="Fraction of the image's height to cut off.")
     ] = None,
     vehicle: Annotated[
         str | None,
-        typer.Option(help="The vehicle, in place of the one that the reader knows.", rich_help_panel=_FRAMES),
+        typer.Option(help="The vehicle, in place of the one that the reader knows."),
     ] = None,
     on_bad: Annotated[
         Literal["drop", "refuse"] | None,
-        typer.Option(help=ON_BAD, rich_help_panel=_FAULTS),
+        typer.Option(help=ON_BAD),
     ] = None,
     refuse: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FAULT",
-            help=REFUSE,
-            rich_help_panel=_FAULTS,
-        ),
+        typer.Option(metavar="FAULT", help=REFUSE),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Seed of a random choice of whole drives; for synthetic streets use --option seed=N. [default: 0]",
-            rich_help_panel=_SPLIT,
+            help="Seed of a random choice of whole drives; for synthetic streets use --option seed=N. [default: 0]"
         ),
     ] = None,
     engine: Annotated[
         Literal["serial", "processes", "dask"],
-        typer.Option(help="Where work runs.", rich_help_panel=_RUNNING),
+        typer.Option(help="Where work runs."),
     ] = "serial",
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Threads of serial, processes of the others. [default: all cores]",
-            rich_help_panel=_RUNNING,
-        ),
+        typer.Option(min=1, help="Threads of serial, processes of the others. [default: all cores]"),
     ] = None,
     scheduler: Scheduler = None,
     publish_to: Annotated[
@@ -107,18 +83,13 @@ def prep(
             "--publish",
             metavar="URL",
             help="Then copy the output there, as s3://bucket/drives; manifest last.",
-            rich_help_panel=_RUNNING,
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Keep the shards that an earlier run finished.", rich_help_panel=_RUNNING
-        ),
+        typer.Option("--resume", help="Keep the shards that an earlier run finished."),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier output.", rich_help_panel=_RUNNING)
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from data_prep.split import clocks, near_on_clock
-from data_prep.values import build
+from data_prep.values import Checked, Count, Ge, Interval, Seed, build
 from driving_xai.errors import DataError
 
 Split = Literal["train", "val", "test"]
+_Fraction = Annotated[float, Interval(ge=0, lt=1)]
 
 
-class SplitRule:
+class SplitRule(Checked):
     """What the two rules share: a checkpoint's config.json keeps one in `data.held_out`."""
 
     @classmethod
@@ -42,19 +43,13 @@ class SplitRule:
 class HoldOut(SplitRule):
     """Which rows are for testing; by default those that prep marked."""
 
-    block: int | None = None
+    block: Count | None = None
     """Test on this time block (or drive) and train on the others; None takes prep's split."""
-    gap_s: float = 2.0
+    gap_s: Annotated[float, Ge(0)] = 2.0
     """Rows of other splits this close in time to a tested or validated row are dropped, also those of
     another drive where both are in Unix time."""
-    val_fraction: float = 0.1
+    val_fraction: _Fraction = 0.1
     """With `block`: the last part of every other block, used for early stopping; 0 for none."""
-
-    def __post_init__(self) -> None:
-        if self.gap_s < 0 or not 0 <= self.val_fraction < 1:
-            raise ValueError(
-                f"gap_s is {self.gap_s}, val_fraction {self.val_fraction}; expected 0 or more, and 0 up to 1"
-            )
 
     def splits(self, index: pd.DataFrame) -> np.ndarray:
         """The split (train, val, test or gap) of each row of a shard index.
@@ -88,20 +83,18 @@ class HoldOut(SplitRule):
 class FoldOut(SplitRule):
     """Which images are for testing; by default those that prep marked."""
 
-    fold: int | None = None
+    fold: Count | None = None
     """Test on this one of `folds` parts and train on the others; None takes prep's split."""
-    folds: int = 5
-    val_fraction: float = 0.1
+    folds: Annotated[int, Ge(2)] = 5
+    val_fraction: _Fraction = 0.1
     """With `fold`: of the other groups, used to choose the epoch and thresholds; 0 for none."""
-    seed: int = 0
+    seed: Seed = 0
     """Of which group goes to which part."""
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or not 0 <= self.val_fraction < 1 or not 0 <= (self.fold or 0) < self.folds:
-            raise ValueError(
-                f"fold is {self.fold} of {self.folds}, val_fraction {self.val_fraction}; expected a fold from 0 "
-                "on, below at least 2 folds, and a fraction of 0 up to, but not, 1"
-            )
+        super().__post_init__()
+        if (self.fold or 0) >= self.folds:
+            raise ValueError(f"fold is {self.fold} of {self.folds}; they are counted from 0")
 
     def splits(self, index: pd.DataFrame) -> np.ndarray:
         """The split (train, val or test) of each row of an image index; groups stay whole.

@@ -18,6 +18,7 @@ from torch import Tensor
 from data_prep.geometry import decode_image
 from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
+from data_prep.values import Checked, PositiveCount, Seed
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
@@ -51,7 +52,7 @@ _MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig:
+class ExplainConfig(Checked):
     """What is explained, and by what."""
 
     methods: tuple[str, ...]
@@ -63,8 +64,8 @@ class ExplainConfig:
     output over its threshold."""
     explained_score: ExplainedScore = "probability"
     """What RISE and LIME explain of classes and actions; see `targets.explained_by`."""
-    seed: int = 0
-    batch_size: int = 32
+    seed: Seed = 0
+    batch_size: PositiveCount = 32
     save_maps: bool = False
     """Writes each map, raw and on the model's grid, as .npy."""
     edited: tuple[float, ...] = ()
@@ -80,6 +81,7 @@ class ExplainConfig:
         return Edits(percents=self.edited, edit=self.edit, fill=self.fill) if self.edited else None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.edits is None and (self.edit, self.fill) != ("deletion", "black"):
             raise ValueError(
                 f"got edit {self.edit!r}, fill {self.fill!r} and no edited frames; give edited percents too, or leave "
@@ -92,8 +94,6 @@ class ExplainConfig:
             raise ValueError(
                 f"got explained_score {self.explained_score!r}, which none of these methods follows; leave it out"
             )
-        if self.batch_size < 1:
-            raise ValueError(f"got batch_size {self.batch_size}, expected 1 or more")
 
 
 def explain_images(

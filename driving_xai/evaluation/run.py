@@ -64,7 +64,7 @@ def score(
     """
     with opened(checkpoint, shards, config, objects) as run, ExitStack() as until_joined:
         if resume and (out / SUMMARY).is_file():
-            return _finished(out, run.plan)
+            return _finished(out, run.plan, world)
         run.prepare()
         if world.is_main:
             if on_start is not None:
@@ -112,7 +112,7 @@ def score_in_shares(
     """
     with opened(checkpoint, shards, config) as run:
         if resume and (out / SUMMARY).is_file():
-            return _finished(out, run.plan)
+            return _finished(out, run.plan, ALONE)
         run.prepare()  # What does not fit is refused before workers start.
         run.require_whole()
         with locked(out):
@@ -146,10 +146,11 @@ class _Share:
             return run.score_parts(self.out / FOLDER, World(rank=rank, world_size=self.shares), None)
 
 
-def _finished(out: Path, plan: Mapping[str, Any]) -> Results:
+def _finished(out: Path, plan: Mapping[str, Any], world: World) -> Results:
+    """The results that are there already; of several processes the first clears away what a killed run left."""
     results = Results.load(out)
     require_same(plan, results.summary["plan"], out)
-    if (out / FOLDER).exists():  # of a run that was killed after its last file was written
+    if world.is_main and (out / FOLDER).exists():  # of a run that was killed after its last file was written
         with locked(out):
             shutil.rmtree(out / FOLDER, ignore_errors=True)
     return results

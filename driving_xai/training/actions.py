@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
+from data_prep.values import Checked, Count, Ge, Gt, Interval, PositiveCount, Seed
 from driving_xai import checkpoint
 from driving_xai.data.images import LabelledImages
 from driving_xai.data.splits import FoldOut
@@ -68,7 +69,7 @@ _CALM = Augmentation(flip=False, brightness=0.0, contrast=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionTraining:
+class ActionTraining(Checked):
     """How to train. The defaults are those of the paper and of its released code, flips aside."""
 
     model: ActionConfig = field(default_factory=ActionConfig)
@@ -79,17 +80,17 @@ class ActionTraining:
     tune: Literal["head", "all"] = "head"
     """Train the head on frozen features, computed once, or every weight."""
     held_out: FoldOut = field(default_factory=FoldOut)
-    short_side_px: int | None = 360
+    short_side_px: PositiveCount | None = 360
     """To which images are resized; None leaves them as they are stored."""
-    epochs: int = 100
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    epochs: Count = 100
+    batch_size: PositiveCount = 64
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
     """For batches of 256; it is multiplied by batch_size / 256."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     """Of sgd."""
-    weight_decay: float = 0.0
-    warmup_epochs: int = 0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    warmup_epochs: Count = 0
     """Of a linearly growing learning rate, before the schedule."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Down to 0, by epochs."""
@@ -101,29 +102,19 @@ class ActionTraining:
     """The epoch of the highest accuracy on validation, or the last; without validation always the last."""
     calibrate: CalibrationRule = "none"
     """Choose each action's threshold on validation, for its F1 or accuracy; none is a probability of 1/2."""
-    gradient_clip: float = 0.0
+    gradient_clip: Annotated[float, Ge(0)] = 0.0
     """Largest norm of all gradients together; 0 for no limit."""
     precision: Precision = "auto"
     feature_precision: Literal["fp16", "fp32"] = "fp32"
     """In which frozen features are kept on disk."""
-    seed: int = 0
-    workers: int = 0
+    seed: Seed = 0
+    workers: Count = 0
     """Processes that load images."""
-    keep_mib: int = 2048
+    keep_mib: Count = 2048
     """Of decoded images that may stay in memory, in each process."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "short_side_px"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("epochs", "warmup_epochs", "weight_decay", "gradient_clip", "workers", "keep_mib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if not self.learning_rate > 0 or not 0 <= self.momentum < 1:
-            raise ValueError(
-                f"learning_rate is {self.learning_rate}, momentum {self.momentum}; "
-                "expected over 0, and 0 up to, but not, 1"
-            )
+        super().__post_init__()
         if self.augmentation.flip or (self.tune == "head" and self.augmentation != _CALM):
             raise ValueError(
                 "augmentation needs tune all and its own flip false; features of a frozen backbone are computed once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from data_prep.values import Checked, Gt, PositiveCount
 from driving_xai.data.images import ImageSet
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.channel_spatial import ChannelSpatialAttention, Parts
@@ -19,21 +21,14 @@ from driving_xai.types import Frames
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionTraining:
+class AttentionTraining(Checked):
     """How the block is trained; the paper says nothing of it."""
 
-    reduction: int = 16
+    reduction: PositiveCount = 16
     parts: Parts = "both"
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
-            raise ValueError(
-                f"epochs is {self.epochs}, batch_size {self.batch_size}, learning_rate {self.learning_rate}; "
-                "expected 1 or more, and over 0"
-            )
+    epochs: PositiveCount = 10
+    batch_size: PositiveCount = 64
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
 
 
 def train_attention(

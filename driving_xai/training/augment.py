@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from data_prep.values import Checked, Count, Ge, Interval
 from driving_xai.training.processes import Part, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(Checked):
     """What happens to training windows; each window draws once, all its frames alike."""
 
     flip: bool = True
     """Mirror half of the windows and negate their steering."""
-    brightness: float = 0.4
+    brightness: Annotated[float, Ge(0)] = 0.4
     """Frames are multiplied by exp of a uniform draw from +-brightness."""
-    contrast: float = 0.2
+    contrast: Annotated[float, Ge(0)] = 0.2
     """Frames are stretched about their mean by 1 + a uniform draw from +-contrast."""
-    saturation: float = 0.0
+    saturation: Annotated[float, Ge(0)] = 0.0
     """Colours are blended with their grey: by 1 + a uniform draw from +-saturation, at least 0."""
-    shift: int = 0
+    shift: Count = 0
     """Frames are moved sideways by up to so many pixels, the edge repeated; the label is left alone."""
-    pitch: int = 0
+    pitch: Count = 0
     """Frames are moved up or down by up to so many pixels, the edge repeated."""
-    shadow: float = 0.0
+    shadow: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Probability that one side of a random line is darkened."""
 
 

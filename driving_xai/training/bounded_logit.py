@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from data_prep.values import Checked, Count, Gt, PositiveCount, Seed
 from driving_xai import checkpoint
 from driving_xai.data.images import Examples, LabelledImages, classes_of
 from driving_xai.data.splits import Split
@@ -67,20 +68,13 @@ class FrameExamples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Checked):
     """How long and how fast. The defaults are the paper's for its dogs and birds."""
 
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    epochs: Count = 5
+    batch_size: PositiveCount = 32
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
     """Of Adam."""
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise ValueError(
-                f"epochs is {self.epochs}, batch_size {self.batch_size}, learning_rate {self.learning_rate}; "
-                "expected 0 or more, 1 or more, and over 0"
-            )
 
 
 def fit(
@@ -245,7 +239,7 @@ def _head(how: PairedTraining, attention: Literal["none"] | AttentionKind, seed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundedLogitTraining:
+class BoundedLogitTraining(Checked):
     """How to train a classifier that selects what it judges by."""
 
     model: BoundedLogitConfig = field(default_factory=BoundedLogitConfig)
@@ -259,8 +253,8 @@ class BoundedLogitTraining:
     augmented: Schedule = field(default_factory=Schedule)
     precision: Precision = "fp16"
     """Of a frozen network's features, which are kept on disk."""
-    seed: int = 0
-    keep_mib: int = 2048
+    seed: Seed = 0
+    keep_mib: Count = 2048
     """Of decoded images that may stay in memory."""
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import numpy as np
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from data_prep.values import Checked, Count, Ge, Gt, PositiveCount, Seed
 from driving_xai import checkpoint
 from driving_xai.data.images import ImageSet, LabelledImages, classes_of, mean_image
 from driving_xai.errors import DataError
@@ -39,7 +40,7 @@ _LABN_HEADS = ("branch.", "attend.", "classify.", "head.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierTraining:
+class ClassifierTraining(Checked):
     """How to train. For LABN, Iida et al. name: two learning rates, weight decay 0.09, patience 6."""
 
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -51,44 +52,33 @@ class ClassifierTraining:
     )
     labn: LabnLoss = field(default_factory=LabnLoss)
     """Of the network labn only."""
-    epochs: int = 30
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    epochs: PositiveCount = 30
+    batch_size: PositiveCount = 32
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
     """Of LABN's attention branch and of the last linear layer."""
-    features_learning_rate: float | None = None
+    features_learning_rate: Annotated[float, Ge(0)] | None = None
     """Of all other layers; None is the same, 0 freezes them and their statistics. LABN's paper takes a tenth."""
-    extraction_learning_rate: float | None = None
+    extraction_learning_rate: Annotated[float, Ge(0)] | None = None
     """Of LABN's first part alone, the feature extractor; None is `features_learning_rate`, 0 freezes it and its
     statistics while the perception branch learns, as LABN's authors do."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Ge(0)] = 0.01
     schedule: Literal["constant", "cosine"] = "cosine"
-    warmup_epochs: int = 0
+    warmup_epochs: Count = 0
     """Epochs over which the rates rise linearly, before the schedule."""
     sampling: Literal["as-is", "balanced"] = "as-is"
     """Balanced draws every class alike often, with replacement."""
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[Annotated[float, Ge(0)], ...] = ()
     """Of the cross-entropy; empty weighs classes alike."""
-    patience: int | None = 6
+    patience: PositiveCount | None = 6
     """Epochs without a lower validation loss before stopping; None never stops early."""
-    gradient_clip: float = 1.0
+    gradient_clip: Annotated[float, Ge(0)] = 1.0
     precision: Precision = "auto"
-    seed: int = 0
-    keep_mib: int = 2048
+    seed: Seed = 0
+    keep_mib: Count = 2048
     """Of decoded images that may stay in memory."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("weight_decay", "warmup_epochs", "gradient_clip", "keep_mib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        slower = (self.features_learning_rate, self.extraction_learning_rate)
-        if not self.learning_rate > 0 or any((rate or 0) < 0 for rate in slower):
-            raise ValueError(
-                f"learning_rate is {self.learning_rate}, features_learning_rate {slower[0]}, "
-                f"extraction_learning_rate {slower[1]}; expected over 0, and 0 or more"
-            )
+        super().__post_init__()
         if self.extraction_learning_rate is not None and self.model.network != "labn":
             raise ValueError(
                 f"extraction_learning_rate is of labn only, and the network is {self.model.network}; "

@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import numpy as np
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data_prep.shards.manifest import Manifest
+from data_prep.values import Checked, Count, Ge, Gt, Interval, PositiveCount, Seed
 from driving_xai import checkpoint
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError, UnsupportedModelError
@@ -44,9 +45,11 @@ from driving_xai.training.processes import Part, placement, rank
 from driving_xai.training.schedules import cosine
 from driving_xai.training.state import begun
 
+_Share = Annotated[float, Interval(ge=0, le=1)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class DinoTraining:
+class DinoTraining(Checked):
     """How to train. The defaults are those of DINO's released code and, where it differs, of Zhu et al."""
 
     model: BackboneConfig = field(default_factory=BackboneConfig)
@@ -56,58 +59,44 @@ class DinoTraining:
     splits: tuple[Literal["train", "val", "test"], ...] = ("train",)
     """Which images to learn from. The authors' script would take every image of a folder, tested ones too."""
     crops: Crops = field(default_factory=Crops)
-    epochs: int = 200
-    batch_size: int = 16
+    epochs: PositiveCount = 200
+    batch_size: PositiveCount = 16
     """Of each process."""
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Gt(0)] = 5e-4
     """For batches of 256; it is multiplied by the images of a step, over all devices, by 256."""
-    warmup_epochs: int = 10
+    warmup_epochs: Count = 10
     """Of the learning rate, from 0."""
-    min_learning_rate: float = 1e-6
+    min_learning_rate: Annotated[float, Ge(0)] = 1e-6
     """At the end; not scaled."""
-    weight_decay: float = 0.04
-    final_weight_decay: float = 0.4
-    teacher_momentum: float = 0.996
+    weight_decay: Annotated[float, Ge(0)] = 0.04
+    final_weight_decay: Annotated[float, Ge(0)] = 0.4
+    teacher_momentum: _Share = 0.996
     """At the start; it grows to 1."""
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    warmup_teacher_temperature: float = 0.04
-    warmup_teacher_epochs: int = 0
+    student_temperature: Annotated[float, Gt(0)] = 0.1
+    teacher_temperature: Annotated[float, Gt(0)] = 0.04
+    warmup_teacher_temperature: Annotated[float, Gt(0)] = 0.04
+    warmup_teacher_epochs: Count = 0
     """In which the teacher's temperature goes from its warm-up value to the other."""
-    centre_momentum: float = 0.9
-    output_dim: int = 65536
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
+    centre_momentum: _Share = 0.9
+    output_dim: PositiveCount = 65536
+    hidden_dim: PositiveCount = 2048
+    bottleneck_dim: PositiveCount = 256
     norm_last_layer: bool = True
-    freeze_last_layer_epochs: int = 1
-    gradient_clip: float = 3.0
+    freeze_last_layer_epochs: Count = 1
+    gradient_clip: Annotated[float, Ge(0)] = 3.0
     """Largest norm of each parameter's gradient; 0 for no limit."""
-    drop_path: float = 0.1
+    drop_path: _Share = 0.1
     """Of the student."""
-    devices: int = 1
+    devices: PositiveCount = 1
     """Processes that train together, over all machines; under torchrun as many as it started."""
     strategy: str = "auto"
     """Lightning's name for how devices work together; auto is one process a device."""
     precision: Precision = "auto"
-    seed: int = 0
-    workers: int = 0
+    seed: Seed = 0
+    workers: Count = 0
     """Processes that make views, for each device."""
-    keep_mib: int = 2048
+    keep_mib: Count = 2048
     """Of decoded images that may stay in memory, in each process."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "output_dim", "hidden_dim", "bottleneck_dim", "devices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("warmup_epochs", "gradient_clip", "weight_decay", "workers", "keep_mib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("learning_rate", "student_temperature", "teacher_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected over 0")
-        for name in ("teacher_momentum", "centre_momentum", "drop_path"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
 
 
 class Branch(nn.Module):

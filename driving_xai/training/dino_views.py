@@ -14,32 +14,29 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data_prep.values import Checked, Count, PositiveCount
 from driving_xai.data.images import LabelledImages
 from driving_xai.training.loop import mix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crops:
+class Crops(Checked):
     """Sizes in px, and areas as shares of the image. Defaults are DINO's."""
 
-    global_px: int = 224
+    global_px: PositiveCount = 224
     global_scale: tuple[float, ...] = (0.4, 1.0)
-    local_px: int = 96
+    local_px: PositiveCount = 96
     local_scale: tuple[float, ...] = (0.05, 0.4)
-    local_crops: int = 8
+    local_crops: Count = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("global_scale", "local_scale"):
             scale = getattr(self, name)
             if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
                 raise ValueError(
                     f"{name} is {list(scale)}; expected two shares of the image, the smaller first"
                 )
-        if self.global_px < 1 or self.local_px < 1 or self.local_crops < 0:
-            raise ValueError(
-                f"global_px is {self.global_px}, local_px {self.local_px}, local_crops {self.local_crops}; "
-                "expected 1 or more, 1 or more, 0 or more"
-            )
 
 
 Views = list[Float[Tensor, "B 3 S S"]]

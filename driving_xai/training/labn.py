@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from data_prep.values import Checked, Ge, Interval
 from driving_xai.models.classify import Classifier
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabnLoss:
+class LabnLoss(Checked):
     """L = L_perception + branch_weight L_branch + divergence_weight KL(y(x) || y(x masked)).
 
     Source: Iida et al. 2022, eqs. 8 to 13.
     """
 
-    branch_weight: float = 3.0
+    branch_weight: Annotated[float, Ge(0)] = 3.0
     """lambda_1; 3 for IDRiD and 1 for DeFN in the authors' code, the paper gives none."""
-    divergence_weight: float = 1.0
+    divergence_weight: Annotated[float, Ge(0)] = 1.0
     """lambda_2; neither the paper nor its code says. 0 takes the loss and its second pass away."""
-    mask_threshold: float = 0.2
+    mask_threshold: Annotated[float, Interval(ge=0, lt=1)] = 0.2
     """theta_b: where the attention is at or below it, the masked image shows the bias image."""
     through: Literal["both", "masked"] = "both"
     """Whether the divergence also moves the prediction for the whole image."""
@@ -38,13 +39,6 @@ class LabnLoss:
     """Whether the training images' mean is also a training image, of the class `negative`."""
     negative: str | None = None
     """The class without anything to see; None is the first."""
-
-    def __post_init__(self) -> None:
-        if min(self.branch_weight, self.divergence_weight) < 0 or not 0 <= self.mask_threshold < 1:
-            raise ValueError(
-                f"branch_weight is {self.branch_weight}, divergence_weight {self.divergence_weight}, "
-                f"mask_threshold {self.mask_threshold}; expected 0 or more, and 0 up to 1"
-            )
 
 
 class Shares(NamedTuple):

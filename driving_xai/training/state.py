@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from data_prep.errors import quoted
 from data_prep.lock import exclusive
-from data_prep.shards.atomic import remove_leftovers, replacing
+from data_prep.shards.atomic import read_bounded, remove_leftovers, replacing
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.training import logs
@@ -23,6 +25,7 @@ RESUME = "resume"
 """Inside the output directory: what `--resume` continues from."""
 LAST, BEST, RECORDED = "last.ckpt", "best.ckpt", "config.json"
 """Inside it: the state after the last epoch, that after the best one, and what both belong to."""
+_MOST_CONFIG_BYTES = 2**24
 _PARTS: Mapping[str, type | tuple[type, ...]] = {
     "epoch": int,
     "global_step": int,
@@ -40,7 +43,8 @@ def begun(out: Path, config: Mapping[str, Any], resume: bool) -> Iterator[Path |
     """Begins a training in `out`, or goes on with it, and keeps other runs out of it meanwhile.
 
     Gives the file to continue from, after checking that it is whole and belongs to this configuration; None
-    starts anew. Temporary files that a killed run left are removed. A process that torchrun started again
+    starts anew. A resumed run may have more epochs than it was begun with: those that are done stay as they are, and the
+    others follow the schedule of the new length. Any other difference is refused by name. Temporary files that a killed run left are removed. A process that torchrun started again
     resumes. Of several processes the first locks and checks for all.
 
     Raises:
@@ -59,7 +63,7 @@ def begun(out: Path, config: Mapping[str, Any], resume: bool) -> Iterator[Path |
         state = _state(out, checkpoint.as_json(config), resume)
         for folder in (out, out / RESUME, out / "features", out / logs.FOLDER / logs.RUN):
             remove_leftovers(folder)
-        if not resume:
+        if not resume or _changes(recorded, checkpoint.as_json(config)):
             recorded.parent.mkdir(parents=True, exist_ok=True)
             with replacing(recorded) as temporary:
                 temporary.write_text(checkpoint.as_json(config))
@@ -77,9 +81,12 @@ def _state(out: Path, wanted: str, resume: bool) -> Path | None:
         return None
     if not recorded.exists():
         raise CheckpointError(f"{out} holds no interrupted training; run without --resume")
-    if recorded.read_bytes() != wanted.encode():
+    changes = _changes(recorded, wanted)
+    refused = [change for change in changes if not change.extends]
+    if refused:
         raise CheckpointError(
-            f"{out} was trained with another configuration or data; use the same, or a new OUT"
+            f"{out} was trained with another configuration or data: {'; '.join(map(str, refused[:3]))}"
+            f"{f'; and {len(refused) - 3} more' if len(refused) > 3 else ''}; use the same, or a new OUT"
         )
     if not last.exists():
         return None
@@ -87,6 +94,47 @@ def _state(out: Path, wanted: str, resume: bool) -> Path | None:
         if file.exists():
             load_saved(file)
     return last
+
+
+_ABSENT = "not there"
+
+
+class _Change(NamedTuple):
+    """A setting that a resumed run has otherwise than the run that it continues."""
+
+    name: str
+    """Dotted, as in config.json."""
+    old: Any
+    new: Any
+
+    @property
+    def extends(self) -> bool:
+        """Whether it only adds epochs."""
+        return (
+            self.name == "training.epochs" and type(self.old) is type(self.new) is int and self.old < self.new
+        )
+
+    def __str__(self) -> str:
+        hint = " (it can only be raised)" if self.name == "training.epochs" else ""
+        return f"{self.name} was {quoted(self.old)} and is {quoted(self.new)}{hint}"
+
+
+def _changes(recorded: Path, wanted: str) -> list[_Change]:
+    """What differs between the configuration that a run was begun with and the one asked for."""
+    try:
+        old = json.loads(read_bounded(recorded, most=_MOST_CONFIG_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(recorded, str(error).splitlines()[0]) from error
+    return list(_differing(old, json.loads(wanted), ""))
+
+
+def _differing(old: Any, new: Any, name: str) -> Iterator[_Change]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            inner = f"{name}.{key}" if name else str(key)
+            yield from _differing(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
+    elif old != new:
+        yield _Change(name or "all", old, new)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -106,7 +154,26 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return load_saved(Path(path))
+        content = load_saved(Path(path))
+        try:
+            _settle(content["callbacks"], Path(path).resolve().parent)
+        except (TypeError, AttributeError) as error:
+            raise _damaged(Path(path), f"its callbacks: {error}") from error
+        return content
+
+
+def _settle(callbacks: dict[str, Any], folder: Path) -> None:
+    """Puts the paths of Lightning's keepers in the folder that the state was read from.
+
+    In a folder that was moved or copied it would forget how good the best epoch was, and replace it by a worse one.
+    """
+    for name, kept in callbacks.items():
+        if name.startswith("ModelCheckpoint"):
+            kept["dirpath"] = str(folder)
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                kept[key] = str(folder / Path(kept[key]).name) if kept.get(key) else ""
+            best = kept.get("best_k_models", {})
+            kept["best_k_models"] = {str(folder / Path(file).name): value for file, value in best.items()}
 
 
 def load_saved(path: Path) -> dict[str, Any]:

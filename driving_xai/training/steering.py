@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data_prep.shards.manifest import Manifest
-from data_prep.values import Checked, Ge, Gt, Interval
+from data_prep.values import Checked, Count, Ge, Gt, Interval, PositiveCount, Seed
 from driving_xai import checkpoint
 from driving_xai.data.drives import Route, Run, Window, Windows, labelled, open_index, runs, vehicle_of
 from driving_xai.data.splits import HoldOut
@@ -43,13 +43,13 @@ class SteeringTraining(Checked):
     model: SteeringConfig = field(default_factory=SteeringConfig)
     held_out: HoldOut = field(default_factory=HoldOut)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    epochs: Annotated[int, Ge(0)] = 30
+    epochs: Count = 30
     """Over windows."""
-    frame_epochs: Annotated[int, Ge(0)] = 0
+    frame_epochs: Count = 0
     """Before them, epochs over single frames: they train the encoder and the readout cheaply."""
-    window: Annotated[int, Ge(1)] = 20
+    window: PositiveCount = 20
     """Frames of a window, the length of truncated back-propagation."""
-    batch_size: Annotated[int, Ge(1)] = 16
+    batch_size: PositiveCount = 16
     """Windows a step; single frames come `window` times as many."""
     learning_rate: Annotated[float, Gt(0)] = 1e-4
     frame_learning_rate: Annotated[float, Gt(0)] = 3e-4
@@ -61,17 +61,17 @@ class SteeringTraining(Checked):
     """Of the learning rate, within each of the two phases."""
     loss: Literal["l1", "l2", "huber"] = "l1"
     """On the standardised target."""
-    patience: int | None = 10
+    patience: PositiveCount | None = 10
     """Epochs without a lower validation error before stopping; None never stops early."""
     averaging: Annotated[float, Interval(ge=0, lt=1)] = 0.98
     """Decay of the running average of the weights, which is what is validated and kept; 0 for none."""
     gradient_clip: Annotated[float, Ge(0)] = 1.0
     precision: Precision = "auto"
     """auto is bf16 on CUDA, where the sign path keeps fp32 softmax, and fp32 on a CPU."""
-    seed: int = 0
-    workers: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
+    workers: Count = 0
     """Processes that load windows."""
-    keep_mib: Annotated[int, Ge(0)] = 2048
+    keep_mib: Count = 2048
     """Of decoded frames that may stay in memory, in each process."""
 
     def __post_init__(self) -> None:

@@ -49,13 +49,11 @@ def test_what_is_exported_is_read_back(shards, tmp_path):
     kept = index[index["split"] != "gap"]
     assert made.frames == len(kept) < len(index)
     assert made.left_out == len(index) - len(kept)
-    options = {"steering": "action:steering_wheel_rad", "speed": "observation.state"}
     back = tmp_path / "back"
     prepare(
         PrepConfig(
             reader="lerobot",
             source=tmp_path / "set",
-            reader_options=options,
             split="train",
             smoothing=1.0,
         ),
@@ -66,6 +64,10 @@ def test_what_is_exported_is_read_back(shards, tmp_path):
     expected = kept.iloc[np.argsort(kept["split"].map({"train": 0, "val": 1, "test": 2}), kind="stable")]
     for name in ("steering_wheel_rad", "speed_mps"):
         np.testing.assert_array_equal(again[name], expected[name].to_numpy(np.float32).astype(float))
+    np.testing.assert_array_equal(again["time_ns"], expected["time_ns"])
+    np.testing.assert_allclose(
+        again["inverse_turning_radius"], expected["inverse_turning_radius"], rtol=1e-5, atol=1e-9
+    )
     rows = [(table["shard"][::5], table["row"][::5]) for table in (again, expected)]
     found, wanted = brightness_of(back, rows[0]), brightness_of(shards, rows[1])
     loss = np.abs(found - wanted).mean(axis=(1, 2))

@@ -305,6 +305,12 @@ def test_processes_that_share_a_run_end_with_the_same_bytes(steering, shards, tm
             done.result(60)
     for name in (SUMMARY, PER_FRAME):
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes()
+    # Resumed when it is finished: the first process may hold the lock to clear away, and the others need none.
+    (tmp_path / "shared" / "parts").mkdir()
+    with locked(tmp_path / "shared"):
+        other = World(rank=1, world_size=3)
+        again = score(checkpoints[1], shards, tmp_path / "shared", config, resume=True, world=other)
+    assert again.summary == Results.load(tmp_path / "alone").summary
     ours, theirs = (MapFile(tmp_path / folder / "maps.h5") for folder in ("alone", "shared"))
     places = Results.load(tmp_path / "alone").per_frame[FRAME_COLUMNS].drop_duplicates()
     for method in METHODS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import multiprocessing
 import os
 import shutil
@@ -23,7 +24,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.training import loop, unfinished
 from driving_xai.training.classify import ClassifierTraining, train
-from driving_xai.training.state import RESUME, begun
+from driving_xai.training.state import RESUME, begun, load_saved
 from tests.driving_xai.training import together
 from tests.driving_xai.training.pictures import Pictures
 
@@ -143,6 +144,30 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(whole) -> None:
     before = {name: (whole / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.METRICS)}
     trained(whole, resume=True)
     assert before == {name: (whole / name).read_bytes() for name in before}
+
+
+def test_more_epochs_extend_a_finished_run(whole, tmp_path) -> None:
+    # A copy: the best epoch so far is known in another folder too, or Lightning would warn and forget it.
+    out = shutil.copytree(whole, tmp_path / "extended")
+    assert trained(out, replace(HOW, epochs=4), resume=True)["epochs"] == 4
+    assert load_saved(out / RESUME / "last.ckpt")["epoch"] == 3
+    saved = [json.loads((out / folder / "config.json").read_text()) for folder in (".", RESUME)]
+    assert [config["training"]["epochs"] for config in saved] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 7}, "training.seed was 0 and is 7;"),
+        ({"epochs": 2}, r"training.epochs was 3 and is 2 \(it can only be raised\);"),
+        ({"epochs": 5, "batch_size": 2}, "data: training.batch_size was . and is 2;"),
+    ],
+)
+def test_a_resume_names_what_differs(whole, change, said) -> None:
+    before = (whole / RESUME / "config.json").read_bytes()
+    with pytest.raises(CheckpointError, match=said):
+        trained(whole, replace(HOW, **change), resume=True)
+    assert (whole / RESUME / "config.json").read_bytes() == before
 
 
 def test_a_process_that_torchrun_starts_again_resumes_by_itself(whole, tmp_path, monkeypatch) -> None:
