@@ -189,10 +189,10 @@ def test_ctrl_c_during_the_first_import_is_one_line_and_130(tmp_path: Path) -> N
 def test_options_of_prep_stand_under_headings(run) -> None:
     shown = run("prep", "--help").stdout
     headings = re.findall(r"^(\S[^\n]*):$", shown, re.MULTILINE)
-    expected = ["Arguments", "The source", "Who trains, who tests", "Frames and signals"]
-    expected += ["Faults of the recording", "The run", "Options"]
+    expected = ["Arguments", "Options", "Frames and signals", "Faults of the recording"]
+    expected += ["Output", "Settings", "Machine"]
     assert [each for each in headings if each in expected] == expected
-    faults = shown.partition("Faults of the recording:")[2].partition("The run:")[0]
+    faults = shown.partition("Faults of the recording:")[2].partition("Output:")[0]
     assert set(re.findall(r"^  (--[\w-]+)", faults, re.MULTILINE)) == {"--on-bad", "--refuse"}
 
 
