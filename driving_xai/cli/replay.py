@@ -161,6 +161,7 @@ def replay(
     Example: driving-xai replay model CH2_001 --start 60 --end 66 --gif clip.gif -o drive.mp4
     Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
     """
+    from driving_xai.replay.clip import require_clip, write_clip
     from driving_xai.replay.config import ReplayConfig
     from driving_xai.replay.live.watching import watch
     from driving_xai.replay.player import replay as play
@@ -170,10 +171,10 @@ def replay(
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
-    if gif is not None and (out is None or gif.suffix not in (".gif", ".webp")):
-        raise settings.SettingsError(
-            f"--gif is {gif}; expected FILE.gif or FILE.webp, and --out FILE.mp4 with it"
-        )
+    if gif is not None:
+        if out is None:
+            raise settings.SettingsError("--gif is made of the video; give --out FILE.mp4 with it")
+        require_clip(gif, gif_mb)
     loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
     options = {
         "method": method,
@@ -213,12 +214,11 @@ def replay(
             made = play(
                 loaded, source, out, how, show=show, live=live, on_start=console.say, on_progress=on_progress
             )
-    if gif is not None:
-        from driving_xai.replay.clip import write_clip
-
-        write_clip(made.video, gif, most_mb=gif_mb)
-        console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
     _tell(made, as_json=as_json)
+    if gif is not None:  # Last: a clip that does not fit takes nothing from what was found.
+        with console.progress("clip", unit="pictures") as on_progress:
+            write_clip(made.video, gif, most_mb=gif_mb, on_progress=on_progress)
+        console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
 
 
 def _tell(made: ReplayResult, *, as_json: bool) -> None:

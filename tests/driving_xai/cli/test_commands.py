@@ -278,6 +278,10 @@ def test_fills_of_the_command_line_stand_in_place_of_the_files(
         ("score {model} {shards} -o {out}", "got method none, expected some of"),
         ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
         ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
+        ("replay {model} {route} -o {out}.mp4 --seed -1", "got seed -1, expected a whole number from 0 to"),
+        ("replay {model} {route} -o {out}.mp4 --gif {out}.avi", "ends in .gif or .webp"),
+        ("replay {model} {route} -o {out}.mp4 --gif {out}.gif --gif-mb nan", "expected a number over 0"),
+        ("replay {model} {route} --serve 0 --gif {out}.gif", "give --out FILE.mp4 with it"),
         ("replay {model} {route} -o {out}.mp4 --method cam", "got method 'cam', expected some of"),
         ("score {model} {shards} -o {out} --method rise --set options.rise.mask=9", "rise has samples, grid"),
         (
@@ -588,6 +592,21 @@ def test_a_replay_says_with_what_options_its_method_ran(run, made, tmp_path: Pat
     assert told["config"]["options"] == {"rise": {"masks": 9}}
     with av.open(made.video) as video:
         assert "options" not in json.loads(video.metadata["comment"])["config"]
+
+
+def test_a_clip_that_does_not_fit_takes_nothing_from_what_was_found(run, made, tmp_path: Path) -> None:
+    out, gif = tmp_path / "drive.mp4", tmp_path / "drive.gif"
+    line = ("replay", made.model, made.route, "-o", out, "--end", 0.5, "--gif", gif, "--device", "cpu")
+    done = run(*line, "--gif-mb", 0.001)
+    assert done.exit_code == 1
+    assert "deletion" in done.output, "the table of scores"
+    assert f"{out}: 10 frames" in done.output
+    assert done.output.splitlines()[-1].startswith(f"driving-xai: {gif}: even at 240 pixels the clip has")
+    assert out.exists()
+    assert not gif.exists()
+    done = run(*line)
+    assert done.exit_code == 0, done.output
+    assert "clip: 5 of 5 pictures" in done.output
 
 
 def test_explain_says_that_it_enlarged_an_image(run, made, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from driving_xai.errors import VideoError
+from data_prep.lock import exclusive_file
+from driving_xai.errors import DataError, OptionError, VideoError
 from driving_xai.replay.clip import write_clip
 from driving_xai.replay.sink import Encoding, open_sink
 
@@ -55,10 +56,61 @@ def test_a_smaller_clip_is_made_where_the_first_does_not_fit(video: Path, tmp_pa
     assert pictures(small)[0][0].shape[1] < 640
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+@pytest.mark.parametrize("rate", ["24", "30000/1001", "25", "7", "2", "60"])
+def test_each_picture_is_shown_at_its_own_time_whatever_the_rate(
+    tmp_path: Path, suffix: str, rate: str
+) -> None:
+    every, tick_ms = Fraction(rate), 10 if suffix == ".gif" else 1
+    path = tmp_path / "drive.mp4"
+    with open_sink(path, height=32, width=32, frame_rate=every, encoding=Encoding()) as sink:
+        for number in range(50):
+            sink.write(np.full((32, 32, 3), 5 * number, dtype=np.uint8))
+    frames, durations = pictures(write_clip(path, tmp_path / f"clip{suffix}"))
+    assert abs(sum(durations) - 1000 * float(50 / every)) <= tick_ms, "rounding adds up to no drift"
+    starts = np.cumsum([0, *durations[:-1]])
+    shown = [round(float(frame.mean()) / 5) for frame in frames]
+    for number, start in zip(shown, starts, strict=True):
+        assert abs(start - 1000 * float(number / every)) <= tick_ms
+    assert np.diff(starts).min() >= 1000 / 10 - float(1000 / every) - tick_ms
+
+
+def test_pictures_that_come_at_odd_times_keep_them(tmp_path: Path) -> None:
+    path, starts_ms = tmp_path / "drive.mp4", [0, 40, 400, 410, 1400]
+    with open_sink(
+        path, height=32, width=32, frame_rate=Fraction(20), constant=False, encoding=Encoding()
+    ) as sink:
+        for number, at_ms in enumerate(starts_ms):
+            sink.write(
+                np.full((32, 32, 3), 50 * number, dtype=np.uint8), at_ns=at_ms * 10**6, for_ns=300 * 10**6
+            )
+    frames, durations = pictures(write_clip(path, tmp_path / "clip.gif"))
+    assert [round(float(frame.mean()) / 50) for frame in frames] == [0, 2, 4]
+    assert durations == [400, 1000, 300]
+
+
+def test_a_clip_says_how_far_it_is_and_is_written_by_one_run_only(video: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    out = tmp_path / "clip.gif"
+    write_clip(video, out, most_mb=50, on_progress=lambda *at: seen.append(at))
+    assert seen == [(number, 15) for number in range(1, 16)]
+    before = out.read_bytes()
+    with exclusive_file(out), pytest.raises(DataError, match="another run is writing here"):
+        write_clip(video, out)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("most_mb", [float("nan"), float("inf"), 0.0, -1.0])
+def test_no_clip_is_that_small(video: Path, tmp_path: Path, most_mb: float) -> None:
+    with pytest.raises(OptionError, match="expected a number over 0"):
+        write_clip(video, tmp_path / "clip.gif", most_mb=most_mb)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_fit_leaves_nothing(video: Path, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"even at 240 pixels the clip has .* render a shorter part"):
         write_clip(video, tmp_path / "clip.gif", most_mb=0.01)
-    with pytest.raises(VideoError, match=r"ends in \.gif or \.webp"):
+    with pytest.raises(OptionError, match=r"ends in \.gif or \.webp"):
         write_clip(video, tmp_path / "clip.avi")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(VideoError, match="cannot be read"):
