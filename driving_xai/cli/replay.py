@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,7 +44,25 @@ def replay(
     method: Annotated[
         str | None,
         typer.Option(
-            help="A method by name, from the list below. [default: the model's own attention, snna for transformers, or grad-cam]"
+            metavar="METHOD[,METHOD...]",
+            help="A method by name, from the list below; several are shown side by side. [default: the model's own "
+            "attention, snna for transformers, or grad-cam]",
+        ),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            metavar="CHECKPOINT",
+            help="Another model, shown side by side with the first; repeatable.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME",
+            help="A name for each model, or each method of one model, over its picture; repeatable.",
         ),
     ] = None,
     score: Annotated[
@@ -89,10 +108,27 @@ def replay(
         typer.Option(help="What is explained of steering: left, right or magnitude. [default: magnitude]"),
     ] = None,
     layout: Annotated[
-        Literal["grid", "cycle"] | None,
+        Literal["overlay", "grid", "cycle", "portrait", "compact"] | None,
         typer.Option(
-            help="How actions are shown: a tile for each, or one map after the other. [default: grid]"
+            help="Of steering overlay, of actions grid (a tile for each) or cycle (one map after the other); for "
+            "phones portrait or compact. [default: overlay, grid]"
         ),
+    ] = None,
+    original: Annotated[
+        bool | None, typer.Option("--original", help="Show the camera's frame too, side by side.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHxHEIGHT", help="Size of the video in pixels. [default: by source and layout]"
+        ),
+    ] = None,
+    cards: Annotated[
+        bool | None,
+        typer.Option("--cards", help="Begin with a title card, end with the verdict in a sentence."),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of the title card; brings --cards with it.")
     ] = None,
     against: Annotated[
         tables.Against | None,
@@ -176,8 +212,15 @@ def replay(
             raise settings.SettingsError("--gif is made of the video; give --out FILE.mp4 with it")
         require_clip(gif, gif_mb)
     loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
+    others = [open_model(each, device=resolve_device(device), weights=None) for each in compare or ()]
+    methods = [] if method is None else [each.strip() for each in method.split(",")]
+    if out is None and (len(methods) > 1 or compare):
+        raise settings.SettingsError(
+            "several methods or models are for a film; give --out FILE.mp4, or one of them to look at"
+        )
     options = {
-        "method": method,
+        "method": methods[0] if methods else None,
+        "compared": tuple(methods[1:]) or None,
         "score": score,
         "start_s": start,
         "end_s": end,
@@ -188,6 +231,10 @@ def replay(
         "split": split,
         "target": target,
         "layout": layout,
+        "original": original,
+        "size": None if size is None else _size(size),
+        "cards": True if title else cards,
+        "title": title,
         "reference": {None: None, "unmodified": "clean", "truth": "truth"}[against],
         "fill": fill,
         "colormap": colormap,
@@ -212,7 +259,16 @@ def replay(
             return
         with console.progress("replay") as on_progress:
             made = play(
-                loaded, source, out, how, show=show, live=live, on_start=console.say, on_progress=on_progress
+                loaded,
+                source,
+                out,
+                how,
+                others=others,
+                labels=label or (),
+                show=show,
+                live=live,
+                on_start=console.say,
+                on_progress=on_progress,
             )
     _tell(made, as_json=as_json)
     if gif is not None:  # Last: a clip that does not fit takes nothing from what was found.
@@ -238,6 +294,23 @@ def _tell(made: ReplayResult, *, as_json: bool) -> None:
     typer.echo(f"{made.video}: {made.frames:,} frames" + (f"; left out: {lost}" if lost else ""))
     if made.summary is not None and made.scores is not None:
         typer.echo("\n".join(tables.results(made.summary, made.scores)))
+    if len(made.all_scores) > 1:
+        folders = " ".join(map(str, made.all_scores))
+        typer.echo(
+            f"\nScores of each model: {folders}; compare them: driving-xai report {folders} -o compared.html"
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height as people write them.
+
+    Raises:
+        SettingsError: the text is no size.
+    """
+    found = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text.strip().lower())
+    if found is None:
+        raise settings.SettingsError(f"--size is {text!r}; expected WIDTHxHEIGHT in pixels, as 1080x1350")
+    return int(found[1]), int(found[2])
 
 
 @contextmanager

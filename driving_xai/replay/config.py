@@ -16,8 +16,13 @@ from driving_xai.replay.frames import FASTEST_HZ, SLOWEST_HZ, Selection
 from driving_xai.replay.sink import Encoding, Preset
 from driving_xai.viz.heat import Colormap, HeatLook
 
-Layout = Literal["grid", "cycle"]
+Layout = Literal["overlay", "grid", "cycle", "portrait", "compact"]
 Reference = Literal["clean", "truth"]
+_CONTROL = "random"
+LEAST_PX, MOST_PX = 120, 8192
+"""Sides of a video: below nothing can be seen, above browsers do not play it."""
+FILM_ONLY = frozenset({"compared", "layout", "original", "size", "cards", "title"})
+"""How the film is put together, which changes no score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +40,24 @@ class ReplayConfig(Checked):
     method: str | None = None
     """A name of `explain.registry.METHODS`; None is the model's own attention, `snna` for transformers,
     otherwise `grad-cam`."""
+    compared: tuple[str, ...] = ()
+    """More methods, shown side by side with the first and scored on the same frames."""
     options: OptionsOf = field(default_factory=dict)
-    """Of `method`, by its name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
+    """Of the methods, by name: `{"snna": {"samples": 3}}`; see docs/methods.md."""
     target: str = "magnitude"
     """What is explained of steering; see `targets.by_name`."""
-    layout: Layout = "grid"
-    """Of actions and classes: a tile for each output, or one whose map changes from one predicted output to
-    the next."""
+    layout: Layout | None = None
+    """Of steering `overlay`, instruments over the frame; of actions and classes `grid`, a tile for each output, or
+    `cycle`, one whose map changes from one predicted output to the next. For phones, `portrait` has everything one
+    below the other and `compact` little more than the frame. None is the first of the task's."""
+    original: bool = False
+    """Shows the camera's frame too, before what is drawn on."""
+    size: tuple[int, int] | None = None
+    """Width and height of the video in pixels; what is drawn has its room inside. None goes by the source."""
+    cards: bool = False
+    """Begins with what is shown, and ends with what it showed: the verdict in a sentence."""
+    title: str = ""
+    """Of the card at the beginning; without one, the drive's name."""
     cycle_s: Seconds = 1.5
     """How long each predicted output is shown, in `cycle`."""
     score: bool = True
@@ -73,8 +89,8 @@ class ReplayConfig(Checked):
     frame_rate: Annotated[float, Interval(ge=SLOWEST_HZ, le=FASTEST_HZ)] | None = None
     """Of folders of images, which have no times, 20 a second unless given; of labelled images, 2."""
     path: bool = True
-    """Draws the projected paths of steering."""
-    horizon: float | None = None
+    """Draws the projected paths of steering, where the camera is known or `horizon` is given."""
+    horizon: Annotated[float, Interval(ge=0, lt=1)] | None = None
     """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
     colormap: Colormap = "inferno"
     """Of the evidence; maps with evidence against the prediction are red and blue in any case."""
@@ -87,7 +103,13 @@ class ReplayConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_methods([self.method] if self.method else [], self.options, least=0)
+        require_methods([*([self.method] if self.method else []), *self.compared], self.options, least=0)
+        if self.compared and _CONTROL in (self.method, *self.compared):
+            raise ValueError("random is what every method is compared with; leave it out of the methods")
+        if self.size is not None and not all(LEAST_PX <= side <= MOST_PX for side in self.size):
+            raise ValueError(
+                f"got size {self.size[0]}x{self.size[1]}, expected {LEAST_PX} to {MOST_PX} pixels each way"
+            )
         Encoding(preset=self.preset, crf=self.crf)  # Says what is wrong with them.
         self.selection  # noqa: B018 - says what is wrong with the times.
         self.policy  # noqa: B018 - and with the faults.

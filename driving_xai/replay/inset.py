@@ -89,7 +89,7 @@ class Inset:
     """A small plot with axes; what does not change with the frame is drawn once for each axis."""
 
     HEIGHT, WIDTH = 136, 256
-    _VERDICT = 16
+    VERDICT = 16
     """Height of the line with the verdict."""
 
     def __init__(
@@ -112,7 +112,7 @@ class Inset:
         """
         self.unit, self.title, self.last_fraction = unit, title, last_fraction
         self.curve_unit = curve_unit
-        self._below = self._VERDICT if verdict == "below" else 0
+        self._below = self.VERDICT if verdict == "below" else 0
         self.height, self.width = round((self.HEIGHT + self._below) * unit), round(self.WIDTH * unit)
         self._small, self._text = lettering(round(10.5 * unit)), lettering(round(12 * unit))
         self._static: dict[float, Layer] = {}
@@ -157,7 +157,7 @@ class Inset:
     def _box(self) -> tuple[float, float, float, float]:
         """The plotting area: left, top, right, bottom."""
         u = self.unit
-        return 34 * u, 25 * u, self.width - 12 * u, self.height - (37 + self._below) * u
+        return 34 * u, 25 * u, self.width - 22 * u, self.height - (37 + self._below) * u
 
     def _points(
         self, fractions: Float64[np.ndarray, " V"], values: Float64[np.ndarray, " V"], top_deg: float

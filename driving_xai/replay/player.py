@@ -21,7 +21,8 @@ from driving_xai.replay.inset import CurveView
 from driving_xai.replay.live.brush import Brushes
 from driving_xai.replay.live.control import Live
 from driving_xai.replay.live.watching import playback_of, shown_to
-from driving_xai.replay.predict import FrameResult
+from driving_xai.replay.predict import FrameResult, Pending
+from driving_xai.replay.production import close_with_card, filmed, names_of, require_same_frames
 from driving_xai.replay.render import Renderer, Show
 from driving_xai.replay.session import Played, Session
 from driving_xai.replay.sink import require_encoder
@@ -43,9 +44,11 @@ class ReplayResult(NamedTuple):
     dropped: Mapping[str, int]
     """Reason to how many frames of the source were left out."""
     scores: Path | None
-    """A folder of results; None where nothing was scored."""
+    """A folder of results, of the first model; None where nothing was scored."""
     summary: Mapping[str, Any] | None
     """The content of its results.json."""
+    all_scores: tuple[Path, ...] = ()
+    """A folder for each model."""
 
 
 def replay(
@@ -54,6 +57,8 @@ def replay(
     out: Path,
     config: ReplayConfig | None = None,
     *,
+    others: Sequence[Checkpoint] = (),
+    labels: Sequence[str] = (),
     show: bool = False,
     live: Live | None = None,
     on_start: Say | None = None,
@@ -70,6 +75,9 @@ def replay(
         source: see `source.open_source`.
         out: ends in .mp4; existing results are replaced at the end.
         config: what is played and how.
+        others: more models, shown side by side with the first on the same frames; the scores of the second lie in
+            `<out without .mp4>.2.scores`.
+        labels: names of the models, or of one model's methods, that stand over their pictures.
         show: opens a window; pressing q there ends the video early.
         live: shows the replay to its viewers, who may hold it; what is written stays the same.
         on_start: called with each line about what will run, before the first frame.
@@ -79,8 +87,8 @@ def replay(
     Raises:
         CheckpointError: the model does not say what its outputs mean, or the checkpoint not how its frames
             were cut.
-        OptionError: an option is for models of another task.
-        DataError: the source is missing, empty, damaged so that nothing is left or the policy refuses it, does not fit
+        OptionError: an option is for models of another task, there are too many pictures, or not a label for each.
+        DataError: the models cannot play the same frames; the source is missing, empty, damaged so that nothing is left or the policy refuses it, does not fit
             the checkpoint, or nothing of it can be scored; or another run is writing `out`.
         UnsupportedModelError: the model lacks what the method needs.
         VideoError: no H.264 encoder, no window to show, or the video cannot be written.
@@ -88,52 +96,97 @@ def replay(
     config, times = config or ReplayConfig(), times or StageTimes()
     require_encoder()
     with _writing(out):
-        session = Session.open(checkpoint, source, out, config)
+        sessions = [
+            Session.open(each, source, out, config, number=number)
+            for number, each in enumerate((checkpoint, *others), start=1)
+        ]
+        require_same_frames(sessions)
+        names_of(sessions, labels)  # Says what is wrong with them before anything is computed.
         remove_leftovers(out.parent, of=out.name)
-        remove_leftovers(session.scores)
-        if on_start is not None:
-            for line in session.what_runs():
+        for session in sessions:
+            remove_leftovers(session.scores)
+            for line in session.what_runs() if on_start is not None else ():
                 on_start(line)
-        return _play(session, show=show, live=live, on_progress=on_progress, times=times)
+        return _play(sessions, labels, show=show, live=live, on_progress=on_progress, times=times)
 
 
 def _play(
-    session: Session, *, show: bool, live: Live | None, on_progress: Progress | None, times: StageTimes
+    sessions: Sequence[Session],
+    labels: Sequence[str],
+    *,
+    show: bool,
+    live: Live | None,
+    on_progress: Progress | None,
+    times: StageTimes,
 ) -> ReplayResult:
-    """Renders an opened source into the session's `out`."""
-    assert session.out is not None
-    out, config = session.out, session.config
-    predict, dropped, brushes = session.predictor(times), Dropped(config.policy), Brushes(session)
+    """Renders an opened source into the sessions' `out`."""
+    first = sessions[0]
+    assert first.out is not None
+    config, total = first.config, len(first.frames)
+    dropped, brushes = [Dropped(config.policy) for _ in sessions], Brushes(first)
     played = runs = 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
-        coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
-        predicted = (predict(*each) for each in coming)
-        explained = predicted if live is None else map(brushes.coming, predicted)
-        submit = stack.enter_context(session.scoring(times))
-        first = next(explained, None)
-        if first is None:
-            raise DataError(f"{session.frames.name}: no frame came from it; check the source")
+        explained = [
+            _explained(stack, session, lost, times) for session, lost in zip(sessions, dropped, strict=True)
+        ]
         if live is not None:
-            playback = playback_of(session, methods=(session.method,), free=False)
+            explained[0] = map(brushes.coming, explained[0])
+        submits = [stack.enter_context(session.scoring(times)) for session in sessions]
+        instants = zip(*explained, strict=True)
+        opening = next(instants, None)
+        if opening is None:
+            raise DataError(f"{first.frames.name}: no frame came from it; check the source")
+        if live is not None:
+            playback = playback_of(first, methods=(first.method,), free=False)
             live.begin(playback, at_s=playback.first_s)
-        renderer = session.renderer(stack, first.result, _show(window, live, session, brushes), times)
+        renderer, tables = filmed(
+            sessions,
+            stack,
+            [pending.result for pending in opening],
+            labels=labels,
+            show=_show(window, live, first, brushes),
+            times=times,
+        )
         with Consumer(renderer, _DEPTH) as consumer:
-            for pending in itertools.chain([first], explained):
-                consumer.put(submit(pending))
-                played, runs = played + 1, runs + pending.result.seen.begins
+            for instant in itertools.chain([opening], instants):
+                consumer.put([submit(pending) for submit, pending in zip(submits, instant, strict=True)])
+                played, runs = played + 1, runs + instant[0].result.seen.begins
                 if on_progress is not None:
-                    on_progress(played, len(session.frames))
+                    on_progress(played, total)
                 if window is not None and not window.refresh():
                     break
-        _require_rows(session, renderer)
-        # Another replay's summary would not fit the files that are about to take their names.
-        (session.scores / SUMMARY).unlink(missing_ok=True)
+        _require_rows(sessions, renderer)
+        for session in sessions:
+            # Another replay's summary would not fit the files that are about to take their names.
+            (session.scores / SUMMARY).unlink(missing_ok=True)
+        tables.close()
+        pairs = list(zip(sessions, renderer.scenes, strict=True)) if config.score else []
+        counts = Played(played, runs, first.dropped(dropped[0]))
+        scored = [session.scored(counts, scene) for session, scene in pairs]
+        close_with_card(sessions, renderer, scored, labels)
     if live is not None:
         live.end()
-    counts = Played(played, runs, session.dropped(dropped))
-    summary = session.save_summary(counts, renderer) if config.score else None
-    return ReplayResult(out, played, counts.dropped, session.scores if config.score else None, summary)
+    assert renderer.sink is not None
+    summaries = [
+        session.save_summary(counts, scene, renderer.sink, found)
+        for (session, scene), found in zip(pairs, scored, strict=True)
+    ]
+    return ReplayResult(
+        first.out,
+        played,
+        counts.dropped,
+        first.scores if config.score else None,
+        summaries[0] if summaries else None,
+        tuple(session.scores for session, _ in pairs),
+    )
+
+
+def _explained(stack: ExitStack, session: Session, dropped: Dropped, times: StageTimes) -> Iterator[Pending]:
+    """The session's frames, fetched ahead, predicted and explained."""
+    predict = session.predictor(times)
+    coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
+    return (predict(*each) for each in coming)
 
 
 @contextmanager
@@ -152,9 +205,10 @@ def _writing(out: Path) -> Iterator[None]:
         yield
 
 
-def _require_rows(session: Session, renderer: Renderer) -> None:
+def _require_rows(sessions: Sequence[Session], renderer: Renderer) -> None:
     """Refuses results without a single score where frames need not have one."""
-    if renderer.rows is not None and not renderer.rows.pictures and not session.task.explains_every_frame:
+    rows = [scene.rows for scene in renderer.scenes if scene.rows is not None]
+    if not sessions[0].task.explains_every_frame and any(not each.pictures for each in rows):
         raise DataError("no frame had a predicted output, so nothing could be scored; see --no-score")
 
 

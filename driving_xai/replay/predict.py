@@ -68,8 +68,9 @@ class Prediction(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """The map of one output, and how its deletion changes that output."""
+    """A method's map of one output, and how its deletion changes that output."""
 
+    method: str
     output: Output
     saliency: Float32[np.ndarray, "h w"]
     curves: Curves | None = None
@@ -85,6 +86,11 @@ class FrameResult(NamedTuple):
     prediction: Any
     """`Prediction.value`."""
     explanations: tuple[Explanation, ...]
+    """Method by method."""
+
+    def by(self, method: str) -> FrameResult:
+        """The same frame with the explanations of one method."""
+        return self._replace(explanations=tuple(each for each in self.explanations if each.method == method))
 
 
 class Pending(NamedTuple):
@@ -95,8 +101,8 @@ class Pending(NamedTuple):
     past: Any
     """The state of a recurrent model before the frame."""
     frames: Frames
-    saliency: Float[Tensor, "C H W"]
-    """A map for each explanation."""
+    saliency: Mapping[str, Float[Tensor, "C H W"]]
+    """By method, a map for each output."""
     clean: Scores
     scorable: bool
     """Not where nothing is explained, nor where a recurrent model makes its state: no clean past is left."""
@@ -124,27 +130,27 @@ class Predictor:
     def __init__(
         self,
         model: Any,
-        explainer: Explainer,
+        explainers: Mapping[str, Explainer],
         task: ReadsScores,
         *,
         control_every: int,
         device: torch.device,
         times: StageTimes,
-        explains: Callable[[Target], Target] = lambda target: target,
+        explains: Callable[[str, Target], Target] = lambda _method, target: target,
     ) -> None:
         """Starts before the first frame.
 
         Args:
             model: a `types.FrameModel` or a `types.RecurrentModel`; it is called from one thread only, so
                 that methods may hook its layers.
-            explainer: makes the maps.
+            explainers: make the maps, by method.
             task: says what is explained.
             control_every: every n-th frame that is scored is scored in a random order too; 0 for none.
             device: of the model.
             times: `model` and `explain` are added to.
-            explains: what the explainer takes of an output; see `targets.explained_by`.
+            explains: what an explainer, by its method, takes of an output; see `targets.explained_by`.
         """
-        self._model, self._explainer, self._task = model, explainer, task
+        self._model, self._explainers, self._task = model, explainers, task
         self._control_every, self._device, self._times = control_every, device, times
         self._explains, self._recurrent = explains, is_recurrent(model)
         self._state: Any = None
@@ -170,12 +176,21 @@ class Predictor:
                 )
             prediction = self._task.read(clean, seen)
         with self._times.measure("explain"):
+            view = self._view(past, frames, attention)
             try:
-                saliency = self._explained(self._view(past, frames, attention), frames, prediction.outputs)
+                saliency = {
+                    method: self._explained(method, view, frames, prediction.outputs)
+                    for method in self._explainers
+                }
             except NonFiniteError as error:
                 raise NonFiniteError(f"frame {seen.frame.index}: its map: {error}") from error
-            shown = saliency.cpu().numpy().astype(np.float32, copy=False)
-        explanations = tuple(map(Explanation, prediction.outputs, shown))
+            explanations = tuple(
+                Explanation(method, output, shown)
+                for method, maps in saliency.items()
+                for output, shown in zip(
+                    prediction.outputs, maps.cpu().numpy().astype(np.float32, copy=False), strict=True
+                )
+            )
         scorable = bool(explanations) and not (self._recurrent and seen.begins)
         return Pending(
             result=FrameResult(seen, prediction.value, explanations),
@@ -209,12 +224,12 @@ class Predictor:
         return view if attention is None else _Seen(view, frames, attention)
 
     def _explained(
-        self, view: FrameModel, frames: Frames, outputs: Sequence[Output]
+        self, method: str, view: FrameModel, frames: Frames, outputs: Sequence[Output]
     ) -> Float[Tensor, "C H W"]:
         if not outputs:
             return frames.new_zeros(0, *frames.shape[2:])
-        targets = [self._explains(output.target) for output in outputs]
-        return self._explainer.explain_each(view, frames, targets)[0].detach()
+        targets = [self._explains(method, output.target) for output in outputs]
+        return self._explainers[method].explain_each(view, frames, targets)[0].detach()
 
     def _control_is_due(self) -> bool:
         self._scorable += 1
@@ -261,12 +276,17 @@ class FrameScorer:
 
     def _scores(self, view: FrameModel, pending: Pending) -> Float[Tensor, "orders V K"]:
         """Of the edited frames: for each map's order, then for the random one if it is due."""
-        maps: list[Saliency] = [pending.saliency]
+        control: list[Saliency] = []
         if pending.with_control:
             first = pending.result.explanations[0].output
-            maps.append(self.control(view, pending.frames, first.target))
-        # A new generator of the same seed: a map's order does not depend on the frames before it.
-        ranks = rank(torch.cat(maps).float(), torch.Generator().manual_seed(self.seed))
+            control.append(self.control(view, pending.frames, first.target))
+        # A new generator of the same seed: a map's order depends neither on the frames before it nor on other methods.
+        ranked = [
+            rank(torch.cat([maps, *control]).float(), torch.Generator().manual_seed(self.seed))
+            for maps in pending.saliency.values()
+        ]
+        count = len(ranked[0]) - len(control)
+        ranks = torch.cat([*(each[:count] for each in ranked), ranked[0][count:]])
         return deletion(
             view,
             pending.frames,

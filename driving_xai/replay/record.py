@@ -29,7 +29,7 @@ from driving_xai.metrics.registry import build
 from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 from driving_xai.perturb import Fill
 from driving_xai.replay.inset import CurveView
-from driving_xai.replay.predict import CONTROL, FRACTIONS, MEASURE, Curve, Curves, Explanation, FrameResult
+from driving_xai.replay.predict import CONTROL, FRACTIONS, MEASURE, Curve, Explanation, FrameResult
 from driving_xai.viz.heat import is_degenerate
 
 _ROWS_PER_GROUP = 4096
@@ -134,12 +134,12 @@ def widening(looks: int, *, alpha: float = 0.05) -> float:
 
 
 class Means:
-    """The running means of a method and of the random order, by reference."""
+    """The running means of some methods and of the random order, by reference."""
 
     def __init__(
         self,
         *,
-        method: str,
+        methods: Sequence[str],
         quantity: Quantity,
         references: Sequence[str],
         control_every: int,
@@ -149,36 +149,39 @@ class Means:
         """Starts without a frame.
 
         Args:
+            methods: whose explanations are added.
             control_every: of how many frames one is scored in a random order too.
-            block: of the method's frames, for intervals; None where none are asked for.
+            block: of a method's frames, for intervals; None where none are asked for.
             block_s: how long it lasts.
         """
-        self.method, self.quantity, self.references = method, quantity, tuple(references)
+        self.methods, self.quantity, self.references = tuple(methods), quantity, tuple(references)
         self.control_every = control_every
         sparse = None if block is None else BlockBootstrap(block=block).thinned(1 / control_every).block
-        self._method = {name: RunningMean(block, quantity) for name in references}
+        keys = [(method, name) for method in methods for name in references]
+        self._method = {key: RunningMean(block, quantity) for key in keys}
         self._control = {name: RunningMean(sparse, quantity) for name in references}
-        self._difference = {name: RunningMean(sparse, quantity) for name in references}
-        """Of the method from the control, on the frames of both: areas are linear in the curve."""
+        self._difference = {key: RunningMean(sparse, quantity) for key in keys}
+        """Of a method from the control, on the frames of both: areas are linear in the curve."""
         self._block, self._block_s = block, block_s
 
     def add(self, result: FrameResult) -> None:
         """Takes in the explanations of one frame."""
         for each in result.explanations:
-            for curves, means in ((each.curves, self._method), (each.random, self._control)):
-                for name, curve in (curves or {}).items():
-                    means[name].add(curve)
-            if each.curves is not None and each.random is not None:
-                for name, curve in each.random.items():
-                    self._difference[name].add(each.curves[name] - curve)
+            for name, curve in (each.curves or {}).items():
+                self._method[each.method, name].add(curve)
+            for name, curve in (each.random or {}).items():
+                if each.method == self.methods[0]:  # The methods share the control.
+                    self._control[name].add(curve)
+                if each.curves is not None:
+                    self._difference[each.method, name].add(each.curves[name] - curve)
 
     def of(self, method: str, reference: str) -> RunningMean:
-        """The mean of the method or, by any other name, of the random order."""
-        return (self._method if method == self.method else self._control)[reference]
+        """The mean of a method or, by any other name, of the random order."""
+        return self._method.get((method, reference), self._control[reference])
 
     def view(self, explanation: Explanation, reference: str) -> CurveView:
         """What the inset shows for an explanation that was added."""
-        mean, random = self._method[reference], self._control[reference]
+        mean, random = self._method[explanation.method, reference], self._control[reference]
         unknown = np.full(len(FRACTIONS), np.nan)
         curve = unknown if explanation.curves is None else explanation.curves[reference]
         return CurveView(
@@ -191,13 +194,13 @@ class Means:
             half_width=mean.half_width(),
             random_area=random.area,
             frames=mean.frames,
-            verdict=self.so_far(reference),
+            verdict=self.so_far(explanation.method, reference),
         )
 
-    def so_far(self, reference: str) -> SoFar | None:
-        """What the drive has shown up to now; None where there are no blocks or no control to go by."""
-        mean, apart = self._method[reference], self._difference[reference]
-        if self._block is None or self.method == CONTROL or not apart.frames:
+    def so_far(self, method: str, reference: str) -> SoFar | None:
+        """What the drive has shown of a method up to now; None where there are no blocks or no control to go by."""
+        mean, apart = self._method[method, reference], self._difference[method, reference]
+        if self._block is None or method == CONTROL or not apart.frames:
             return None
         return SoFar(
             value=mean.area,
@@ -213,8 +216,8 @@ class Means:
 class RowWriter:
     """Writes per-frame rows in groups; made by `open_rows`."""
 
-    def __init__(self, writer: pq.ParquetWriter, *, method: str, quantity: Quantity) -> None:
-        self.method, self.quantity = method, quantity
+    def __init__(self, writer: pq.ParquetWriter, *, quantity: Quantity) -> None:
+        self.quantity = quantity
         self.pictures: list[tuple[str, int, int]] = []
         """Drive, frame and the number of its picture in the video, of each frame that has rows."""
         self._writer = writer
@@ -225,11 +228,11 @@ class RowWriter:
     def add(self, result: FrameResult) -> None:
         """Adds the rows of the next frame: each explanation, ordering and reference that was scored."""
         before = len(self._rows)
-        for each in result.explanations:
-            if each.curves is not None:
-                for rows in self._rows_of(result, each, each.curves):
-                    self._rows.append(rows)
-                    self._pending += len(rows["frame"])
+        scored = [each for each in result.explanations if each.curves is not None]
+        for column in dict.fromkeys(each.output.column for each in scored):
+            for rows in self._rows_of(result, [each for each in scored if each.output.column == column]):
+                self._rows.append(rows)
+                self._pending += len(rows["frame"])
         if len(self._rows) > before:
             self.pictures.append((result.seen.drive, result.seen.frame.index, self._frames))
         self._frames += 1
@@ -243,9 +246,9 @@ class RowWriter:
             self._writer.write_table(arrow_table(columns))
             self._rows, self._pending = [], 0
 
-    def _rows_of(self, result: FrameResult, explanation: Explanation, curves: Curves) -> Iterator[Rows]:
-        """Those of each reference: the method's, then the control's where it was scored."""
-        seen, output, random = result.seen, explanation.output, explanation.random
+    def _rows_of(self, result: FrameResult, scored: Sequence[Explanation]) -> Iterator[Rows]:
+        """Those of each reference: of the methods that explain one output, then the control's where it was scored."""
+        seen, output, random = result.seen, scored[0].output, scored[0].random
         place: dict[str, list[Any]] = {
             "drive": [seen.drive],
             "camera": [seen.camera],
@@ -260,25 +263,31 @@ class RowWriter:
             "truth": np.array([output.truth]),
             "error": np.array([abs(output.prediction - output.truth)]),
         }
-        degenerate = is_degenerate(explanation.saliency)
-        for reference, own in curves.items():
-            both = np.stack([own] if random is None else [own, random[reference]])[None]
-            found = areas(FRACTIONS, both, both[..., 0], quantity=self.quantity)
+        methods, degenerate = (
+            [each.method for each in scored],
+            [is_degenerate(each.saliency) for each in scored],
+        )
+        if random is not None:
+            methods, degenerate = [*methods, CONTROL], [*degenerate, False]
+        for reference in scored[0].curves or ():
+            curves = [each.curves[reference] for each in scored if each.curves is not None]
+            together = np.stack(curves if random is None else [*curves, random[reference]])[None]
+            found = areas(FRACTIONS, together, together[..., 0], quantity=self.quantity)
             # Against an unknown reference there is no curve.
-            drawn = {"curve": both} if np.isfinite(both).all() else {}
+            drawn = {"curve": together} if np.isfinite(together).all() else {}
             yield frame_rows(
                 place,
-                methods=[self.method] if random is None else [self.method, CONTROL],
+                methods=methods,
                 measure=MEASURE,
                 reference=reference,
                 known=known,
                 columns={**found._asdict(), **drawn},
-                degenerate=np.array([[degenerate]] if random is None else [[degenerate, False]]),
+                degenerate=np.array([degenerate]),
             )
 
 
 @contextmanager
-def open_rows(path: Path, *, method: str, quantity: Quantity) -> Iterator[RowWriter]:
+def open_rows(path: Path, *, quantity: Quantity) -> Iterator[RowWriter]:
     """Opens a table of per-frame rows for writing; it appears under its name when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -286,7 +295,7 @@ def open_rows(path: Path, *, method: str, quantity: Quantity) -> Iterator[RowWri
             replacing(path) as temporary,
             pq.ParquetWriter(temporary, PER_FRAME_SCHEMA, compression="zstd") as writer,
         ):
-            rows = RowWriter(writer, method=method, quantity=quantity)
+            rows = RowWriter(writer, quantity=quantity)
             yield rows
             rows.flush()
     finally:
@@ -307,7 +316,7 @@ def summary_of(
         bootstrap: its block counts the method's frames; the control has fewer of them.
         fill: what took a removed pixel's place.
     """
-    orderings = dict.fromkeys([means.method, CONTROL])
+    orderings = dict.fromkeys([*means.methods, CONTROL])
     curves = {
         (MEASURE, reference, name): means.of(name, reference)
         for reference in means.references
@@ -322,6 +331,6 @@ def summary_of(
         controls=[CONTROL],
         bootstrap=bootstrap,
         # A method that is the random order itself is scored on every frame.
-        every={} if means.method == CONTROL else {CONTROL: means.control_every},
+        every={} if means.methods == (CONTROL,) else {CONTROL: means.control_every},
         mean_curves={key: mean.curve.tolist() for key, mean in curves.items() if mean.frames},
     )

@@ -23,7 +23,7 @@ from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.splits import FoldOut, HoldOut
-from driving_xai.errors import CheckpointError, DataError
+from driving_xai.errors import CheckpointError, DataError, OptionError
 from driving_xai.evaluation.results import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.selection import require_geometry
 from driving_xai.evaluation.summary import describe_machine
@@ -32,7 +32,7 @@ from driving_xai.explain.registry import fitted
 from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 from driving_xai.models.capabilities import device_of
 from driving_xai.replay.background import StageTimes
-from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.config import FILM_ONLY, Layout, ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
 from driving_xai.replay.methods import default_method
 from driving_xai.replay.model_input import ModelInput, made_elsewhere
@@ -46,11 +46,11 @@ from driving_xai.replay.predict import (
     twin,
 )
 from driving_xai.replay.record import Means, RowWriter, open_rows, summary_of
-from driving_xai.replay.render import Renderer, Show
+from driving_xai.replay.render import Scene
 from driving_xai.replay.sink import Encoding, VideoSink, open_sink
 from driving_xai.replay.source import ANY_VEHICLE, OwnShards, open_source
 from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
-from driving_xai.replay.tasks.base import Painter, Task
+from driving_xai.replay.tasks.base import Task
 from driving_xai.targets import explained_by
 
 
@@ -72,19 +72,23 @@ class Session:
     cut: ModelInput
     frames: FrameSource
     task: Task
-    method: str
+    methods: tuple[str, ...]
     out: Path | None
     """The video; None where the drive is only shown."""
     config: ReplayConfig
+    number: int = 1
+    """Of the model, where several are shown side by side."""
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, source: Path, out: Path | None, config: ReplayConfig) -> Session:
+    def open(
+        cls, checkpoint: Checkpoint, source: Path, out: Path | None, config: ReplayConfig, *, number: int = 1
+    ) -> Session:
         """Opens the source for the checkpoint's model.
 
         Raises:
             CheckpointError: the model does not say what its outputs mean, or the checkpoint not how its
                 frames were cut.
-            OptionError: an option is for models of another task.
+            OptionError: an option or the layout is for models of another task.
             DataError: the source cannot be used, or does not fit the checkpoint.
             UnsupportedModelError: the model's outputs cannot be played.
         """
@@ -113,16 +117,23 @@ class Session:
             cut=cut,
             frames=frames,
             task=kind(checkpoint, frames, cut, config),
-            method=config.method or default_method(checkpoint.model),
+            methods=_methods(checkpoint.model, config),
             out=out,
             config=config,
+            number=number,
         )
 
     @property
+    def method(self) -> str:
+        """The first, or only, one."""
+        return self.methods[0]
+
+    @property
     def scores(self) -> Path:
-        """The folder of results beside the video."""
+        """The folder of results beside the video; that of a second model has its number in the name."""
         assert self.out is not None
-        return self.out.with_name(f"{self.out.stem}.scores")
+        number = "" if self.number == 1 else f".{self.number}"
+        return self.out.with_name(f"{self.out.stem}{number}.scores")
 
     @property
     def block(self) -> int:
@@ -140,7 +151,8 @@ class Session:
         length = f" ({count / rate:.3g} s)" if self.frames.follow else ""
         scored = "scored against a random order" if self.config.score else "not scored"
         yield (
-            f"{self.frames.name}: {count:,} frames{length}, explained by {self.method} on {self.device.type}, "
+            f"{self.frames.name}: {count:,} frames{length}, explained by {' and '.join(self.methods)} on "
+            f"{self.device.type}, "
             f"{scored}"
         )
         needed = LEAST_BLOCKS * self.block
@@ -152,24 +164,27 @@ class Session:
             )
 
     def predictor(self, times: StageTimes) -> Predictor:
-        """Fits the method to the model."""
+        """Fits the methods to the model."""
         model, config = self.checkpoint.model, self.config
-        explainer = fitted(
-            self.method,
-            model,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            options=config.options.get(self.method),
-        )
+        explainers = {
+            method: fitted(
+                method,
+                model,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                options=config.options.get(method),
+            )
+            for method in self.methods
+        }
         return Predictor(
             model,
-            explainer,
+            explainers,
             self.task,
             # Random maps are their own control.
-            control_every=0 if self.method == CONTROL else config.control_every,
+            control_every=0 if self.methods == (CONTROL,) else config.control_every,
             device=self.device,
             times=times,
-            explains=lambda target: explained_by(self.method, target, model.outputs),
+            explains=lambda method, target: explained_by(method, target, model.outputs),
         )
 
     def scoring(self, times: StageTimes) -> AbstractContextManager[Submit]:
@@ -197,34 +212,42 @@ class Session:
         for seen in times.each("decode", self.frames.read(dropped)):
             yield seen, self.cut.apply(seen.frame.image, cut=self.frames.cropped)
 
-    def renderer(
-        self, stack: ExitStack, first: FrameResult, show: Show | None, times: StageTimes
-    ) -> Renderer:
-        """Opens the outputs, if any, whose size and colours the first frame decides."""
+    def scene(
+        self, stack: ExitStack, first: FrameResult, *, layout: Layout, room: tuple[int, int] | None
+    ) -> Scene:
+        """What draws the frames of this model, and stores their scores where there is a video.
+
+        Args:
+            stack: closes what is opened.
+            first: decides sizes and colours.
+            layout: of each picture.
+            room: height and width that a picture has in the film, in pixels; None where it may choose.
+        """
         config, task = self.config, self.task
-        painter = task.painter(first, self._provenance)
-        video = rows = means = None
+        painters = {
+            method: task.painter(first.by(method), self._provenance(method), layout=layout, room=room)
+            for method in self.methods
+        }
+        rows = means = None
         if config.score:
             means = Means(
-                method=self.method,
+                methods=self.methods,
                 quantity=task.quantity,
                 references=task.references,
                 control_every=config.control_every,
                 block=self.block if task.explains_every_frame else None,
                 block_s=self.block / float(self.frames.frame_rate),
             )
-        if self.out is not None:
-            video = stack.enter_context(self._open_video(self.out, painter))
-            rows = stack.enter_context(self._open_rows()) if config.score else None
-        return Renderer(
-            painter, video, means=means, rows=rows, reference=task.reference, show=show, times=times
-        )
+            if self.out is not None:
+                rows = stack.enter_context(open_rows(self.scores / PER_FRAME, quantity=task.quantity))
+        return Scene(painters, means=means, rows=rows, reference=task.reference)
 
-    def _open_video(self, out: Path, painter: Painter) -> AbstractContextManager[VideoSink]:
+    def open_video(self, out: Path, *, height: int, width: int) -> AbstractContextManager[VideoSink]:
+        """Opens the film, with what it is made with in its metadata."""
         return open_sink(
             out,
-            height=painter.height,
-            width=painter.width,
+            height=height,
+            width=width,
             frame_rate=self.frames.frame_rate,
             constant=self.frames.constant,
             encoding=Encoding(preset=self.config.preset, crf=self.config.crf),
@@ -233,15 +256,11 @@ class Session:
             ),
         )
 
-    def _open_rows(self) -> AbstractContextManager[RowWriter]:
-        return open_rows(self.scores / PER_FRAME, method=self.method, quantity=self.task.quantity)
-
-    @property
-    def _provenance(self) -> str:
+    def _provenance(self, method: str) -> str:
         """What made the picture, for its lower left corner."""
         config = self.config
         parts = [
-            described(self.method, config.options),
+            described(method, config.options),
             f"{config.fill} fill" if config.score else "not scored",
             *self.task.notes,
             self.cut.note,
@@ -251,12 +270,17 @@ class Session:
 
     def _plan(self) -> dict[str, Any]:
         shards, foreign = self.frames.shards, foreign_options(type(self.task))
-        config = {name: value for name, value in planned(self.config).items() if name not in foreign}
+        # How the film is put together is left out where nothing was asked for, as plans were before there was a choice.
+        usual = FILM_ONLY - set(self.config.changed())
+        config = {
+            name: value for name, value in planned(self.config).items() if name not in {*foreign, *usual}
+        }
         return {
             "config": {
                 **config,
+                **({"layout": self.task.layout} if self.task.takes_images else {}),
                 "method": self.method,
-                "methods": [self.method],
+                "methods": list(self.methods),
                 "refuse": list(self.config.refuse),
             },
             "checkpoint_sha256": self.checkpoint.sha256,
@@ -270,14 +294,28 @@ class Session:
         counts.update({reason: len(frames) for reason, frames in found.by_reason.items()})
         return dict(sorted(counts.items()))
 
-    def save_summary(self, played: Played, renderer: Renderer) -> Mapping[str, Any]:
+    def scored(self, played: Played, scene: Scene) -> dict[str, Any]:
+        """What `results.json` says of the frames and their rows, once these are written."""
+        assert scene.means is not None
+        assert scene.rows is not None
+        return {
+            "data": self._describe_data(played, scene.rows),
+            **summary_of(
+                self.scores / PER_FRAME,
+                scene.means,
+                protocol=self.task.protocol,
+                bootstrap=BlockBootstrap(block=self.block, seed=self.config.seed),
+                fill=self.config.fill,
+            ),
+        }
+
+    def save_summary(
+        self, played: Played, scene: Scene, sink: VideoSink, scored: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """Writes results.json, last: it holds the hashes of the other files."""
         assert self.out is not None
-        assert renderer.means is not None
-        assert renderer.rows is not None
-        assert renderer.sink is not None
-        starts_s = renderer.sink.starts_s
-        table = self.scores / PER_FRAME
+        assert scene.rows is not None
+        starts_s = sink.starts_s
         summary = {
             "schema": SCHEMA,
             "plan": self._plan(),
@@ -285,23 +323,16 @@ class Session:
                 "kind": self.checkpoint.config.get("kind"),
                 "config": dict(self.checkpoint.config.get("model", {})),
             },
-            "data": self._describe_data(played, renderer.rows),
             "video": {
                 "file": self.out.name,
                 "sha256": sha256_of(self.out),
                 "frame_rate": str(self.frames.frame_rate),
                 **({} if starts_s is None else {"starts_s": starts_s}),
-                **self._describe_pictures(played, renderer.rows),
+                **self._describe_pictures(played, scene.rows),
             },
-            **summary_of(
-                table,
-                renderer.means,
-                protocol=self.task.protocol,
-                bootstrap=BlockBootstrap(block=self.block, seed=self.config.seed),
-                fill=self.config.fill,
-            ),
+            **scored,
             **describe_machine(self.device),
-            "files": {PER_FRAME: sha256_of(table)},
+            "files": {PER_FRAME: sha256_of(self.scores / PER_FRAME)},
         }
         with replacing(self.scores / SUMMARY) as temporary:
             temporary.write_bytes(canonical_json(summary))
@@ -324,6 +355,13 @@ class Session:
             return {"pictures": [list(each) for each in rows.pictures]}
         # These pictures have no row of scores; all others have one each, in the same order.
         return {"run_starts": sorted(set(range(played.frames)) - {number for _, _, number in rows.pictures})}
+
+
+def _methods(model: object, config: ReplayConfig) -> tuple[str, ...]:
+    first = config.method or default_method(model)
+    if first in config.compared:
+        raise OptionError(f"got method {first!r} twice, expected each once")
+    return (first, *config.compared)
 
 
 def _vehicle(checkpoint: Checkpoint, task: type[Task]) -> Vehicle:

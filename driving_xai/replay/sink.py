@@ -77,7 +77,8 @@ class VideoSink:
         self._time_base = 1 / frame_rate if constant else _FINE
         self._usual = round(1 / frame_rate / self._time_base)
         self._starts: list[int] = []
-        self._zero = self._end = 0
+        self._zero: int | None = None
+        self._end, self._last_start = 0, -1
         self._first_dts: int | None = None
         self._stream = cast(av.VideoStream, container.add_stream(ENCODER, rate=frame_rate))
         self._stream.height, self._stream.width = self.encoded_size
@@ -95,7 +96,7 @@ class VideoSink:
 
     @property
     def starts_s(self) -> list[float] | None:
-        """When each picture is shown; None where each is shown for one frame period."""
+        """When each picture is shown, without those that were held; None where each follows for one frame period."""
         if self._starts == [number * self._usual for number in range(self.frames)]:
             return None
         return [round(float(start * self._time_base), 4) for start in self._starts]
@@ -119,8 +120,20 @@ class VideoSink:
         start, duration = self._place(at_ns, for_ns)
         frame.pts, frame.time_base = start, self._time_base
         self._starts.append(start)
-        self._end = start + duration
+        self._last_start, self._end = start, start + duration
         self._mux(self._encoded(frame))
+
+    def hold(self, picture: Image, *, for_s: float) -> None:
+        """Shows a picture that is none of the drive's for some seconds, at the usual rate; what follows comes later.
+
+        Raises:
+            VideoError: see `write`.
+        """
+        frames = self._starts
+        self._starts = []
+        for _ in range(max(1, round(for_s / self._usual / self._time_base))):
+            self.write(picture)
+        self._starts = frames
 
     def finish(self) -> None:
         """Encodes what the encoder still holds."""
@@ -135,11 +148,11 @@ class VideoSink:
         """The start and the duration of the next picture, in the time base."""
         if at_ns is None:
             start = self._end
-        elif not self._starts:
-            start, self._zero = 0, self._ticks(at_ns)
+        elif self._zero is None:
+            start, self._zero = self._end, self._ticks(at_ns) - self._end
         else:
             # Times nearer than the time base would coincide.
-            start = max(self._ticks(at_ns) - self._zero, self._starts[-1] + 1)
+            start = max(self._ticks(at_ns) - self._zero, self._last_start + 1)
         return start, self._usual if for_ns is None else max(1, self._ticks(for_ns))
 
     def _ticks(self, time_ns: int) -> int:

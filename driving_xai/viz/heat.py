@@ -87,9 +87,9 @@ def is_degenerate(saliency: Map) -> bool:
 
 Colormap = Literal["inferno", "plasma", "viridis", "turbo"]
 _CV2_COLORMAPS: Mapping[Colormap, tuple[int, int]] = {
-    "inferno": (cv2.COLORMAP_INFERNO, 64),
-    "plasma": (cv2.COLORMAP_PLASMA, 48),
-    "viridis": (cv2.COLORMAP_VIRIDIS, 48),
+    "inferno": (cv2.COLORMAP_INFERNO, 104),
+    "plasma": (cv2.COLORMAP_PLASMA, 80),
+    "viridis": (cv2.COLORMAP_VIRIDIS, 80),
     "turbo": (cv2.COLORMAP_TURBO, 48),
 }
 """OpenCV's number, and the entry where it starts: below, colours vanish on a dark road."""

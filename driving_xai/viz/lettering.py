@@ -5,8 +5,10 @@ OpenCV's stroke fonts break up below 20 pixels, so the letters are Pillow's buil
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import cv2
@@ -23,6 +25,8 @@ MUTED: Colour = (170, 176, 184)
 PANEL: Colour = (12, 14, 18)
 PANEL_OPACITY = 0.66
 Anchor = Literal["left", "middle", "right"]
+
+_PROBE_PX, _NO_LETTER = 20, "\uffff"
 
 
 class _Mask(NamedTuple):
@@ -86,16 +90,93 @@ class Lettering:
         return _Mask(coverage, advance)
 
     def _rasterise(self, letter: str) -> _Mask:
-        advance = round(self._font.getlength(letter))
+        font = self._font if _is_drawn(letter) else _substitute(self.size_px)
+        advance = round(font.getlength(letter))
         if letter == " ":  # The typeface's own is too narrow to tell words apart when small.
             advance = max(advance, round(0.36 * self.size_px))
         # Room for a letter that leans out of its advance, as much as `_assemble` leaves at the end.
         canvas = PillowImage.new("L", (advance + self.size_px, self._height))
-        ImageDraw.Draw(canvas).text((0, self._ascent), letter, fill=255, font=self._font, anchor="ls")
+        ImageDraw.Draw(canvas).text((0, self._ascent), letter, fill=255, font=font, anchor="ls")
         return _Mask(np.asarray(canvas), advance)
 
 
+@lru_cache(maxsize=1024)
+def _is_drawn(letter: str) -> bool:
+    """Whether the built-in typeface has a letter; it draws all that it lacks as one box."""
+    font = ImageFont.load_default(_PROBE_PX)
+    return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask(_NO_LETTER))
+
+
 @lru_cache(maxsize=16)
+def _substitute(size_px: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings: minus signs, Greek, Cyrillic, symbols; a box for what it lacks too."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
+
+
+def plain(text: str) -> str:
+    """A text that people wrote, as one line without what no typeface draws: control and joining characters.
+
+    Example:
+        >>> plain("  before\\n<b>night</b>  ")
+        'before <b>night</b>'
+    """
+    composed = unicodedata.normalize("NFC", text)
+    kept = (each if unicodedata.category(each)[0] not in "CM" else " " for each in composed)
+    return " ".join("".join(kept).split())
+
+
+def fitted(text: str, size_px: int, width_px: int, *, least_px: int) -> tuple[Lettering, str]:
+    """A typeface in which a text has room, smaller where it must be; what is still too long is cut.
+
+    Args:
+        text: one line.
+        size_px: of the letters where there is room.
+        width_px: of the line.
+        least_px: of letters that can be read.
+
+    Example:
+        >>> letters, text = fitted("grad-cam", 20, 60, least_px=12)
+        >>> letters.size_px < 20, text
+        (True, 'grad-cam')
+        >>> fitted("grad-cam, of another model", 20, 60, least_px=12)[1]
+        'grad-ca..'
+    """
+    wide = lettering(size_px).width(text)
+    size = size_px if wide <= width_px else max(least_px, int(size_px * width_px / wide))
+    letters = lettering(size)
+    if letters.width(text) <= width_px:
+        return letters, text
+    while text and letters.width(f"{text}..") > width_px:
+        text = text[:-1]
+    return letters, f"{text.rstrip()}.."
+
+
+def divided(left: str, right: str, size_px: int, width_px: int) -> tuple[tuple[Lettering, str], ...]:
+    """Two texts in one line, as `fitted`: each has what it needs where both have room, else its share."""
+    letters = lettering(size_px)
+    if letters.width(left) + letters.width(right) + 2 * size_px <= width_px:
+        return (letters, left), (letters, right)
+    least = max(1, round(0.8 * size_px))
+    second = fitted(right, size_px, width_px // 2 - size_px, least_px=least)
+    room = width_px - second[0].width(second[1]) - 2 * size_px
+    return fitted(left, size_px, room, least_px=least), second
+
+
+def wrapped(text: str, letters: Lettering, width_px: int) -> list[str]:
+    """The lines of a text of a width; a longer word has a line of its own and is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if letters.width(longer) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, letters.size_px, width_px, least_px=letters.size_px)[1])
+    return [line for line in lines if line]
+
+
+@lru_cache(maxsize=64)
 def lettering(size_px: int) -> Lettering:
     """The typeface at a size, shared by all that draw with it."""
     return Lettering(size_px)

@@ -19,6 +19,7 @@ from driving_xai.replay.live.brush import Brushes
 from driving_xai.replay.live.control import FrameStats, Live, Playback
 from driving_xai.replay.methods import fitting_methods
 from driving_xai.replay.predict import FrameResult
+from driving_xai.replay.production import filmed
 from driving_xai.replay.render import Show
 from driving_xai.replay.session import Session
 
@@ -82,9 +83,9 @@ def _play(session: Session, live: Live, from_s: float) -> None:
             pending = brushes.coming(predict(seen, pixels))
             if consumer is None:
                 show = shown_to(live, session, brushes)
-                renderer = session.renderer(stack, pending.result, show, times)
+                renderer, _ = filmed([session], stack, [pending.result], show=show, times=times)
                 consumer = stack.enter_context(Consumer(renderer, _DEPTH))
-            consumer.put(submit(pending))
+            consumer.put([submit(pending)])
 
 
 def playback_of(session: Session, *, methods: Sequence[str], free: bool) -> Playback:

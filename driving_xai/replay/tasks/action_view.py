@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,11 +13,11 @@ from jaxtyping import Float64, UInt8
 
 from data_prep.schema import Image
 from driving_xai.data.input_rule import Region
+from driving_xai.replay.config import Layout
 from driving_xai.replay.inset import EVIDENCE, PROBABILITY, CurveView, Inset
 from driving_xai.viz.heat import USUAL_LOOK, HeatLook, HeatScale, Map, blend_heat, is_degenerate
-from driving_xai.viz.lettering import MUTED, PANEL, Colour, lettering
+from driving_xai.viz.lettering import MUTED, PANEL, Anchor, Colour, divided, fitted, lettering
 
-Layout = Literal["grid", "cycle"]
 LEAST_WIDTH = 1280
 """Of the picture: smaller frames are enlarged by a whole factor, so that the text can be read."""
 
@@ -30,6 +30,10 @@ _Part = UInt8[np.ndarray, "h w 3"]
 _TEXT: Colour = (236, 238, 242)
 _DARK, _SEEN, _TRACK = 0.45, 0.72, (64, 69, 78)
 _BAR_PX, _STRIP_PX = 30, 20
+_STOPS, _PHONE_STOPS = (10, 170, 400, 412, 470), (10, 170, 310, 322, 400)
+"""Where the parts of a line begin in a tile 640 pixels wide: name, bar, its end, probability, label."""
+_PHONE_PX, _PHONE_LETTERS = 720, 1.5
+"""Least width of layouts for phones, and how much larger their letters are."""
 
 
 class Shown(NamedTuple):
@@ -79,24 +83,38 @@ class ActionViewConfig:
 class ActionView:
     """Draws frames of one source. In a grid, outputs that are not predicted are dark and have no map."""
 
-    def __init__(self, *, height: int, width: int, config: ActionViewConfig) -> None:
-        """`height` and `width` are of the source's frames."""
+    def __init__(
+        self, *, height: int, width: int, config: ActionViewConfig, room: tuple[int, int] | None = None
+    ) -> None:
+        """Fits the drawing to a source.
+
+        Args:
+            height: of the source's frames.
+            width: of the source's frames.
+            config: what is drawn.
+            room: height and width that the picture will have; it is drawn at least as wide.
+        """
         self.config = config
-        tiles = config.places if config.layout == "grid" else 1
-        self.columns = math.ceil(math.sqrt(tiles))
+        phone = config.layout in ("portrait", "compact")
+        self._tiled = config.layout in ("grid", "portrait")
+        tiles = config.places if self._tiled else 1
+        self.columns = 1 if phone else math.ceil(math.sqrt(tiles))
         rows = math.ceil(tiles / self.columns)
-        factor = max(1, math.ceil(LEAST_WIDTH / (width * self.columns)))
+        least = max(_PHONE_PX if phone else LEAST_WIDTH, 0 if room is None else room[1])
+        factor = max(1, math.ceil(least / (width * self.columns)))
         self._frame = (height * factor, width * factor)
         self._region = Region(*(edge * factor for edge in config.region))
         self._unit = self._frame[1] / 640
-        self._bar = round(_BAR_PX * self._unit)
+        self._letters = self._unit * (_PHONE_LETTERS if phone else 1)
+        self._stops = _PHONE_STOPS if phone else _STOPS
+        self._bar = round(_BAR_PX * self._letters)
         # Bars stand above the frame, not on it: traffic lights hang near its upper edge.
-        self._head = self._bar * (1 if config.layout == "grid" else config.places)
-        self._strip = round(_STRIP_PX * max(1.0, self._unit))
+        self._head = self._bar * (1 if self._tiled else config.places)
+        self._strip = round(_STRIP_PX * max(1.0, self._letters))
         self.height = rows * (self._head + self._frame[0]) + self._strip
         self.width = self.columns * self._frame[1]
         self._inset = Inset(
-            0.9 * self._unit,
+            0.9 * self._letters,
             title="Probability as evidence is removed",
             last_fraction=config.last_fraction,
             curve_unit=PROBABILITY,
@@ -107,7 +125,7 @@ class ActionView:
         """The picture of a frame, as a new array of `height` x `width`."""
         picture = np.full((self.height, self.width, 3), PANEL, dtype=np.uint8)
         base = cv2.resize(instant.image, self._frame[::-1], interpolation=cv2.INTER_CUBIC)
-        if self.config.layout == "grid":
+        if self._tiled:
             for place, column in enumerate(instant.columns):
                 self._draw_tile(self._place(picture, place), base, instant, column)
         else:
@@ -155,28 +173,36 @@ class ActionView:
 
     def _draw_bar(self, header: _Part, instant: ActionInstant, column: int) -> None:
         """Name, probability with its threshold, and what the label says."""
-        u, config = self._unit, self.config
+        u, across, config = self._letters, self._unit, self.config
         letters, baseline = lettering(round(14 * u)), round(20 * u)
+        name_x, left, right, chance_x, label_x = (round(stop * across) for stop in self._stops)
         predicted = column in instant.shown
         colour = EVIDENCE if predicted else MUTED
-        marker = "> " if config.layout == "cycle" and column == instant.selected else ""
-        letters.draw(header, marker + config.names[column], (round(10 * u), baseline), colour)
-        left, right = round(170 * u), round(400 * u)
+        marker = "> " if not self._tiled and column == instant.selected else ""
+        own, name = fitted(
+            marker + config.names[column],
+            round(14 * u),
+            left - name_x - round(8 * across),
+            least_px=round(11 * u),
+        )
+        own.draw(header, name, (name_x, baseline), colour)
         bar = header[round(11 * u) : round(19 * u), left:right]
         bar[:] = _TRACK
         chance = float(instant.probability[column])
         bar[:, : round(chance * bar.shape[1])] = colour
         tick = round(float(config.thresholds[column]) * (bar.shape[1] - 1))
         header[round(8 * u) : round(22 * u), left + tick : left + tick + max(1, round(u))] = _TEXT
-        letters.draw(header, f"{chance:.2f}", (round(412 * u), baseline), _TEXT if predicted else MUTED)
+        letters.draw(header, f"{chance:.2f}", (chance_x, baseline), _TEXT if predicted else MUTED)
         label = instant.labels[column]
         said = "" if math.isnan(label) else "label: yes" if label else "label: no"
         wrong = not math.isnan(label) and bool(label) != predicted
         said += "  (missed)" if wrong and label else "  (false alarm)" if wrong else ""
-        letters.draw(header, said, (round(470 * u), baseline), _TEXT if label == 1 else MUTED)
+        letters.draw(header, said, (label_x, baseline), _TEXT if label == 1 else MUTED)
 
     def _draw_strip(self, picture: Image, caption: str) -> None:
-        size = round(11 * max(1.0, self._unit))
+        size = round(11 * max(1.0, self._letters))
         baseline = self.height - round(0.3 * self._strip)
-        lettering(size).draw(picture, self.config.provenance, (10, baseline), MUTED)
-        lettering(size).draw(picture, caption, (self.width - 10, baseline), MUTED, anchor="right")
+        rows = divided(self.config.provenance, caption, size, self.width - 20)
+        ends: tuple[tuple[int, Anchor], ...] = ((10, "left"), (self.width - 10, "right"))
+        for (letters, text), (x, anchor) in zip(rows, ends, strict=True):
+            letters.draw(picture, text, (x, baseline), MUTED, anchor=anchor)

@@ -14,7 +14,7 @@ from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.evaluation.image_data import ImageData
 from driving_xai.metrics.quantities import PROBABILITY
-from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.config import Layout, ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.model_input import ModelInput
@@ -39,7 +39,8 @@ class ActionTask(Task):
     """Several labels that may be true at once, or one class among all, played by their probabilities."""
 
     name = "actions and classes"
-    only = frozenset({"layout", "cycle_s"})
+    only = frozenset({"cycle_s"})
+    layouts = ("grid", "cycle", "portrait", "compact")
     takes_images = True
     quantity = PROBABILITY
     references = ("target",)
@@ -103,18 +104,20 @@ class ActionTask(Task):
     def read_outputs(self, scores: Float[Tensor, "V K"], prediction: Any) -> Float64[np.ndarray, "V K"]:
         return probabilities(self._outputs, scores).double().cpu().numpy()
 
-    def painter(self, first: FrameResult, provenance: str) -> Painter:
+    def painter(
+        self, first: FrameResult, provenance: str, *, layout: Layout, room: tuple[int, int] | None
+    ) -> Painter:
         height, width = first.seen.frame.image.shape[:2]
         config = ActionViewConfig(
             names=self._outputs.names,
             thresholds=self.thresholds,
-            layout=self.config.layout,
+            layout=layout,
             region=self.cut.region(height, width, cut=self.frames.cropped),
             provenance=provenance,
             last_fraction=FRACTIONS[-1],
             look=self.config.look,
         )
-        return ActionPainter(ActionView(height=height, width=width, config=config), self)
+        return ActionPainter(ActionView(height=height, width=width, config=config, room=room), self)
 
     def instant(self, result: FrameResult, shown: Mapping[int, Shown], number: int) -> ActionInstant:
         """What the picture with this number shows of a frame."""

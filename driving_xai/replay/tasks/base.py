@@ -12,8 +12,9 @@ from torch import Tensor
 
 from data_prep.schema import Image
 from driving_xai.checkpoint import Checkpoint
+from driving_xai.errors import OptionError
 from driving_xai.metrics.quantities import Quantity
-from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.config import Layout, ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
 from driving_xai.replay.inset import CurveView
 from driving_xai.replay.model_input import ModelInput
@@ -62,6 +63,8 @@ class Task(ABC):
     """As messages say it: models of ..."""
     only: ClassVar[frozenset[str]]
     """Options of `ReplayConfig` that models of other tasks cannot use."""
+    layouts: ClassVar[tuple[Layout, ...]]
+    """That its pictures can have, the usual one first."""
     takes_images: ClassVar[bool]
     """Whether single labelled images can be played."""
     quantity: ClassVar[Quantity]
@@ -77,7 +80,21 @@ class Task(ABC):
     def __init__(
         self, checkpoint: Checkpoint, frames: FrameSource, cut: ModelInput, config: ReplayConfig
     ) -> None:
+        """Keeps what a task goes by.
+
+        Raises:
+            OptionError: the layout is for models of another task.
+        """
         self.checkpoint, self.frames, self.cut, self.config = checkpoint, frames, cut, config
+        if self.layout not in self.layouts:
+            raise OptionError(
+                f"layout {self.layout} is not for models of {self.name}; expected one of: {', '.join(self.layouts)}"
+            )
+
+    @property
+    def layout(self) -> Layout:
+        """That was asked for, or the usual one."""
+        return self.config.layout or self.layouts[0]
 
     @property
     @abstractmethod
@@ -121,12 +138,16 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def painter(self, first: FrameResult, provenance: str) -> Painter:
+    def painter(
+        self, first: FrameResult, provenance: str, *, layout: Layout, room: tuple[int, int] | None
+    ) -> Painter:
         """What draws the frames.
 
         Args:
-            first: decides sizes and colours.
+            first: decides sizes and colours; it holds the explanations of one method.
             provenance: what made the picture.
+            layout: of the picture.
+            room: height and width that it will have in pixels; None where it may choose.
         """
 
     @abstractmethod

@@ -59,7 +59,26 @@ CAMERAS: Mapping[str, Camera] = {
     # comma.ai's public calibration of the camera: 910 px for a width of 1164.
     "comma2k19": Camera(horizon=0.5, focal=0.782, height_m=1.22),
 }
-"""By reader; other sources get `Camera()`."""
+"""By reader; of other sources the camera is unknown, and no path is drawn unless a horizon is given."""
+
+PATH_S = 2.0
+"""How far ahead paths lead, in seconds at the measured speed."""
+_USUAL_MPS, _FARTHEST_M = 12.5, 45.0
+"""The speed where none was measured; beyond that distance the road is a few pixels high."""
+
+
+def path_length_m(speed_mps: float) -> float:
+    """How far a path leads: two seconds at the measured speed.
+
+    Args:
+        speed_mps: NaN where unknown.
+
+    Example:
+        >>> path_length_m(10.0), path_length_m(40.0), path_length_m(math.nan)
+        (20.0, 45.0, 25.0)
+    """
+    speed = abs(speed_mps) if math.isfinite(speed_mps) else _USUAL_MPS
+    return min(_FARTHEST_M, PATH_S * speed)
 
 
 class View(NamedTuple):
@@ -90,8 +109,19 @@ class View(NamedTuple):
             height_m=camera.height_m,
         )
 
+    def depth_m(self, row_px: Float64[np.ndarray, " R"]) -> Float64[np.ndarray, " R"]:
+        """How far away the road is that is seen in some rows below the horizon."""
+        return self.focal_y_px * self.height_m / np.maximum(row_px - self.horizon_px, 1e-3)
+
     def ribbon(
-        self, per_m: float, bottom_px: int, *, offset_m: float, width_m: float, least_px: float
+        self,
+        per_m: float,
+        bottom_px: int,
+        *,
+        offset_m: float,
+        width_m: float,
+        least_px: float,
+        length_m: float = _FARTHEST_M,
     ) -> Float64[np.ndarray, "N 2"]:
         """The outline (x, y) of a ribbon on the road along a circle of curvature `per_m`.
 
@@ -100,10 +130,11 @@ class View(NamedTuple):
             offset_m: of its middle to the left of the circle that the camera drives.
             width_m: on the road.
             least_px: how narrow it may get in the distance.
+            length_m: how far it leads, from the camera on.
         """
         nearest = self.focal_y_px * self.height_m / max(bottom_px - self.horizon_px, 1.0)
-        # The circle is left before it turns back; beyond 45 m it is a few pixels high.
-        farthest = max(min(45.0, 0.7 / abs(per_m) if per_m else math.inf), 1.5 * nearest)
+        # The circle is left before it turns back.
+        farthest = max(min(length_m, 0.7 / abs(per_m) if per_m else math.inf), 1.5 * nearest)
         depth = np.geomspace(nearest, farthest, 32)
         curved = per_m * depth**2
         aside = curved / (1 + np.sqrt(np.maximum(1 - per_m * curved, 0))) + offset_m
@@ -114,39 +145,68 @@ class View(NamedTuple):
         return np.concatenate([left, right[::-1]])
 
 
-def draw_path(picture: Image, view: View, predicted: Steering, measured: Steering, unit: float) -> None:
-    """The predicted path as a lane of a car's width, the driven one as a line in its middle."""
-    bottom, least = picture.shape[0], 1.2 * unit
+def draw_path(
+    picture: Image,
+    view: View,
+    predicted: Steering,
+    measured: Steering,
+    unit: float,
+    *,
+    speed_mps: float = math.nan,
+) -> None:
+    """The predicted path as a lane of a car's width, the driven one as a line in its middle.
+
+    Both fade with the distance and end where the car is in two seconds. A car that stands has none.
+    """
+    height, least, length = picture.shape[0], 1.2 * unit, path_length_m(speed_mps)
+    near = float(view.depth_m(np.array([float(height)]))[0])
+    if length <= near:
+        return
+    away = (view.depth_m(np.arange(height, dtype=float)) - near) / (length - near)
+    fading = np.clip(1.15 * (1 - away), 0, 1)
     if math.isfinite(predicted.per_m):
-        lane = view.ribbon(predicted.per_m, bottom, offset_m=0.0, width_m=1.8, least_px=least)
-        _fill(picture, lane, MODEL, 0.14)
-        for side in (0.9, -0.9):
-            edge = view.ribbon(predicted.per_m, bottom, offset_m=side, width_m=0.025, least_px=least)
-            _fill(picture, edge, MODEL, 0.9)
+        for offset, width, opacity in ((0.0, 1.8, 0.16), (0.9, 0.03, 0.9), (-0.9, 0.03, 0.9)):
+            shape = view.ribbon(
+                predicted.per_m, height, offset_m=offset, width_m=width, least_px=least, length_m=length
+            )
+            _fill(picture, shape, MODEL, opacity * fading)
     if math.isfinite(measured.per_m):
-        middle = view.ribbon(measured.per_m, bottom, offset_m=0.0, width_m=0.04, least_px=1.3 * least)
-        _fill(picture, middle, DRIVER, 0.95)
+        middle = view.ribbon(
+            measured.per_m, height, offset_m=0.0, width_m=0.04, least_px=1.3 * least, length_m=length
+        )
+        _fill(picture, middle, DRIVER, 0.95 * fading)
 
 
-def _fill(picture: Image, outline: Float64[np.ndarray, "N 2"], colour: Colour, opacity: float) -> None:
-    """Fills a shape, anti-aliased; what lies outside the picture is cut off."""
+def _fill(
+    picture: Image,
+    outline: Float64[np.ndarray, "N 2"],
+    colour: Colour,
+    opacity: Float64[np.ndarray, " rows"],
+) -> None:
+    """Fills a shape, anti-aliased, each row with its opacity; what lies outside the picture is cut off."""
     height, width = picture.shape[:2]
     low = np.clip(np.floor(outline.min(0)) - 1, 0, [width, height]).astype(int)
     high = np.clip(np.ceil(outline.max(0)) + 1, 0, [width, height]).astype(int)
     part = picture[low[1] : high[1], low[0] : high[0]]
     if not part.size:
         return
-    filled = part.copy()
+    covered = np.zeros(part.shape[:2], dtype=np.uint8)
     fixed = np.rint((outline - low) * (1 << SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(filled, [fixed], colour, cv2.LINE_AA, SUBPIXEL_BITS)
-    cv2.addWeighted(filled, opacity, part, 1 - opacity, 0, dst=part)
+    cv2.fillPoly(covered, [fixed], 255, cv2.LINE_AA, SUBPIXEL_BITS)
+    rows = np.rint(255 * opacity[low[1] : high[1]]).astype(np.uint8)
+    shares = np.ascontiguousarray(np.broadcast_to(rows[:, None], covered.shape))
+    weight = cv2.cvtColor(cv2.multiply(covered, shares, scale=1 / 255), cv2.COLOR_GRAY2RGB)
+    paint = cv2.multiply(weight, np.full_like(part, colour), scale=1 / 255)
+    cv2.multiply(part, cv2.bitwise_not(weight), dst=part, scale=1 / 255)
+    cv2.add(part, paint, dst=part)
 
 
 class SteeringPanel:
     """The wheel with both angles, the numbers beside it, and the legend of all colours."""
 
     HEIGHT, WIDTH = 108, 226
-    _ROW = 18.5
+    _ROW, _FEW, _FEW_ROW = 18.5, 3, 26.0
+    """Between two lines of text; of few lines, which are larger then, so that the panel is not half empty."""
 
     def __init__(
         self, unit: float, *, labelled: bool, speed_known: bool, legend: UInt8[np.ndarray, "256 3"]
@@ -161,11 +221,15 @@ class SteeringPanel:
         """
         self.unit, self.labelled, self.speed_known = unit, labelled, speed_known
         self.height, self.width = round(self.HEIGHT * unit), round(self.WIDTH * unit)
-        self._names, self._figures = lettering(round(12 * unit)), lettering(round(14 * unit))
         names = [("model", MODEL)]
         names += [("driver", DRIVER), ("error", MUTED)] if labelled else []
         names += [("speed", MUTED)] if speed_known else []
         self._rows = [*names, ("evidence", MUTED)]
+        few = len(self._rows) <= self._FEW
+        self._row = self._FEW_ROW if few else self._ROW
+        self._names, self._figures = (
+            lettering(round(size * unit)) for size in ((13, 18) if few else (12, 14))
+        )
         self._static = Layer.record(self.height, self.width, lambda part: self._draw_static(part, legend))
 
     def draw(
@@ -196,8 +260,8 @@ class SteeringPanel:
         return 51 * self.unit, self.HEIGHT / 2 * self.unit, 36 * self.unit
 
     def _baseline(self, row: int) -> int:
-        first = (self.HEIGHT - self._ROW * (len(self._rows) - 1)) / 2 + 4.5
-        return round((first + self._ROW * row) * self.unit)
+        first = (self.HEIGHT - self._row * (len(self._rows) - 1)) / 2 + 4.5
+        return round((first + self._row * row) * self.unit)
 
     def _draw_static(self, picture: Image, legend: UInt8[np.ndarray, "256 3"]) -> None:
         u = self.unit

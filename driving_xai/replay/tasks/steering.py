@@ -19,7 +19,7 @@ from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.drive_data import DriveData
 from driving_xai.metrics.quantities import STEERING_ERROR, SteeringError
 from driving_xai.models.declared import is_recurrent
-from driving_xai.replay.config import ReplayConfig
+from driving_xai.replay.config import Layout, ReplayConfig
 from driving_xai.replay.frames import FrameSource, SourceFrame
 from driving_xai.replay.inset import AxisTop, CurveView
 from driving_xai.replay.model_input import ModelInput
@@ -47,6 +47,7 @@ class SteeringTask(Task):
 
     name = "steering"
     only = frozenset({"target", "reference", "path", "horizon"})
+    layouts = ("overlay", "portrait", "compact")
     takes_images = False
     quantity = STEERING_ERROR
     references = ("truth", "clean")
@@ -135,12 +136,14 @@ class SteeringTask(Task):
     def read_outputs(self, scores: Float[Tensor, "V K"], prediction: Steered) -> Float64[np.ndarray, "V K"]:
         return scores[:, :1].double().cpu().numpy() * prediction.degrees_per_unit
 
-    def painter(self, first: FrameResult, provenance: str) -> Painter:
+    def painter(
+        self, first: FrameResult, provenance: str, *, layout: Layout, room: tuple[int, int] | None
+    ) -> Painter:
         config, frames = self.config, self.frames
         height, width = first.seen.frame.image.shape[:2]
-        camera = CAMERAS.get(frames.reader, Camera())
+        camera = CAMERAS.get(frames.reader)
         if config.horizon is not None:
-            camera = replace(camera, horizon=config.horizon)
+            camera = replace(camera or Camera(), horizon=config.horizon)
         scale = HeatScale.first(first.explanations[0].saliency)
         what = "error" if self.reference == "truth" else "change"
         overlay = Overlay(
@@ -148,6 +151,7 @@ class SteeringTask(Task):
             width=width,
             geometry=self.cut.geometry,
             cropped=frames.cropped,
+            room=room,
             config=OverlayConfig(
                 labelled=frames.labelled,
                 speed_known=frames.speed_known,
@@ -157,6 +161,8 @@ class SteeringTask(Task):
                 curve_title=f"Steering {what} as evidence is removed",
                 last_fraction=FRACTIONS[-1],
                 look=config.look,
+                layout=layout,
+                scored=config.score,
             ),
         )
         weight = 1 - math.exp(-1 / float(config.heat_s * frames.frame_rate))

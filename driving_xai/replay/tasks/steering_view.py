@@ -5,15 +5,18 @@ Drawing is pure: a new picture from the frame, the numbers and an explicit `Heat
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from jaxtyping import UInt8
 
 from data_prep.geometry import Geometry
 from data_prep.schema import Image
+from driving_xai.replay.config import Layout as Name
+from driving_xai.replay.film import part_of, scaled
 from driving_xai.replay.inset import CurveView, Inset
+from driving_xai.replay.layout import Box, Column, Layout, Panel, Row, extent, place
 from driving_xai.replay.tasks.instruments import Camera, Steering, SteeringPanel, View, draw_path
 from driving_xai.viz.heat import (
     LEAST_HEIGHT,
@@ -27,7 +30,17 @@ from driving_xai.viz.heat import (
     is_degenerate,
     legend,
 )
-from driving_xai.viz.lettering import MUTED, PANEL, PANEL_OPACITY, Colour, Layer, lettering, shade
+from driving_xai.viz.lettering import (
+    MUTED,
+    PANEL,
+    PANEL_OPACITY,
+    Colour,
+    Layer,
+    divided,
+    fitted,
+    lettering,
+    shade,
+)
 
 WARNING: Colour = (255, 112, 96)
 
@@ -66,6 +79,30 @@ class OverlayConfig:
     """Of pixels removed, where the curve ends."""
     look: HeatLook = USUAL_LOOK
     """How evidence is coloured."""
+    layout: Name = "overlay"
+    scored: bool = True
+    """Whether instants have curves."""
+
+
+_PHONE_PX = 720
+"""Width of the layouts for phones, where a source's frames are as small or smaller."""
+_MARGIN = 10
+_NOTES = 0.1
+"""Height of the two lines below everything in layouts for phones, over the width."""
+
+
+def layout_of(name: Name, frame: float, *, scored: bool) -> Layout:
+    """The panels of a layout for phones.
+
+    Args:
+        name: of the layout.
+        frame: its height over its width.
+        scored: whether there is a curve.
+    """
+    instruments = Panel("instruments", SteeringPanel.HEIGHT / SteeringPanel.WIDTH)
+    curve = (Panel("curve", (Inset.HEIGHT + Inset.VERDICT) / Inset.WIDTH),) if scored else ()
+    below = (instruments, *curve) if name == "portrait" else (Row((instruments, *curve)),)
+    return Column((Panel("frame", frame), *below, Panel("notes", _NOTES)))
 
 
 class Overlay:
@@ -75,7 +112,14 @@ class Overlay:
     """
 
     def __init__(
-        self, *, height: int, width: int, geometry: Geometry, cropped: bool, config: OverlayConfig
+        self,
+        *,
+        height: int,
+        width: int,
+        geometry: Geometry,
+        cropped: bool,
+        config: OverlayConfig,
+        room: tuple[int, int] | None = None,
     ) -> None:
         """Fits the drawing to a source.
 
@@ -85,57 +129,65 @@ class Overlay:
             geometry: the model's; it says where in the frame a map belongs.
             cropped: whether the frames are the model's input already, as shards hold them.
             config: what is drawn.
+            room: height and width that the picture will have; it is drawn at least as large, so that letters stay
+                sharp.
         """
-        self.factor = enlargement(height, width)
-        self.height, self.width = height * self.factor, width * self.factor
-        self.unit = min(self.height / LEAST_HEIGHT, self.width / LEAST_WIDTH)
-        whole = (0, self.height, 0, self.width)
-        self.region = whole if cropped else geometry.region(self.height, self.width)
+        self._boxes = _placed(height, width, config, room)
+        self.height, self.width = extent(self._boxes)
+        self._frame = self._boxes["frame"]
+        high, wide = self._frame.height, self._frame.width
+        self.unit = min(high / LEAST_HEIGHT, wide / LEAST_WIDTH)
+        whole = (0, high, 0, wide)
+        self.region = whole if cropped else geometry.region(high, wide)
         self.view = None
         if config.camera is not None:
-            self.view = View.of(config.camera, self.height, self.width, geometry if cropped else None)
+            self.view = View.of(config.camera, high, wide, geometry if cropped else None)
         self.panel = SteeringPanel(
-            self.unit,
+            self._boxes["instruments"].width / SteeringPanel.WIDTH,
             labelled=config.labelled,
             speed_known=config.speed_known,
             legend=legend(config.signed, config.look),
         )
-        self.inset = Inset(self.unit, title=config.curve_title, last_fraction=config.last_fraction)
-        self._small = lettering(round(11 * self.unit))
-        self._strip = Layer.record(
-            round(18 * self.unit), self.width, lambda part: self._draw_strip(part, config.provenance)
+        curve = self._boxes.get("curve", self._boxes["instruments"])
+        self.inset = Inset(
+            curve.width / Inset.WIDTH, title=config.curve_title, last_fraction=config.last_fraction
         )
+        self._notes = Notes(self._boxes["notes"], config.provenance, self.unit, lines=_lines(config.layout))
         self._look = config.look
         top, bottom, left, right = self.region
         self._heat = Layer.empty(bottom - top, right - left)
+        # What the frame does not cover.
+        self._ground = np.full((self.height, self.width, 3), PANEL, dtype=np.uint8)
 
     def draw(self, instant: Instant, scale: HeatScale, axis_top_deg: float) -> Image:
         """The picture of an instant, as a new array of `height` x `width`."""
-        picture = self._enlarged(instant.image)
+        picture = self._ground.copy()
+        frame = part_of(picture, self._frame)
+        frame[:] = scaled(instant.image, *frame.shape[:2])
         degenerate = is_degenerate(instant.saliency)
         if not degenerate:
             top, bottom, left, right = self.region
-            part = picture[top:bottom, left:right]
+            part = frame[top:bottom, left:right]
             blend_heat(part, instant.saliency, scale, look=self._look, scratch=self._heat)
-        self._frame_region(picture)
+        self._frame_region(frame)
         if self.view is not None:
-            draw_path(picture, self.view, instant.predicted, instant.measured, self.unit)
-        margin = round(10 * self.unit)
-        self.panel.draw(picture, margin, margin, instant.predicted, instant.measured, instant.speed_mps)
+            draw_path(
+                frame,
+                self.view,
+                instant.predicted,
+                instant.measured,
+                self.unit,
+                speed_mps=instant.speed_mps,
+            )
+        box = self._boxes["instruments"]
+        self.panel.draw(picture, box.left, box.top, instant.predicted, instant.measured, instant.speed_mps)
         if instant.curve is not None:
-            left = self.width - margin - self.inset.width
-            self.inset.draw(picture, left, margin, instant.curve, axis_top_deg)
+            box = self._boxes["curve"]
+            self.inset.draw(picture, box.left, box.top, instant.curve, axis_top_deg)
         if degenerate:
-            self._warn(picture, "no evidence: the map is the same everywhere")
-        self._strip.lay(picture, 0, self.height - len(self._strip.colour))
-        at = (self.width - margin, self._strip_baseline(picture))
-        self._small.draw(picture, instant.caption, at, MUTED, anchor="right")
+            self._warn(frame, "no evidence: the map is the same everywhere")
+        self._notes.draw(picture, instant.caption)
         return picture
-
-    def _enlarged(self, image: Image) -> UInt8[np.ndarray, "h w 3"]:
-        if self.factor == 1:
-            return image.copy()
-        return cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
 
     def _frame_region(self, picture: Image) -> None:
         """A hairline around what the model sees, where that is not all."""
@@ -156,10 +208,67 @@ class Overlay:
         shade(picture, box, PANEL, 0.8, round(6 * self.unit))
         letters.draw(picture, text, (x, y), WARNING, anchor="middle")
 
-    def _draw_strip(self, picture: Image, provenance: str) -> None:
-        shade(picture, (0, 0, picture.shape[1], picture.shape[0]), PANEL, PANEL_OPACITY, 0)
-        at = (round(10 * self.unit), self._strip_baseline(picture))
-        self._small.draw(picture, provenance, at, MUTED)
 
-    def _strip_baseline(self, picture: Image) -> int:
-        return picture.shape[0] - round(5 * self.unit)
+class Notes:
+    """What made the picture and which instant it is: one line over the frame, or two below everything."""
+
+    def __init__(self, box: Box, provenance: str, unit: float, *, lines: int) -> None:
+        self._box, self._unit = box, unit
+        self._size = round(11 * unit) if lines == 1 else round(0.3 * box.height)
+        self._least, self._lines = (self._size, 1) if lines == 1 else (round(0.2 * box.height), 2)
+        self._margin = round(10 * unit)
+        self._provenance = provenance
+        self._static = Layer.record(box.height, box.width, self._ground)
+
+    def draw(self, picture: Image, caption: str) -> None:
+        """Draws both, the caption anew."""
+        self._static.lay(picture, self._box.left, self._box.top)
+        part = part_of(picture, self._box)
+        if self._lines == 2:
+            self._draw_line(part, self._provenance, 1)
+            self._draw_line(part, caption, 0)
+            return
+        made, which = divided(self._provenance, caption, self._size, self._box.width - 2 * self._margin)
+        made[0].draw(part, made[1], (self._margin, self._baseline(0)), MUTED)
+        right = self._box.width - self._margin
+        which[0].draw(part, which[1], (right, self._baseline(0)), MUTED, anchor="right")
+
+    def _ground(self, part: Image) -> None:
+        shade(part, (0, 0, part.shape[1], part.shape[0]), PANEL, PANEL_OPACITY, 0)
+
+    def _draw_line(self, part: Image, text: str, line: int) -> None:
+        letters, shown = fitted(text, self._size, self._box.width - 2 * self._margin, least_px=self._least)
+        letters.draw(part, shown, (self._margin, self._baseline(line)), MUTED)
+
+    def _baseline(self, line: int) -> int:
+        if self._lines == 1:
+            return self._box.height - round(5 * self._unit)
+        return round((0.4 + 0.45 * line) * self._box.height)
+
+
+def _lines(layout: Name) -> int:
+    return 1 if layout == "overlay" else 2
+
+
+def _placed(
+    height: int, width: int, config: OverlayConfig, room: tuple[int, int] | None
+) -> Mapping[str, Box]:
+    """The boxes of a source's frame and of everything around it or on it."""
+    if config.layout != "overlay":
+        layout = layout_of(config.layout, height / width, scored=config.scored)
+        across = _PHONE_PX if room is None else max(_PHONE_PX, min(room[1], room[0] / layout.proportion))
+        return place(layout, round(across))
+    factor = enlargement(height, width)
+    if room is not None:
+        factor = max(factor, min(math.ceil(room[0] / height), math.ceil(room[1] / width)))
+    high, wide = height * factor, width * factor
+    unit = min(high / LEAST_HEIGHT, wide / LEAST_WIDTH)
+    margin, strip = round(_MARGIN * unit), round(18 * unit)
+    panel = round(SteeringPanel.WIDTH * unit), round(SteeringPanel.HEIGHT * unit)
+    inset = round(Inset.WIDTH * unit), round((Inset.HEIGHT + Inset.VERDICT) * unit)
+    return {
+        "frame": Box(0, 0, wide, high),
+        "instruments": Box(margin, margin, *panel),
+        "curve": Box(wide - margin - inset[0], margin, *inset),
+        "notes": Box(0, high - strip, wide, strip),
+    }

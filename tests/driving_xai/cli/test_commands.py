@@ -600,7 +600,7 @@ def test_a_clip_that_does_not_fit_takes_nothing_from_what_was_found(run, made, t
     done = run(*line, "--gif-mb", 0.001)
     assert done.exit_code == 1
     assert "deletion" in done.output, "the table of scores"
-    assert f"{out}: 10 frames" in done.output
+    assert f"{out}: 5 frames" in done.output
     assert done.output.splitlines()[-1].startswith(f"driving-xai: {gif}: even at 240 pixels the clip has")
     assert out.exists()
     assert not gif.exists()

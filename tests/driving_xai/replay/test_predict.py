@@ -101,7 +101,7 @@ def stages(
     task, times = steering(model), StageTimes()
     predictor = Predictor(
         model,
-        method if isinstance(method, Explainer) else Function(function=method),
+        {"m": method if isinstance(method, Explainer) else Function(function=method)},
         task,
         control_every=control_every,
         device=torch.device("cpu"),

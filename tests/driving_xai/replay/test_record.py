@@ -24,6 +24,7 @@ from driving_xai.replay.predict import FRACTIONS, Explanation, FrameResult, Outp
 from driving_xai.replay.record import Means, RunningMean, open_rows, summary_of, widening
 from driving_xai.targets import left
 
+METHOD = "sign-attention"
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
@@ -32,7 +33,7 @@ def curves(count: int, seed: int = 0) -> np.ndarray:
     return np.cumsum(rng.random((count, len(FRACTIONS))), 1)
 
 
-def frame(number: int, *, random: bool = True, truth: float = 1.5) -> FrameResult:
+def frame(number: int, *, random: bool = True, truth: float = 1.5, method: str = METHOD) -> FrameResult:
     against_clean, of_random = curves(2, seed=number)
     shift = 0.5 if math.isfinite(truth) else math.nan
     seen = SourceFrame(
@@ -51,7 +52,7 @@ def frame(number: int, *, random: bool = True, truth: float = 1.5) -> FrameResul
     output = Output(0, "magnitude", left, 2.0 + number / 10, truth)
     own = {"truth": against_clean + shift, "clean": against_clean}
     control = {"truth": of_random + shift, "clean": of_random}
-    return FrameResult(seen, None, (Explanation(output, saliency, own, control if random else None),))
+    return FrameResult(seen, None, (Explanation(method, output, saliency, own, control if random else None),))
 
 
 def curves_of(result: FrameResult) -> dict[str, np.ndarray]:
@@ -95,19 +96,19 @@ class TestRunningMean:
         assert math.isnan(running.half_width())
 
     def test_the_inset_of_a_probability_shows_its_height(self) -> None:
-        means = Means(method="m", quantity=PROBABILITY, references=("target",), control_every=1)
+        means = Means(methods=("m",), quantity=PROBABILITY, references=("target",), control_every=1)
         for curve in curves(5):
             output = Output(0, "stop", left, 0.5, math.nan)
-            shown = Explanation(output, np.eye(2, dtype=np.float32), {"target": curve})
+            shown = Explanation("m", output, np.eye(2, dtype=np.float32), {"target": curve})
             means.add(frame(1)._replace(explanations=(shown,)))
         view = means.view(shown, "target")
         assert (view.area, view.frames) == (pytest.approx(np.mean((curve[1:] + curve[:-1]) / 2)), 5)
         assert np.isnan([view.random_area, *view.random_mean]).all()
 
 
-def means_of(method: str = "sign-attention", block: int = 10, control_every: int = 1) -> Means:
+def means_of(method: str = METHOD, block: int = 10, control_every: int = 1) -> Means:
     return Means(
-        method=method,
+        methods=(method,),
         quantity=STEERING_ERROR,
         references=("truth", "clean"),
         control_every=control_every,
@@ -123,31 +124,29 @@ def test_what_a_drive_has_shown_so_far_goes_by_pairs_of_the_same_frame() -> None
         means.add(result)
         (shown,) = result.explanations
         apart.append(area_of(shown.curves["clean"]) - area_of(shown.random["clean"]))
-        known = math.isfinite(means.so_far("clean").half_width)
+        known = math.isfinite(means.so_far(METHOD, "clean").half_width)
         assert known == (number == 39), "eight blocks, as for the saved verdict"
     blocks = np.array(apart).reshape(8, 5).mean(1)
     low, high = stats.t.interval(0.95, 7, loc=blocks.mean(), scale=stats.sem(blocks))
-    found = means.so_far("clean")
+    found = means.so_far(METHOD, "clean")
     assert found.difference == pytest.approx(np.mean(apart))
     assert found.half_width == pytest.approx(widening(8) * (high - low) / 2)
     assert found.driven_s == pytest.approx(8 * 2.0)
-    assert means.so_far("truth").difference == pytest.approx(found.difference), "the base is in both"
+    assert means.so_far(METHOD, "truth").difference == pytest.approx(found.difference), "the base is in both"
 
 
 def test_nothing_is_said_so_far_without_a_control_or_blocks() -> None:
     alone = means_of()
     alone.add(frame(3, random=False))
-    assert alone.so_far("clean") is None
+    assert alone.so_far(METHOD, "clean") is None
     itself = means_of(method="random")
-    itself.add(frame(3))
-    assert itself.so_far("clean") is None
+    itself.add(frame(3, method="random"))
+    assert itself.so_far("random", "clean") is None
 
 
-def written(
-    path: Path, frames: list[FrameResult], method: str = "sign-attention", control_every: int = 1
-) -> Means:
+def written(path: Path, frames: list[FrameResult], method: str = METHOD, control_every: int = 1) -> Means:
     means = means_of(method, control_every=control_every)
-    with open_rows(path, method=method, quantity=STEERING_ERROR) as rows:
+    with open_rows(path, quantity=STEERING_ERROR) as rows:
         for each in frames:
             means.add(each)
             rows.add(each)
@@ -182,7 +181,7 @@ def test_rows_say_what_was_found(tmp_path: Path) -> None:
 def test_rows_leave_memory_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "_ROWS_PER_GROUP", 40)
     path, pending = tmp_path / "per_frame.parquet", []
-    with open_rows(path, method="m", quantity=STEERING_ERROR) as log:
+    with open_rows(path, quantity=STEERING_ERROR) as log:
         for number in range(100):
             log.add(frame(number))
             pending.append(log._pending)
@@ -194,7 +193,7 @@ def test_rows_leave_memory_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_log_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def work() -> None:
-        with open_rows(tmp_path / "v.scores" / "rows.parquet", method="m", quantity=STEERING_ERROR) as log:
+        with open_rows(tmp_path / "v.scores" / "rows.parquet", quantity=STEERING_ERROR) as log:
             log.add(frame(1))
             raise error
 
@@ -232,7 +231,9 @@ def test_the_summary_is_that_of_scoring_the_same_rows(tmp_path: Path, control_ev
 
 def test_random_maps_are_their_own_control(tmp_path: Path) -> None:
     path = tmp_path / "per_frame.parquet"
-    means = written(path, [frame(number, random=False) for number in range(5)], method="random")
+    means = written(
+        path, [frame(number, random=False, method="random") for number in range(5)], method="random"
+    )
     found = summary(path, means, BlockBootstrap(block=2))
     assert [entry["method"] for entry in found["scores"]] == ["random", "random"]
     assert found["differences"] == []
