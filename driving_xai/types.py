@@ -10,7 +10,7 @@ declares none; what can be found in it is found, see `models.capabilities`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -113,6 +113,20 @@ class RecurrentModel(Protocol[State]):
         The view takes N frames, N a multiple of S: frame n is scored with state n // (N // S), so
         the N / S variants of one instant stand together.
         """
+        ...
+
+
+@runtime_checkable
+class TakesWindows(Protocol[State]):
+    """A recurrent model that takes several frames of each drive at once.
+
+    What does not depend on the state, such as the encoder of the frames, is computed for all of them together.
+    """
+
+    def steps(
+        self, windows: Float[Tensor, "B T 3 H W"], state: State | None
+    ) -> Iterator[tuple[Scores, Attention | None, State]]:
+        """What `RecurrentModel.step` returns for each of T frames of B drives, in order."""
         ...
 
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from driving_xai.data.drives import Route, Run
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.types import Frames, RecurrentModel, Scores
+from driving_xai.types import Attention, Frames, RecurrentModel, Scores, TakesWindows
 
 _FRAMES_PER_READ = 64
 
@@ -125,21 +125,45 @@ def _walk_together(
     ends = {times[-1] for times in _instants_together(runs, batch_size, every)}
     pending: list[Instants] = []
     state: Any = None
-    for t in range(len(runs[0])):
+    t = 0
+    while t < len(runs[0]):
         alive = sum(len(run) > t for run in runs)
-        frames = torch.stack([next(reader) for reader in readers[:alive]]).to(device).float() / 255
+        # As long as the same runs go on; no more frames at once than in a batch of instants.
+        count = min(max(1, batch_size // alive), len(runs[alive - 1]) - t)
+        read = [torch.stack(list(itertools.islice(reader, count))) for reader in readers[:alive]]
+        windows = torch.stack(read).to(device).float() / 255
         past = None if t == 0 else select(state, alive)
-        # Not inference_mode: gradient explanations need a state that may take part in a graph.
-        with torch.no_grad():
-            clean, _, state = model.step(frames, past)
-        if t == 0:
-            require_drives_first(state, alive)
-        if t == 0 or t % every:
-            continue
-        pending.append(Instants(np.array([run.rows[t] for run in runs[:alive]]), frames, past, clean))
-        if t in ends:
-            yield _joined(pending)
-            pending = []
+        for frames, (clean, _, state) in zip(windows.unbind(1), advance(model, windows, past), strict=True):
+            if t == 0:
+                require_drives_first(state, alive)
+            elif t % every == 0:
+                pending.append(Instants(np.array([run.rows[t] for run in runs[:alive]]), frames, past, clean))
+                if t in ends:
+                    yield _joined(pending)
+                    pending = []
+            past = state
+            t += 1
+
+
+def advance(
+    model: RecurrentModel[Any], windows: Float[Tensor, "B T 3 H W"], past: Any
+) -> list[tuple[Scores, Attention | None, Any]]:
+    """The scores, the attention and the state after each of T frames of B drives.
+
+    Args:
+        model: one that takes windows encodes all frames at once; any other goes frame by frame.
+        windows: consecutive frames of each drive.
+        past: the state before them; None starts the drives.
+    """
+    # Not inference_mode: gradient explanations need a state that may take part in a graph.
+    with torch.no_grad():
+        if isinstance(model, TakesWindows):
+            return list(model.steps(windows, past))
+        taken = []
+        for frames in windows.unbind(1):
+            taken.append(model.step(frames, past))
+            past = taken[-1][2]
+        return taken
 
 
 def _frames(route: Route, run: Run) -> Iterator[UInt8[Tensor, "3 H W"]]:

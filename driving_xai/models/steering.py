@@ -5,7 +5,7 @@ Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -267,23 +267,27 @@ class SteeringModel(nn.Module):
 
         Returns the inverse turning radius (1/m), the attention maps and the state after the last frame.
         """
+        scores, maps, states = zip(*self.steps(windows, state), strict=True)
+        return torch.cat(scores, 1), torch.stack(maps, 1), states[-1]
+
+    def steps(
+        self, windows: Float[Tensor, "B T 3 H W"], state: SteeringState | None
+    ) -> Iterator[tuple[Scores, Attention, SteeringState]]:
+        """Advances B drives by T frames, which are encoded together; see `types.TakesWindows`."""
         batch, steps = windows.shape[:2]
         evidence = self.encode(windows.flatten(0, 1)).map(lambda part: part.unflatten(0, (batch, steps)))
         state = self.initial_state(evidence.features[:, 0]) if state is None else state
-        scores, maps = [], []
         for t in range(steps):
             frame = evidence.frame(t)
             attention = self._attention(frame, state)
             modulated = self._modulate(frame, attention)
             past, state = state, self._advance(modulated, state)
-            scores.append(self.readout(modulated, past.hidden, state.hidden))
-            maps.append(self._as_map(attention, batch))
-        return torch.stack(scores, 1) * self.target_scale, torch.stack(maps, 1), state
+            scores = self.readout(modulated, past.hidden, state.hidden)[:, None] * self.target_scale
+            yield scores, self._as_map(attention, batch), state
 
     def step(self, frames: Frames, state: SteeringState | None) -> tuple[Scores, Attention, SteeringState]:
         """Advances B drives by one frame; see `types.RecurrentModel`."""
-        scores, attention, state = self(frames.unsqueeze(1), state)
-        return scores, attention[:, 0], state
+        return next(self.steps(frames.unsqueeze(1), state))
 
     def at(self, state: SteeringState | None) -> SteeringInstant:
         """The stateless view of the instant that follows `state`; None is the first of a drive."""

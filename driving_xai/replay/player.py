@@ -123,12 +123,15 @@ def _play(
     first = sessions[0]
     assert first.out is not None
     config, total = first.config, len(first.frames)
+    # Whoever looks on sees each frame at once.
+    most = 1 if show or live is not None else min(_DEPTH, config.batch_size)
     dropped, brushes = [Dropped(config.policy) for _ in sessions], Brushes(first)
     played = runs = 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
         explained = [
-            _explained(stack, session, lost, times) for session, lost in zip(sessions, dropped, strict=True)
+            _explained(stack, session, lost, times, most)
+            for session, lost in zip(sessions, dropped, strict=True)
         ]
         if live is not None:
             explained[0] = map(brushes.coming, explained[0])
@@ -182,11 +185,13 @@ def _play(
     )
 
 
-def _explained(stack: ExitStack, session: Session, dropped: Dropped, times: StageTimes) -> Iterator[Pending]:
-    """The session's frames, fetched ahead, predicted and explained."""
+def _explained(
+    stack: ExitStack, session: Session, dropped: Dropped, times: StageTimes, most: int
+) -> Iterator[Pending]:
+    """The session's frames, fetched ahead, predicted and explained, `most` of them at once."""
     predict = session.predictor(times)
     coming = stack.enter_context(ahead(session.inputs(times, dropped), _DEPTH))
-    return (predict(*each) for each in coming)
+    return predict.along(coming, most=most)
 
 
 @contextmanager

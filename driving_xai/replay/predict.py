@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor, nn
 
 from driving_xai.errors import NonFiniteError
+from driving_xai.evaluation.instants import advance
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.metrics.faithfulness import DELETED
@@ -166,15 +167,50 @@ class Predictor:
         Raises:
             NonFiniteError: a prediction or a map is not finite.
         """
-        past = None if seen.begins else self._state
+        return next(self._along([(seen, pixels)]))
+
+    def along(
+        self, frames: Iterable[tuple[SourceFrame, UInt8[np.ndarray, "h w 3"]]], *, most: int
+    ) -> Iterator[Pending]:
+        """Predicts and explains frames in order, up to `most` of an unbroken run in one pass of the encoder.
+
+        Args:
+            frames: of the source, each with the model's input.
+            most: frames that are waited for before the first of them is predicted.
+
+        Raises:
+            NonFiniteError: a prediction or a map is not finite.
+        """
+        together: list[tuple[SourceFrame, np.ndarray]] = []
+        for seen, pixels in frames:
+            if together and seen.begins:
+                yield from self._along(together)
+                together = []
+            together.append((seen, pixels))
+            if len(together) == most:
+                yield from self._along(together)
+                together = []
+        if together:
+            yield from self._along(together)
+
+    def _along(self, together: Sequence[tuple[SourceFrame, np.ndarray]]) -> Iterator[Pending]:
+        """Frames of which only the first may begin a run."""
+        past = None if together[0][0].begins else self._state
         with self._times.measure("model"), torch.no_grad():
-            frames = self._input(pixels)
-            clean, attention = self._advance(frames, past)
-            if not bool(torch.isfinite(clean).all()):
-                raise NonFiniteError(
-                    f"frame {seen.frame.index}: its prediction is NaN or infinite; check the weights"
-                )
-            prediction = self._task.read(clean, seen)
+            frames = torch.cat([self._input(pixels) for _, pixels in together])
+            steps = self._steps(frames, past)
+        for (seen, _), frame, (clean, attention, state) in zip(together, frames.split(1), steps, strict=True):
+            yield self._pending(seen, frame, past, clean, attention)
+            past = state
+
+    def _pending(
+        self, seen: SourceFrame, frames: Frames, past: Any, clean: Scores, attention: Attention | None
+    ) -> Pending:
+        if not bool(torch.isfinite(clean).all()):
+            raise NonFiniteError(
+                f"frame {seen.frame.index}: its prediction is NaN or infinite; check the weights"
+            )
+        prediction = self._task.read(clean, seen)
         with self._times.measure("explain"):
             view = self._view(past, frames, attention)
             try:
@@ -207,17 +243,19 @@ class Predictor:
         if not self._recurrent:
             return
         with self._times.measure("model"), torch.no_grad():
-            self._advance(self._input(pixels), None if seen.begins else self._state)
+            self._steps(self._input(pixels), None if seen.begins else self._state)
 
     def _input(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Frames:
         owned = pixels if pixels.flags.writeable else pixels.copy()
         return torch.from_numpy(owned).to(self._device).permute(2, 0, 1)[None].float() / 255
 
-    def _advance(self, frames: Frames, past: Any) -> tuple[Scores, Attention | None]:
+    def _steps(self, frames: Frames, past: Any) -> list[tuple[Scores, Attention | None, Any]]:
+        """What the model says of consecutive frames of one drive, and its state after each."""
         if not self._recurrent:
-            return self._model(frames), None
-        clean, attention, self._state = self._model.step(frames, past)
-        return clean, attention
+            return [(clean, None, None) for clean in self._model(frames).split(1)]
+        steps = advance(self._model, frames[None], past)
+        self._state = steps[-1][2]
+        return steps
 
     def _view(self, past: Any, frames: Frames, attention: Attention | None) -> FrameModel:
         view = self._model.at(past) if self._recurrent else self._model

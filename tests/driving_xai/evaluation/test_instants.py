@@ -69,6 +69,37 @@ def test_every_instant_comes_once_with_its_own_past(batch_size, every):
     assert instants_of(RUNS, every) == len(expected)
 
 
+class SummingWindows(Summing):
+    """The same, several frames of each drive at once."""
+
+    def __init__(self):
+        self.taken = []
+
+    def steps(self, windows, state):
+        self.taken.append(windows.shape[:2])
+        for frames in windows.unbind(1):
+            found = self.step(frames, state)
+            state = found[2]
+            yield found
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_frames_are_encoded_together_and_nothing_changes(batch_size, every):
+    model = SummingWindows()
+    together = list(walk(model, NumberedRoute(), RUNS, batch_size=batch_size, every=every))
+    alone = list(walk(Summing(), NumberedRoute(), RUNS, batch_size=batch_size, every=every))
+    for ours, theirs in zip(together, alone, strict=True):
+        for name in ("rows", "frames", "clean"):
+            assert (getattr(ours, name) == getattr(theirs, name)).all()
+        assert (ours.past.total == theirs.past.total).all()
+    assert max(drives * frames for drives, frames in model.taken) <= batch_size
+    assert sum(drives * frames for drives, frames in model.taken) <= sum(map(len, RUNS)), "each frame once"
+    if batch_size == 64:
+        # 80, 31, 5, 5 and 1 frames: all five runs for a frame, four until 5, two until 31, then one alone.
+        assert len(model.taken) == 1 + 1 + 1 + 1
+
+
 def test_batches_are_filled():
     """80 frames beside 31 and 5 and 5: no batch but the last is small by more than the runs abreast."""
     sizes = [len(batch.rows) for batch in walk(Summing(), NumberedRoute(), RUNS, batch_size=8)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ from driving_xai.evaluation.results import Results
 from driving_xai.evaluation.run import ScoreConfig, score
 from driving_xai.explain.base import Explainer, Function
 from driving_xai.explain.baselines import RandomOrder
+from driving_xai.explain.registry import fitted
+from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.frames import SourceFrame
@@ -117,6 +119,62 @@ def played(
     """Every frame predicted and scored, one after the other."""
     predictor, scorer = stages(model or Linear(), **changes)
     return [scorer(predictor(*each)) for each in frames]
+
+
+@pytest.mark.parametrize("kind", ["sign", "soft"])
+def test_frames_of_a_file_are_encoded_together_with_equal_scores(kind: str) -> None:
+    torch.manual_seed(0)
+    model = SteeringModel(SteeringConfig(hidden_size=8, attention=kind)).eval()  # type: ignore[arg-type]
+    model.target_scale.fill_(5e-3)
+    draw = np.random.default_rng(0)
+    frames = [
+        (seen, draw.integers(0, 256, (80, 160, 3), dtype=np.uint8)) for seen, _ in drive(11, begins=(0, 6))
+    ]
+    calls: list[int] = []
+    with model.encoder.register_forward_hook(lambda _module, given, _out: calls.append(len(given[0]))):
+        method = f"{kind}-attention"
+        explainer = fitted(method, model)
+        predictor, scorer = stages(model, explainer)
+        together = [scorer(each) for each in predictor.along(frames, most=4)]
+    assert [call for call in calls if call in (1, 2, 3, 4)][:1] == [4]
+    predictor, scorer = stages(model, explainer)
+    for ours, alone in zip(together, [scorer(predictor(*each)) for each in frames], strict=True):
+        assert ours.prediction.predicted.angle_deg == pytest.approx(
+            alone.prediction.predicted.angle_deg, rel=1e-4, abs=1e-5
+        )
+        (one,), (other,) = ours.explanations, alone.explanations
+        np.testing.assert_allclose(one.saliency, other.saliency, rtol=1e-4)
+        assert (one.curves is None) == (other.curves is None)
+        if one.curves is not None and other.curves is not None:
+            np.testing.assert_allclose(one.curves["clean"], other.curves["clean"], rtol=1e-3, atol=1e-4)
+
+
+def test_runs_are_not_encoded_together_and_a_viewer_waits_for_no_other_frame() -> None:
+    class Counting(Linear):
+        taken: ClassVar[list[int]] = []
+
+        def steps(self, windows: torch.Tensor, state: Any) -> Iterator[Any]:
+            self.taken.append(windows.shape[1])
+            for each in windows.unbind(1):
+                found = self.step(each, state)
+                state = found[2]
+                yield found
+
+    frames = drive(11, begins=(0, 6))
+    predictor, _ = stages(Counting())
+    list(predictor.along(frames, most=4))
+    assert Counting.taken == [4, 2, 4, 1]
+    read: list[int] = []
+
+    def noted() -> Iterator[Any]:
+        for number, each in enumerate(frames):
+            read.append(number)
+            yield each
+
+    coming = stages(Counting())[0].along(noted(), most=1)
+    for number in range(3):
+        assert next(coming).result.seen.frame.index == number
+        assert read[-1] == number
 
 
 def curves(result: FrameResult) -> Any:
