@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from driving_xai.replay.player import ReplayResult
 
 
+_FILM = "Film"
+
+
 def replay(
     checkpoint: Checkpoint,
     source: Annotated[
@@ -55,6 +58,7 @@ def replay(
             "--compare",
             metavar="CHECKPOINT",
             help="Another model, shown side by side with the first; repeatable.",
+            rich_help_panel=_FILM,
         ),
     ] = None,
     label: Annotated[
@@ -63,6 +67,7 @@ def replay(
             "--label",
             metavar="NAME",
             help="A name for each model, or each method of one model, over its picture; repeatable.",
+            rich_help_panel=_FILM,
         ),
     ] = None,
     score: Annotated[
@@ -111,24 +116,35 @@ def replay(
         Literal["overlay", "grid", "cycle", "portrait", "compact"] | None,
         typer.Option(
             help="Of steering overlay, of actions grid (a tile for each) or cycle (one map after the other); for "
-            "phones portrait or compact. [default: overlay, grid]"
+            "phones portrait or compact. [default: overlay, grid]",
+            rich_help_panel=_FILM,
         ),
     ] = None,
     original: Annotated[
-        bool | None, typer.Option("--original", help="Show the camera's frame too, side by side.")
+        bool | None,
+        typer.Option("--original", help="Show the camera's frame too, side by side.", rich_help_panel=_FILM),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            metavar="WIDTHxHEIGHT", help="Size of the video in pixels. [default: by source and layout]"
+            metavar="WIDTHxHEIGHT",
+            help="Size of the video in pixels. [default: by source and layout]",
+            rich_help_panel=_FILM,
         ),
     ] = None,
     cards: Annotated[
         bool | None,
-        typer.Option("--cards", help="Begin with a title card, end with the verdict in a sentence."),
+        typer.Option(
+            "--cards",
+            help="Begin with a title card, end with the verdict in a sentence.",
+            rich_help_panel=_FILM,
+        ),
     ] = None,
     title: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Of the title card; brings --cards with it.")
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Of the title card; brings --cards with it.", rich_help_panel=_FILM
+        ),
     ] = None,
     against: Annotated[
         tables.Against | None,
@@ -143,10 +159,16 @@ def replay(
     ] = None,
     colormap: Annotated[
         Literal["inferno", "plasma", "viridis", "turbo"] | None,
-        typer.Option(help="Colours of the evidence; turbo shows best on dark roads. [default: inferno]"),
+        typer.Option(
+            help="Colours of the evidence; turbo shows best on dark roads. [default: inferno]",
+            rich_help_panel=_FILM,
+        ),
     ] = None,
     opacity: Annotated[
-        float | None, typer.Option(help="Opacity of the strongest evidence, up to 1. [default: 0.72]")
+        float | None,
+        typer.Option(
+            help="Opacity of the strongest evidence, up to 1. [default: 0.72]", rich_help_panel=_FILM
+        ),
     ] = None,
     gif: Annotated[
         Path | None,

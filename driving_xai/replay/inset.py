@@ -138,17 +138,20 @@ class Inset:
 
     def _areas(self, picture: Image, view: CurveView) -> None:
         known = math.isfinite(view.half_width)
-        interval = f" ±{self._number(view.half_width, view.mean_area)}" if known else ""
+        interval = f" ±{self.number(view.half_width, view.mean_area)}" if known else ""
         texts = (
-            (f"area {self._number(view.area)}{self.curve_unit.area}", EVIDENCE, 10),
-            (f"mean {self._number(view.mean_area)}{interval}", _DIMMED, 94),
-            (f"random {self._number(view.random_area)}", MUTED, 187),
+            (f"area {self.number(view.area)}{self.curve_unit.area}", EVIDENCE, 10),
+            (f"mean {self.number(view.mean_area)}{interval}", _DIMMED, 94),
+            (f"random {self.number(view.random_area)}", MUTED, 187),
         )
         baseline = self.height - round((8 + self._below) * self.unit)
-        last = self.width - round(8 * self.unit)
-        for text, colour, x in texts:
-            left = min(round(x * self.unit), last - self._text.width(text))
+        room, gap = self.width - round(8 * self.unit), round(6 * self.unit)
+        for text, colour, x in reversed(
+            texts
+        ):  # From the right: the mean has no more room than the last one leaves.
+            left = min(round(x * self.unit), room - self._text.width(text))
             self._text.draw(picture, text, (left, baseline), colour)
+            room = left - gap
         if self._below and view.verdict is not None:
             at = (round(10 * self.unit), self.height - round(8 * self.unit))
             self._text.draw(picture, view.verdict.short, at, _TEXT)
@@ -183,7 +186,7 @@ class Inset:
             label = f"{100 * fraction:g}" + (" %" if fraction == self.last_fraction else "")
             self._small.draw(picture, label, (round(x), round(bottom + 14 * u)), MUTED, anchor="middle")
 
-    def _number(self, value: float, beside: float | None = None) -> str:
+    def number(self, value: float, beside: float | None = None) -> str:
         """With decimals where it, or the value that it stands beside, is below ten."""
         if not math.isfinite(value):
             return "-"

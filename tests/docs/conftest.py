@@ -52,6 +52,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("before", "after", "drive.scores"):
         shutil.copytree(folder / "scores", folder / name)
     shutil.copytree(folder / "model", folder / "demo" / "model")
+    shutil.copytree(folder / "model", folder / "retrained")
     (folder / "demo" / "unseen.toml").write_text("seconds = 24.0\nrate_hz = 5.0\nheight = 48\nwidth = 64\n")
     return folder
 

@@ -15,9 +15,16 @@ from data_prep.geometry import Geometry
 from data_prep.schema import Image
 from driving_xai.replay.config import Layout as Name
 from driving_xai.replay.film import part_of, scaled
-from driving_xai.replay.inset import CurveView, Inset
+from driving_xai.replay.inset import EVIDENCE, CurveView, Inset
 from driving_xai.replay.layout import Box, Column, Layout, Panel, Row, extent, place
-from driving_xai.replay.tasks.instruments import Camera, Steering, SteeringPanel, View, draw_path
+from driving_xai.replay.tasks.instruments import (
+    DRIVER,
+    Camera,
+    Steering,
+    SteeringPanel,
+    View,
+    draw_path,
+)
 from driving_xai.viz.heat import (
     LEAST_HEIGHT,
     LEAST_WIDTH,
@@ -40,6 +47,7 @@ from driving_xai.viz.lettering import (
     fitted,
     lettering,
     shade,
+    wrapped,
 )
 
 WARNING: Colour = (255, 112, 96)
@@ -87,6 +95,8 @@ class OverlayConfig:
 _PHONE_PX = 720
 """Width of the layouts for phones, where a source's frames are as small or smaller."""
 _MARGIN = 10
+_VERDICT_WIDTH = 180
+"""Of the words that stand for the curve, next to a wheel that is 226 wide."""
 _NOTES = 0.1
 """Height of the two lines below everything in layouts for phones, over the width."""
 
@@ -100,8 +110,11 @@ def layout_of(name: Name, frame: float, *, scored: bool) -> Layout:
         scored: whether there is a curve.
     """
     instruments = Panel("instruments", SteeringPanel.HEIGHT / SteeringPanel.WIDTH)
-    curve = (Panel("curve", (Inset.HEIGHT + Inset.VERDICT) / Inset.WIDTH),) if scored else ()
-    below = (instruments, *curve) if name == "portrait" else (Row((instruments, *curve)),)
+    below: tuple[Layout, ...] = (instruments,)
+    if scored and name == "portrait":
+        below = (instruments, Panel("curve", (Inset.HEIGHT + Inset.VERDICT) / Inset.WIDTH))
+    elif scored:  # A curve as small as that could not be read on a phone.
+        below = (Row((instruments, Panel("verdict", SteeringPanel.HEIGHT / _VERDICT_WIDTH))),)
     return Column((Panel("frame", frame), *below, Panel("notes", _NOTES)))
 
 
@@ -181,7 +194,9 @@ class Overlay:
             )
         box = self._boxes["instruments"]
         self.panel.draw(picture, box.left, box.top, instant.predicted, instant.measured, instant.speed_mps)
-        if instant.curve is not None:
+        if instant.curve is not None and "verdict" in self._boxes:
+            self._draw_verdict(part_of(picture, self._boxes["verdict"]), instant.curve)
+        elif instant.curve is not None:
             box = self._boxes["curve"]
             self.inset.draw(picture, box.left, box.top, instant.curve, axis_top_deg)
         if degenerate:
@@ -193,11 +208,25 @@ class Overlay:
         """A hairline around what the model sees, where that is not all."""
         top, bottom, left, right = self.region
         edges = [picture[top, left:right]] if top else []
-        edges += [picture[bottom - 1, left:right]] if bottom < self.height else []
+        edges += [picture[bottom - 1, left:right]] if bottom < len(picture) else []
         edges += [picture[top:bottom, left]] if left else []
-        edges += [picture[top:bottom, right - 1]] if right < self.width else []
+        edges += [picture[top:bottom, right - 1]] if right < picture.shape[1] else []
         for edge in edges:
             edge[:] = edge // 4 * 3 + 63
+
+    def _draw_verdict(self, part: Image, curve: CurveView) -> None:
+        """The curve in words: the areas, and what the drive has shown so far."""
+        unit = part.shape[1] / _VERDICT_WIDTH
+        letters, room = lettering(round(12 * unit)), part.shape[1] - round(8 * unit)
+        area, random = (self.inset.number(value) for value in (curve.mean_area, curve.random_area))
+        said = [(f"mean area {area}, random {random}", EVIDENCE)]
+        if curve.verdict is not None:
+            said.append((curve.verdict.short, DRIVER))
+        lines = [(line, colour) for text, colour in said for line in wrapped(text, letters, room)]
+        apart = round(16.5 * unit)
+        baseline = (part.shape[0] - apart * (len(lines) - 1)) // 2 + round(4.5 * unit)
+        for number, (line, colour) in enumerate(lines):
+            letters.draw(part, line, (0, baseline + number * apart), colour)
 
     def _warn(self, picture: Image, text: str) -> None:
         letters = lettering(round(14 * self.unit))

@@ -279,6 +279,18 @@ def test_fills_of_the_command_line_stand_in_place_of_the_files(
         ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
         ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
         ("replay {model} {route} -o {out}.mp4 --seed -1", "got seed -1, expected a whole number from 0 to"),
+        (
+            "replay {model} {route} -o {out}.mp4 --size 640",
+            "--size is '640'; expected WIDTHxHEIGHT in pixels",
+        ),
+        (
+            "replay {model} {route} -o {out}.mp4 --size 9x9",
+            "got size 9x9, expected 120 to 8192 pixels each way",
+        ),
+        ("replay {model} {route} -o {out}.mp4 --layout grid", "layout grid is not for models of steering"),
+        ("replay {model} {route} -o {out}.mp4 --label a --label b", "got 2 labels for 1 methods"),
+        ("replay {model} {route} -o {out}.mp4 --method rise,rise", "got method 'rise' twice"),
+        ("replay {model} {route} --serve 0 --method rise,lime", "several methods or models are for a film"),
         ("replay {model} {route} -o {out}.mp4 --gif {out}.avi", "ends in .gif or .webp"),
         ("replay {model} {route} -o {out}.mp4 --gif {out}.gif --gif-mb nan", "expected a number over 0"),
         ("replay {model} {route} --serve 0 --gif {out}.gif", "give --out FILE.mp4 with it"),

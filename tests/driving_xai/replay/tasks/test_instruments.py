@@ -96,6 +96,35 @@ def test_an_absurd_curvature_is_drawn_without_failing(per_m: float) -> None:
     assert picture.any()
 
 
+@pytest.mark.parametrize("speed_mps", [5.0, 10.0, 20.0])
+def test_a_path_ends_where_the_car_is_in_two_seconds_and_fades_until_there(speed_mps: float) -> None:
+    view, picture = View.of(CAMERA, 480, 640, None), np.zeros((480, 640, 3), np.uint8)
+    draw_path(picture, view, UNKNOWN, STRAIGHT, 1.0, speed_mps=speed_mps)
+    strength = picture.max((1, 2)).astype(int)
+    rows = np.flatnonzero(strength)
+    depth = view.depth_m(np.arange(480.0))
+    assert depth[rows[0]] <= 2 * speed_mps + 1, "no farther"
+    assert depth[rows[0]] > 1.2 * speed_mps, "and not much nearer: the end is faint"
+    assert strength[470] > 230
+    assert (np.diff(strength[rows]) >= -2).all(), "fainter row by row into the distance"
+
+
+def test_a_car_that_stands_has_no_path() -> None:
+    picture = np.zeros((480, 640, 3), np.uint8)
+    draw_path(picture, View.of(CAMERA, 480, 640, None), STRAIGHT, STRAIGHT, 1.0, speed_mps=0.0)
+    assert not picture.any()
+
+
+def test_a_panel_with_few_lines_has_larger_ones() -> None:
+    def height_of_text(picture: np.ndarray) -> int:
+        rows = np.flatnonzero((picture[:, 104:] == MODEL).all(2).any(1))
+        return int(rows[-1] - rows[0])
+
+    few = drawn_panel(STRAIGHT, UNKNOWN, labelled=False)
+    many = drawn_panel(STRAIGHT, UNKNOWN, labelled=True, speed_known=True)
+    assert height_of_text(few) >= 1.2 * height_of_text(many)
+
+
 def drawn_panel(predicted: Steering, measured: Steering, **options: bool) -> np.ndarray:
     how = {"labelled": True, "speed_known": False, **options}
     panel = SteeringPanel(1.0, legend=GRADIENT, **how)
