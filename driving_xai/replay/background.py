@@ -128,8 +128,13 @@ class Consumer(Generic[T]):
             self._stop.set()
             self._thread.join()
             return
-        _put(self._given, _END, self._stop)
-        self._thread.join()
+        try:
+            _put(self._given, _END, self._stop)
+            self._thread.join()
+        except BaseException:  # Ctrl-C meanwhile: what the items go to is about to be closed.
+            self._stop.set()
+            self._thread.join()
+            raise
         self._raise()
 
     def _run(self) -> None:

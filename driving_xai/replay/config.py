@@ -90,7 +90,7 @@ class ReplayConfig(Checked):
     """Of folders of images, which have no times, 20 a second unless given; of labelled images, 2."""
     path: bool = True
     """Draws the projected paths of steering, where the camera is known or `horizon` is given."""
-    horizon: Annotated[float, Interval(ge=0, lt=1)] | None = None
+    horizon: float | None = None
     """Row of the horizon for them, as a fraction of the height; None goes by the reader."""
     colormap: Colormap = "inferno"
     """Of the evidence; maps with evidence against the prediction are red and blue in any case."""
@@ -106,6 +106,8 @@ class ReplayConfig(Checked):
         require_methods([*([self.method] if self.method else []), *self.compared], self.options, least=0)
         if self.compared and _CONTROL in (self.method, *self.compared):
             raise ValueError("random is what every method is compared with; leave it out of the methods")
+        if self.horizon is not None and not 0 <= self.horizon < 1:
+            raise ValueError(f"got horizon {self.horizon}, expected 0 to below 1, a fraction of the height")
         if self.size is not None and not all(LEAST_PX <= side <= MOST_PX for side in self.size):
             raise ValueError(
                 f"got size {self.size[0]}x{self.size[1]}, expected {LEAST_PX} to {MOST_PX} pixels each way"

@@ -88,8 +88,9 @@ def replay(
         CheckpointError: the model does not say what its outputs mean, or the checkpoint not how its frames
             were cut.
         OptionError: an option is for models of another task, there are too many pictures, or not a label for each.
-        DataError: the models cannot play the same frames; the source is missing, empty, damaged so that nothing is left or the policy refuses it, does not fit
-            the checkpoint, or nothing of it can be scored; or another run is writing `out`.
+        DataError: the source is missing, empty, damaged so that nothing is left or the policy refuses it, does not fit
+            the checkpoint, or nothing of it can be scored; the models cannot play the same frames; or another run is
+            writing `out`.
         UnsupportedModelError: the model lacks what the method needs.
         VideoError: no H.264 encoder, no window to show, or the video cannot be written.
     """
@@ -170,18 +171,28 @@ def _play(
         close_with_card(sessions, renderer, scored, labels)
     if live is not None:
         live.end()
+    return _saved(sessions, renderer, counts, scored)
+
+
+def _saved(
+    sessions: Sequence[Session], renderer: Renderer, counts: Played, scored: Sequence[Mapping[str, Any]]
+) -> ReplayResult:
+    """Writes what was found, once the video has its name; nothing where nothing was scored."""
+    first = sessions[0]
+    assert first.out is not None
     assert renderer.sink is not None
     summaries = [
         session.save_summary(counts, scene, renderer.sink, found)
-        for (session, scene), found in zip(pairs, scored, strict=True)
+        for session, scene, found in zip(sessions, renderer.scenes, scored, strict=False)
     ]
+    folders = tuple(session.scores for session, _ in zip(sessions, summaries, strict=False))
     return ReplayResult(
         first.out,
-        played,
+        counts.frames,
         counts.dropped,
-        first.scores if config.score else None,
+        folders[0] if folders else None,
         summaries[0] if summaries else None,
-        tuple(session.scores for session, _ in pairs),
+        folders,
     )
 
 

@@ -278,7 +278,7 @@ def test_fills_of_the_command_line_stand_in_place_of_the_files(
         ("score {model} {shards} -o {out}", "got method none, expected some of"),
         ("score {model} {shards} -o {out} --method random --device cuda", "no CUDA device"),
         ("replay {model} {route} -o {out}", "expected a name that ends in .mp4"),
-        ("replay {model} {route} -o {out}.mp4 --seed -1", "got seed -1, expected a whole number from 0 to"),
+        ("replay {model} {route} -o {out}.mp4 --seed -1", "seed is -1; expected 0 or more"),
         (
             "replay {model} {route} -o {out}.mp4 --size 640",
             "--size is '640'; expected WIDTHxHEIGHT in pixels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import threading
 import time
@@ -127,3 +128,23 @@ def test_stage_times_add_up() -> None:
         raise ValueError
     assert times.seconds["decode"] >= 0.03
     assert times.seconds["model"] >= 0.01
+
+
+def test_ctrl_c_while_the_last_items_are_handled_waits_for_the_thread() -> None:
+    """What the items go to is closed next: a thread that still wrote into a video ended the process."""
+    handled: list[int] = []
+
+    def handle(item: int) -> None:
+        time.sleep(0.1)  # The block is being left.
+        _thread.interrupt_main()
+        time.sleep(0.2)
+        handled.append(item)
+
+    def work() -> None:
+        with Consumer(handle, depth=4) as consumer:
+            consumer.put(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert handled == [1]
+    assert not replay_threads()

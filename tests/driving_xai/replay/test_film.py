@@ -182,7 +182,7 @@ def test_cards_stand_before_and_after_and_results_know_where_the_drive_begins(
         ({"method": "gradient", "compared": ("gradient",)}, "twice"),
         ({"compared": ("random",)}, "random is what every method is compared with"),
         ({"horizon": 5.0}, "got horizon 5.0, expected 0 to below 1"),
-        ({"seed": -1}, "got seed -1"),
+        ({"seed": -1}, "seed is -1; expected"),
     ],
 )
 def test_what_makes_no_film_is_refused(how: dict, said: str) -> None:
