@@ -92,7 +92,8 @@ def test_after_a_seek_the_model_remembers_what_came_before(watched: Watched, wri
     assert watched.seen[shown][1].frame == sought, "what only fills the memory is not shown"
     expected = written.seen[sought][1]
     assert stats.predicted == expected.predicted
-    assert stats.area == expected.area
+    # Frames of a file are encoded together, those of a viewer one by one: equal but for rounding.
+    assert stats.area == pytest.approx(expected.area, rel=1e-5)
     assert (stats.scored, expected.scored) == (1, sought), "means begin anew"
 
 
