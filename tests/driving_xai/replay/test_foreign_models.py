@@ -135,7 +135,9 @@ def test_the_caption_says_how_a_frame_was_made_to_fit(
     monkeypatch.setattr(
         steering.SteeringTask,
         "painter",
-        lambda self, first, provenance: said.append(provenance) or original(self, first, provenance),
+        lambda self, first, provenance, **how: (
+            said.append(provenance) or original(self, first, provenance, **how)
+        ),
     )
     for model in (PilotNet(), Nested()):
         replay(wrapped(model), recording, tmp_path / "v.mp4", ReplayConfig(**FAST, end_s=0.1, score=False))
