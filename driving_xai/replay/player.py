@@ -130,7 +130,7 @@ def _play(
     played = runs = 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
-        explained = [
+        explained: list[Iterator[Pending]] = [
             _explained(stack, session, lost, times, most)
             for session, lost in zip(sessions, dropped, strict=True)
         ]
