@@ -110,7 +110,13 @@ def _headline(
     if unknown or not margins:
         reason = unknown[0]["reason"] if unknown else "no control was scored"
         nothing = {"mean": None, "low": None, "high": None, "reason": reason}
-        rest = {"mean": None, "controls": {}, "p_holm": None, "blocks": None, "comparisons": 0}
+        rest: dict[str, Any] = {
+            "mean": None,
+            "controls": {},
+            "p_holm": None,
+            "blocks": None,
+            "comparisons": 0,
+        }
         return {**entry, **rest, "fill": None, "control": None, "margin": nothing, "by_fill": {}}
     fill, control = worst = min(margins, key=lambda each: margins[each]["mean"])
     under = {

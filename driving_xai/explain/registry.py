@@ -314,7 +314,7 @@ def near_method(name: str = "") -> str:
         >>> near_method("GradCAM"), near_method("integrated-gradient"), near_method("xyz")
         ('; did you mean grad-cam?', '; did you mean integrated-gradients?', '')
     """
-    by_class = {entry.target.rpartition(":")[2]: method for method, entry in reversed(METHODS.items())}
+    by_class = {entry.target.rpartition(":")[2]: method for method, entry in reversed(list(METHODS.items()))}
     names = {
         **{each.lower(): method for each, method in by_class.items()},
         **{each: each for each in METHODS},

@@ -148,8 +148,8 @@ def _require_size(size: object) -> None:
 
 
 def _require_names(names: object) -> None:
-    some = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
-    if not some or not all(isinstance(each, str) for each in names) or len(set(names)) < len(names):  # type: ignore[attr-defined, arg-type]
+    texts = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else []
+    if not texts or not all(isinstance(each, str) for each in texts) or len(set(texts)) < len(texts):
         raise ValueError(f"got names {_short(names)}; expected one or more texts, none twice")
 
 

@@ -106,8 +106,9 @@ def replay(
         remove_leftovers(out.parent, of=out.name)
         for session in sessions:
             remove_leftovers(session.scores)
-            for line in session.what_runs() if on_start is not None else ():
-                on_start(line)
+            if on_start is not None:
+                for line in session.what_runs():
+                    on_start(line)
         return _play(sessions, labels, show=show, live=live, on_progress=on_progress, times=times)
 
 
