@@ -30,7 +30,7 @@ from data_prep.schema import Vehicle
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.values import Interval, build, checked
 from driving_xai.errors import CheckpointError, UnsupportedModelError
-from driving_xai.models.declared import declared_outputs, is_recurrent
+from driving_xai.models.declared import at_instant, declared_outputs
 from driving_xai.types import Frames, Outputs, Scores
 
 SCHEMA = "driving-xai-checkpoint/1"
@@ -70,8 +70,7 @@ class Checkpoint:
 
     def __call__(self, frames: Frames) -> Scores:
         """The model's scores; a recurrent model takes each frame as the first of a drive."""
-        view = self.model.at(None) if is_recurrent(self.model) else self.model
-        return view(frames)
+        return at_instant(self.model)(frames)
 
     @property
     def outputs(self) -> Outputs:

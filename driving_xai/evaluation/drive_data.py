@@ -23,7 +23,7 @@ from driving_xai.evaluation.selection import choose_rows, every_batch, require_g
 from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity, SteeringError, angle_deg
 from driving_xai.models.capabilities import device_of
-from driving_xai.models.declared import is_recurrent
+from driving_xai.models.declared import at_instant, is_recurrent
 from driving_xai.targets import by_name
 
 
@@ -132,7 +132,7 @@ class DriveData:
         clean_deg = angle_deg(instants.clean, scale)
         return EvalBatch(
             rows=rows,
-            model=self._model.at(instants.past),
+            model=at_instant(self._model, instants.past),
             frames=instants.frames,
             clean=instants.clean,
             target=self._rule(instants.clean),

@@ -14,6 +14,7 @@ from torch import nn
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.declared import (
+    at_instant,
     declared_encoder,
     declared_feature_map,
     declared_input_size,
@@ -39,13 +40,11 @@ def frame_model(model: object) -> FrameModel:
         UnsupportedModelError: it cannot be called.
     """
     found = unwrapped(model)
-    if is_recurrent(found):
-        return found.at(None)
-    if not callable(found):
+    if not is_recurrent(found) and not callable(found):
         raise UnsupportedModelError(
             f"{type(found).__name__} cannot be called; give a network, or wrap(network)"
         )
-    return found
+    return at_instant(found)
 
 
 def unwrapped(model: object) -> object:

@@ -13,6 +13,7 @@ from torch import nn
 
 from driving_xai.types import (
     FeatureMap,
+    FrameModel,
     HasEncoder,
     HasFeatureMap,
     HasInputSize,
@@ -36,6 +37,31 @@ def is_recurrent(model: object) -> TypeGuard[RecurrentModel[Any]]:
         False
     """
     return isinstance(model, RecurrentModel) and callable(model.step) and callable(model.at)
+
+
+def at_instant(model: Any, state: Any = None) -> FrameModel:
+    """A recurrent model at one instant of its drive; any other model as it is.
+
+    A view that `at` builds anew as a module begins in training mode, whatever mode the model is in. Its new parts
+    take the model's.
+
+    Args:
+        state: after the frame before; None at the first frame of a drive.
+
+    Example:
+        >>> network = nn.Flatten()
+        >>> at_instant(network) is network
+        True
+    """
+    if not is_recurrent(model):
+        return model
+    view = model.at(state)
+    if isinstance(view, nn.Module) and isinstance(model, nn.Module) and view.training != model.training:
+        known = set(model.modules())
+        for module in view.modules():
+            if module not in known:
+                module.training = model.training
+    return view
 
 
 def declared_outputs(model: object) -> Outputs | None:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.declared import declared_network, is_recurrent
+from driving_xai.models.declared import at_instant, declared_network
 from driving_xai.models.forward_trace import (
     Move,
     Run,
@@ -176,7 +176,7 @@ def _first_that_acts(network: nn.Module, seen: _Pass, places: Iterable[int]) -> 
 
 def _scores(network: nn.Module, frames: Frames) -> Any:
     # A model of a drive scores them as the first of one.
-    model: Any = network.at(None) if is_recurrent(network) else network
+    model: Any = at_instant(network)
     with evaluating(network):
         return model(frames.clone())
 

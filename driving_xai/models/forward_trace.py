@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from driving_xai.errors import FrameSizeError
-from driving_xai.models.declared import is_recurrent
+from driving_xai.models.declared import at_instant
 from driving_xai.types import Frames
 
 _ATEN = torch.ops.aten
@@ -100,7 +100,7 @@ def _forward(network: nn.Module, frames: Frames, record: Record) -> None:
 
     handles = (module.register_forward_hook(remember) for module in network.modules())
     # A model of a drive scores them as the first of one.
-    model: Any = network.at(None) if is_recurrent(network) else network
+    model: Any = at_instant(network)
     with (
         torch.inference_mode(False),
         evaluating(network),

@@ -20,7 +20,7 @@ from driving_xai.evaluation.instants import advance
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.metrics.faithfulness import DELETED
-from driving_xai.models.declared import is_recurrent
+from driving_xai.models.declared import at_instant, is_recurrent
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
@@ -258,7 +258,7 @@ class Predictor:
         return steps
 
     def _view(self, past: Any, frames: Frames, attention: Attention | None) -> FrameModel:
-        view = self._model.at(past) if self._recurrent else self._model
+        view = at_instant(self._model, past)
         return view if attention is None else _Seen(view, frames, attention)
 
     def _explained(
@@ -295,7 +295,7 @@ class FrameScorer:
         if not pending.scorable:
             return pending.result
         with self.times.measure("score"):
-            view = self.model.at(pending.past) if is_recurrent(self.model) else self.model
+            view = at_instant(self.model, pending.past)
             scores = self._scores(view, pending)
             task, result = self.task, pending.result
 

@@ -26,8 +26,9 @@ from data_prep.schema import Image
 from driving_xai.evaluation.brush_cases import LONGEST_NOTE, SCHEMA, Case, save_case
 from driving_xai.explain.lime import Slic
 from driving_xai.metrics.region_removal import RegionRemoval, remove_region
+from driving_xai.models.declared import at_instant
 from driving_xai.perturb import Fill, blank
-from driving_xai.replay.predict import FrameResult, Pending, is_recurrent, twin
+from driving_xai.replay.predict import FrameResult, Pending, twin
 from driving_xai.replay.session import Session
 
 MOST_OUTPUTS = 12
@@ -174,7 +175,7 @@ class BrushFrame:
         config = brushes.session.config
         model = brushes.model
         found = remove_region(
-            model.at(pending.past) if is_recurrent(model) else model,
+            at_instant(model, pending.past),
             pending.frames,
             mask,
             seed=config.seed,

@@ -19,6 +19,7 @@ from driving_xai.models.capabilities import (
     sample_frames,
     vision_transformer_of,
 )
+from driving_xai.models.declared import at_instant
 from driving_xai.models.foreign import as_checkpoint
 from driving_xai.models.wrap import wrap
 from driving_xai.replay.methods import default_method
@@ -149,3 +150,35 @@ def test_metrics_refuse_scores_that_are_not_finite(name: str) -> None:
     model.net[4].weight.data.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="got NaN or infinity from the model"):
         metrics.build(name)(model.eval(), FRAMES, torch.rand(2, 12, 16), output(0))
+
+
+class Built(nn.Module):
+    """A recurrent model that builds its view of an instant anew, as a module around a part of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def step(self, frames, state):
+        return self.layers(frames), state
+
+    def at(self, state):
+        return nn.Sequential(self.layers, nn.Dropout())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_view_that_is_built_anew_is_in_the_mode_of_its_model(training: bool) -> None:
+    model = Built().train(training)
+    assert at_instant(model).training is training
+    if training:
+        with pytest.raises(UnsupportedModelError, match="in training mode"):
+            require_eval_mode(frame_model(model))
+    else:
+        require_eval_mode(frame_model(model))
+
+
+def test_a_part_of_a_models_own_keeps_its_mode_in_a_view() -> None:
+    model = Built().eval()
+    model.layers[1].train()
+    view = at_instant(model)
+    assert [module.training for module in view.modules()] == [False, False, False, True, False, False, False, False]
