@@ -93,7 +93,7 @@ class LibraryCAM(Adapter):
                 **self._of_call,
             )
         (maps,) = raw
-        return to_frame_grid(maps.to(frames).relu(), frames)
+        return to_frame_grid(maps.to(frames).relu(), frames, at.cells)
 
 
 class _Row:

@@ -23,6 +23,7 @@ from driving_xai import targets
 from driving_xai.errors import OptionError, UnsupportedModelError
 from driving_xai.explain import adapters
 from driving_xai.explain.adapters import load_explainer
+from driving_xai.explain.cam import GradCAM
 
 CAPTUM = {
     "Saliency": {},
@@ -103,6 +104,18 @@ def test_grad_cams_numbers_before_they_are_stretched(name) -> None:
     np.testing.assert_allclose(stretched, seeded(plain), rtol=0, atol=1e-6)
     assert found.amin() >= 0
     assert not np.allclose(found.amax((1, 2)), 1, atol=1e-3), "raw, and not stretched to [0, 1]"
+
+
+def test_a_cam_of_the_library_lies_where_ours_does() -> None:
+    """Cells of padded, strided convolutions are centred off an even grid: what is compared is the method alone."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 5, 3, 2, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)),
+    ).double().eval()  # fmt: skip
+    theirs = load_explainer("grad-cam:GradCAM")(net, frames(), targets.output(1))
+    torch.testing.assert_close(theirs, GradCAM()(net, frames(), targets.output(1)), rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(theirs, GradCAM(cells="even")(net, frames(), targets.output(1)), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ZENNIT)
