@@ -114,6 +114,7 @@ def explain_images(
         DataError: an image cannot be read, two have the same name, or the model has no such target,
             or another run is writing to `out`.
         UnsupportedModelError: the model lacks what a method needs.
+        NonFiniteError: a prediction or a map is not finite.
     """
     stems = [image.stem for image in images]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
@@ -144,6 +145,8 @@ class _Still:
         frames = pixels.permute(2, 0, 1)[None].to(device).float() / 255
         with torch.no_grad():
             clean = self._view(frames)
+        if not clean.isfinite().all():
+            raise NonFiniteError(f"{path.name}: its prediction is NaN or infinite; check the weights")
         maps = []
         for target, rule in self._targets(clean.cpu()).items():
             for method, explain in self._methods.items():

@@ -1,4 +1,4 @@
-"""Feeds damaged files to the commands that read them: checkpoints, results, sanity checks, maps, masks, settings.
+"""Feeds damaged files to the commands that read them: checkpoints, weights, results, sanity checks, maps, settings.
 
 Run as `python tests/robustness/fuzz_commands.py --cases 100 --seed 0`: so many of each kind of damage for each
 file. A case ends well where the command succeeds, or is refused in one line with a documented exit code; a file
@@ -9,6 +9,7 @@ unseen is a finding. A case is a pure function of (seed, target, kind, number).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
 import sys
@@ -28,8 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
 import torch
+from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
+import driving_xai as dx
 from data_prep.geometry import Geometry
 from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
@@ -40,6 +44,7 @@ from driving_xai.cli.console import FAILED, INVALID_DATA, USAGE
 from driving_xai.data.splits import HoldOut
 from driving_xai.evaluation.parts import FOLDER
 from driving_xai.models.steering import SteeringConfig, SteeringModel
+from driving_xai.models.wrap import WrappedModel
 from driving_xai.training.steering import SteeringTraining, describe
 
 MOST_SECONDS = 60.0
@@ -62,7 +67,11 @@ def _scoring(out: str, *options: str) -> tuple[str, ...]:
 REPORT = ("report", "{root}/scores", "{root}/sanity", "-o", "{root}/page.html", "--csv", "{root}/page.csv")
 INFO = ("info", "{root}/scores")
 EXPLAIN = ("explain", "{root}/model", "{root}/frame.png", "--method", "sign-attention", "-o", "{root}/maps")
+OTHERS = "tests.robustness.fuzz_commands:network"
+FOREIGN = ("explain", OTHERS, "{root}/frame.png", "--method", "gradient", "-o", "{root}/maps", "--weights")
 TARGETS = (
+    Target("weights.pth", ((*FOREIGN, "{root}/weights.pth"),)),
+    Target("weights.safetensors", ((*FOREIGN, "{root}/weights.safetensors"),)),
     Target("model/config.json", (("info", "{root}/model"), EXPLAIN)),
     Target("model/metrics.json", (("info", "{root}/model"),)),
     Target("model/model.safetensors", (EXPLAIN,)),
@@ -81,8 +90,24 @@ TARGETS = (
 )
 
 
+def network() -> WrappedModel:
+    """Somebody's network, whose weights come from a file."""
+    layers = (
+        nn.Conv2d(3, 4, 3, 2),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    return dx.wrap(nn.Sequential(*layers).eval(), outputs="multiclass", names=["go", "stop"], size=(32, 64))
+
+
 def write_originals(root: Path) -> None:
     """One of every file, small."""
+    weights = network().network.state_dict()
+    save_file(weights, root / "weights.safetensors")
+    kept = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in weights.items()}}
+    torch.save(kept, root / "weights.pth")
     prepare(
         PrepConfig(
             reader="synthetic",
@@ -218,6 +243,30 @@ def deep(data: bytes, draw: np.random.Generator, others: Mapping[str, bytes]) ->
     return (text[:start] + value + text[end:]).encode()
 
 
+def repickled(data: bytes, draw: np.random.Generator, others: Mapping[str, bytes]) -> bytes:
+    """A value of a torch file is another, of another type, shape or depth, or an object that must not be built."""
+    content = torch.load(io.BytesIO(data), weights_only=True)
+    strange = (
+        *STRANGE,
+        *(torch.zeros(0), torch.zeros(2, 3, dtype=torch.complex64), torch.full((4, 3, 3, 3), torch.nan)),
+        *(torch.eye(4).to_sparse(), torch.zeros(4, dtype=torch.bool), nn.Parameter(torch.zeros(4))),
+        *({1, 2}, Path("a"), np.zeros(4), np.float64(3), nn.ReLU(), print, {"state_dict": {"model": {}}}),
+    )
+    holder, key = (place := _places(content))[int(draw.integers(len(place)))]
+    value = strange[int(draw.integers(len(strange)))]
+    what = int(draw.integers(4))
+    if what == 0:
+        content = value
+    elif what == 1:
+        del holder[key]
+    elif what == 2:
+        holder[("model", 3, "", "ema", b"x")[int(draw.integers(5))]] = value
+    else:
+        holder[key] = value
+    torch.save(content, written := io.BytesIO())
+    return written.getvalue()
+
+
 BYTES: Mapping[str, Harm] = {"truncated": truncated, "flipped": flipped, "swapped": swapped}
 TEXT: Mapping[str, Harm] = {**BYTES, "revalued": revalued, "deep": deep}
 
@@ -226,6 +275,8 @@ def kinds_of(target: Target) -> Mapping[str, Harm]:
     """The kinds of damage that a file can take."""
     if target.file.endswith(".json"):
         return TEXT
+    if target.file.endswith(".pth"):
+        return {**BYTES, "repickled": repickled}
     return {**BYTES, "deep": deep} if target.file.endswith(".toml") else BYTES
 
 

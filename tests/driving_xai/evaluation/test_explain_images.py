@@ -15,7 +15,7 @@ from data_prep.geometry import Geometry
 from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule
-from driving_xai.errors import DataError
+from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
 from driving_xai.explain.registry import fitted
 from driving_xai.models.actions import ActionConfig, ActionModel
@@ -122,6 +122,16 @@ def test_what_cannot_be_explained_is_one_line(actions, image, tmp_path):
     for methods in ((), ("cam",)):
         with pytest.raises(ValueError, match="expected some of: sign-attention"):
             ExplainConfig(methods=methods)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_prediction_that_is_not_finite_is_refused(actions, image, tmp_path, value):
+    """Its gradient may well be finite."""
+    with torch.no_grad():
+        actions.model.head.bias[0] = value
+    with pytest.raises(NonFiniteError, match=f"{image.name}: its prediction is NaN or infinite"):
+        explain_images(actions, [image], tmp_path / "maps", ExplainConfig(methods=("gradient",)))
+    assert not [*(tmp_path / "maps").glob("*.json")]
 
 
 def test_a_rule_cuts_first_and_resizes_then():

@@ -181,4 +181,13 @@ def test_a_part_of_a_models_own_keeps_its_mode_in_a_view() -> None:
     model = Built().eval()
     model.layers[1].train()
     view = at_instant(model)
-    assert [module.training for module in view.modules()] == [False, False, False, True, False, False, False, False]
+    assert [module.training for module in view.modules()] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]

@@ -125,7 +125,9 @@ def test_of_many_classes_the_predicted_and_the_changed_ones_are_kept(tmp_path: P
     folder.mkdir()
     for name in "ab":
         cv2.imwrite(str(folder / f"{name}.png"), pixels)
-    shares = Checkpoint(path=Path("c"), model=Shares(40).eval(), config={"kind": "shares"}, metrics={}, sha256="")
+    shares = Checkpoint(
+        path=Path("c"), model=Shares(40).eval(), config={"kind": "shares"}, metrics={}, sha256=""
+    )
     watching = Watching(shares, folder, method="gradient-x-input", frame_rate=10)
     try:
         brushed = watching.held(0)

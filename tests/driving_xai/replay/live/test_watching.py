@@ -168,7 +168,9 @@ def test_classes_are_watched_too_and_a_seek_needs_no_memory(tmp_path: Path) -> N
         pixels = np.full((48, 64, 3), 40, np.uint8)
         pixels[:, :, number % 3] = 200  # Blue first, as OpenCV writes.
         cv2.imwrite(str(folder / f"{number}.png"), pixels)
-    colours = Checkpoint(path=Path("c"), model=Classes().eval(), config={"kind": "colours"}, metrics={}, sha256="")
+    colours = Checkpoint(
+        path=Path("c"), model=Classes().eval(), config={"kind": "colours"}, metrics={}, sha256=""
+    )
     live = Watched()
     how = ReplayConfig(method="gradient-x-input", frame_rate=10)
     thread = threading.Thread(target=watch, args=(colours, folder, live, how))
