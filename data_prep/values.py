@@ -262,14 +262,15 @@ def _is_table(hint: Any) -> bool:
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """A path or a number from the text that stands for it, and a choice such as "32" from its number."""
+    """A path or a number from the text that stands for it; of choices 2 from "2", and "32" from 32."""
     if hint is Path and isinstance(value, str):
         return Path(value)
     if isinstance(value, str) and hint in (int, float):
         with suppress(ValueError):
             return hint(value)
-    if origin_of(hint) is Literal and type(value) is int and str(value) in arguments_of(hint):
-        return value if value in arguments_of(hint) else str(value)
+    if origin_of(hint) is Literal and type(value) in (int, str) and value not in arguments_of(hint):
+        alike = [choice for choice in arguments_of(hint) if type(choice) in (int, str)]
+        return {str(choice): choice for choice in alike}.get(str(value), value)
     return str(value) if isinstance(value, BareText) else value
 
 

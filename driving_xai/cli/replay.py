@@ -115,7 +115,7 @@ def replay(
     layout: Annotated[
         Literal["overlay", "grid", "cycle", "portrait", "compact"] | None,
         typer.Option(
-            help="Of steering overlay, of actions grid (a tile for each) or cycle (one map after the other); for "
+            help="Steering has overlay, actions have grid (a tile for each) or cycle (one map after the other); for "
             "phones portrait or compact. [default: overlay, grid]",
             rich_help_panel=_FILM,
         ),
@@ -143,7 +143,7 @@ def replay(
     title: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Of the title card; brings --cards with it.", rich_help_panel=_FILM
+            metavar="TEXT", help="What the title card says; brings --cards with it.", rich_help_panel=_FILM
         ),
     ] = None,
     against: Annotated[

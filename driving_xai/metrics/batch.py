@@ -25,7 +25,7 @@ Mask = Bool[Tensor, "B H W"]
 class EvalBatch(NamedTuple):
     """Frames that are scored together.
 
-    Args:
+    Attributes:
         rows: positions in the evaluation data's index.
         model: of one instant; a recurrent model's view of it.
         frames: unedited.

@@ -344,7 +344,7 @@ def test_a_drive_too_short_for_the_defaults_is_told_the_command_that_works(frame
         prepare(config, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     words = shlex.split(str(error.value).partition(": driving-xai prep ")[2])
-    assert words[:3] == ["udacity-csv", str(source), "OUT"]
+    assert words[:3] == ["udacity-csv", str(source), str(tmp_path / "refused")]
     assert words[3:5] == ["--option", "reduced=2"]
     told = dict(word.split("=") for word in words[6::2])
     told = {name: text if name == "split" else float(text) for name, text in told.items()}

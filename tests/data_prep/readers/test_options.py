@@ -68,7 +68,7 @@ def test_an_unknown_name_is_told_the_nearest():
         ("camera", "rear", "camera is 'rear'; expected one of center, left"),
         ("camera", 1, "camera is 1; expected one of center, left"),
         ("reduced", 3, "reduced is 3; expected one of 1, 2, 4"),
-        ("reduced", "2", "reduced is '2'; expected one of 1, 2, 4"),
+        ("reduced", "3", "reduced is '3'; expected one of 1, 2, 4"),
         ("reduced", True, "reduced is True; expected one of 1, 2, 4"),
         ("reduced", [1], "reduced is [1]; expected one of 1, 2, 4"),
         ("radius_m", "big", "radius_m is 'big'; expected a number"),
@@ -85,6 +85,10 @@ def test_another_type_says_got_expected_and_what_to_do(name, value, expected):
     with pytest.raises(DataError) as error:
         checked_options("r", reader, {name: value})
     assert str(error.value) == f"reader r: {expected}; correct --option NAME=VALUE"
+
+
+def test_a_number_given_as_text_is_that_choice():
+    assert checked_options("r", reader, {"reduced": "2"})["reduced"] == 2
 
 
 @pytest.mark.parametrize("name", ENTRIES)

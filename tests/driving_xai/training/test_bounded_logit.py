@@ -222,7 +222,7 @@ def test_frames_are_read_in_order(images):
 
 
 def test_a_schedule_out_of_range_says_so():
-    with pytest.raises(ValueError, match="batch_size 0"):
+    with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
         Schedule(batch_size=0)
 
 
