@@ -148,6 +148,7 @@ class DriveData:
                 "error": (clean_deg - truth_deg).abs().cpu().numpy(),
             },
             ground_truth_mask=self._route.causes(rows).to(device) if self._with_masks else None,
+            instant=lambda place: self._batch(instants.one(place)),
         )
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:

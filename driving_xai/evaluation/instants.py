@@ -32,6 +32,11 @@ class Instants(NamedTuple):
     clean: Scores
     """The prediction for the unedited frame."""
 
+    def one(self, place: int) -> Instants:
+        """One of them, by its place."""
+        only = slice(place, place + 1)
+        return Instants(self.rows[only], self.frames[only], select(self.past, only), self.clean[only])
+
 
 def walk(
     model: RecurrentModel[Any],
@@ -132,7 +137,7 @@ def _walk_together(
         count = min(max(1, batch_size // alive), len(runs[alive - 1]) - t)
         read = [torch.stack(list(itertools.islice(reader, count))) for reader in readers[:alive]]
         windows = torch.stack(read).to(device).float() / 255
-        past = None if t == 0 else select(state, alive)
+        past = None if t == 0 else select(state, slice(alive))
         for frames, (clean, _, state) in zip(windows.unbind(1), advance(model, windows, past), strict=True):
             if t == 0:
                 require_drives_first(state, alive)
@@ -176,18 +181,18 @@ def _joined(parts: Sequence[Instants]) -> Instants:
     return Instants(np.concatenate(rows), torch.cat(frames), join(pasts), torch.cat(clean))
 
 
-def select(state: Any, drives: int) -> Any:
-    """The state of the first drives.
+def select(state: Any, drives: slice) -> Any:
+    """The state of some drives.
 
     Args:
         state: a nest of tensors, each with the drives first.
-        drives: how many.
+        drives: which.
 
     Example:
-        >>> select({"hidden": (torch.arange(3), [])}, 2)
+        >>> select({"hidden": (torch.arange(3), [])}, slice(2))
         {'hidden': (tensor([0, 1]), [])}
     """
-    return _mapped(lambda tensors: tensors[0][:drives], [state])
+    return _mapped(lambda tensors: tensors[0][drives], [state])
 
 
 def join(states: Sequence[Any]) -> Any:

@@ -188,10 +188,7 @@ def _explain(
     data: EvalData, explainers: Mapping[str, Explainer], batches: Iterable[EvalBatch]
 ) -> Iterator[_Explained]:
     for batch in batches:
-        maps = {
-            name: explain(batch.model, batch.frames, batch.target_of(name)).detach().float()
-            for name, explain in explainers.items()
-        }
+        maps = {name: batch.explained(explain, name).detach().float() for name, explain in explainers.items()}
         yield _Explained(batch, maps, _places(data, batch))
 
 
@@ -244,19 +241,23 @@ def _degenerate(explained: _Explained) -> Iterator[_Found]:
 def _noise(
     explained: _Explained, explainers: Mapping[str, Explainer], config: SanityConfig
 ) -> Iterator[_Found]:
-    batch = explained.batch
     for name, explain in explainers.items():
-        largest = max_sensitivity(
-            explain,
-            batch.model,
-            batch.frames,
-            batch.target_of(name),
-            explained.maps[name],
-            radius=config.noise_radius,
-            draws=config.noise_draws,
-            seed=config.seed,
-        )
-        yield _Found("noise", name, "", "max-sensitivity", largest)
+        parts = explained.batch.parts(explain)
+        maps = explained.maps[name].split([len(part.frames) for part in parts])
+        largest = [
+            max_sensitivity(
+                explain,
+                part.model,
+                part.frames,
+                part.target_of(name),
+                ours,
+                radius=config.noise_radius,
+                draws=config.noise_draws,
+                seed=config.seed,
+            )
+            for part, ours in zip(parts, maps, strict=True)
+        ]
+        yield _Found("noise", name, "", "max-sensitivity", np.concatenate(largest))
 
 
 def _agreement(explained: _Explained, config: SanityConfig) -> Iterator[_Found]:

@@ -81,9 +81,8 @@ class Scorer:
         if name in given:
             saliency = given[name].to(batch.frames.device)
         else:
-            target = batch.target_of(name, score=self.explained_score)
             with cells_kept() as kept:
-                saliency = self.explainers[name](batch.model, batch.frames, target)
+                saliency = batch.explained(self.explainers[name], name, score=self.explained_score)
                 cells = kept.of(saliency)
         expected = (len(batch.frames), *batch.frames.shape[2:])
         if saliency.shape != expected:

@@ -47,6 +47,11 @@ class Explainer(ABC):
             # The dataclass is frozen once it is made.
             object.__setattr__(self, name, value)
 
+    @property
+    def takes_one_instant(self) -> bool:
+        """Whether instants of a drive have to come one by one; see `EvalBatch.explained`."""
+        return False
+
     def __call__(self, model: object, frames: Frames, target: Target) -> Saliency:
         """Explains each frame.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from driving_xai.explain.base import finite
+from driving_xai.explain.base import Explainer, finite
 from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
 from driving_xai.models.capabilities import outputs_of
 from driving_xai.targets import ExplainedScore, explained_by, probabilities, single
-from driving_xai.types import FrameModel, Frames, Outputs, Scores, Target
+from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
 
 Mask = Bool[Tensor, "B H W"]
 """The pixels that cause the label; none or all of a frame where they are unknown."""
@@ -39,6 +39,7 @@ class EvalBatch(NamedTuple):
         labels: 0 or 1 for each output, of several that may be true at once; None where unknown.
         baseline: another network of the same outputs, for metrics that ask it instead; see `LimeRankCorrelation`.
         bias_image: the mean of the training images, which the fill of that name shows.
+        instant: of a drive, one of the frames as a batch of its own, by its place.
 
     Example:
         >>> from driving_xai.targets import output
@@ -63,6 +64,7 @@ class EvalBatch(NamedTuple):
     labels: Float[Tensor, "B K"] | None = None
     baseline: FrameModel | None = None
     bias_image: Float[Tensor, "3 H W"] | None = None
+    instant: Callable[[int], EvalBatch] | None = None
 
     def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
         """The quantity by each of the R references, in their order.
@@ -76,6 +78,23 @@ class EvalBatch(NamedTuple):
         if not self.quantity.is_probability:
             return self.target
         return explained_by(method, self.target, outputs_of(self.model), score=score)
+
+    def parts(self, explain: Explainer) -> list[EvalBatch]:
+        """The batch as a method takes it: whole, or a drive's frames one by one where it cannot keep several
+        pasts apart."""
+        if self.instant is None or not explain.takes_one_instant:
+            return [self]
+        return [self.instant(place) for place in range(len(self.frames))]
+
+    def explained(
+        self, explain: Explainer, method: str, *, score: ExplainedScore = "probability"
+    ) -> Saliency:
+        """Each frame's map by a method of this name."""
+        maps = [
+            explain(part.model, part.frames, part.target_of(method, score=score))
+            for part in self.parts(explain)
+        ]
+        return torch.cat(maps) if len(maps) > 1 else maps[0]
 
     @classmethod
     def of(

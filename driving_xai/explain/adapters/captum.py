@@ -82,10 +82,15 @@ class Captum(Adapter):
         )
         self._of_class, self._of_call = of_class, {**self._how.options, **of_call}
 
+    @property
+    def takes_one_instant(self) -> bool:
+        """Only where the library calls the network as a module; else it keeps copies of a frame together."""
+        return self._how.module
+
     def _attributed(
         self, model: FrameModel, network: nn.Module, frames: Frames, clean: ReferenceScores
     ) -> Saliency:
-        if self._how.module:
+        if self.takes_one_instant:
             require_one_frame_of_a_view(model, frames, self.name)
         scalar = _TargetValue(model, network, clean, self._how)
         of_call = dict(self._of_call)

@@ -34,6 +34,11 @@ class Adapter(Explainer):
     name: str
     seed: int = 0
 
+    @property
+    def takes_one_instant(self) -> bool:
+        """Libraries run copies of frames in an order of their own, and cannot keep several pasts apart."""
+        return True
+
     def _check(self, model: object, frames: Frames) -> None:
         network_of(model)
 
@@ -80,14 +85,14 @@ class Scored(nn.Module):
 
 
 def require_one_frame_of_a_view(model: object, frames: Frames, name: str) -> None:
-    """Libraries that run copies of frames in an order of their own cannot keep several pasts apart.
+    """See `Adapter.takes_one_instant`.
 
     Raises:
         UnsupportedModelError: several frames of a drive's instants.
     """
     if not isinstance(model, nn.Module) and len(frames) > 1:
         raise UnsupportedModelError(
-            f"{name} explains a drive's instants one frame at a time, got {len(frames)}; use a batch of 1"
+            f"{name} explains a drive's instants one frame at a time, got {len(frames)}; give them one by one"
         )
 
 

@@ -242,6 +242,24 @@ def test_batch_size_changes_nothing(scored, steering, shards, tmp_path, batch_si
         _same(found.select(**which), expected, **_tolerance(method))
 
 
+def test_a_library_that_cannot_keep_several_pasts_apart_is_given_instants_one_by_one(
+    steering, shards, tmp_path
+):
+    methods = ("grad-cam:LayerCAM", "captum:DeepLift", "grad-cam")
+    found = {
+        size: score(
+            steering(),
+            shards,
+            tmp_path / str(size),
+            ScoreConfig(methods=methods, block_s=0.1, batch_size=size, every=4),
+        )
+        for size in (1, 5)
+    }
+    for method in methods:
+        which = {"method": method, "measure": "deletion", "reference": "truth"}
+        _same(found[5].select(**which), found[1].select(**which), **_tolerance(method))
+
+
 def test_a_method_scores_alike_in_any_company(scored, steering, shards, tmp_path):
     config = ScoreConfig(methods=("grad-cam",), measures=("deletion",), block_s=0.1)
     alone = score(steering(), shards, tmp_path / "out", config)
