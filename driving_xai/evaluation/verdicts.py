@@ -262,7 +262,7 @@ class SoFar:
     difference: float
     """Their mean difference, frame by frame."""
     half_width: float
-    """Of its 95 % interval, which holds at all looks together; NaN while there are fewer than eight blocks."""
+    """Of its 95 % interval, which approximately holds at all looks together; NaN while there are fewer than eight blocks."""
     driven_s: float
     block_s: float
     higher_is_faithful: bool = True

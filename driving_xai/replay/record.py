@@ -84,10 +84,11 @@ class RunningMean:
         return _students_t(self._blocks - 1) * math.sqrt(variance / self._blocks)
 
     def half_width_at_any_time(self) -> float:
-        """As `half_width`, of an interval that holds however often one looks; half as wide again or more.
+        """As `half_width`, of an interval that approximately holds however often one looks; half as wide again or more.
 
         Someone who watches a drive looks after every block and stops at what pleases: of intervals that hold
-        at one look each, several times as many as 5 % would leave the mean out at some look.
+        at one look each, several times as many as 5 % would leave the mean out at some look. The bound is asymptotic,
+        for many independent blocks: skewed or correlated ones leave the mean out more often, see docs/replay.md.
 
         Source: Waudby-Smith et al. 2024, Time-uniform central limit theory, theorem 2.2, narrowest at eight blocks.
 
@@ -124,7 +125,7 @@ def widening(looks: int, *, alpha: float = 0.05) -> float:
 
     Example:
         >>> round(widening(8), 2), round(widening(100), 2)
-        (1.55, 1.61)
+        (1.55, 1.68)
     """
     spread = (1 - 2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / LEAST_BLOCKS
     seen = looks * spread

@@ -192,7 +192,7 @@ def test_edited_frames_of_steering_say_its_output(steering, image, tmp_path):
     [
         ({"edited": (5, 5)}, "expected rising percents from 0 to 100"),
         ({"edited": (0, 101)}, "expected rising percents from 0 to 100"),
-        ({"edited": (5,), "fill": "white"}, "got edit 'deletion', fill 'white'"),
+        ({"edited": (5,), "fill": "white"}, "fill is 'white'; expected one of black, mean, blur"),
         ({"fill": "mean"}, "and no edited frames"),
     ],
 )

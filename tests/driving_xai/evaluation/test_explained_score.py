@@ -68,13 +68,13 @@ def test_replay(net, method, monkeypatch):
     chosen = Output(COLUMN, "green", output(COLUMN), 0.0, 0.0)
     task: Any = SimpleNamespace(read=lambda clean, seen: Prediction(None, [chosen]))
     playing: Any = SimpleNamespace(
-        checkpoint=SimpleNamespace(model=net), config=ReplayConfig(), method=method, task=task, device="cpu"
+        checkpoint=SimpleNamespace(model=net), config=ReplayConfig(), methods=(method,), task=task, device="cpu"
     )
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     frame = Frame(index=0, time_ns=0, image=pixels, steering_wheel_rad=0.0, speed_mps=0.0)
     found = session.Session.predictor(playing, StageTimes())(SourceFrame(frame, 0, 0, 0, True, ""), pixels)
     frames = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    torch.testing.assert_close(found.saliency[:, 3, 3], _expected(net, frames, method))
+    torch.testing.assert_close(found.saliency[method][:, 3, 3], _expected(net, frames, method))
 
 
 @pytest.mark.parametrize("method", METHODS)
