@@ -21,6 +21,9 @@ Scored = Mapping[tuple[str, str, str], Mapping[str, Mapping[str, Any]]]
 Margins = Mapping[tuple[str, str, str], Mapping[tuple[str, str], Mapping[str, Any]]]
 """By measure, reference and method the margin of each fill and control."""
 
+_OF_ONE = ("mean", "low", "high", "p_holm", "rank_biserial")
+"""What is saved of the margin under one fill and over one control."""
+
 
 def headlines(
     summary: Mapping[str, Any], named: Mapping[str, tuple[str, CurveFill | None]]
@@ -81,17 +84,21 @@ def _margin(summary: Mapping[str, Any], score: Mapping[str, Any], control: str) 
         if (pair["measure"], pair["reference"]) == (score["measure"], score["reference"])
     ]
     pair = pair_of(of_score, score["method"], control)
-    nothing = {"p": None, "p_holm": None, "blocks": None, "comparisons": 0}
+    nothing = {"p": None, "p_holm": None, "rank_biserial": None, "blocks": None, "comparisons": 0}
     if pair is None:
         reason = "no frame has both values"
         return {**nothing, "mean": None, "low": None, "high": None, "reason": reason}
     value = pair["value"]
-    ends = [value[name] for name in ("mean", "low", "high")]
+    found = {
+        "rank_biserial": pair["rank_biserial"],
+        **{name: value[name] for name in ("mean", "low", "high")},
+    }
     if summary["measures"][score["measure"]]["faithful"] == "low":
-        ends = [None if end is None else -end for end in (ends[0], ends[2], ends[1])]
-    reason = pair.get("reason") or value.get("reason")
-    names = dict(zip(("mean", "low", "high"), ends, strict=True)) | ({"reason": reason} if reason else {})
-    return {**nothing, **names, "p": pair["p"], "blocks": pair["blocks"]}
+        found = {name: None if each is None else -each for name, each in found.items()}
+        found["low"], found["high"] = found["high"], found["low"]
+    if reason := pair.get("reason") or value.get("reason"):
+        found["reason"] = reason
+    return {**nothing, **found, "p": pair["p"], "blocks": pair["blocks"]}
 
 
 def _headline(
@@ -106,6 +113,7 @@ def _headline(
     statistic = "base_corrected" if all("base_corrected" in each for each in by_fill.values()) else "value"
     entry: dict[str, Any] = {"measure": measure, "reference": reference, "method": method}
     entry |= {"fills": list(by_fill), "statistic": statistic}
+    entry["loss"] = _loss(margins, summary["intervals"]["level"])
     unknown = [each for each in margins.values() if each["mean"] is None]
     if unknown or not margins:
         reason = unknown[0]["reason"] if unknown else "no control was scored"
@@ -114,6 +122,7 @@ def _headline(
             "mean": None,
             "controls": {},
             "p_holm": None,
+            "rank_biserial": None,
             "blocks": None,
             "comparisons": 0,
         }
@@ -135,25 +144,40 @@ def _headline(
     }
 
 
+def _loss(margins: Mapping[tuple[str, str], Mapping[str, Any]], level: float) -> dict[str, Any] | None:
+    """The largest loss that is shown by itself, whatever is known of the other fills and controls."""
+    lost = {
+        each: margin
+        for each, margin in margins.items()
+        if judge({**margin, "value": margin}, faithful="high", level=level) == "worse"
+    }
+    if not lost:
+        return None
+    fill, control = worst = min(lost, key=lambda each: lost[each]["mean"])
+    return {"fill": fill, "control": control, **{name: lost[worst][name] for name in _OF_ONE}}
+
+
 def _whole(margins: Mapping[tuple[str, str], Mapping[str, Any]], worst: tuple[str, str]) -> dict[str, Any]:
     """The smallest margin with what can be said of all of them together.
 
-    Its lower end is the lowest of all, which leaves out the smallest true margin no more often than a single
-    one does. Above zero every margin has to be shown, so that p is the largest of all; below zero one is enough.
+    Its interval reaches from the lowest end of all to the highest, which leaves out the smallest true margin on
+    neither side more often than a single interval does: the upper end of the margin that was selected as the
+    smallest would lie too low. Every margin has to be shown, so that p is the largest of all, and the smallest rank
+    correlation says whether every test is in favour.
     """
     smallest = margins[worst]
-    lows = [each["low"] for each in margins.values()]
-    known = smallest["high"] is not None and None not in lows
-    ends = {"low": min(lows), "high": smallest["high"]} if known else {"low": None, "high": None}
+    lows, highs = ([each[end] for each in margins.values()] for end in ("low", "high"))
+    known = None not in (*lows, *highs)
+    ends = {"low": min(lows), "high": max(highs)} if known else {"low": None, "high": None}
     reasons = [each["reason"] for each in margins.values() if each.get("reason")]
     margin = {"mean": smallest["mean"], **ends}
     if not known:
         margin["reason"] = reasons[0] if reasons else "no interval is known"
-    p_values = [each["p_holm"] for each in margins.values()]
-    p = smallest["p_holm"] if smallest["mean"] < 0 else None if None in p_values else max(p_values)
+    p_values, ranks = ([each[name] for each in margins.values()] for name in ("p_holm", "rank_biserial"))
     return {
         "margin": margin,
-        "p_holm": p,
+        "p_holm": None if None in p_values else max(p_values),
+        "rank_biserial": None if None in ranks else min(ranks),
         "blocks": smallest["blocks"],
         "comparisons": smallest["comparisons"],
     }
@@ -163,8 +187,7 @@ def _of_fill(margins: Mapping[tuple[str, str], Mapping[str, Any]], fill: str) ->
     """The smallest margin under one fill, with its own interval."""
     of_fill = {control: each for (under, control), each in margins.items() if under == fill}
     best = min(of_fill, key=lambda control: of_fill[control]["mean"])
-    names = ("mean", "low", "high", "p_holm")
-    return {"control": best, **{name: of_fill[best][name] for name in names}}
+    return {"control": best, **{name: of_fill[best][name] for name in _OF_ONE}}
 
 
 def judge_headline(entry: Mapping[str, Any], level: float) -> Judgement:
@@ -174,7 +197,9 @@ def judge_headline(entry: Mapping[str, Any], level: float) -> Judgement:
         entry: of `fills` of results.json.
         level: of the intervals.
     """
-    return judge({"value": entry["margin"], "p_holm": entry["p_holm"]}, faithful="high", level=level)
+    if entry["loss"] is not None:
+        return "worse"
+    return judge({**entry, "value": entry["margin"]}, faithful="high", level=level)
 
 
 def sentence(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -189,20 +214,25 @@ def sentence(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     *others, last = entry["fills"]
     each_fill = f"under each fill ({', '.join(others)} and {last})"
     judgement = judge_headline(entry, level)
+    if (loss := entry["loss"]) is not None:
+        lost = f"{claim.subject} {claim.verb} {claim.less} than {claim.control(loss['control'])}"
+        return (
+            f"Under {loss['fill']} {lost} (margin {number(loss['mean'])}, {number(loss['low'])} to "
+            f"{number(loss['high'])}, p {chance(loss['p_holm'])})."
+        )
     whole = f"{claim.subject} {claim.verb} {claim.more} than every control's {each_fill}"
     if judgement == "unknown":
         return (
             f"Too little was scored to tell whether {whole}: {margin.get('reason', 'no interval is known')}."
         )
-    over = claim.control(entry["control"])
-    ends = f"{number(margin['low'])} to {number(margin['high'])}, p {chance(entry['p_holm'])}"
-    if judgement == "worse":
-        lost = f"{claim.subject} {claim.verb} {claim.less} than {over}"
-        return f"Under {entry['fill']} {lost} (margin {number(margin['mean'])}, {ends})."
-    least = f"{number(margin['mean'])} ({ends}) above {over}, under {entry['fill']}"
+    least = (
+        f"the smallest margin is {number(margin['mean'])} above {claim.control(entry['control'])}, under "
+        f"{entry['fill']} (over all fills and controls {number(margin['low'])} to {number(margin['high'])}, largest p "
+        f"{chance(entry['p_holm'])})"
+    )
     if judgement == "better":
-        return f"{whole[0].upper()}{whole[1:]}; least {least}."
-    text = f"No evidence that {whole}: the smallest margin is {least}."
+        return f"{whole[0].upper()}{whole[1:]}: {least}."
+    text = f"No evidence that {whole}: {least}."
     if entry["blocks"] is not None and entry["comparisons"] * smallest_p(entry["blocks"]) > 1 - level:
         text += (
             f" With {entry['blocks']} blocks of frames and {entry['comparisons']} comparisons no difference could "

@@ -9,8 +9,8 @@ from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap
 
 Judgement = Literal["better", "worse", "better by interval", "worse by interval", "not shown", "unknown"]
 """Of a method against a control. Better or worse takes both: the whole interval of the difference on one side
-of zero, and a corrected p no larger than the interval's level allows. With few blocks either alone is too
-easily had. Where a value is of all frames together there is no test, and the judgement is by the interval.
+of zero, and a test that points to the same side, with a corrected p no larger than the interval's level allows.
+With few blocks either alone is too easily had, and a few large blocks can turn the mean against most of them. Where a value is of all frames together there is no test, and the judgement is by the interval.
 Unknown is without an interval."""
 
 
@@ -26,11 +26,16 @@ def judge(pair: Mapping[str, Any], *, faithful: str, level: float, tested: bool 
     low, high, p = pair["value"]["low"], pair["value"]["high"], pair["p_holm"]
     if low is None or (tested and p is None):
         return "unknown"
-    if low <= 0 <= high or (tested and p > 1 - level):
+    if low <= 0 <= high or (tested and (p > 1 - level or not _points_to(pair["rank_biserial"], low))):
         return "not shown"
     if (low > 0) == (faithful == "high"):
         return "better" if tested else "better by interval"
     return "worse" if tested else "worse by interval"
+
+
+def _points_to(rank_biserial: float | None, end: float) -> bool:
+    """Whether a two-sided test speaks for the side of zero that an interval lies on."""
+    return rank_biserial is not None and rank_biserial * end > 0
 
 
 def pair_of(pairs: Sequence[Mapping[str, Any]], method: str, other: str) -> Mapping[str, Any] | None:

@@ -122,6 +122,11 @@ class _Margin(_Section):
     low: _Number | None
     high: _Number | None
     p_holm: _Share | None
+    rank_biserial: _Number | None
+
+
+class _Loss(_Margin):
+    fill: str
 
 
 class _Headline(_Section):
@@ -133,7 +138,9 @@ class _Headline(_Section):
     fill: str | None
     control: str | None
     margin: _Interval
+    loss: _Loss | None
     p_holm: _Share | None
+    rank_biserial: _Number | None
     blocks: _Count | None
     comparisons: _Count
     mean: _Number | None

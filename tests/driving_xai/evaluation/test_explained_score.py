@@ -68,7 +68,11 @@ def test_replay(net, method, monkeypatch):
     chosen = Output(COLUMN, "green", output(COLUMN), 0.0, 0.0)
     task: Any = SimpleNamespace(read=lambda clean, seen: Prediction(None, [chosen]))
     playing: Any = SimpleNamespace(
-        checkpoint=SimpleNamespace(model=net), config=ReplayConfig(), methods=(method,), task=task, device="cpu"
+        checkpoint=SimpleNamespace(model=net),
+        config=ReplayConfig(),
+        methods=(method,),
+        task=task,
+        device="cpu",
     )
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     frame = Frame(index=0, time_ns=0, image=pixels, steering_wheel_rad=0.0, speed_mps=0.0)

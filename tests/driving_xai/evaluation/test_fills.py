@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,7 +96,8 @@ def made(margins: dict[str, dict[str, tuple[float, float, float, float]]], *, fa
     pairs = [
         {"measure": measure, **name, "other": control, "blocks": 12, "p": p}
         | {"value": {"mean": mean, "low": low, "high": high}}
-        | dict.fromkeys(("p_holm", "rank_biserial", "cohens_dz", "cliffs_delta"))
+        | {"rank_biserial": None if p is None else math.copysign(0.8, mean)}
+        | dict.fromkeys(("p_holm", "cohens_dz", "cliffs_delta"))
         for measure, fill in names.items()
         for control, (mean, low, high, p) in margins[fill].items()
     ]
@@ -121,13 +124,14 @@ def test_a_large_area_under_a_fill_where_random_is_large_too_is_not_the_best_fil
     )
     (entry,) = found["fills"]
     assert (entry["fill"], entry["control"]) == ("blur", "centre-prior")
-    assert entry["margin"] == {"mean": 2.0, "low": 1.0, "high": 3.0}
+    assert entry["margin"] == {"mean": 2.0, "low": 1.0, "high": 12.0}
     assert entry["p_holm"] == pytest.approx(0.004)
     assert entry["comparisons"] == 4
     assert judge_headline(entry, 0.95) == "better"
     assert sentence(entry, found) == (
-        "The highlighted pixels matter more than every control's under each fill (black and blur); least 2 (1 to 3, "
-        "p 0.004) above those in the middle of the frame, under blur."
+        "The highlighted pixels matter more than every control's under each fill (black and blur): the smallest "
+        "margin is 2 above those in the middle of the frame, under blur (over all fills and controls 1 to 12, largest p "
+        "0.004)."
     )
 
 
@@ -151,10 +155,64 @@ def test_low_is_turned_where_low_is_good_and_one_loss_is_enough():
         faithful="low",
     )
     (entry,) = found["fills"]
-    assert entry["margin"] == {"mean": -2.0, "low": -3.0, "high": -1.0}
+    assert entry["margin"] == {"mean": -2.0, "low": -3.0, "high": 12.0}
     assert judge_headline(entry, 0.95) == "worse"
-    assert sentence(entry, found).startswith(
-        "Under blur the highlighted pixels matter less than random ones ("
+    assert sentence(entry, found) == (
+        "Under blur the highlighted pixels matter less than random ones (margin −2, −3 to −1, p 0.002)."
+    )
+
+
+def test_a_loss_has_its_own_numbers_and_is_said_before_a_smaller_margin_that_is_not_shown():
+    found = made(
+        {"black": {"random": (-9.0, -30.0, 5.0, 0.3)}, "blur": {"random": (-2.0, -3.0, -1.0, 0.001)}}
+    )
+    (entry,) = found["fills"]
+    assert (entry["fill"], entry["p_holm"]) == ("black", 0.3)
+    assert entry["loss"] == {"fill": "blur", "control": "random", "mean": -2.0, "low": -3.0, "high": -1.0} | {
+        "p_holm": 0.002,
+        "rank_biserial": -0.8,
+    }
+    assert judge_headline(entry, 0.95) == "worse"
+    assert "(margin −2, −3 to −1, p 0.002)" in sentence(entry, found)
+
+
+@pytest.mark.parametrize("other", [{}, {"random": (2.0, None, None, None)}])
+def test_a_loss_is_said_where_another_fill_has_too_few_blocks(other):
+    found = made({"blur": {"random": (-2.0, -3.0, -1.0, 0.001)}, "black": other})
+    (entry,) = found["fills"]
+    assert entry["margin"]["low"] is None
+    assert judge_headline(entry, 0.95) == "worse"
+    assert sentence(entry, found).startswith("Under blur the highlighted pixels matter less than random ones")
+
+
+@pytest.mark.parametrize("faithful", ["high", "low"])
+def test_a_margin_whose_test_speaks_against_it_is_not_shown(faithful):
+    found = made({fill: {"random": (2.0, 1.0, 3.0, 0.001)} for fill in ("black", "blur")}, faithful="high")
+    sign = 1 if faithful == "high" else -1
+    for pair in found["comparisons"]:
+        low, high = sorted((sign * pair["value"]["low"], sign * pair["value"]["high"]))
+        pair["value"] = {"mean": sign * pair["value"]["mean"], "low": low, "high": high}
+        pair["rank_biserial"] *= sign if pair["measure"] == "pid-8@blur" else -sign
+    for about in found["measures"].values():
+        about["faithful"] = faithful
+    (entry,) = headlines(found, under_fills(["pid-8"], ["black", "blur"]))
+    assert (entry["rank_biserial"], entry["by_fill"]["blur"]["rank_biserial"]) == (-0.8, 0.8)
+    assert judge_headline(entry, 0.95) == "not shown"
+
+
+def test_the_interval_covers_the_smallest_true_margin():
+    """Four equal true margins: the smallest found lies below them, and its own upper end too often as well."""
+    draw, hits, trials = np.random.default_rng(0), 0, 400
+    for _ in range(trials):
+        means = draw.normal(1.0, 1.0, 4)
+        margins = {
+            f"f{at}": {"random": (mean, mean - 1.96, mean + 1.96, 0.2)} for at, mean in enumerate(means)
+        }
+        (entry,) = made(margins)["fills"]
+        hits += entry["margin"]["low"] <= 1.0 <= entry["margin"]["high"]
+    assert hits / trials > 0.93
+    assert np.mean(draw.normal(0, 1, (10_000, 4)).min(1) + 1.96 < 0) > 0.08, (
+        "of the smallest margin's own end"
     )
 
 

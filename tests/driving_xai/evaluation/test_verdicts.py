@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from driving_xai.evaluation.judgement import beforehand, judge, pair_of
+from driving_xai.evaluation.summary import compare_pair
 from driving_xai.evaluation.verdicts import Against, SoFar, Verdict, is_headline, verdicts_of
 from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR
 from driving_xai.metrics.registry import FAMILIES, METRICS, build
+from driving_xai.metrics.statistics import BlockBootstrap
 from tests.driving_xai.report.made import make_rows, make_summary
 
 
 def pair(low: float | None, high: float | None, p: float | None) -> dict:
-    return {"value": {"low": low, "high": high}, "p_holm": p}
+    rank_biserial = None if p is None else math.copysign(0.8, high)
+    return {"value": {"low": low, "high": high}, "p_holm": p, "rank_biserial": rank_biserial}
 
 
 @pytest.mark.parametrize(
@@ -210,3 +215,18 @@ def test_words_never_claim_what_chance_may_do():
         rows = make_rows({"a": 0.0, "random": 0.0}, frames=200, drive="d", measures=("deletion",), seed=seed)
         claimed += sum("No evidence" not in each.sentence for each in verdicts_of(make_summary(rows)))
     assert claimed <= 3
+
+
+def test_a_mean_that_most_blocks_contradict_is_not_shown():
+    """42 blocks at about -1 and eight at about 20: the interval is above zero, and the test speaks for below."""
+    draw = np.random.default_rng(3)
+    blocks = np.concatenate([draw.normal(-1, 0.3, 42), draw.normal(20, 2, 8)])
+    values = pd.DataFrame({"method": draw.permutation(blocks), "random": 0.0})
+    pair = compare_pair(values, "method", "random", BlockBootstrap(block=1))
+    pair["p_holm"] = pair["p"]
+    assert pair["value"]["low"] > 0
+    assert pair["p"] < 0.05
+    assert pair["rank_biserial"] < 0
+    assert judge(pair, faithful="high", level=0.95) == judge(pair, faithful="low", level=0.95) == "not shown"
+    pair["rank_biserial"] *= -1
+    assert judge(pair, faithful="high", level=0.95) == "better"
