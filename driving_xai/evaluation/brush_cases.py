@@ -24,6 +24,7 @@ from data_prep.schema import Image
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
+from driving_xai.metrics.region_removal import PLACES
 from driving_xai.perturb import FILLS, Fill
 
 SCHEMA = "driving-xai-brush-case/1"
@@ -130,10 +131,14 @@ class Case(_Section):
     @property
     def sentences(self) -> list[str]:
         """What the case shows for each output that counts."""
+        selected = "" if any(self.predicted) else f" {_SELECTED}"
         return [
-            sentence_of([each for each in self.effects if each.output == name], self.unit)
+            sentence_of([each for each in self.effects if each.output == name], self.unit) + selected
             for name in self.shown
         ]
+
+
+_SELECTED = "No output is predicted; this one was selected as it changes most, which favours the region over the other places."
 
 
 class Effect(NamedTuple):
@@ -154,11 +159,11 @@ class Effect(NamedTuple):
 
 
 def sentence_of(effects: list[Effect], unit: str) -> str:
-    """What one output's changes under the fills say, with the control's.
+    """What one output's changes under the fills say, with the control's; a verdict takes all `PLACES`.
 
     Example:
         >>> sentence_of([Effect("wheel", "black", 2.0, 5.0, 3.0, (0.5, 0.1, 0.9))], "°")
-        'Wheel changes without it by +3.0° (black); without the same area at 3 other places by 0.1 to 0.9°. It matters more than all of them.'
+        'Wheel changes without it by +3.0° (black); without the same area at 3 other places by 0.1 to 0.9°. A verdict takes 19 other places; of these 3 it matters more than 3 (black).'
     """
     changes = ", ".join(f"{_said(each.change, unit, signed=True)} ({each.fill})" for each in effects)
     name, places = effects[0].output, len(effects[0].elsewhere)
@@ -178,11 +183,11 @@ def sentence_of(effects: list[Effect], unit: str) -> str:
 
 
 def _verdict(effects: list[Effect], places: int) -> str:
-    least = min(each.exceeded for each in effects)
-    if least == places:
-        where = "all of them" if places > 1 else "it"
-        return f"It matters more than {where}" + (", whatever the fill." if len(effects) > 1 else ".")
     counts = ", ".join(f"{each.exceeded} ({each.fill})" for each in effects)
+    if places < PLACES:  # Ahead of all n others by chance alone in one of n + 1 cases.
+        return f"A verdict takes {PLACES} other places; of these {places} it matters more than {counts}."
+    if min(each.exceeded for each in effects) == places:
+        return "It matters more than all of them" + (", whatever the fill." if len(effects) > 1 else ".")
     if max(each.exceeded for each in effects) == places:
         return f"It depends on the fill: it matters more than {counts} of the {places} places."
     return f"No evidence that it matters more than other places: more than {counts} of {places}."

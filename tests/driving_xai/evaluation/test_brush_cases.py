@@ -84,32 +84,63 @@ def test_an_effect_stands_with_the_spread_of_its_control() -> None:
     assert (effects["go", "black"].exceeded, effects["go", "mean"].exceeded) == (2, 0)
 
 
+def nineteen(**changes: Any) -> Case:
+    """As `case_of`, with the nineteen other places that a verdict takes."""
+    more = 19 - 3
+    fills = {
+        "black": {
+            "here": [0.2, 0.2],
+            "elsewhere": [[0.8, 0.1], [0.85, 0.1], [0.9, 0.5], *[[0.9, 0.1]] * more],
+        },
+        "mean": {
+            "here": [0.4, 0.1],
+            "elsewhere": [[0.9, 0.1], [0.9, 0.1], [0.95, 0.1], *[[0.9, 0.1]] * more],
+        },
+    }
+    return case_of(**{"offsets": [[0, 2]] * 19, "fills": fills, **changes})
+
+
 def test_sentences_claim_no_more_than_the_control_allows() -> None:
-    (strong,) = case_of().sentences
+    (strong,) = nineteen().sentences
     assert strong == (
-        "Stop changes without it by −0.70 (black), −0.50 (mean); without the same area at 3 other places by 0.00 to "
+        "Stop changes without it by −0.70 (black), −0.50 (mean); without the same area at 19 other places by 0.00 to "
         "0.10. It matters more than all of them, whatever the fill."
     )
-    (mixed,) = case_of(predicted=[False, True]).sentences
+    (mixed,) = nineteen(predicted=[False, True]).sentences
     assert mixed.endswith(
-        "No evidence that it matters more than other places: more than 2 (black), 0 (mean) of 3."
+        "No evidence that it matters more than other places: more than 18 (black), 0 (mean) of 19."
     )
-    black = {"here": [0.2, 0.2], "elsewhere": [[0.8, 0.1], [0.85, 0.1], [0.1, 0.5]]}
-    mean = {"here": [0.4, 0.1], "elsewhere": [[0.9, 0.1]] * 3}
-    (depends,) = case_of(fills={"black": black, "mean": mean}).sentences
+    black = {"here": [0.2, 0.2], "elsewhere": [*[[0.8, 0.1]] * 18, [0.1, 0.5]]}
+    mean = {"here": [0.4, 0.1], "elsewhere": [[0.9, 0.1]] * 19}
+    (depends,) = nineteen(fills={"black": black, "mean": mean}).sentences
     assert depends.endswith(
-        "It depends on the fill: it matters more than 2 (black), 3 (mean) of the 3 places."
+        "It depends on the fill: it matters more than 18 (black), 19 (mean) of the 19 places."
     )
     alone = {"black": {"here": [0.2, 0.2], "elsewhere": []}}
     (no_room,) = case_of(offsets=[], fills=alone).sentences
     assert no_room.endswith("the frame has no room to move the area elsewhere, so there is no control.")
-    (nothing_predicted,) = case_of(predicted=[False, False]).sentences
-    assert nothing_predicted.startswith("Stop changes"), "the output that changes most"
+
+
+@pytest.mark.parametrize("places", [1, 3, 18])
+def test_fewer_places_than_a_verdict_takes_have_none(places: int) -> None:
+    """A region without effect is ahead of one other place in one of two cases."""
+    fills = {"black": {"here": [0.2, 0.2], "elsewhere": [[0.9, 0.1]] * places}}
+    (found,) = case_of(offsets=[[0, 2]] * places, fills=fills).sentences
+    assert found.endswith(
+        f"A verdict takes 19 other places; of these {places} it matters more than {places} (black)."
+    )
+
+
+def test_an_output_that_was_selected_for_its_change_says_so() -> None:
+    (found,) = nineteen(predicted=[False, False]).sentences
+    assert found.startswith("Stop changes"), "the output that changes most"
+    assert found.endswith("selected as it changes most, which favours the region over the other places.")
+    assert "selected" not in nineteen().sentences[0]
 
 
 def test_no_change_at_all_is_no_evidence() -> None:
-    flat = {"black": {"here": [0.9, 0.1], "elsewhere": [[0.9, 0.1]] * 3}}
-    assert "No evidence" in case_of(fills=flat).sentences[0]
+    flat = {"black": {"here": [0.9, 0.1], "elsewhere": [[0.9, 0.1]] * 19}}
+    assert "No evidence" in nineteen(fills=flat).sentences[0]
 
 
 @pytest.mark.parametrize(
