@@ -256,7 +256,7 @@ class SoFar:
     """
 
     value: float
-    """The method's mean area."""
+    """The method's mean area, on the frames that the random order is scored on too."""
     random: float
     """The random order's."""
     difference: float
@@ -265,6 +265,7 @@ class SoFar:
     """Of its 95 % interval, which approximately holds at all looks together; NaN while there are fewer than eight blocks."""
     driven_s: float
     block_s: float
+    """How long one of the interval's blocks lasts."""
     higher_is_faithful: bool = True
 
     @property

@@ -134,6 +134,20 @@ def widening(looks: int, *, alpha: float = 0.05) -> float:
     )
 
 
+def verdict_block(block: int, control_every: int) -> int:
+    """Frames in a block of the comparison with a control that is scored on some frames only.
+
+    Args:
+        block: of the method's frames.
+        control_every: of how many frames one is scored in a random order too.
+
+    Example:
+        >>> verdict_block(100, 10), verdict_block(100, 200)
+        (100, 200)
+    """
+    return BlockBootstrap(block=block).thinned(1 / control_every).block * control_every
+
+
 class Means:
     """The running means of some methods and of the random order, by reference."""
 
@@ -157,7 +171,7 @@ class Means:
         """
         self.methods, self.quantity, self.references = tuple(methods), quantity, tuple(references)
         self.control_every = control_every
-        sparse = None if block is None else BlockBootstrap(block=block).thinned(1 / control_every).block
+        sparse = None if block is None else verdict_block(block, control_every) // control_every
         keys = [(method, name) for method in methods for name in references]
         self._method = {key: RunningMean(block, quantity) for key in keys}
         self._control = {name: RunningMean(sparse, quantity) for name in references}
@@ -203,13 +217,15 @@ class Means:
         mean, apart = self._method[method, reference], self._difference[method, reference]
         if self._block is None or method == CONTROL or not apart.frames:
             return None
+        random, frame_s = self._control[reference].area, self._block_s / self._block
         return SoFar(
-            value=mean.area,
-            random=self._control[reference].area,
+            # The method's mean of all its frames may lie on the other side of the control's of some of them.
+            value=random + apart.area,
+            random=random,
             difference=apart.area,
             half_width=apart.half_width_at_any_time(),
-            driven_s=mean.frames / self._block * self._block_s,
-            block_s=self._block_s,
+            driven_s=mean.frames * frame_s,
+            block_s=verdict_block(self._block, self.control_every) * frame_s,
             higher_is_faithful=self.quantity.without_evidence == "rises",
         )
 

@@ -45,7 +45,7 @@ from driving_xai.replay.predict import (
     scoring_side_by_side,
     twin,
 )
-from driving_xai.replay.record import Means, RowWriter, open_rows, summary_of
+from driving_xai.replay.record import Means, RowWriter, open_rows, summary_of, verdict_block
 from driving_xai.replay.render import Scene
 from driving_xai.replay.sink import Encoding, VideoSink, open_sink
 from driving_xai.replay.source import ANY_VEHICLE, OwnShards, open_source
@@ -155,11 +155,12 @@ class Session:
             f"{self.device.type}, "
             f"{scored}"
         )
-        needed = LEAST_BLOCKS * self.block
+        block = verdict_block(self.block, self.config.control_every)
+        needed = LEAST_BLOCKS * block
         if self.config.score and self.task.explains_every_frame and count <= needed:
             yield (
                 f"too short for a verdict: it takes more than {needed / rate:.3g} s of driving "
-                f"({LEAST_BLOCKS} blocks of {self.block / rate:.3g} s); "
+                f"({LEAST_BLOCKS} blocks of {block / rate:.3g} s); "
                 "choose a longer part with --start and --end"
             )
 

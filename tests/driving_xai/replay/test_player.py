@@ -101,7 +101,7 @@ def test_what_runs_is_said_before_it_does_and_whether_it_is_too_short(
     checkpoint: Checkpoint, recording: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    how = ReplayConfig(**FAST, block_s=0.05)
+    how = ReplayConfig(**FAST, block_s=0.05, control_every=1)
     replay(checkpoint, recording, tmp_path / "a.mp4", how, on_start=said.append)
     assert len(said) == 1
     assert f"{FRAMES} frames" in said[0]
@@ -109,6 +109,12 @@ def test_what_runs_is_said_before_it_does_and_whether_it_is_too_short(
     said.clear()
     replay(checkpoint, recording, tmp_path / "b.mp4", ReplayConfig(**FAST, end_s=0.5), on_start=said.append)
     assert said[1].startswith("too short for a verdict: it takes more than 40 s of driving (8 blocks of 5 s)")
+    said.clear()
+    sparse = ReplayConfig(**FAST, block_s=0.05)
+    replay(checkpoint, recording, tmp_path / "c.mp4", sparse, on_start=said.append)
+    assert "more than 4 s of driving (8 blocks of 0.5 s)" in said[1], (
+        "a control on every tenth of 20 frames a second"
+    )
 
 
 def test_the_same_replay_gives_the_same_bytes(

@@ -135,6 +135,40 @@ def test_what_a_drive_has_shown_so_far_goes_by_pairs_of_the_same_frame() -> None
     assert means.so_far(METHOD, "truth").difference == pytest.approx(found.difference), "the base is in both"
 
 
+def test_the_sentence_so_far_compares_means_of_the_same_frames() -> None:
+    """The method is strong where the control is scored and weak elsewhere: its mean over all frames is below."""
+    means, height = means_of(block=8, control_every=4), np.ones(len(FRACTIONS))
+    for number in range(96):
+        own = {"clean": (2.0 if number % 4 == 0 else 0.1) * height, "truth": height}
+        result = frame(number)
+        (shown,) = result.explanations
+        random = {"clean": (1 + number % 3 / 100) * height, "truth": height} if number % 4 == 0 else None
+        means.add(result._replace(explanations=(shown._replace(curves=own, random=random),)))
+    found = means.so_far(METHOD, "clean")
+    assert found.judgement == "better"
+    assert found.value == pytest.approx(25 * 2.0)
+    assert found.value - found.random == pytest.approx(found.difference)
+    assert means.of(METHOD, "clean").area < found.random, "what the sentence said before"
+
+
+@pytest.mark.parametrize("control_every", [1, 4, 40])
+def test_a_verdict_is_announced_for_when_it_comes(control_every: int) -> None:
+    """Ten frames of 0.2 s in a block; with a control on every 40th a block is 8 s long."""
+    means = means_of(block=10, control_every=control_every)
+    announced: set[str] = set()
+    for number in range(400):
+        means.add(frame(number, random=number % control_every == 0))
+        found = means.so_far(METHOD, "clean")
+        if math.isfinite(found.half_width):
+            break
+        announced.add(found.short.split(" of")[0])
+        assert found.driven_s <= 8 * found.block_s
+    (said,) = announced
+    needed = {1: 16, 4: 12.8, 40: 64}[control_every]
+    assert said == f"verdict after {needed:.3g} s"
+    assert needed - control_every * 0.2 <= found.driven_s <= needed
+
+
 def test_nothing_is_said_so_far_without_a_control_or_blocks() -> None:
     alone = means_of()
     alone.add(frame(3, random=False))
