@@ -106,7 +106,7 @@ def evaluate(
         masks: the pixels that cause the label: of frames in memory [B, H, W], for shards a folder or an .npz.
         options: of methods by name: `{"snna": {"samples": 3}}`.
         fill: what an edited pixel shows, for metrics that are given by name; of several each is scored, and each
-            method has the headline of its worst.
+            method has the headline of its worst. `bias-image` is for shards of images only.
         masking: of accuracy under masks, for metrics that are given by name.
         split: of the shards; None is what a checkpoint did not train on, and `test` for other models.
         every: takes every n-th frame.
@@ -116,7 +116,8 @@ def evaluate(
         on_progress: called with the frames scored so far and in all.
 
     Raises:
-        ValueError: a name is unknown or stands twice; the message says what is possible.
+        ValueError: a name is unknown or stands twice, or frames in memory lack what an option takes; the message
+            says what is possible.
         DataError: the data do not fit the model or a metric; `out` holds other results.
         UnsupportedModelError: the model says nothing of its outputs, lacks what a method needs, or is in training mode.
 
@@ -140,6 +141,11 @@ def evaluate(
     if not in_memory and (labels is not None or isinstance(masks, Tensor)):
         raise ValueError(
             "got labels or masks in memory for shards, which have their own; give masks as a path"
+        )
+    if in_memory and "bias-image" in ((fill,) if isinstance(fill, str) else fill):
+        raise ValueError(
+            "got fill 'bias-image' for frames in memory; it is the mean of the train split of shards: give a folder of "
+            "images, or take another fill"
         )
     named, explainers = _sorted(methods, lambda each: type(each).__name__, "method")
     named_metrics, measured = _sorted(metrics, lambda each: each.label, "metric")

@@ -81,7 +81,7 @@ class ScoreConfig(EvalConfig):
     """Names of `metrics.registry.METRICS`, of entry points, or `module:Class` of one's own."""
     fill: CurveFill = "black"
     """What a removed pixel shows, but for metrics with a fill of their own; see docs/results.md. `bias-image` is the
-    mean of the images that the model was trained on, of curves of images only."""
+    mean of the train split of the shards that are scored, of curves of images only; see docs/methods.md."""
     fills: tuple[CurveFill, ...] = ()
     """Several in one run, in place of `fill`: each measure that takes a fill is scored under each of them, as
     `deletion@black`, and each method has its smallest margin over the controls; see `fill_margins.headlines`."""

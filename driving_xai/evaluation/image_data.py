@@ -201,12 +201,15 @@ class ImageData:
                 f"{self._images.root} does not have the model's classes {', '.join(self._names)} as labels; take target "
                 "predicted"
             )
-        return exactly_one_class(self._labels)
+        # Images that are not scored may have no class or several: whichever they are given here is never read.
+        scored = torch.zeros(len(self._labels), 1, dtype=torch.bool)
+        scored[self._rows] = True
+        return exactly_one_class(torch.where(scored, self._labels, torch.eye(len(self._names))[0]))
 
     def _mean_of(self, rows: Int64[np.ndarray, " N"]) -> Float[Tensor, "3 H W"]:
         if not len(rows):
             raise DataError(
-                f"{self._images.root} has no training image to make fill 'bias-image' of; take another fill"
+                f"{self._images.root} has no image in split train to make fill 'bias-image' of; take another fill"
             )
         return mean_image(self._images, rows)
 

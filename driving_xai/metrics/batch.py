@@ -38,7 +38,7 @@ class EvalBatch(NamedTuple):
         ground_truth_mask: the pixels that cause the label, where they are known and asked for.
         labels: 0 or 1 for each output, of several that may be true at once; None where unknown.
         baseline: another network of the same outputs, for metrics that ask it instead; see `LimeRankCorrelation`.
-        bias_image: the mean of the training images, which the fill of that name shows.
+        bias_image: the mean of the shards' train split, which the fill of that name shows.
         instant: of a drive, one of the frames as a batch of its own, by its place.
 
     Example:

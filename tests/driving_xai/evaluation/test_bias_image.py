@@ -15,6 +15,7 @@ from data_prep.prepare import PrepConfig, prepare
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError, OptionError
+from driving_xai.evaluation.api import evaluate
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.run import score
 from driving_xai.explain.gradient import Gradient
@@ -95,6 +96,30 @@ def test_without_training_images_it_is_refused(model):
         size, insertion_fill=batch.bias_image, deletion_fill=batch.bias_image, patch_px=PATCH
     )
     assert PID(fill="bias-image", patch_px=PATCH).curves(batch) == expected
+
+
+def test_images_that_are_not_scored_may_have_no_class(classes, model, tmp_path, monkeypatch):
+    images = LabelledImages(classes)
+    unlabelled = int(np.flatnonzero(images.labels(["light"])[:, 0].numpy())[0])
+    read = LabelledImages.labels
+
+    def labels(self, names):
+        found = read(self, names).clone()
+        found[unlabelled] = 0
+        return found
+
+    monkeypatch.setattr(LabelledImages, "labels", labels)
+    config = {"methods": ("gradient",), "target": "true-class", "split": "all"}
+    found = score(model, classes, tmp_path / "out", ScoreConfig(only_label="dark", **config))
+    assert set(found.per_frame["target"]) == {"dark"}
+    with pytest.raises(DataError, match=f"image {unlabelled} of the index has 0 classes"):
+        score(model, classes, tmp_path / "refused", ScoreConfig(**config))
+
+
+@pytest.mark.parametrize("fill", ["bias-image", ("black", "bias-image")])
+def test_frames_in_memory_have_no_bias_image_and_are_refused_at_once(model, fill):
+    with pytest.raises(ValueError, match=r"'bias-image' for frames in memory.*give a folder of images"):
+        evaluate(model.model, torch.rand(2, 3, SIDE, SIDE), methods=("gradient",), fill=fill)
 
 
 def test_what_drives_and_other_measures_cannot_have_is_refused(classes, shards, model, steering, tmp_path):
