@@ -179,7 +179,7 @@ def single(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def probabilities(outputs: Outputs, scores: Float[Tensor, "*variants K"]) -> Float[Tensor, "*variants K"]:
+def probabilities(scores: Float[Tensor, "*variants K"], outputs: Outputs) -> Float[Tensor, "*variants K"]:
     """Of each output: independent where several may be true at once, else of one class among all.
 
     Scores of half precision, such as autocast gives, become single: NumPy knows no bfloat16, and differences of
@@ -219,7 +219,7 @@ def explained_by(
     hides = method.partition("@")[0] in OF_PROBABILITY
     if outputs.kind == "regression" or not hides or score == "logit":
         return target
-    return lambda scores: target(probabilities(outputs, scores))
+    return lambda scores: target(probabilities(scores, outputs))
 
 
 def by_name(name: str, outputs: Outputs) -> TargetRule:
@@ -229,7 +229,8 @@ def by_name(name: str, outputs: Outputs) -> TargetRule:
     output, the last of which is what it predicts, or of several outputs one of them by its name.
 
     Raises:
-        DataError: the model has no such target; the message lists those it has.
+        DataError: the model has no such target, and the message lists those it has; or the name is that of a rule and
+            of an output of this model too.
     """
 
     def prediction(clean: Scores) -> Target:
@@ -241,6 +242,11 @@ def by_name(name: str, outputs: Outputs) -> TargetRule:
         by_column = outputs.names if len(outputs.names) > 1 else ()
     else:
         rules, by_column = {"predicted": prediction}, outputs.names
+    if name in rules and name in by_column:
+        raise DataError(
+            f"target {name!r} is a rule and the name of an output of this model; rename the output, or give "
+            f"targets.output({by_column.index(name)}) from Python"
+        )
     rules |= {each: _always(output(column)) for column, each in enumerate(by_column)}
     if name not in rules:
         near = get_close_matches(name, rules, n=1)

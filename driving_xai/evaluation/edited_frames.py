@@ -127,5 +127,5 @@ def edited_frames(
     scores = torch.cat([model(found[part]) for part in batches(len(found), frames=1, batch_size=batch_size)])
     outputs = outputs_of(model)
     classes = outputs.kind != "regression"
-    values = target(probabilities(outputs, scores)) if classes else scores[:, 0]
+    values = target(probabilities(scores, outputs)) if classes else scores[:, 0]
     return EditedFrames(edits, found, values, "" if classes else outputs.unit or "")

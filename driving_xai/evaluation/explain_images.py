@@ -210,7 +210,7 @@ class _Still:
     def _targets(self, clean: Scores) -> dict[str, TargetRule]:
         """What this frame is explained for."""
         if self._target == EVERY_PREDICTED and self._outputs.kind == "multilabel":
-            chances = probabilities(self._outputs, clean)[0].tolist()
+            chances = probabilities(clean, self._outputs)[0].tolist()
             over = zip(self._outputs.names, chances, self._checkpoint.thresholds, strict=True)
             return {name: by_name(name, self._outputs) for name, chance, least in over if chance > least}
         rule = by_name(self._target, self._outputs)
@@ -222,7 +222,7 @@ class _Still:
     def _scores(self, clean: Scores) -> dict[str, Any]:
         if self._outputs.kind == "regression":
             return {self._outputs.names[0]: {"value": float(clean[0, 0]), "unit": self._outputs.unit}}
-        probability = probabilities(self._outputs, clean)[0]
+        probability = probabilities(clean, self._outputs)[0]
         return {
             name: {"logit": float(logit), "probability": float(chance)}
             for name, logit, chance in zip(self._outputs.names, clean[0], probability, strict=True)

@@ -151,7 +151,7 @@ class ImageData:
     def _explained(self, rows: np.ndarray, clean: Scores) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
         """Which frames are explained for which outputs."""
         if self._every_predicted:
-            chances = probabilities(self._model.outputs, clean).double().cpu().numpy()
+            chances = probabilities(clean, self._model.outputs).double().cpu().numpy()
             at, columns = np.nonzero(chances > np.array(self._thresholds))
             return torch.from_numpy(at).to(clean.device), torch.from_numpy(columns).to(clean.device)
         every = torch.arange(len(clean), device=clean.device)

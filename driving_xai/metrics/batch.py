@@ -170,7 +170,7 @@ def _value_of(outputs: Outputs, clean: Scores, target: Target) -> Value:
         return target(scores.flatten(0, -2)).view(scores.shape[:-1])
 
     if outputs.kind != "regression":
-        return lambda scores: of_variants(probabilities(outputs, scores))
+        return lambda scores: of_variants(probabilities(scores, outputs))
     before = single(target(clean))
 
     def change(scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B *variants"]:

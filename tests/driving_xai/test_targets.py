@@ -135,6 +135,22 @@ def test_further_outputs_of_a_regressor_have_names() -> None:
         by_name("predicted", outputs)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "name"),
+    [
+        (Outputs(kind="regression", names=("steering", "left")), "left"),
+        (Outputs(kind="multiclass", names=("go", "predicted")), "predicted"),
+    ],
+)
+def test_an_output_does_not_stand_in_for_a_rule_of_its_name(outputs: Outputs, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name}' is a rule and the name of an output.*output\(1\)"):
+        by_name(name, outputs)
+    other = outputs.names[0]
+    assert by_name(other, outputs)(torch.ones(1, 2))(torch.tensor([[3.0, 4.0]])).item() == 3
+    single = Outputs(kind="regression", names=("left",))
+    assert by_name("left", single)(torch.ones(1, 1))(torch.tensor([[3.0]])).item() == 3
+
+
 WRONG = {
     r"\(2, 3\)": lambda scores: scores,
     r"\(\)": lambda scores: scores.sum(),

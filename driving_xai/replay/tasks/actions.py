@@ -76,7 +76,7 @@ class ActionTask(Task):
         }
 
     def read(self, clean: Scores, seen: SourceFrame) -> Prediction:
-        chances = probabilities(self._outputs, clean)[0].double().cpu().numpy()
+        chances = probabilities(clean, self._outputs)[0].double().cpu().numpy()
         names, labels = self._outputs.names, self._labels(seen)
         explained = [
             Output(column, names[column], output(column), float(chances[column]), float(labels[column]))
@@ -94,7 +94,7 @@ class ActionTask(Task):
 
     def curves(self, scores: Float[Tensor, "V K"], output: Output, prediction: Any, clean: Scores) -> Curves:
         return {
-            "target": probabilities(self._outputs, scores)[:, output.column].double().cpu().numpy(),
+            "target": probabilities(scores, self._outputs)[:, output.column].double().cpu().numpy(),
         }
 
     @property
@@ -102,7 +102,7 @@ class ActionTask(Task):
         return tuple(self._outputs.names)
 
     def read_outputs(self, scores: Float[Tensor, "V K"], prediction: Any) -> Float64[np.ndarray, "V K"]:
-        return probabilities(self._outputs, scores).double().cpu().numpy()
+        return probabilities(scores, self._outputs).double().cpu().numpy()
 
     def painter(
         self, first: FrameResult, provenance: str, *, layout: Layout, room: tuple[int, int] | None
