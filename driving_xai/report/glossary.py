@@ -60,7 +60,8 @@ GENERAL: Sequence[Term] = (
     Term(
         "Better than a control",
         "Two things at once: the interval of the difference, frame by frame, lies wholly on the faithful side of "
-        "zero, and the corrected p is no more than the interval's level allows (0.05 at 95 %).",
+        "zero, and the test speaks for the same side, with a corrected p no more than the interval's level allows "
+        "(0.05 at 95 %).",
         "That the difference is large. Its size is in the table of differences.",
     ),
     Term(
