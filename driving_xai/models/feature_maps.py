@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
@@ -333,16 +334,22 @@ def is_linear_head(head: nn.Linear, maps: Tensor, taken: Tensor, scores: Tensor)
 
 
 def cell_centres(network: nn.Module, frames: Frames, layer: nn.Module) -> Cells | None:
-    """Where the cells of a layer's output are centred in the frame, in pixels: the first, and the stride.
+    """Where the cells of a layer's output are centred in frames of any size, in pixels: the first, and the stride.
 
     Follows what changes the size of the grid, modules and functions alike: convolutions, poolings, cuts, margins,
     interpolations. Cell i of a layer with kernel k, stride s and padding p is centred on s * i + (k - 1) / 2 - p
-    of the cells it reads. None where rows and columns have other strides, or something else changes the size.
+    of the cells it reads. None where rows and columns have other strides, something else changes the size, or the
+    place depends on the frame's size, as with TensorFlow's padding.
 
     Raises:
         UnsupportedModelError: the network cuts or pads the frame, and what follows cannot be said.
     """
-    return _centres(_Pass(network, frames), layer, "channels-first")
+    found = _centres(_Pass(network, frames), layer, "channels-first")
+    try:
+        of_larger = _centres(_Pass(network, pad(frames, (0, 1, 0, 1))), layer, "channels-first")
+    except UnsupportedModelError:
+        return found  # Frames of one size.
+    return found if of_larger == found else None
 
 
 class _Grid(NamedTuple):

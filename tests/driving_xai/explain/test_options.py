@@ -174,7 +174,7 @@ def test_what_a_method_does_not_take_is_refused_before_there_is_a_model(name, op
     ],
 )
 def test_options_of_a_method_that_does_not_run_are_refused(options, said) -> None:
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(ValueError, match=said):
         ScoreConfig(methods=("rise",), options=options)
 
 

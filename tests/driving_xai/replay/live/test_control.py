@@ -67,10 +67,11 @@ def live() -> Iterator[Live]:
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(live: Live) -> Iterator[Start]:
     """Runs a function in a thread that the test does not wait for."""
     with ThreadPoolExecutor() as pool:
         yield pool.submit
+        live.close()  # Else a thread that is paused is waited for.
 
 
 def test_whoever_asks_late_gets_the_newest_and_skips_the_rest(live: Live) -> None:

@@ -113,7 +113,8 @@ def test_another_method_goes_on_where_the_last_one_was(watched: Watched, written
 def test_pausing_stepping_and_looking_leave_the_video_as_it_is(
     checkpoint: Checkpoint, recording: Path, tmp_path: Path
 ) -> None:
-    how = ReplayConfig(preset="ultrafast", end_s=0.3)
+    # A viewer's frames are encoded one by one.
+    how = ReplayConfig(preset="ultrafast", end_s=0.3, batch_size=1)
     replay(checkpoint, recording, tmp_path / "alone.mp4", how)
     live = Watched()
     live.pause(True)
