@@ -67,7 +67,7 @@ GENERAL: Sequence[Term] = (
     Term(
         "Not shown",
         "This drive does not tell the two apart: the interval of the difference holds zero, or the test finds "
-        "that chance alone may do as much.",
+        "that chance alone may do as much, or speaks for the other side.",
         "That the two are equal. A longer drive may tell them apart.",
     ),
     Term(
