@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +25,20 @@ from typing import IO, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 from data_prep.errors import DataError, OutputError, StoreError
-from data_prep.shards.atomic import replacing, sha256_of
+from data_prep.shards.atomic import TEMPORARY, replacing, sha256_of
 from data_prep.shards.manifest import FILE_NAME, FOLDER, MAX_MANIFEST_BYTES, Manifest, ShardEntry
 from data_prep.stores import Item, Store, is_url
 
-OUTGOING = "outgoing"
-"""Below the cache: where prep makes what it sends to a store."""
+OUTGOING, VIEWS = "outgoing", "views"
+"""Below the cache: where prep makes what it sends to a store, and where what was fetched lies. Nothing else there is
+ever removed."""
 DEFAULT_CACHE_GB = 50.0
 _TRIES = 2
 """A file whose hash is wrong is fetched once more, in case the way damaged it."""
 _CONNECTIONS = 8
+_KEY = re.compile("[0-9a-f]{16}")
+_UNFINISHED_S = 3600.0
+"""A temporary file that nobody has written to for so long was left by a process that is gone."""
 _RECENT_S = 5.0
 """What was opened so lately may be about to be read, and stays even where the cache is over its bound."""
 _HELD: dict[Path, IO[bytes]] = {}
@@ -44,7 +49,7 @@ def cache_folder() -> Path:
     """Where fetched files lie: `DRIVING_XAI_CACHE`, or `driving-xai` in the user's folder of caches."""
     told = os.environ.get("DRIVING_XAI_CACHE")
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driving-xai"
-    return Path(told).absolute() if told else usual
+    return (Path(told) if told else usual).absolute()
 
 
 def cache_bytes() -> int:
@@ -155,16 +160,16 @@ class _View(NamedTuple):
     def of(cls, url: str, key: str) -> _View:
         parent, _, name = url.rpartition("/")
         # One folder for the whole parent, whatever its depth: a plus stands for a slash.
-        return cls(key, url, cache_folder() / key / quote(parent, safe=":/").replace("/", "+") / name)
+        return cls(key, url, cache_folder() / VIEWS / key / quote(parent, safe=":/").replace("/", "+") / name)
 
     @classmethod
     def holding(cls, path: Path) -> _View | None:
         """The view that a path lies in; None for other paths."""
-        folder, absolute = cache_folder(), path.absolute()
+        folder, absolute = cache_folder() / VIEWS, path.absolute()
         if not absolute.is_relative_to(folder):
             return None
         parts = absolute.relative_to(folder).parts
-        if len(parts) < 3 or parts[0] == OUTGOING:
+        if len(parts) < 3 or not _KEY.fullmatch(parts[0]):
             return None
         parent = unquote(parts[1].replace("+", "/"))
         return cls(parts[0], f"{parent}/{parts[2]}", folder.joinpath(*parts[:3]))
@@ -174,8 +179,11 @@ class _View(NamedTuple):
         if self.root in _HELD:
             return
         file = self._lock_file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        opened = file.open("ab")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            opened = file.open("ab")
+        except OSError as error:
+            raise _unwritable(error) from None
         with suppress(OSError):  # a file system without locks: what is in use may be fetched again
             fcntl.flock(opened, fcntl.LOCK_SH)
         _HELD[self.root] = opened
@@ -347,29 +355,30 @@ def _make_room(wanted: int) -> None:
             f"{cache_folder()}: {wanted / 1e9:.3g} GB are needed at once, the cache takes {bound / 1e9:.3g}; set "
             "DRIVING_XAI_CACHE_GB to more"
         )
-    found = [(file, file.stat()) for file in _files(cache_folder(), removable="no matter")]
+    found = [(file, file.stat()) for file in _files(removable="no matter")]
     excess = sum(about.st_size for _, about in found) + wanted - bound
     if excess <= 0:
         return
-    removable = set(_files(cache_folder(), removable="only"))
+    removable = set(_files(removable="only"))
     for file, about in sorted(found, key=lambda each: each[1].st_mtime):
         if excess <= 0:
             return
-        if file in removable and time.time() - about.st_mtime > _RECENT_S:
+        kept_s = _UNFINISHED_S if file.name.endswith(TEMPORARY) else _RECENT_S
+        if file in removable and time.time() - about.st_mtime > kept_s:
             with suppress(OSError):  # another process was quicker
                 file.unlink()
             excess -= about.st_size
 
 
-def _files(cache: Path, *, removable: Literal["only", "no matter"]) -> Iterator[Path]:
+def _files(*, removable: Literal["only", "no matter"]) -> Iterator[Path]:
     """The files of all views; of one that is in use, only shards can be removed, which are fetched again."""
-    for root in cache.glob("*/*/*"):
-        if root.relative_to(cache).parts[0] == OUTGOING or root.name.startswith("."):
+    for root in (cache_folder() / VIEWS).glob("*/*/*"):
+        view = _View.holding(root)
+        if view is None or root.name.startswith("."):
             continue
         below = [root] if root.is_file() else (path for path in root.rglob("*") if path.is_file())
         lazy = (root / FILE_NAME).exists()
-        view = _View.holding(root)
-        held = removable == "only" and view is not None and view.is_held()
+        held = removable == "only" and view.is_held()
         for file in below:
-            if not held or (lazy and file.parent.name == FOLDER):
+            if not file.name.endswith(".lock") and (not held or (lazy and file.parent.name == FOLDER)):
                 yield file

@@ -199,7 +199,7 @@ def _prepare_into_store(
         )
     check_url(url)
     job = read_job(config, out=url)
-    publication = Publication(Store.open(url), job.fingerprint)
+    publication = Publication(Store.open(url), job.fingerprint, job.source.times)
     sent = sent_before(publication, resume=resume)
     opened = Output.open(
         places.outgoing(url),

@@ -33,6 +33,8 @@ class Publication:
     store: Store
     plan: str
     """Identifies the output."""
+    times: str = ""
+    """When the source's files were changed, which the plan does not say; of what is made while it is sent."""
 
     def begin(self) -> None:
         """Notes which output is coming, in a folder that holds nothing or what an earlier try sent of it.
@@ -48,11 +50,15 @@ class Publication:
                 f"{self.store.url}: holds other files, or an unfinished publication of another output; "
                 "publish to a new folder, or empty that one"
             )
-        self.store.write(self._note_of_plan, b"")
+        self.store.write(self._note_of_plan, self.times.encode())
 
     def is_begun(self) -> bool:
         """Whether an earlier try was this output's."""
         return self.store.exists(self._note_of_plan)
+
+    def is_of_these_files(self) -> bool:
+        """Whether the earlier try read the source's files as they are now."""
+        return self.store.read(self._note_of_plan) == self.times.encode()
 
     def sent(self, *, connections: int = 8) -> dict[str, ShardEntry]:
         """What lies there whole, by path: it has a note, written after it, and its size."""
@@ -217,7 +223,8 @@ def sent_before(publication: Publication, *, resume: bool) -> Mapping[str, Shard
     """What an earlier run of a plan has sent, finished or not; the folder is then this run's.
 
     Raises:
-        DataError: the folder holds something else, or this output and `resume` was not asked for.
+        DataError: the folder holds something else, or this output and `resume` was not asked for, or the
+            source's files were changed since.
     """
     url = publication.store.url
     finished: Manifest | None = None
@@ -232,5 +239,10 @@ def sent_before(publication: Publication, *, resume: bool) -> Mapping[str, Shard
         return {entry.path: entry for entry in finished.shards}
     if finished is not None:
         raise DataError(f"{url}: holds another output; choose a new folder, or remove that one")
+    if begun and not publication.is_of_these_files():
+        raise DataError(
+            f"{url}: files of the source were changed or copied since it was begun; choose a new folder, or empty "
+            "that one"
+        )
     publication.begin()
     return publication.sent()

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from data_prep.places import local
 from driving_xai.cli import console, settings
-from driving_xai.cli.options import Assignments, Config, Device, Json, resolve_device
+from driving_xai.cli.options import Assignments, Config, Device, Json, resolve_device, written
 from driving_xai.cli.training import tell_fetched
 from driving_xai.experiments.registry import EXPERIMENTS, Data, Experiment, imported
 
@@ -108,7 +108,13 @@ def _run(
     data: Annotated[Path, typer.Argument(metavar="SHARDS", parser=local)],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, networks, tables and figures."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            parser=written,
+            help="Folder for runs, networks, tables and figures.",
+        ),
     ],
     checkpoint: Annotated[
         str | None,

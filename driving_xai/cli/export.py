@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from driving_xai.cli import console
-from driving_xai.cli.options import Drives, Json, Resume
+from driving_xai.cli.options import Drives, Json, Resume, written
 
 
 def lerobot(
     shards: Drives,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the data set, new or empty.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", parser=written, help="Folder for the data set, new or empty.")
+    ],
     camera: Annotated[
         str, typer.Option(metavar="NAME", help="The images become observation.images.NAME.")
     ] = "front",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.places import local, local_text
+from data_prep.stores import is_url
 from driving_xai.cli import listing
 from driving_xai.cli.console import SettingsError
 
@@ -35,8 +36,33 @@ Drives = Annotated[
 Images = Annotated[
     Path, typer.Argument(metavar="SHARDS", parser=local, help="A folder that prep wrote, of labelled images.")
 ]
-ModelOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the checkpoint and its logs.")]
-ResultsOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
+
+
+def written(text: str | Path) -> Path:
+    """An output's path on this machine; only `prep` writes to stores.
+
+    Raises:
+        typer.BadParameter: it is a store's address.
+
+    Example:
+        >>> written("run:1/scores")
+        PosixPath('run:1/scores')
+    """
+    if str(text).startswith("file://"):
+        return local(text)
+    if is_url(text):
+        raise typer.BadParameter(
+            f"{text}: results are written to this machine; give a folder here, and copy it once it is finished"
+        )
+    return Path(text)
+
+
+ModelOut = Annotated[
+    Path, typer.Argument(metavar="OUT", parser=written, help="Folder for the checkpoint and its logs.")
+]
+ResultsOut = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", parser=written, help="Folder for the results.")
+]
 
 Backbone = Annotated[
     str | None,

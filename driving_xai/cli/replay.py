@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data_prep.places import local
+from data_prep.places import local, local_text
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.models import open_model
 from driving_xai.cli.options import (
@@ -23,6 +23,7 @@ from driving_xai.cli.options import (
     Json,
     Weights,
     resolve_device,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def replay(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE.mp4", help="The video to write.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.mp4", parser=written, help="The video to write."),
     ] = None,
     method: Annotated[
         str | None,
@@ -57,6 +59,7 @@ def replay(
         typer.Option(
             "--compare",
             metavar="CHECKPOINT",
+            parser=local_text,
             help="Another model, shown side by side with the first; repeatable.",
             rich_help_panel=_FILM,
         ),
@@ -174,6 +177,7 @@ def replay(
         Path | None,
         typer.Option(
             metavar="FILE",
+            parser=written,
             help="A small clip to share as well, FILE.gif or FILE.webp, kept below --gif-mb.",
         ),
     ] = None,

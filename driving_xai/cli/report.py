@@ -9,7 +9,7 @@ import typer
 
 from data_prep.places import local
 from driving_xai.cli import console, settings
-from driving_xai.cli.options import Json
+from driving_xai.cli.options import Json, written
 
 
 def report(
@@ -22,11 +22,15 @@ def report(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE.html", help="The page to write.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.html", parser=written, help="The page to write."),
     ] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="The scores as tables.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", parser=written, help="The scores as tables.")
+    ] = None,
     csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE.csv", help="The scores, a row for each method.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE.csv", parser=written, help="The scores, a row for each method."),
     ] = None,
     rrd: Annotated[
         Path | None,

@@ -12,7 +12,6 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,10 +102,16 @@ class Tried:
 
 
 class Brushes:
-    """Keeps what frames were predicted from until they are shown. Safe between two threads."""
+    """Keeps what frames were predicted from until they are shown. Safe between two threads.
+
+    Attributes:
+        model: the session's, with layers that no method hooks meanwhile.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        # Made before a frame is explained: a copy has the hooks of whatever works on the model at that moment.
+        self.model: Any = twin(session.checkpoint.model)
         self._coming: deque[Pending] = deque()
 
     def coming(self, pending: Pending) -> Pending:
@@ -121,11 +126,6 @@ class Brushes:
             if pending.result.seen is result.seen:
                 return BrushFrame(self, pending)
         return None
-
-    @cached_property
-    def model(self) -> Any:
-        """A model whose layers no method hooks meanwhile."""
-        return twin(self.session.checkpoint.model)
 
 
 class BrushFrame:

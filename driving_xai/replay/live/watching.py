@@ -52,7 +52,7 @@ def watch(checkpoint: Checkpoint, source: Path, live: Live, config: ReplayConfig
         # A little earlier, so that rounding does not lose the frame of that very time.
         start_s = max(config.start_s, at_s - memory_s - 1e-6)
         options = config.options if playback.method == config.method else {}
-        chosen = replace(config, start_s=start_s, method=playback.method, options=options)
+        chosen = replace(config, start_s=start_s, method=playback.method, compared=(), options=options)
         session = Session.open(checkpoint, source, None, chosen)
         live.begin(playback, at_s=at_s, answers=request, times_s=times_s)
         _play(session, live, at_s)
