@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 import av
 
-from data_prep.h264 import ENCODER, declare_colours, to_i420, why_missing
+from data_prep.h264 import ENCODER, declare_colours, reproducible, to_i420, why_missing
 from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
 from driving_xai.errors import VideoError
@@ -84,7 +84,7 @@ class VideoSink:
         self._stream.height, self._stream.width = self.encoded_size
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = self._time_base
-        self._stream.options = {"preset": encoding.preset, "crf": str(encoding.crf)}
+        self._stream.options = {"preset": encoding.preset, "crf": str(encoding.crf), **reproducible()}
         codec = self._stream.codec_context
         codec.gop_size = max(1, round(encoding.keyframe_s * frame_rate))
         declare_colours(codec)
