@@ -67,10 +67,12 @@ def live() -> Iterator[Live]:
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(live: Live) -> Iterator[Start]:
     """Runs a function in a thread that the test does not wait for."""
     with ThreadPoolExecutor() as pool:
         yield pool.submit
+        # The pool waits for its threads, of which some wait for this.
+        live.close()
 
 
 def test_whoever_asks_late_gets_the_newest_and_skips_the_rest(live: Live) -> None:
