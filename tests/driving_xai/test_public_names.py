@@ -19,8 +19,8 @@ PUBLIC = {
     for name in getattr(part, "__all__", vars(part))
     if not isinstance(value := getattr(part, name), types.ModuleType)
 }
-INNER = {"Vehicle", "Manifest", "Sanity", "Source"}
-"""Of records that `read` and `open` return; nobody makes or names one."""
+INNER = {"Vehicle", "Manifest", "Sanity", "Source", "Checked"}
+"""Of records that `read` and `open` return, and the base of configurations; nobody makes or names one."""
 
 
 def mentioned(found: object) -> Iterator[object]:

@@ -130,11 +130,10 @@ def test_frames_of_a_file_are_encoded_together_with_equal_scores(kind: str) -> N
     frames = [
         (seen, draw.integers(0, 256, (80, 160, 3), dtype=np.uint8)) for seen, _ in drive(11, begins=(0, 6))
     ]
-    calls: list[int] = []
+    method, calls = f"{kind}-attention", []
+    explainer = fitted(method, model)  # Which may try the encoder, to place its cells.
+    predictor, scorer = stages(model, explainer)
     with model.encoder.register_forward_hook(lambda _module, given, _out: calls.append(len(given[0]))):
-        method = f"{kind}-attention"
-        explainer = fitted(method, model)
-        predictor, scorer = stages(model, explainer)
         together = [scorer(each) for each in predictor.along(frames, most=4)]
     assert [call for call in calls if call in (1, 2, 3, 4)][:1] == [4]
     predictor, scorer = stages(model, explainer)
