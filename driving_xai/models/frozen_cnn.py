@@ -67,8 +67,11 @@ class FrozenCNN(nn.Module):
         """What a head pools. Where its cells lie is not known of timm's tf_ networks, which pad by the size
         of the frame, more on one side.
         """
-        cells = cell_centres(self, self.mean.new_zeros(1, 3, 64, 64), self.last_map)
-        return FeatureMap(layer=self.last_map, cells=cells)
+        # An even and an odd side: padding by the frame's size places the cells of the two otherwise.
+        even, odd = (
+            cell_centres(self, self.mean.new_zeros(1, 3, side, side), self.last_map) for side in (64, 65)
+        )
+        return FeatureMap(layer=self.last_map, cells=even if even == odd else None)
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
         return self.last_map(self.trunk.forward_features((frames - self.mean) / self.std))

@@ -132,7 +132,7 @@ def measure(
 ) -> dict[str, Any]:
     """Medians over rounds, the cases taking turns."""
     torch.manual_seed(0)
-    net = Net(network)
+    net = Net(network).eval()
     frames = torch.rand(images, 3, side_px, side_px)
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
     outside: dict[str, list[float]] = {name: [] for name in CASES}

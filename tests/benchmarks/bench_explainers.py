@@ -150,7 +150,7 @@ def rise_on_resnet(masks: int, *, name: str = "resnet50", side_px: int = 224) ->
 
     torch.manual_seed(0)
     network = get_model(name).eval().to(memory_format=torch.channels_last)
-    model, frame = Timed(Classifier(network)), torch.rand(1, 3, side_px, side_px)
+    model, frame = Timed(Classifier(network).eval()), torch.rand(1, 3, side_px, side_px)
     with torch.no_grad():
         # What the network itself needs for a batch is there before the measurement.
         for _ in range(3):

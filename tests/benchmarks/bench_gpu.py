@@ -305,7 +305,7 @@ def _flow(
 
 def deletion(size: Size) -> Iterator[Row]:
     """Both curves of a network's Grad-CAM, beside the network alone and torch-cam."""
-    net = bench_deletion.Net(size.network).to(size.device)
+    net = bench_deletion.Net(size.network).eval().to(size.device)
     for name in ("fp32", "tf32", "bf16"):
         frames = torch.rand(size.batch_size, 3, size.side_px, size.side_px, device=size.device)
         with precision(name, size.device):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from data_prep.values import InvalidValue
 from driving_xai.errors import DataError, OptionError, UnsupportedModelError
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.explain_images import ExplainConfig
@@ -174,7 +175,7 @@ def test_what_a_method_does_not_take_is_refused_before_there_is_a_model(name, op
     ],
 )
 def test_options_of_a_method_that_does_not_run_are_refused(options, said) -> None:
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises((OptionError, InvalidValue), match=said):
         ScoreConfig(methods=("rise",), options=options)
 
 

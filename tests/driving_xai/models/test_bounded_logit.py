@@ -211,7 +211,7 @@ def test_the_hard_map_is_the_selection_and_orders_nothing_inside(frames):
 def test_cells_lie_where_their_receptive_fields_are_centred():
     """The pixels that can change a cell's feature are centred on the cell."""
     network = model("none", kernel=3, channels=(4, 4, 4)).backbone
-    first, stride, _ = network.feature_map.cells
+    first, stride = network.feature_map.cells[:2]
     # Over many frames, as a maximum hides some pixels of each.
     reached = torch.zeros(28, 28, dtype=torch.float64)
     for seed in range(20):
