@@ -124,8 +124,14 @@ def edited_frames(
     mixture = Mixture(frame, empty) if edits.edit == "deletion" else Mixture(empty, frame)
     ranks = rank(saliency, torch.Generator().manual_seed(seed))
     found = mixture(ranks, torch.tensor(curve.counts))
-    scores = torch.cat([model(found[part]) for part in batches(len(found), frames=1, batch_size=batch_size)])
+    scores = torch.cat(
+        [model(found[part].clone()) for part in batches(len(found), frames=1, batch_size=batch_size)]
+    )
     outputs = outputs_of(model)
     classes = outputs.kind != "regression"
-    values = target(probabilities(scores, outputs)) if classes else scores[:, 0]
+    if classes:
+        values = target(probabilities(scores, outputs))
+    else:
+        # One output is shown with its sign; of several, what the target takes of them.
+        values = scores[:, 0] if scores.shape[1] == 1 else target(scores)
     return EditedFrames(edits, found, values, "" if classes else outputs.unit or "")

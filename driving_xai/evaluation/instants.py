@@ -16,7 +16,8 @@ from torch import Tensor
 
 from driving_xai.data.drives import Route, Run
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.types import Attention, Frames, RecurrentModel, Scores, TakesWindows
+from driving_xai.models.declared import takes_windows
+from driving_xai.types import Attention, Frames, RecurrentModel, Scores
 
 _FRAMES_PER_READ = 64
 
@@ -162,7 +163,7 @@ def advance(
     """
     # Not inference_mode: gradient explanations need a state that may take part in a graph.
     with torch.no_grad():
-        if isinstance(model, TakesWindows):
+        if takes_windows(model):
             return list(model.steps(windows, past))
         taken = []
         for frames in windows.unbind(1):

@@ -125,7 +125,7 @@ class EvalBatch(NamedTuple):
         """
         if clean is None:
             with torch.no_grad():
-                clean = model(frames)
+                clean = model(frames.clone())
         finite(clean)
         outputs = outputs_of(model)
         (reference, quantity), value = quantity_of(outputs), _value_of(outputs, clean, target)

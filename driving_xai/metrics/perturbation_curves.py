@@ -176,7 +176,8 @@ def scores_of_stretches(
         if parts:
             yield parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    found = [model(variants.flatten(0, 1)).unflatten(0, (frames, -1)) for variants in passes()]
+    # Copies: a network whose first layer works in place writes on what it is given, here on the caller's frames.
+    found = [model(variants.flatten(0, 1).clone()).unflatten(0, (frames, -1)) for variants in passes()]
     return list(torch.cat(found, 1).split(lengths, 1)) if found else []
 
 

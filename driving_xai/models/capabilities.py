@@ -55,7 +55,9 @@ def unwrapped(model: object) -> object:
             model = model.model
         elif isinstance(model, _PARALLEL):
             model = model.module
-        elif isinstance(model, nn.Module) and isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+        elif isinstance(model, nn.Module) and isinstance(
+            inner := getattr(model, "_orig_mod", None), nn.Module
+        ):
             model = inner
         else:
             return model

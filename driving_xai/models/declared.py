@@ -7,6 +7,7 @@ A network of somebody else's may have an attribute of the same name that means s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, TypeGuard
 
 from torch import nn
@@ -22,6 +23,7 @@ from driving_xai.types import (
     Outputs,
     OwnMap,
     RecurrentModel,
+    TakesWindows,
     View,
     WritesMaps,
 )
@@ -37,6 +39,18 @@ def is_recurrent(model: object) -> TypeGuard[RecurrentModel[Any]]:
         False
     """
     return isinstance(model, RecurrentModel) and callable(model.step) and callable(model.at)
+
+
+def takes_windows(model: object) -> TypeGuard[TakesWindows[Any]]:
+    """Whether a model takes several frames of each drive at once: it has the method `steps`.
+
+    Example:
+        >>> net = nn.Identity()
+        >>> net.steps = 1000
+        >>> takes_windows(net)
+        False
+    """
+    return isinstance(model, TakesWindows) and callable(model.steps)
 
 
 def at_instant(model: Any, state: Any = None) -> FrameModel:
@@ -80,15 +94,14 @@ def declared_input_size(model: object) -> tuple[int, int] | None:
         True
     """
     found: object = model.input_size if isinstance(model, HasInputSize) else None
-    return found if _is_size(found) else None
+    if not isinstance(found, tuple | list) or len(found) != 2 or not all(map(_is_side, found)):
+        return None
+    return int(found[0]), int(found[1])
 
 
-def _is_size(found: object) -> TypeGuard[tuple[int, int]]:
-    return (
-        isinstance(found, tuple)
-        and len(found) == 2
-        and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in found)
-    )
+def _is_side(found: object) -> bool:
+    """Whether it is a length in pixels; NumPy's whole numbers are, too."""
+    return isinstance(found, Integral) and not isinstance(found, bool) and int(found) > 0
 
 
 def declared_network(model: object) -> nn.Module | None:

@@ -140,3 +140,10 @@ def test_frames_of_another_precision_are_one_line(made) -> None:
 def test_a_library_that_knows_no_half_precision_is_one_line() -> None:
     with pytest.raises(UnsupportedModelError, match=r"BFloat16.*use another method"):
         build("grad-cam:GradCAM")(resnet().bfloat16(), FRAMES.bfloat16(), output(1))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_module_of_torch_jit_is_taken_as_it_is() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
+    traced = torch.jit.trace(net, torch.rand(1, 3, 4, 4))
+    assert unwrapped(traced) is traced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from driving_xai.models.capabilities import (
     sample_frames,
     vision_transformer_of,
 )
-from driving_xai.models.declared import at_instant
+from driving_xai.models.declared import at_instant, declared_input_size, takes_windows
 from driving_xai.models.foreign import as_checkpoint
 from driving_xai.models.wrap import wrap
 from driving_xai.replay.methods import default_method
@@ -191,3 +192,27 @@ def test_a_part_of_a_models_own_keeps_its_mode_in_a_view() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("size", [(64, 96), [64, 96], (np.int64(64), np.int32(96))])
+def test_a_size_is_any_two_whole_numbers(size) -> None:
+    net = nn.Identity()
+    net.input_size = size
+    found = declared_input_size(net)
+    assert found == (64, 96)
+    assert [type(side) for side in found] == [int, int]
+
+
+@pytest.mark.parametrize("size", [(64, 96.0), (0, 96), (True, 96), "64", (64,)])
+def test_other_sizes_are_not_declared(size) -> None:
+    net = nn.Identity()
+    net.input_size = size
+    assert declared_input_size(net) is None
+
+
+def test_steps_of_another_meaning_are_no_windows() -> None:
+    net = nn.Identity()
+    net.steps = 1000
+    assert not takes_windows(net)
+    net.steps = lambda windows, state: iter(())
+    assert takes_windows(net)
