@@ -103,8 +103,18 @@ class Consumer(Generic[T]):
     Leaving the block normally waits until all are handled; leaving it through an error drops them.
     """
 
-    def __init__(self, handle: Callable[[T], None], depth: int) -> None:
-        self._handle = handle
+    def __init__(
+        self, handle: Callable[[T], None], depth: int, *, release: Callable[[], None] | None = None
+    ) -> None:
+        """Handles nothing before the block is entered.
+
+        Args:
+            handle: takes one item.
+            depth: items that may wait.
+            release: ends whatever `handle` waits for; called where items are dropped, as the thread would
+                never end where somebody has paused it.
+        """
+        self._handle, self._release = handle, release
         self._given: queue.Queue[object] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._stop = threading.Event()
@@ -125,17 +135,21 @@ class Consumer(Generic[T]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is not None:
-            self._stop.set()
-            self._thread.join()
+            self._drop()
             return
         try:
             _put(self._given, _END, self._stop)
             self._thread.join()
         except BaseException:  # Ctrl-C meanwhile: what the items go to is about to be closed.
-            self._stop.set()
-            self._thread.join()
+            self._drop()
             raise
         self._raise()
+
+    def _drop(self) -> None:
+        self._stop.set()
+        if self._release is not None:
+            self._release()
+        self._thread.join()
 
     def _run(self) -> None:
         try:

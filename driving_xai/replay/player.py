@@ -125,8 +125,8 @@ def _play(
     first = sessions[0]
     assert first.out is not None
     config, total = first.config, len(first.frames)
-    # Whoever looks on sees each frame at once.
-    most = 1 if show or live is not None else min(_DEPTH, config.batch_size)
+    # Viewers or none: frames that are encoded one by one have scores that differ in their last digits.
+    most = min(_DEPTH, config.batch_size)
     dropped, brushes = [Dropped(config.policy) for _ in sessions], Brushes(first)
     played = runs = 0
     with ExitStack() as stack:
@@ -153,7 +153,8 @@ def _play(
             show=_show(window, live, first, brushes),
             times=times,
         )
-        with Consumer(renderer, _DEPTH) as consumer:
+        release = None if live is None else live.close
+        with Consumer(renderer, _DEPTH, release=release) as consumer:
             for instant in itertools.chain([opening], instants):
                 consumer.put([submit(pending) for submit, pending in zip(submits, instant, strict=True)])
                 played, runs = played + 1, runs + instant[0].result.seen.begins

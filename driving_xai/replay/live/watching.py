@@ -84,7 +84,7 @@ def _play(session: Session, live: Live, from_s: float) -> None:
             if consumer is None:
                 show = shown_to(live, session, brushes)
                 renderer, _ = filmed([session], stack, [pending.result], show=show, times=times)
-                consumer = stack.enter_context(Consumer(renderer, _DEPTH))
+                consumer = stack.enter_context(Consumer(renderer, _DEPTH, release=live.close))
             consumer.put([submit(pending)])
 
 

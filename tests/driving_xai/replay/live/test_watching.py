@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.cli import app
+from driving_xai.replay.background import Consumer
 from driving_xai.replay.config import ReplayConfig
 from driving_xai.replay.live.control import FrameStats, Live
 from driving_xai.replay.live.watching import watch
@@ -51,7 +52,7 @@ class Watched(Live):
 def watched(checkpoint: Checkpoint, recording: Path) -> Iterator[Watched]:
     """A recording that is watched in a thread."""
     live = Watched()
-    thread = threading.Thread(target=watch, args=(checkpoint, recording, live))
+    thread = threading.Thread(target=watch, args=(checkpoint, recording, live, ReplayConfig(batch_size=1)))
     thread.start()
     yield live
     live.close()
@@ -67,7 +68,8 @@ def written(checkpoint: Checkpoint, recording: Path, tmp_path_factory: pytest.Te
         checkpoint,
         recording,
         tmp_path_factory.mktemp("w") / "v.mp4",
-        ReplayConfig(preset="ultrafast"),
+        # Frames of a file are encoded together, those of a viewer one by one.
+        ReplayConfig(preset="ultrafast", batch_size=1),
         live=live,
     )
     return live
@@ -92,7 +94,6 @@ def test_after_a_seek_the_model_remembers_what_came_before(watched: Watched, wri
     assert watched.seen[shown][1].frame == sought, "what only fills the memory is not shown"
     expected = written.seen[sought][1]
     assert stats.predicted == expected.predicted
-    # Frames of a file are encoded together, those of a viewer one by one: equal but for rounding.
     assert stats.area == pytest.approx(expected.area, rel=1e-5)
     assert (stats.scored, expected.scored) == (1, sought), "means begin anew"
 
@@ -138,6 +139,34 @@ def test_pausing_stepping_and_looking_leave_the_video_as_it_is(
         )
         assert alone == watched
     assert live.newest(0, 1.0).state["ended"]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_paused_replay_ends_at_ctrl_c(
+    checkpoint: Checkpoint, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: bool
+) -> None:
+    """The thread that shows pictures waits for viewers, who will not come again."""
+    live = Watched()
+    live.pause(True)
+
+    def interrupted(consumer: Consumer, item: object) -> None:
+        put(consumer, item)
+        if live.seen:
+            raise KeyboardInterrupt
+
+    put = Consumer.put
+    monkeypatch.setattr(Consumer, "put", interrupted)
+    # Were it to wait, this lets the test go on.
+    rescue = threading.Timer(20, live.close)
+    rescue.start()
+    with pytest.raises(KeyboardInterrupt):
+        if writes:
+            replay(checkpoint, recording, tmp_path / "v.mp4", ReplayConfig(preset="ultrafast"), live=live)
+        else:
+            watch(checkpoint, recording, live)
+    assert rescue.is_alive(), "it ended by itself"
+    rescue.cancel()
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_methods_that_fit_are_offered(checkpoint: Checkpoint) -> None:
