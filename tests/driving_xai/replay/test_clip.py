@@ -57,7 +57,10 @@ def test_a_smaller_clip_is_made_where_the_first_does_not_fit(video: Path, tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
-@pytest.mark.parametrize("rate", ["24", "30000/1001", "25", "7", "2", "60"])
+@pytest.mark.parametrize(
+    "rate",
+    ["30000/1001", "7", "60", *(pytest.param(each, marks=pytest.mark.slow) for each in ("24", "25", "2"))],
+)
 def test_each_picture_is_shown_at_its_own_time_whatever_the_rate(
     tmp_path: Path, suffix: str, rate: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def test_a_paused_replay_ends_at_ctrl_c(
     def interrupted(consumer: Consumer, item: object) -> None:
         put(consumer, item)
         if live.seen:
+            threading.Event().wait(0.2)  # Until the thread has taken it, and waits.
             raise KeyboardInterrupt
 
     put = Consumer.put
@@ -159,11 +161,10 @@ def test_a_paused_replay_ends_at_ctrl_c(
     # Were it to wait, this lets the test go on.
     rescue = threading.Timer(20, live.close)
     rescue.start()
+    how = ReplayConfig(preset="ultrafast")
+    play = partial(replay, out=tmp_path / "v.mp4") if writes else watch
     with pytest.raises(KeyboardInterrupt):
-        if writes:
-            replay(checkpoint, recording, tmp_path / "v.mp4", ReplayConfig(preset="ultrafast"), live=live)
-        else:
-            watch(checkpoint, recording, live)
+        play(checkpoint, recording, config=how, live=live)
     assert rescue.is_alive(), "it ended by itself"
     rescue.cancel()
     assert not list(tmp_path.iterdir())
