@@ -104,6 +104,7 @@ def network() -> WrappedModel:
 
 def write_originals(root: Path) -> None:
     """One of every file, small."""
+    root.mkdir(parents=True, exist_ok=True)
     weights = network().network.state_dict()
     save_file(weights, root / "weights.safetensors")
     kept = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in weights.items()}}
