@@ -370,7 +370,12 @@ class _Grid(NamedTuple):
 
 
 def _centres(seen: _Pass, layer: nn.Module, layout: Layout) -> Cells | None:
-    grids, cut = _grids(seen, layer)
+    grids, cut, rearranged = _grids(seen, layer)
+    if rearranged:
+        raise UnsupportedModelError(
+            "the frame is mirrored, turned, rolled or warped before the network's first layer, and where cells lie "
+            "cannot be followed from there; do so with frames before they are explained"
+        )
     (shape,) = [run.gave for run in seen.runs if run.module is layer][:1] or [torch.Size()]
     grid = grids.get(_sides(shape, layout)) if len(shape) == 4 else None
     if grid is not None and grid.stride[0] == grid.stride[1]:
@@ -386,18 +391,21 @@ def _centres(seen: _Pass, layer: nn.Module, layout: Layout) -> Cells | None:
     return None
 
 
-def _grids(seen: _Pass, layer: nn.Module) -> tuple[dict[tuple[int, int], _Grid], bool]:
-    """By rows and columns, the grids there are when the layer ends; and whether the frame itself was cut.
+def _grids(seen: _Pass, layer: nn.Module) -> tuple[dict[tuple[int, int], _Grid], bool, bool]:
+    """By rows and columns, the grids there are when the layer ends; whether the frame itself was cut; and rearranged.
 
     A size has the grid of what came to it first: a shortcut beside a convolution leads to the same cells. Before the
     first convolution there are no shortcuts, and a frame may be cut and stretched to its old size.
     """
     height, width = seen.frames.shape[-2:]
-    grids, cut, begun = {(height, width): _Grid()}, False, False
+    grids, cut, rearranged, begun = {(height, width): _Grid()}, False, False, False
     for each in seen.record:
         if isinstance(each, Run):
             if each.module is layer:
                 break
+            continue
+        if each.kind == "rearrangement":
+            rearranged = rearranged or not begun
             continue
         took, gave = _sides(each.took, "channels-first"), _sides(each.gave, "channels-first")
         before = grids.get(took)
@@ -407,7 +415,7 @@ def _grids(seen: _Pass, layer: nn.Module) -> tuple[dict[tuple[int, int], _Grid],
             grids[gave] = before.after(each)
             cut = cut or (not begun and each.kind == "cut")
         begun = begun or each.kind == "window"
-    return grids, cut
+    return grids, cut, rearranged
 
 
 def _is_regrouped(frames: Frames, took: torch.Size) -> bool:

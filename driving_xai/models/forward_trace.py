@@ -18,8 +18,8 @@ from driving_xai.types import Frames
 _ATEN = torch.ops.aten
 
 
-Kind = Literal["window", "cut", "resize"]
-"""A convolution or pooling; a slice or a margin; an interpolation."""
+Kind = Literal["window", "cut", "resize", "rearrangement"]
+"""A convolution or pooling; a slice or a margin; an interpolation; pixels in other places of a grid as large."""
 
 
 class Run(NamedTuple):
@@ -202,6 +202,25 @@ def _resized(took: torch.Size, gave: torch.Size, _size: object, corners: object 
     return ((rows - 1) / 2, (columns - 1) / 2), (rows, columns), "resize"
 
 
+def _warped(_took: torch.Size, _gave: torch.Size, *_how: object) -> _Moved:
+    return (0, 0), (1, 1), "rearrangement"
+
+
+def _flipped(took: torch.Size, gave: torch.Size, dims: Sequence[int], *_: object) -> _Moved | None:
+    """Not of channels, whose order is another matter."""
+    return _warped(took, gave) if {dim % 4 for dim in dims} & {2, 3} else None
+
+
+def _rolled(
+    took: torch.Size, gave: torch.Size, _shifts: object, dims: Sequence[int] = (2, 3), *_: object
+) -> _Moved | None:
+    return _flipped(took, gave, dims)
+
+
+def _transposed(took: torch.Size, gave: torch.Size, *dims: int) -> _Moved | None:
+    return _warped(took, gave) if {dim % 4 for dim in dims} == {2, 3} else None
+
+
 _MOVES: Mapping[Any, Callable[..., _Moved | None]] = {
     _ATEN.convolution: _convolved,
     _ATEN.max_pool2d_with_indices: _max_pooled,
@@ -215,9 +234,14 @@ _MOVES: Mapping[Any, Callable[..., _Moved | None]] = {
             *(_ATEN.upsample_bilinear2d, _ATEN.upsample_bicubic2d),
             *(_ATEN._upsample_bilinear2d_aa, _ATEN._upsample_bicubic2d_aa),
             *(_ATEN.upsample_nearest2d, _ATEN._upsample_nearest_exact2d),
+            _ATEN._adaptive_avg_pool2d,
         ],
         _resized,
     ),
+    _ATEN.flip: _flipped,
+    _ATEN.roll: _rolled,
+    _ATEN.transpose: _transposed,
+    _ATEN.grid_sampler_2d: _warped,
 }
 
 

@@ -252,8 +252,50 @@ def test_a_bright_spot_below_what_the_network_cuts_off_lies_where_it_is():
     assert divmod(int(maps.argmax()), 64) in [(row, column) for row in (49, 50) for column in (17, 18)]
 
 
+def _grid_of(frames: torch.Tensor) -> torch.Tensor:
+    turned = torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    return torch.nn.functional.affine_grid(turned, list(frames.shape), align_corners=False)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda x: x.flip(3),
+        lambda x: x.flip((1, -2)),
+        lambda x: x.roll(5, 3),
+        lambda x: x.roll(7),
+        lambda x: x.mT,
+        lambda x: torch.nn.functional.grid_sample(x, _grid_of(x), align_corners=False),
+    ],
+)
+def test_maps_of_mirrored_rolled_and_warped_frames_are_refused(edit) -> None:
+    """Their cells lie elsewhere in a grid as large: nothing would show it."""
+    network = Edited(edit, nn.Identity()).eval()
+    with pytest.raises(UnsupportedModelError, match="mirrored, turned, rolled or warped"):
+        GradCAM()(network, torch.rand(1, 3, 64, 64), lambda scores: scores[:, 0])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda x: x.flip(1),
+        lambda x: torch.nn.functional.interpolate(x, size=(32, 48), mode="area"),
+        lambda x: torch.nn.functional.adaptive_avg_pool2d(x, (32, 48)),
+    ],
+)
+def test_maps_of_frames_made_smaller_or_of_other_channels_are_placed(edit) -> None:
+    network = Edited(edit, nn.Identity()).eval()
+    for weights in (network.read.weight, network.last.weight, network.head.weight):
+        nn.init.ones_(weights)
+    frames = torch.zeros(1, 3, 64, 96)
+    frames[..., 44:56, 12:24] = 1
+    maps = GradCAM()(network, frames, lambda scores: scores[:, 0])[0]
+    row, column = divmod(int(maps.argmax()), 96)
+    assert 44 <= row < 56 and 12 <= column < 24
+
+
 def test_what_cannot_be_followed_from_a_cut_frame_is_refused_in_one_line():
-    network = Edited(lambda x: x.roll(5, 3).index_select(2, torch.arange(20, 60)), nn.Identity()).eval()
+    network = Edited(lambda x: x.index_select(2, torch.arange(20, 60)), nn.Identity()).eval()
     frames = torch.rand(1, 3, 64, 96)
     with pytest.raises(UnsupportedModelError, match="cut or padded before the network's first layer"):
         GradCAM().check(network, frames)
