@@ -211,7 +211,8 @@ class Sent:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{self.root}: cannot be written ({error.strerror}); set DRIVING_XAI_CACHE to a folder with room"
+                f"{self.root}: cannot be written ({error.strerror}); set DRIVING_XAI_CACHE, for this command, to a "
+                "folder that every worker can write"
             ) from None
         entry = self.work(unit)
         Publication(Store.open(self.url), self.plan).send(self.root, entry)

@@ -199,7 +199,9 @@ def replay(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where --serve saves what viewers paint over, for the report. [default: FILE.cases of --out]",
+            parser=written,
+            help="Where --serve saves what viewers paint over, for the report. [default: FILE.cases of --out, where "
+            "only this machine can look]",
         ),
     ] = None,
     host: Annotated[
@@ -225,6 +227,7 @@ def replay(
     """
     from driving_xai.replay.clip import require_clip, write_clip
     from driving_xai.replay.config import ReplayConfig
+    from driving_xai.replay.live.access import is_loopback
     from driving_xai.replay.live.watching import watch
     from driving_xai.replay.player import replay as play
     from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
@@ -233,6 +236,10 @@ def replay(
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
     if out is not None and out.suffix != ".mp4":
         raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+    if cases is not None and serve is None:
+        raise settings.SettingsError(
+            "--cases is where --serve saves what viewers paint over; give --serve PORT too"
+        )
     if gif is not None:
         if out is None:
             raise settings.SettingsError("--gif is made of the video; give --out FILE.mp4 with it")
@@ -275,7 +282,7 @@ def replay(
     how = settings.resolve(
         ReplayConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
     )
-    if cases is None and out is not None:
+    if cases is None and out is not None and is_loopback(host):
         cases = out.with_name(f"{out.stem}.cases")
     with _live_view(serve, host, cases) as live:
         if out is None:

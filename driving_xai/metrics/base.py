@@ -18,6 +18,7 @@ from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.batch import EvalBatch, Mask, RankedMaps
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.models.capabilities import frame_model, require_eval_mode, unwrapped
+from driving_xai.models.forward_trace import frames_taken
 from driving_xai.targets import checked
 from driving_xai.types import Frames, Saliency, Target
 
@@ -176,9 +177,10 @@ class Metric(ABC):
             labels: 0 or 1 for each output, for accuracy under masks.
 
         Raises:
-            ValueError: maps are not on the frames' grid, or the target does not give one number for each frame.
+            ValueError: there are no frames, maps are not on the frames' grid, or the target does not give one number for each frame.
             NonFiniteError: a map, or a score of an unedited frame, has NaN or infinity.
-            UnsupportedModelError: the model says nothing of its outputs, or is in training mode.
+            UnsupportedModelError: the model says nothing of its outputs, is in training mode, or does not take frames
+                of this size.
             DataError: the metric needs a mask, labels or a probability, and there is none.
         """
         expected = (len(frames), *frames.shape[2:])
@@ -186,10 +188,14 @@ class Metric(ABC):
             raise ValueError(
                 f"got maps of shape {tuple(maps.shape)}; expected {expected}, one a frame on its grid"
             )
+        if len(frames) == 0:
+            raise ValueError("got no frames; give one or more")
         require_eval_mode(model)
-        batch = EvalBatch.of(
-            frame_model(model), frames, checked(target), ground_truth_mask=ground_truth_mask, labels=labels
-        )
+        view = frame_model(model)
+        with frames_taken(view, frames):
+            batch = EvalBatch.of(
+                view, frames, checked(target), ground_truth_mask=ground_truth_mask, labels=labels
+            )
         self.require(batch.quantity)
         if self.needs == "ground truth" and ground_truth_mask is None:
             raise DataError(f"measure {self.label} needs ground_truth_mask: the pixels that cause the label")

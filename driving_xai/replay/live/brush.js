@@ -2,7 +2,7 @@
 // The brush: paints a mask on what the model sees, and asks the replay what the outputs are without it.
 function makeBrush(byId, replay) {
   const canvas = byId("paint"), stage = byId("stage"), TOOLS = ["paint", "erase", "region"];
-  let sheet = null, mask = null, regions = null, offsets = [], tool = "paint", cursor = null, last = null, busy = false, again = false, edits = 0;
+  let sheet = null, mask = null, regions = null, offsets = [], tool = "paint", cursor = null, last = null, busy = false, again = false, edits = 0, coming = null;
   const self = { open: false, begin, close, passed };
 
   async function begin() {
@@ -17,7 +17,7 @@ function makeBrush(byId, replay) {
   }
   function close() {
     if (!self.open) return;
-    self.open = false; sheet = null;
+    self.open = false; sheet = coming = null;
     document.body.style.removeProperty("--tall");
     byId("brush").setAttribute("aria-pressed", "false");
     byId("numbers").hidden = false; byId("panel").hidden = byId("easel").hidden = true;
@@ -56,7 +56,7 @@ function makeBrush(byId, replay) {
   // The drive may go on by another viewer's hand: what is painted belongs to its own frame.
   function passed(state) {
     if (!self.open || !sheet || state.picture === sheet.picture) return;
-    if (!mask.some(Boolean)) { sheet = { ...sheet, picture: state.picture }; take(); return; }
+    if (!mask.some(Boolean)) { if (coming !== state.picture) { coming = state.picture; take(); } return; }
     byId("fresh").hidden = false; byId("save").disabled = true;
   }
 

@@ -31,7 +31,7 @@ _WATCHED_S = 5.0
 """A viewer that has not asked for so long has gone."""
 _SAME_S = 1e-6
 """Times of a drive that differ by less are the same frame's."""
-SPEEDS = (0.1, 16.0)
+SPEEDS = (0.25, 4.0)
 """The slowest and the fastest, as multiples of the drive's own."""
 
 

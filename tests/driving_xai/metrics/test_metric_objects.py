@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from driving_xai import metrics
-from driving_xai.errors import DataError, NonFiniteError, OptionError
+from driving_xai.errors import DataError, FrameSizeError, NonFiniteError, OptionError
 from driving_xai.explain.gradient import Gradient
 from driving_xai.metrics.batch import EvalBatch, RankedMaps
 from driving_xai.metrics.curves import deletion, rank
@@ -230,3 +230,12 @@ class TestRandomisation:
         assert ((found.value > 0.4 * most) & (found.value < most)).all()
         with pytest.raises(ValueError, match="got radius 0"):
             metrics.MaxSensitivity(radius=0)
+
+
+def test_frames_of_another_size_and_no_frames_are_one_line() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
+    net.outputs = Outputs(kind="multiclass", names=("go", "stop"))
+    with pytest.raises(FrameSizeError, match="does not take frames of 16 x 16 px"):
+        build("deletion")(net, torch.zeros(1, 3, 16, 16), torch.rand(1, 16, 16), output(0))
+    with pytest.raises(ValueError, match="got no frames"):
+        build("deletion")(net, torch.zeros(0, 3, 8, 8), torch.rand(0, 8, 8), output(0))

@@ -11,14 +11,18 @@ from scipy import stats
 from torch import nn
 
 from driving_xai.explain.baselines import CentrePrior, RandomOrder
+from driving_xai.explain.gradient import Gradient
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.randomisation import (
+    ModelRandomisation,
     layers_in_order,
     map_correlation,
     max_sensitivity,
     randomise_,
     top_overlap,
 )
+from driving_xai.models.steering import SteeringConfig, SteeringModel
+from driving_xai.targets import magnitude
 
 
 class _Crossed(nn.Module):
@@ -153,3 +157,12 @@ def test_what_ignores_the_frame_does_not_move_and_noise_is_each_frames_own() -> 
     assert np.isnan(
         max_sensitivity(prior, torch.nn.Identity(), frames, _target, zeros, radius=0.1, draws=1, seed=0)
     ).all()
+
+
+def test_a_whole_model_of_a_drive_is_randomised_at_its_first_frame() -> None:
+    torch.manual_seed(0)
+    model = SteeringModel(SteeringConfig(hidden_size=4, attention="none")).eval()
+    found = ModelRandomisation()(model, torch.rand(1, 3, 80, 160), Gradient(), magnitude)
+    assert found.curve.shape[0] == 1
+    assert found.curve.shape[1] > 2
+    assert (found.curve[:, -1].abs() < 0.9).all()

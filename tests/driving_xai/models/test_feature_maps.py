@@ -291,7 +291,8 @@ def test_maps_of_frames_made_smaller_or_of_other_channels_are_placed(edit) -> No
     frames[..., 44:56, 12:24] = 1
     maps = GradCAM()(network, frames, lambda scores: scores[:, 0])[0]
     row, column = divmod(int(maps.argmax()), 96)
-    assert 44 <= row < 56 and 12 <= column < 24
+    assert 44 <= row < 56
+    assert 12 <= column < 24
 
 
 def test_what_cannot_be_followed_from_a_cut_frame_is_refused_in_one_line():
