@@ -21,7 +21,7 @@ def name(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-LONG = ("docs/tour.md", "docs/report.md", "docs/guides/auditor.md")
+LONG = ("docs/tour.md", "docs/report.md", "docs/replay.md", "docs/guides/auditor.md")
 """Documents whose commands take a quarter of a minute and more."""
 
 

@@ -67,6 +67,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_each_command_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     said = [run(words, monkeypatch) for words in commands()]

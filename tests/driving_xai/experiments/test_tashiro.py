@@ -93,6 +93,7 @@ def test_runs_hold_out_blocks_in_turn_with_seeds_of_their_own(out) -> None:
     assert [config["training"]["seed"] for config in configs] == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_other_figures_train_only_what_is_missing(shards, out, monkeypatch) -> None:
     trained = []
     original = steering.train

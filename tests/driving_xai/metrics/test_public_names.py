@@ -13,5 +13,5 @@ from driving_xai import metrics
 def test_public_names_are_there_and_say_how_they_are_used(name):
     found = getattr(metrics, name)
     if inspect.isclass(found) and not inspect.isabstract(found):
-        assert "Args:" in found.__doc__ or name in ("Masking", "Quantity", "RankedMaps")
+        assert "Args:" in found.__doc__ or name in ("EvalBatch", "Masking", "Quantity", "RankedMaps")
         assert ">>> " in found.__doc__

@@ -12,6 +12,7 @@ from torch import nn
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.registry import build
+from driving_xai.models.capabilities import unwrapped
 from driving_xai.targets import output
 
 FRAMES = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -142,7 +143,7 @@ def test_a_library_that_knows_no_half_precision_is_one_line() -> None:
         build("grad-cam:GradCAM")(resnet().bfloat16(), FRAMES.bfloat16(), output(1))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit.*:FutureWarning")
 def test_a_module_of_torch_jit_is_taken_as_it_is() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
     traced = torch.jit.trace(net, torch.rand(1, 3, 4, 4))

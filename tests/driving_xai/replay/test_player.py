@@ -458,6 +458,7 @@ class TestTwoOfOneName:
 
 KILLED = """
 import sys
+import time
 from pathlib import Path
 from driving_xai import checkpoint
 from driving_xai.replay.config import ReplayConfig
@@ -465,6 +466,8 @@ from driving_xai.replay.player import replay
 
 def tell(at, total):
     print(at, flush=True)
+    if at == 5:
+        time.sleep(60)  # Until the signal comes, however busy the machine is.
 
 config = ReplayConfig(fill="mean", control_every=2, method="gradient-x-input")
 replay(checkpoint.load(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), config, on_progress=tell)

@@ -125,6 +125,7 @@ STEERING_LOSSES = {"rtol": 1e-4, "later": 1e-2}
 in its three epochs, by 1e-6 by 8e-4, 2e-3 and 5e-2: so much does this training amplify rounding."""
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_classifier_as_one_does(tmp_path) -> None:
     classify.train(Pictures(), tmp_path / "one", together.CLASSIFIER, data={}, device="cpu")
     done = program("classifier", tmp_path / "two", "--devices", 2)
