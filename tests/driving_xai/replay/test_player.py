@@ -457,6 +457,7 @@ class TestTwoOfOneName:
 
 
 KILLED = """
+import signal
 import sys
 import time
 from pathlib import Path
@@ -469,6 +470,8 @@ def tell(at, total):
     if at == 5:
         time.sleep(60)  # Until the signal comes, however busy the machine is.
 
+# Whoever runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 config = ReplayConfig(fill="mean", control_every=2, method="gradient-x-input")
 replay(checkpoint.load(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), config, on_progress=tell)
 """
