@@ -72,7 +72,7 @@ def losses(
     found = []
     for part in batches(removed.shape[1], frames=len(frames), batch_size=batch_size):
         edited = torch.where(removed[:, part], nothing, frames).flatten(0, 1)
-        found.append(batch.model(edited.clone()).unflatten(0, (len(frames), -1)))
+        found.append(batch.model(edited).unflatten(0, (len(frames), -1)))
     scores = torch.cat(found, 1)
     lost = _explained(batch, batch.clean[:, None]) - _explained(batch, scores)
     rounding = _ROUNDING * torch.finfo(batch.clean.dtype).eps * batch.clean.abs().amax(1)

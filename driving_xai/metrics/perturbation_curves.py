@@ -176,8 +176,7 @@ def scores_of_stretches(
         if parts:
             yield parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    # Copies: a network whose first layer works in place writes on what it is given, here on the caller's frames.
-    found = [model(variants.flatten(0, 1).clone()).unflatten(0, (frames, -1)) for variants in passes()]
+    found = [model(variants.flatten(0, 1)).unflatten(0, (frames, -1)) for variants in passes()]
     return list(torch.cat(found, 1).split(lengths, 1)) if found else []
 
 
@@ -228,7 +227,8 @@ def _pictures(frames: Frames, curves: Sequence[PerturbationCurve]) -> dict[_Pict
 
 
 def _whole(picture: Frames, _start: int, _stop: int) -> Float[Tensor, "B 1 3 H W"]:
-    return picture[:, None]
+    # A copy: a network whose first layer works in place writes on what it is given, here on the caller's frames.
+    return picture[:, None].clone()
 
 
 def _between(

@@ -129,9 +129,7 @@ def remove_region(
     masks = torch.from_numpy(np.stack([mask, *(moved(mask, offset) for offset in offsets)])).to(frames.device)
     clean = _finite(model(frames.clone()))[0]
     found = {
-        fill: torch.cat(
-            [_finite(model(edited.clone())) for edited in _edited(frames, masks, fill, batch_size)]
-        )
+        fill: torch.cat([_finite(model(edited)) for edited in _edited(frames, masks, fill, batch_size)])
         for fill in fills
     }
     return RegionRemoval(
