@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from driving_xai.models.backbone import (
     load_backbone,
 )
 from driving_xai.models.feature_maps import cell_centres
-from driving_xai.types import FeatureMap, Frames
+from driving_xai.types import Cells, FeatureMap, Frames
 
 
 class FrozenCNN(nn.Module):
@@ -67,8 +68,12 @@ class FrozenCNN(nn.Module):
         """What a head pools. Where its cells lie is not known of timm's tf_ networks, which pad by the size
         of the frame, more on one side.
         """
-        cells = cell_centres(self, self.mean.new_zeros(1, 3, 64, 64), self.last_map)
-        return FeatureMap(layer=self.last_map, cells=cells)
+        return FeatureMap(layer=self.last_map, cells=self._cells)
+
+    @cached_property
+    def _cells(self) -> Cells | None:
+        # Two forward passes, and asked for at every explanation; weights and devices do not change it.
+        return cell_centres(self, self.mean.new_zeros(1, 3, 64, 64), self.last_map)
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
         return self.last_map(self.trunk.forward_features((frames - self.mean) / self.std))
