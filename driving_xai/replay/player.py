@@ -127,7 +127,8 @@ def _play(
     config, total = first.config, len(first.frames)
     # Viewers or none: frames that are encoded one by one have scores that differ in their last digits.
     most = min(_DEPTH, config.batch_size)
-    dropped, brushes = [Dropped(config.policy) for _ in sessions], Brushes(first)
+    dropped = [Dropped(config.policy) for _ in sessions]
+    brushes = None if live is None else Brushes(first)
     played = runs = 0
     with ExitStack() as stack:
         window = stack.enter_context(Window()) if show else None
@@ -135,7 +136,7 @@ def _play(
             _explained(stack, session, lost, times, most)
             for session, lost in zip(sessions, dropped, strict=True)
         ]
-        if live is not None:
+        if brushes is not None:
             explained[0] = map(brushes.coming, explained[0])
         submits = [stack.enter_context(session.scoring(times)) for session in sessions]
         instants = zip(*explained, strict=True)
@@ -230,10 +231,10 @@ def _require_rows(sessions: Sequence[Session], renderer: Renderer) -> None:
         raise DataError("no frame had a predicted output, so nothing could be scored; see --no-score")
 
 
-def _show(window: Window | None, live: Live | None, session: Session, brushes: Brushes) -> Show | None:
+def _show(window: Window | None, live: Live | None, session: Session, brushes: Brushes | None) -> Show | None:
     """What takes each picture, if anybody looks."""
     to_window = None if window is None else window.offer
-    to_viewers = None if live is None else shown_to(live, session, brushes)
+    to_viewers = None if live is None or brushes is None else shown_to(live, session, brushes)
 
     def show(picture: Image, result: FrameResult, curves: Sequence[CurveView | None]) -> None:
         if to_window is not None:
