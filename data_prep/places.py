@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote
 from data_prep.errors import DataError, OutputError, StoreError
 from data_prep.shards.atomic import TEMPORARY, replacing, sha256_of
 from data_prep.shards.manifest import FILE_NAME, FOLDER, MAX_MANIFEST_BYTES, Manifest, ShardEntry
-from data_prep.stores import Item, Store, is_url
+from data_prep.stores import Item, Store, is_elsewhere, is_url
 
 OUTGOING, VIEWS = "outgoing", "views"
 """Below the cache: where prep makes what it sends to a store, and where what was fetched lies. Nothing else there is
@@ -85,11 +85,9 @@ def local(text: str | Path) -> Path:
         >>> local("run:1/shards")
         PosixPath('run:1/shards')
     """
-    if not is_url(text):
-        return Path(text)
-    if (url := str(text)).startswith("file://"):
-        return Path(url.removeprefix("file://"))
-    return _opened(Store.open(url), key=None).root
+    if is_elsewhere(text):
+        return _opened(Store.open(str(text)), key=None).root
+    return Path(str(text).removeprefix("file://")) if is_url(text) else Path(text)
 
 
 def outgoing(url: str) -> Path:

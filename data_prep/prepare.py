@@ -31,7 +31,7 @@ from data_prep.readers.paths import printable
 from data_prep.schema import VEHICLES, Drive, ImageSet
 from data_prep.shards.manifest import Manifest, ShardEntry, require_readable
 from data_prep.split import BlockSplit, DriveSplit, NoRoomError, OnePart, SplitRule, Timeline, check_gap
-from data_prep.stores import Store, is_url
+from data_prep.stores import Store, is_elsewhere
 from data_prep.values import PositiveCount, Seed
 
 _LEAST_ENTRY_BYTES = 64 + 100
@@ -156,7 +156,7 @@ def prepare(
         prepare(PrepConfig(reader="udacity-csv", source=Path("ch2_001")), Path("shards/ch2_001"), workers=2)
     """
     runner = engines.build(engine, workers=workers, scheduler=scheduler)
-    if is_url(out) and not str(out).startswith("file://"):
+    if is_elsewhere(out):
         return _prepare_into_store(
             config,
             str(out),

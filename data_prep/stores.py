@@ -39,6 +39,16 @@ def is_url(text: str | Path) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", str(text)) is not None
 
 
+def is_elsewhere(text: str | Path) -> bool:
+    """Whether an address is one of a store; `file://` is this machine's own disk.
+
+    Example:
+        >>> [is_elsewhere(text) for text in ("s3://bucket/drives", "file:///mnt/drives", "run:1/shards")]
+        [True, False, False]
+    """
+    return is_url(text) and not str(text).startswith("file://")
+
+
 class Item(NamedTuple):
     """An object of a store."""
 

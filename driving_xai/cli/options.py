@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.places import local, local_text
-from data_prep.stores import is_url
+from data_prep.stores import is_elsewhere
 from driving_xai.cli import listing
 from driving_xai.cli.console import SettingsError
 
@@ -48,13 +48,11 @@ def written(text: str | Path) -> Path:
         >>> written("run:1/scores")
         PosixPath('run:1/scores')
     """
-    if str(text).startswith("file://"):
-        return local(text)
-    if is_url(text):
+    if is_elsewhere(text):
         raise typer.BadParameter(
             f"{text}: results are written to this machine; give a folder here, and copy it once it is finished"
         )
-    return Path(text)
+    return local(text)
 
 
 ModelOut = Annotated[
