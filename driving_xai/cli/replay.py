@@ -232,25 +232,14 @@ def replay(
     from driving_xai.replay.player import replay as play
     from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 
-    if out is None and (serve is None or show):
-        raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
-    if out is not None and out.suffix != ".mp4":
-        raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
-    if cases is not None and serve is None:
-        raise settings.SettingsError(
-            "--cases is where --serve saves what viewers paint over; give --serve PORT too"
-        )
+    methods = [] if method is None else [each.strip() for each in method.split(",")]
+    _require_a_use(out, serve=serve, show=show, cases=cases, several=len(methods) > 1 or bool(compare))
     if gif is not None:
         if out is None:
             raise settings.SettingsError("--gif is made of the video; give --out FILE.mp4 with it")
         require_clip(gif, gif_mb)
     loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
     others = [open_model(each, device=resolve_device(device), weights=None) for each in compare or ()]
-    methods = [] if method is None else [each.strip() for each in method.split(",")]
-    if out is None and (len(methods) > 1 or compare):
-        raise settings.SettingsError(
-            "several methods or models are for a film; give --out FILE.mp4, or one of them to look at"
-        )
     options = {
         "method": methods[0] if methods else None,
         "compared": tuple(methods[1:]) or None,
@@ -308,6 +297,28 @@ def replay(
         with console.progress("clip", unit="pictures") as on_progress:
             write_clip(made.video, gif, most_mb=gif_mb, on_progress=on_progress)
         console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
+
+
+def _require_a_use(
+    out: Path | None, *, serve: int | None, show: bool, cases: Path | None, several: bool
+) -> None:
+    """Refuses what would come to nothing, before a model is opened.
+
+    Raises:
+        SettingsError: nothing would be written or seen, or an option has no part in it.
+    """
+    if out is None and (serve is None or show):
+        raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
+    if out is not None and out.suffix != ".mp4":
+        raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+    if cases is not None and serve is None:
+        raise settings.SettingsError(
+            "--cases is where --serve saves what viewers paint over; give --serve PORT too"
+        )
+    if out is None and several:
+        raise settings.SettingsError(
+            "several methods or models are for a film; give --out FILE.mp4, or one of them to look at"
+        )
 
 
 def _tell(made: ReplayResult, *, as_json: bool) -> None:
