@@ -35,11 +35,15 @@ class SettingsError(ValueError):
     """A configuration file or option that no recipe understands."""
 
 
+class UnusableDataError(Exception):
+    """A DataError while arguments are read, where Typer makes a mistake in the usage of any ValueError."""
+
+
 def exit_code(error: Exception) -> int | None:
     """The exit code of an error that a user can cause; None for a bug."""
     if isinstance(error, _ClickUsageError | SettingsError):
         return USAGE
-    if isinstance(error, DataError):
+    if isinstance(error, DataError | UnusableDataError):
         return INVALID_DATA
     # What is not imported cannot have been raised: --help must not wait for torch.
     ours = sys.modules.get("driving_xai.errors")

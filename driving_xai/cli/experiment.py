@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from data_prep.places import local
 from driving_xai.cli import console, settings
-from driving_xai.cli.options import Assignments, Config, Device, Json, resolve_device, written
+from driving_xai.cli.options import Assignments, Config, Device, Json, fetched, resolve_device, written
 from driving_xai.cli.training import tell_fetched
 from driving_xai.experiments.registry import EXPERIMENTS, Data, Experiment, imported
 
@@ -105,7 +104,7 @@ def _command(name: str) -> Any:
 
 def _run(
     ctx: typer.Context,
-    data: Annotated[Path, typer.Argument(metavar="SHARDS", parser=local)],
+    data: Annotated[Path, typer.Argument(metavar="SHARDS", parser=fetched)],
     out: Annotated[
         Path,
         typer.Option(

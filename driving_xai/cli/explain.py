@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from data_prep.places import local
 from driving_xai.cli import console, settings
 from driving_xai.cli.models import open_model
 from driving_xai.cli.options import (
@@ -24,6 +23,7 @@ from driving_xai.cli.options import (
     Seed,
     Target,
     Weights,
+    fetched,
     methods_of,
     names_of,
     resolve_device,
@@ -33,7 +33,7 @@ from driving_xai.cli.options import (
 def explain(
     checkpoint: Checkpoint,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", parser=local, help="JPEG or PNG files.")
+        list[Path], typer.Argument(metavar="IMAGE...", parser=fetched, help="JPEG or PNG files.")
     ],
     out: ResultsOut,
     method: RequiredMethods,

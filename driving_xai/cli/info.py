@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.places import local, named
+from data_prep.places import named
 from driving_xai.cli import console, tables
-from driving_xai.cli.options import Json
+from driving_xai.cli.options import Json, fetched
 from driving_xai.errors import DataError
 
 
 def info(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", parser=local, help="A folder that prep, train or score wrote.")
+        Path, typer.Argument(metavar="PATH", parser=fetched, help="A folder that prep, train or score wrote.")
     ],
     figure: Annotated[
         Path | None,

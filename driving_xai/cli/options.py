@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from data_prep.errors import DataError
 from data_prep.places import local, local_text
 from data_prep.stores import is_elsewhere
 from driving_xai.cli import listing
-from driving_xai.cli.console import SettingsError
+from driving_xai.cli.console import SettingsError, UnusableDataError
+
+
+@contextmanager
+def _passed_on() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise UnusableDataError(str(error)) from None
+
+
+def fetched(text: str | Path) -> Path:
+    """What an argument names, on this machine; see `places.local`.
+
+    Raises:
+        UnusableDataError: in place of its DataError.
+    """
+    with _passed_on():
+        return local(text)
+
+
+def fetched_text(text: str) -> str:
+    """As `fetched`, for what may also be the name of a model."""
+    with _passed_on():
+        return local_text(text)
+
 
 Checkpoint = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT",
-        parser=local_text,
+        parser=fetched_text,
         help="The model: a folder that train wrote, here or in a store; or timm:NAME, torchvision:NAME, or package.module:factory.",
     ),
 ]
@@ -28,13 +56,15 @@ Weights = Annotated[
     ),
 ]
 Shards = Annotated[
-    Path, typer.Argument(metavar="SHARDS", parser=local, help="A folder that prep wrote, here or in a store.")
+    Path,
+    typer.Argument(metavar="SHARDS", parser=fetched, help="A folder that prep wrote, here or in a store."),
 ]
 Drives = Annotated[
-    Path, typer.Argument(metavar="SHARDS", parser=local, help="A folder that prep wrote, with steering.")
+    Path, typer.Argument(metavar="SHARDS", parser=fetched, help="A folder that prep wrote, with steering.")
 ]
 Images = Annotated[
-    Path, typer.Argument(metavar="SHARDS", parser=local, help="A folder that prep wrote, of labelled images.")
+    Path,
+    typer.Argument(metavar="SHARDS", parser=fetched, help="A folder that prep wrote, of labelled images."),
 ]
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data_prep.places import local, local_text
 from driving_xai.cli import console, settings, tables
 from driving_xai.cli.models import open_model
 from driving_xai.cli.options import (
@@ -22,6 +21,8 @@ from driving_xai.cli.options import (
     Device,
     Json,
     Weights,
+    fetched,
+    fetched_text,
     resolve_device,
     written,
 )
@@ -39,7 +40,7 @@ def replay(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE", parser=local, help="Shards, a recording, a video file, or a folder of images."
+            metavar="SOURCE", parser=fetched, help="Shards, a recording, a video file, or a folder of images."
         ),
     ],
     out: Annotated[
@@ -59,7 +60,7 @@ def replay(
         typer.Option(
             "--compare",
             metavar="CHECKPOINT",
-            parser=local_text,
+            parser=fetched_text,
             help="Another model, shown side by side with the first; repeatable.",
             rich_help_panel=_FILM,
         ),

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from data_prep.places import local
 from driving_xai.cli import console, settings
-from driving_xai.cli.options import Json, written
+from driving_xai.cli.options import Json, fetched, written
 
 
 def report(
@@ -17,7 +16,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RESULT_DIR...",
-            parser=local,
+            parser=fetched,
             help="Folders that score, replay or sanity wrote, and of brush cases.",
         ),
     ],

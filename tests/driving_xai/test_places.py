@@ -147,3 +147,13 @@ def test_a_round_trip_over_s3_with_a_kill_in_each_command_equals_local_paths(tmp
             contents(there).items()
             == {name: data for name, data in contents(here).items() if not name.startswith("shards/")}.items()
         )
+
+
+def test_an_argument_in_a_store_that_is_not_known_is_data_that_cannot_be_used():
+    for words in (
+        ("info", "nowhere://bucket/scores"),
+        ("explain", "nowhere://bucket/model", "a.png", *SCORE[:2]),
+    ):
+        done = CliRunner().invoke(app, [*words, *(() if words[0] == "info" else ("-o", "maps"))])
+        assert done.exit_code == 3
+        assert done.stderr.splitlines()[-1].startswith("driving-xai: nowhere://bucket/"), done.stderr
