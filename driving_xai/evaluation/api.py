@@ -30,7 +30,7 @@ from driving_xai.explain.registry import require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.base import Metric
 from driving_xai.metrics.batch import EvalBatch, quantity_of
-from driving_xai.models.capabilities import device_of
+from driving_xai.models.capabilities import device_of, scores_of
 from driving_xai.models.foreign import as_checkpoint
 from driving_xai.perturb import CurveFill
 from driving_xai.targets import by_name
@@ -296,8 +296,7 @@ class FrameData:
         frames = self._frames[chosen].to(device)
         labels = None if self._labels is None else self._labels[chosen].to(device)
         masks = None if self._masks is None else self._masks[chosen].to(device)
-        with torch.no_grad():
-            clean = self._model(frames)
+        clean = scores_of(self._model, frames)
         names = [self._target] * len(rows)
         if self._target == "predicted":
             names = [self._outputs.names[column] for column in clean.argmax(1).tolist()]

@@ -31,7 +31,7 @@ from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf, described
 from driving_xai.explain.registry import require_methods
 from driving_xai.metrics.perturbation_curves import Edit
-from driving_xai.models.capabilities import device_of, frame_model
+from driving_xai.models.capabilities import device_of, frame_model, scores_of
 from driving_xai.perturb import Fill
 from driving_xai.targets import (
     OF_PROBABILITY,
@@ -143,8 +143,7 @@ class _Still:
         pixels = torch.from_numpy(np.ascontiguousarray(self._rule.apply(image)))
         device = device_of(self._checkpoint.model)
         frames = pixels.permute(2, 0, 1)[None].to(device).float() / 255
-        with torch.no_grad():
-            clean = self._view(frames)
+        clean = scores_of(self._view, frames)
         if not clean.isfinite().all():
             raise NonFiniteError(f"{path.name}: its prediction is NaN or infinite; check the weights")
         maps = []

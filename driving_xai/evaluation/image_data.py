@@ -24,7 +24,7 @@ from driving_xai.evaluation.selection import choose_rows, every_batch, require_g
 from driving_xai.metrics.batch import EvalBatch, Mask
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.quantities import PROBABILITY, Quantity
-from driving_xai.models.capabilities import device_of
+from driving_xai.models.capabilities import device_of, scores_of
 from driving_xai.targets import by_name, outputs_at, probabilities
 from driving_xai.types import Frames, Scores
 
@@ -145,8 +145,7 @@ class ImageData:
 
     def _predicted(self, frames: Frames) -> tuple[Frames, Scores]:
         frames = frames.to(device_of(self._model))
-        with torch.no_grad():
-            return frames, self._model(frames)
+        return frames, scores_of(self._model, frames)
 
     def _explained(self, rows: np.ndarray, clean: Scores) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
         """Which frames are explained for which outputs."""

@@ -43,7 +43,7 @@ from driving_xai.metrics.randomisation import (
 )
 from driving_xai.metrics.registry import FAMILIES, build
 from driving_xai.metrics.statistics import BlockBootstrap
-from driving_xai.models.capabilities import device_of
+from driving_xai.models.capabilities import device_of, scores_of
 from driving_xai.types import Saliency
 
 SCHEMA = "driving-xai-sanity/1"
@@ -198,7 +198,7 @@ def _places(data: EvalData, batch: EvalBatch) -> pd.DataFrame:
 
 def _stages(model: nn.Module, batch: EvalBatch, config: SanityConfig) -> list[_Stage]:
     """From the output to the input: each layer with those before it, and each alone."""
-    layers = layers_in_order(model, lambda: batch.model(batch.frames))
+    layers = layers_in_order(model, lambda: scores_of(batch.model, batch.frames))
     stages = []
     if "cascading" in config.checks:
         stages += [_Stage("cascading", layer, tuple(layers[: at + 1])) for at, layer in enumerate(layers)]

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from driving_xai.errors import NonFiniteError, UnsupportedModelError
 from driving_xai.explain.options import checked_fields
-from driving_xai.models.capabilities import frame_model, network_of, network_or_none, require_eval_mode
+from driving_xai.models.capabilities import (
+    frame_model,
+    network_of,
+    network_or_none,
+    require_eval_mode,
+    scores_of,
+)
 from driving_xai.models.forward_trace import frames_taken, removed_after, uncompiled
 from driving_xai.targets import checked, single
 from driving_xai.types import FrameModel, Frames, Saliency, Target
@@ -227,8 +233,8 @@ def _taking(view: FrameModel, frames: Frames) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError):
-        with frames_taken(view, frames), torch.no_grad():
-            view(frames.clone())
+        with frames_taken(view, frames):
+            scores_of(view, frames)
         raise
     if version is not None and frames._version != version:
         raise UnsupportedModelError(

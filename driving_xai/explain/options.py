@@ -7,6 +7,8 @@ from dataclasses import asdict, is_dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from data_prep.values import InvalidValue, checked_keywords, keyword_types
 from driving_xai.errors import OptionError
 
@@ -48,7 +50,7 @@ def checked(method: str, options: Options, known: Mapping[str, Any]) -> dict[str
 def checked_fields(explainer: object) -> dict[str, Any]:
     """The values of an explainer's own keywords, by the rules of options, where those say something else.
 
-    What no text can say, a layer or `types.Cells`, is left as it is.
+    NumPy's numbers count as Python's. What no text can say, a layer or `types.Cells`, is left as it is.
 
     Raises:
         OptionError: a value does not fit; the message says what there is.
@@ -56,7 +58,8 @@ def checked_fields(explainer: object) -> dict[str, Any]:
     if not is_dataclass(explainer) or isinstance(explainer, type):
         return {}
     given = {name: getattr(explainer, name) for name in _fields_of(type(explainer))}
-    said = {name: value for name, value in given.items() if is_sayable(value)}
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+    said = {name: value for name, value in plain.items() if is_sayable(value)}
     try:
         found = checked_keywords(
             said,
@@ -73,8 +76,9 @@ def checked_fields(explainer: object) -> dict[str, Any]:
 def _fields_of(explainer: type) -> Mapping[str, Any]:
     try:
         return keyword_types(explainer)
-    # Names that a class of somebody else's imports for type checkers only: nothing can be said of its fields.
-    except NameError:
+    # A class of somebody else's may import names for type checkers only, or annotate with what is no type: nothing
+    # can be said of its fields.
+    except (NameError, AttributeError, TypeError, SyntaxError):
         return {}
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from driving_xai.explain.base import finite
-from driving_xai.models.capabilities import require_eval_mode
+from driving_xai.models.capabilities import require_eval_mode, scores_of
 from driving_xai.perturb import batches
 from driving_xai.targets import held_at
 from driving_xai.types import FrameModel, Frames, Scores, Target
@@ -28,9 +28,7 @@ class ReferenceScores:
 
     def __init__(self, model: FrameModel, frames: Frames, target: Target) -> None:
         require_eval_mode(model)
-        with torch.no_grad():
-            # A network whose first layer works in place writes on what it is given.
-            scores = model(frames.clone())
+        scores = scores_of(model, frames)
         self.model, self.count = model, len(frames)
         self.target = held_at(target, scores)
         """The target at the clean prediction; see `targets.held_at`."""

@@ -14,7 +14,7 @@ from driving_xai.explain.base import Explainer, finite
 from driving_xai.explain.cells import CellValues
 from driving_xai.metrics.curves import rank
 from driving_xai.metrics.quantities import PROBABILITY, Quantity, Value
-from driving_xai.models.capabilities import outputs_of
+from driving_xai.models.capabilities import outputs_of, scores_of
 from driving_xai.targets import ExplainedScore, explained_by, probabilities, single
 from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
 
@@ -124,8 +124,7 @@ class EvalBatch(NamedTuple):
             NonFiniteError: a score of an unedited frame is NaN or infinite.
         """
         if clean is None:
-            with torch.no_grad():
-                clean = model(frames.clone())
+            clean = scores_of(model, frames)
         finite(clean)
         outputs = outputs_of(model)
         (reference, quantity), value = quantity_of(outputs), _value_of(outputs, clean, target)

@@ -22,7 +22,7 @@ from driving_xai.explain.base import Explainer
 from driving_xai.explain.seeding import generators
 from driving_xai.metrics.base import Category, ExplainerMetric, MetricResult
 from driving_xai.metrics.statistics import spearman
-from driving_xai.models.capabilities import frame_model
+from driving_xai.models.capabilities import frame_model, scores_of
 from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import Frames, Saliency, Target
 
@@ -223,7 +223,7 @@ class ModelRandomisation(ExplainerMetric):
             raise UnsupportedModelError(
                 f"got {type(model).__name__}, expected an nn.Module; give the whole network"
             )
-        layers, found = layers_in_order(model, lambda: frame_model(model)(frames)), []
+        layers, found = layers_in_order(model, lambda: scores_of(frame_model(model), frames)), []
         for at in range(len(layers)):
             drawn = layers[: at + 1] if self.order == "cascading" else layers[at : at + 1]
             with randomised(model, drawn, self.seed):

@@ -16,6 +16,7 @@ from scipy.signal import fftconvolve
 from torch import Tensor
 
 from driving_xai.errors import NonFiniteError
+from driving_xai.models.capabilities import scores_of
 from driving_xai.perturb import Fill, blank
 from driving_xai.types import FrameModel, Frames, Scores
 
@@ -127,7 +128,7 @@ def remove_region(
         )
     offsets = other_places(mask, most=places, seed=seed)
     masks = torch.from_numpy(np.stack([mask, *(moved(mask, offset) for offset in offsets)])).to(frames.device)
-    clean = _finite(model(frames.clone()))[0]
+    clean = _finite(scores_of(model, frames))[0]
     found = {
         fill: torch.cat([_finite(model(edited)) for edited in _edited(frames, masks, fill, batch_size)])
         for fill in fills

@@ -20,7 +20,8 @@ from data_prep.values import build
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models import weights as weights_files
 from driving_xai.models.feature_maps import last_feature_map
-from driving_xai.models.forward_trace import evaluating, removed_after
+from driving_xai.models.forward_trace import removed_after
+from driving_xai.models.modes import evaluating
 from driving_xai.models.pretrained import timm_network
 from driving_xai.models.weights import Weights, first_line
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +24,8 @@ from driving_xai.models.declared import (
     is_recurrent,
 )
 from driving_xai.models.feature_maps import last_feature_map, map_at, named_layer
-from driving_xai.types import FeatureMap, FrameModel, Frames, Outputs, OwnMap
+from driving_xai.models.modes import is_exported, part_in_training
+from driving_xai.types import FeatureMap, FrameModel, Frames, Outputs, OwnMap, Scores
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -45,6 +45,19 @@ def frame_model(model: object) -> FrameModel:
             f"{type(found).__name__} cannot be called; give a network, or wrap(network)"
         )
     return at_instant(found)
+
+
+@torch.no_grad()
+def scores_of(view: FrameModel, frames: Frames) -> Scores:
+    """What a view of an instant says of frames, which stay as they are: a first layer may work in place.
+
+    Example:
+        >>> frames = torch.full((1, 3, 2, 2), -1.0)
+        >>> _ = scores_of(nn.ReLU(inplace=True), frames)
+        >>> frames.unique()
+        tensor([-1.])
+    """
+    return view(frames.clone())
 
 
 def unwrapped(model: object) -> object:
@@ -233,39 +246,32 @@ def _is_plain(layers: Sequence[nn.Module]) -> bool:
     )
 
 
-_OF_TORCH = re.compile(
-    r"torch\.nn\.modules\.(activation|container|conv|flatten|linear|normalization|padding|pixelshuffle|pooling|upsampling)"
-)
-_DRAWING = (nn.RReLU, nn.MultiheadAttention)
-
-
-def _is_alike_in_both_modes(module: nn.Module) -> bool:
-    """Whether it is one of torch's own layers that take no notice of their mode."""
-    return bool(_OF_TORCH.fullmatch(type(module).__module__)) and not isinstance(module, _DRAWING)
-
-
 def require_eval_mode(model: object) -> None:
-    """Makes sure that a model's network is in eval mode, all of it.
+    """Makes sure that a model's network is in eval mode, all of it; see `modes.part_in_training`.
 
-    In training mode layers mix the frames of a batch, draw, and change their own statistics. Which ones do is not
-    to be seen, for a module may call `F.dropout(training=self.training)`: all are refused but torch's own that take
-    no notice of their mode. A plain function has none.
+    In training mode layers mix the frames of a batch, draw, and change their own statistics. A plain function has
+    no mode.
 
     Raises:
         UnsupportedModelError: a part is in training mode.
 
     Example:
-        >>> require_eval_mode(nn.Sequential(nn.Dropout()))
+        >>> require_eval_mode(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval())
+        >>> require_eval_mode(nn.Dropout())
         Traceback (most recent call last):
-        driving_xai.errors.UnsupportedModelError: layer 0 (Dropout) is in training mode; call eval() on the model first
+        driving_xai.errors.UnsupportedModelError: Dropout is in training mode; call eval() on the model first
     """
     network = network_or_none(model)
-    if network is None:
+    found = None if network is None else part_in_training(network)
+    if found is None:
         return
-    for name, module in network.named_modules():
-        if module.training and not _is_alike_in_both_modes(module):
-            what = f"layer {name} ({type(module).__name__})" if name else type(module).__name__
-            raise UnsupportedModelError(f"{what} is in training mode; call eval() on the model first")
+    name, part = found
+    if is_exported(part):
+        raise UnsupportedModelError(
+            "the network was exported in training mode; call eval() on it and export it again"
+        )
+    what = f"layer {name} ({type(part).__name__})" if name else type(part).__name__
+    raise UnsupportedModelError(f"{what} is in training mode; call eval() on the model first")
 
 
 def outputs_of(model: object) -> Outputs:

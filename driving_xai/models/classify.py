@@ -18,9 +18,9 @@ from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.feature_maps import cell_centres, last_feature_map, linear_head
-from driving_xai.models.forward_trace import evaluating
 from driving_xai.models.lambda_layer import LambdaLayer
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaConfig, LambdaResNet
+from driving_xai.models.modes import evaluating
 from driving_xai.models.weights import find, put, require_fit
 from driving_xai.types import Cells, FeatureMap, Frames, Outputs, OwnMap, Scores
 

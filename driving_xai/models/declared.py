@@ -94,12 +94,12 @@ def declared_input_size(model: object) -> tuple[int, int] | None:
         True
     """
     found: object = model.input_size if isinstance(model, HasInputSize) else None
-    if not isinstance(found, tuple | list) or len(found) != 2 or not all(map(_is_side, found)):
+    if not isinstance(found, tuple | list) or len(found) != 2 or not all(map(is_length, found)):
         return None
     return int(found[0]), int(found[1])
 
 
-def _is_side(found: object) -> bool:
+def is_length(found: object) -> bool:
     """Whether it is a length in pixels; NumPy's whole numbers are, too."""
     return isinstance(found, Integral) and not isinstance(found, bool) and int(found) > 0
 

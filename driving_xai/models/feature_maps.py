@@ -19,11 +19,11 @@ from driving_xai.models.declared import at_instant, declared_network
 from driving_xai.models.forward_trace import (
     Move,
     Run,
-    evaluating,
     removed_after,
     traced,
     traced_as_far_as_it_goes,
 )
+from driving_xai.models.modes import evaluating
 from driving_xai.types import Cells, FeatureMap, Frames, Layout
 
 _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, _BatchNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d)

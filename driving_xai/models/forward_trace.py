@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from driving_xai.errors import FrameSizeError
 from driving_xai.models.declared import at_instant
+from driving_xai.models.modes import evaluating
 from driving_xai.types import Frames
 
 _ATEN = torch.ops.aten
@@ -278,15 +279,3 @@ def uncompiled(network: nn.Module) -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode; afterwards each part is in the mode it was in."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
+from numbers import Real
+from typing import Literal, Self, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,11 +15,15 @@ from torch import Tensor, nn
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from driving_xai.models.capabilities import network_of, sample_frames
-from driving_xai.models.forward_trace import evaluating, frames_taken
+from driving_xai.models.declared import is_length
+from driving_xai.models.forward_trace import frames_taken
+from driving_xai.models.modes import evaluating, is_exported
 from driving_xai.models.weights import first_line
 from driving_xai.types import FrameModel, Frames, Kind, Outputs, Scores
 
-Normalise = Literal["none", "imagenet"] | tuple[Sequence[float], Sequence[float]]
+Colours = Sequence[float] | Tensor | np.ndarray
+"""Three finite numbers; a tensor or an array may have sides of length one as well."""
+Normalise = Literal["none", "imagenet"] | tuple[Colours, Colours]
 """Nothing, ImageNet's mean and standard deviation, or these two for each colour."""
 _NAMED = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
 
@@ -32,15 +38,27 @@ class WrappedModel(nn.Module):
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, outputs: Outputs, *, normalise: Normalise, size: tuple[int, int] | None
+        self,
+        network: nn.Module,
+        outputs: Outputs,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: tuple[int, int] | None,
     ) -> None:
         super().__init__()
         self.network, self.outputs, self.input_size = network, outputs, size
-        mean, std = _NAMED[normalise] if isinstance(normalise, str) else normalise
         like = _weight_of(network)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1).to(like))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1).to(like))
-        self.training = network.training
+        self.training = network.training and not is_exported(network)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; a network that torch.export wrote stays in the mode in which it was exported."""
+        if not is_exported(self.network):
+            return super().train(mode)
+        self.training = mode
+        return self
 
     def forward(self, frames: Frames) -> Scores:
         """The network's scores, [B, K], in the frames' precision; the network is given frames in its weights' own.
@@ -77,7 +95,7 @@ def wrap(
     network: nn.Module,
     *,
     outputs: Literal["regression", "multilabel", "multiclass"],
-    names: Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
     normalise: Normalise = "none",
     size: tuple[int, int] | None = None,
 ) -> WrappedModel:
@@ -87,7 +105,7 @@ def wrap(
         network: takes [B, 3, H, W] and gives a score for each name, [B, K]: logits, or the steering of a
             regressor, the inverse turning radius in 1/m, positive to the left.
         outputs: what the scores are.
-        names: of the outputs, none twice; None numbers them, after a look at one black frame.
+        names: of the outputs, in the scores' order, none twice; None numbers them, after a look at one black frame.
         normalise: applied to frames in [0, 1] before the network.
         size: height and width that the network takes; other frames are resized to it, bilinearly, and maps stay
             on the frames' own grid. None takes frames as they are.
@@ -105,52 +123,59 @@ def wrap(
     """
     # What torch.compile and DataParallel put around a network hides its layers from hooks.
     network = network_of(network)
-    _require_normalise(normalise)
-    _require_size(size)
+    mean, std = _mean_and_std(normalise)
+    size = None if size is None else _sides(size)
     if outputs not in get_args(Kind):
         raise ValueError(f"got outputs {outputs!r}; expected one of {', '.join(get_args(Kind))}")
-    if names is None:
-        names = _numbered(network, size)
-    _require_names(names)
-    unit = "1/m" if outputs == "regression" else None
-    meaning = Outputs(kind=outputs, names=tuple(names), unit=unit)
-    return WrappedModel(
-        network, meaning, normalise=normalise, size=None if size is None else (size[0], size[1])
+    meaning = Outputs(
+        kind=outputs,
+        names=_numbered(network, size) if names is None else _texts(names),
+        unit="1/m" if outputs == "regression" else None,
     )
+    return WrappedModel(network, meaning, mean=mean, std=std, size=size)
 
 
-def _require_normalise(normalise: object) -> None:
+def _mean_and_std(normalise: Normalise) -> tuple[list[float], list[float]]:
     if isinstance(normalise, str) and normalise in _NAMED:
-        return
-    pair = normalise if isinstance(normalise, tuple | list) and len(normalise) == 2 else ()
-    if not pair or not all(map(_is_of_colours, pair)):
+        normalise = _NAMED[normalise]
+    pair = normalise if isinstance(normalise, tuple | list) and len(normalise) == 2 else ((), ())
+    mean, std = map(_of_colours, pair)
+    if mean is None or std is None:
         raise ValueError(
             f"got normalise {_short(normalise)}; expected {', '.join(map(repr, _NAMED))}, or (mean, std), three finite numbers each"
         )
-    if not min(pair[1]) > 0:
-        raise ValueError(f"got standard deviations {list(pair[1])}; expected over 0")
+    if not min(std) > 0:
+        raise ValueError(f"got standard deviations {std}; expected over 0")
+    return mean, std
 
 
-def _is_of_colours(values: object) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and len(values) == 3
-        and all(isinstance(each, int | float) and math.isfinite(each) for each in values)
-    )
+def _of_colours(values: object) -> list[float] | None:
+    """Three finite numbers; None of anything else."""
+    if isinstance(values, Tensor | np.ndarray):
+        values = values.reshape(-1).tolist()
+    if not isinstance(values, Sequence) or len(values) != 3:
+        return None
+    finite = all(isinstance(each, Real) and math.isfinite(each) for each in values)
+    return [float(each) for each in values] if finite else None
 
 
-def _require_size(size: object) -> None:
-    whole = isinstance(size, tuple | list) and len(size) == 2 and all(type(side) is int for side in size)
-    if size is not None and not (whole and min(size) > 0):  # type: ignore[call-overload]
+def _sides(size: object) -> tuple[int, int]:
+    pair = size if isinstance(size, tuple | list) and len(size) == 2 else ()
+    if not pair or not all(is_length(side) for side in pair):
         raise ValueError(
             f"got size {_short(size)}; expected (height, width) in pixels, each 1 or more, or None"
         )
+    return int(pair[0]), int(pair[1])
 
 
-def _require_names(names: object) -> None:
-    texts = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else []
+def _texts(names: object) -> tuple[str, ...]:
+    """Names in their order: a set has none, and of a mapping it is not clear which side they are."""
+    unordered = isinstance(names, Set) and not isinstance(names, KeysView)
+    ordered = isinstance(names, Iterable) and not unordered and not isinstance(names, str | Mapping)
+    texts: tuple[object, ...] = tuple(names) if ordered else ()  # type: ignore[arg-type]
     if not texts or not all(isinstance(each, str) for each in texts) or len(set(texts)) < len(texts):
-        raise ValueError(f"got names {_short(names)}; expected one or more texts, none twice")
+        raise ValueError(f"got names {_short(names)}; expected one or more texts in order, none twice")
+    return tuple(map(str, texts))
 
 
 def _short(value: object) -> str:
@@ -189,7 +214,7 @@ def _called(network: nn.Module, frames: Frames) -> object:
         ) from error
 
 
-def _numbered(network: nn.Module, size: tuple[int, int] | None) -> list[str]:
+def _numbered(network: nn.Module, size: tuple[int, int] | None) -> tuple[str, ...]:
     """`0`, `1` and so on for the columns of the scores."""
     frames = sample_frames(network)
     with torch.no_grad(), evaluating(network):
@@ -199,4 +224,4 @@ def _numbered(network: nn.Module, size: tuple[int, int] | None) -> list[str]:
         raise UnsupportedModelError(
             f"{type(network).__name__} gave {got}, expected scores (B, K); wrap what gives such"
         )
-    return [str(column) for column in range(scores.shape[1])]
+    return tuple(str(column) for column in range(scores.shape[1]))

@@ -20,6 +20,7 @@ from driving_xai.evaluation.instants import advance
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.curves import deletion, rank
 from driving_xai.metrics.faithfulness import DELETED
+from driving_xai.models.capabilities import scores_of
 from driving_xai.models.declared import at_instant, is_recurrent
 from driving_xai.perturb import Fill
 from driving_xai.replay.allocator import keep_freed_memory, release_fragments
@@ -252,7 +253,7 @@ class Predictor:
     def _steps(self, frames: Frames, past: Any) -> list[tuple[Scores, Attention | None, Any]]:
         """What the model says of consecutive frames of one drive, and its state after each."""
         if not self._recurrent:
-            return [(clean, None, None) for clean in self._model(frames).split(1)]
+            return [(clean, None, None) for clean in scores_of(self._model, frames).split(1)]
         steps = advance(self._model, frames[None], past)
         self._state = steps[-1][2]
         return steps

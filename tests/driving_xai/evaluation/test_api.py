@@ -127,6 +127,21 @@ def test_bad_input_is_one_line(frames, options, error, message):
         evaluate(Net().eval(), frames, **{"methods": ["gradient"], **options})
 
 
+def test_a_network_that_works_in_place_on_its_frames_is_scored_as_one_that_does_not(frames):
+    def table(*, inplace: bool) -> pd.DataFrame:
+        # Cuts what is darker than the threshold: a frame that was written on once gives other maps.
+        net = nn.Sequential(nn.Threshold(0.5, 1.0, inplace=inplace), nn.AvgPool2d(10), nn.Flatten()).eval()
+        net.outputs = Outputs(kind="multiclass", names=tuple("abc"))
+        given = frames.clone()
+        found = evaluate(
+            net, given, methods={"mine": Gradient()}, metrics=["deletion", "average-drop"], batch_size=4
+        )
+        assert torch.equal(given, frames)
+        return found.table()
+
+    pd.testing.assert_frame_equal(table(inplace=True), table(inplace=False))
+
+
 def test_a_network_without_outputs_says_what_to_do(frames):
     with pytest.raises(
         UnsupportedModelError,

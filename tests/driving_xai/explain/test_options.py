@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -176,6 +177,13 @@ def test_what_a_method_does_not_take_is_refused_before_there_is_a_model(name, op
 def test_options_of_a_method_that_does_not_run_are_refused(options, said) -> None:
     with pytest.raises(ValueError, match=said):
         ScoreConfig(methods=("rise",), options=options)
+
+
+def test_numbers_of_numpy_are_options_and_are_checked() -> None:
+    assert RISE(samples=np.int64(5), shown=np.float32(0.5)) == RISE(samples=5)
+    assert type(RISE(samples=np.int64(5)).samples) is int
+    with pytest.raises(OptionError, match=r"RISE.seed is 3.5; expected a whole number"):
+        RISE(seed=np.float64(3.5))
 
 
 def test_a_value_out_of_range_names_the_method() -> None:

@@ -1,5 +1,6 @@
 """Any network as a model: normalised and resized inside, and refused where its scores are not as named."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -42,6 +43,59 @@ def test_a_regressor_has_no_memory_along_a_drive() -> None:
     assert model.outputs.unit == "1/m"
 
 
+EQUAL_SETTINGS = {
+    "names": ({0: "a", 1: "b"}.values(), {"a": 0, "b": 1}.keys(), np.array(["a", "b"]), iter(["a", "b"])),
+    "normalise": (
+        (np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.2, 0.1])),
+        (torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([[0.2], [0.2], [0.1]])),
+        ([np.float64(0.5), np.float32(0.4), 0.3], (0.2, 0.2, np.float16(0.1))),
+    ),
+    "size": ((np.int64(16), np.int32(24)), torch.zeros(3, 16, 24).shape[1:]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, each) for name in EQUAL_SETTINGS for each in EQUAL_SETTINGS[name]]
+)
+def test_numpy_torch_and_a_mappings_values_say_the_same_as_tuples(name, value) -> None:
+    plain = {"names": ("a", "b"), "normalise": ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)), "size": (16, 24)}
+    expected = wrap(network(), outputs="multiclass", **plain)
+    found = wrap(network(), outputs="multiclass", **(plain | {name: value}))
+    assert (found.outputs, found.input_size) == (expected.outputs, expected.input_size)
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.std, expected.std, rtol=1e-3, atol=0)
+
+
+def exported(net: nn.Module) -> nn.Module:
+    batch = torch.export.Dim("batch", min=2)
+    return torch.export.export(net, (torch.rand(2, 3, 16, 24),), dynamic_shapes=({0: batch},)).module()
+
+
+def test_an_exported_network_is_explained_as_the_one_it_was_written_from() -> None:
+    net, frames = nn.Sequential(nn.Dropout(0.5), *network()).eval(), torch.rand(3, 3, 16, 24)
+    net(frames)
+    written = exported(net)
+    explainer, score = explain.IntegratedGradients(steps=2), metrics.Deletion()
+    expected = explainer(net, frames, output(1))
+    torch.testing.assert_close(explainer(written, frames, output(1)), expected)
+    model = wrap(written, outputs="multiclass", names=("a", "b")).train().eval()
+    torch.testing.assert_close(explainer(model, frames, output(1)), expected)
+    found, twin = (
+        score(each, frames, expected, output(1)).value
+        for each in (model, wrap(net, outputs="multiclass", names=("a", "b")))
+    )
+    torch.testing.assert_close(found, twin)
+
+
+def test_a_network_exported_in_training_mode_is_refused() -> None:
+    net = nn.Sequential(nn.Dropout(0.5), *network())
+    net(torch.rand(2, 3, 16, 24))
+    written = exported(net.train())
+    for model in (written, wrap(written, outputs="multiclass", names=("a", "b"))):
+        with pytest.raises(UnsupportedModelError, match="exported in training mode"):
+            explain.RISE(samples=2)(model, torch.rand(2, 3, 16, 24), output(0))
+
+
 @pytest.mark.parametrize("gave", [lambda frames: frames.mean((2, 3)), lambda frames: (frames,)])
 def test_scores_that_are_not_those_named_are_refused(gave) -> None:
     net = nn.Module()
@@ -69,7 +123,7 @@ SETTINGS = {
         *((0.5, 0.5), ("abc", "def"), ((0, 0, float("nan")), (1, 1, 1)), ((0,) * 3, (1,) * 3, (2,) * 3)),
     ),
     "size": (224, "224", (), (224,), (0, 224), (-1, 5), (224.0, 224), (True, True), (3, 224, 224)),
-    "names": ("ab", (1, 2), ("a", None), 2),
+    "names": ("ab", (1, 2), ("a", None), 2, {"a", "b"}, {"a": 0, "b": 1}),
     "outputs": ("classes", None, 3),
 }
 
