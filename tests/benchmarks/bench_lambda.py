@@ -137,6 +137,7 @@ def test_every_case_makes_a_step_on_a_small_image(one_thread: None) -> None:
         assert any(each.grad is not None for each in network.parameters()), name
 
 
+@pytest.mark.slow
 def test_a_case_runs_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     found = run(["labn-defn"], repeats=1, threads=1, side_px=64)["labn-defn"]
     assert found["parameters"] == sum(each.numel() for each in CASES["labn-defn"].build().parameters())

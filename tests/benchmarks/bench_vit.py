@@ -231,6 +231,7 @@ def test_every_case_runs_on_a_small_frame(one_thread: None) -> None:
         assert found["operations_forwards"] > 1, f"{name} runs the model at least once"
 
 
+@pytest.mark.slow
 def test_a_case_runs_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     setting = Setting(size=(16, 24), samples=1, threads=1, repeats=1, depth=4)
     found = run([setting], ["snna"], peak=1.0)[(16, 24), "snna"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.docs.documents import ROOT
 
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs() -> None:
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     names: dict[str, object] = {"__name__": "__main__"}

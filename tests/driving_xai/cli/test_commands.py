@@ -660,7 +660,7 @@ def test_a_method_of_another_model_is_one_line_and_exits_3(run, made, tmp_path: 
 
 
 def test_a_value_below_the_one_asked_for_exits_4(run, made, tmp_path: Path) -> None:
-    options = ["--method", "gradient", "--split", "all", "--set", "block_s=0.1", "-o"]
+    options = ["--method", "gradient", "--split", "all", "--every", 4, "--set", "block_s=0.1", "-o"]
     for text, code in (("deletion/clean=-1", 0), ("random:deletion=1e9", 4)):
         result = run("score", made.model, made.shards, *options, tmp_path / text[:3], "--fail-below", text)
         assert result.exit_code == code, result.output

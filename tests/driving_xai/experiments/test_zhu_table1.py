@@ -51,7 +51,7 @@ def test_what_is_masked_and_how_is_what_was_asked_for(actions, streets, tmp_path
     model = str(actions().path)
 
     def curves(name: str, **settings: str) -> dict[str, np.ndarray]:
-        how = ZhuTable1(checkpoint=model, methods=("raw-attention",), split="all", every=4, **settings)
+        how = ZhuTable1(checkpoint=model, methods=("raw-attention",), split="all", every=8, **settings)
         results = run(streets, tmp_path / name, how)
         found = Results.load(tmp_path / name / "scores")
         assert results["measures"] == found.summary["measures"]
