@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.capabilities import network_or_none
+from driving_xai.models.capabilities import frame_model, network_or_none
 from driving_xai.models.feature_maps import as_maps, is_linear_head
 from driving_xai.models.forward_trace import removed_after
 from driving_xai.types import FeatureMap, FrameModel, Frames, Scores, Target
@@ -89,6 +89,15 @@ def input_gradient(model: FrameModel, frames: Frames, target: Target) -> Frames:
             "the target has no gradient with respect to the frames; use another method"
         )
     return gradient
+
+
+def require_pixel_gradient(model: object, frames: Frames) -> None:
+    """Makes sure, with one pass of one frame, that a model's scores have a gradient with respect to its pixels.
+
+    Raises:
+        UnsupportedModelError: they have none, as where the model decides or rounds.
+    """
+    input_gradient(frame_model(model), frames[:1], lambda scores: scores.sum(1))
 
 
 def pooled_gradient(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from driving_xai.errors import OptionError
 from driving_xai.explain.base import Explainer, require_at_least
-from driving_xai.explain.capture import input_gradient
+from driving_xai.explain.capture import input_gradient, require_pixel_gradient
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.variants import ReferenceScores
 from driving_xai.perturb import Fill, batches, blank
@@ -25,8 +25,15 @@ Rule = Literal["gauss-legendre", "left", "right", "middle", "trapezoid"]
 """How the integral along a path is approximated; all but the first are Riemann sums in equal steps."""
 
 
+class PixelGradients(Explainer):
+    """An explainer that needs the gradient of a model's scores with respect to its pixels."""
+
+    def _check(self, model: object, frames: Frames) -> None:
+        require_pixel_gradient(model, frames)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Gradient(Explainer):
+class Gradient(PixelGradients):
     """The gradient of the target: how much each pixel would change it, by itself or times the pixel.
 
     Source: Simonyan et al. 2014, section 3; times the input, Shrikumar et al. 2016.
@@ -55,7 +62,7 @@ class Gradient(Explainer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothGrad(Explainer):
+class SmoothGrad(PixelGradients):
     """The gradient averaged over noisy copies of the frame.
 
     M = (1 / n) sum_i dy/dx at x + e_i, e_i ~ N(0, sigma^2). The noise of a frame is drawn from the seed
@@ -126,7 +133,7 @@ class Attribution(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntegratedGradients(Explainer):
+class IntegratedGradients(PixelGradients):
     """(x - x') times the gradient averaged along the straight path from a baseline x' to the frame x.
 
     Attributions add up to y(x) - y(x'), by as much as the steps approximate the integral and the

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from driving_xai.explain.base import Explainer, require_at_least
+from driving_xai.explain.base import require_at_least
 from driving_xai.explain.capture import input_gradient
+from driving_xai.explain.gradient import PixelGradients
 from driving_xai.explain.variants import ReferenceScores
 from driving_xai.perturb import Fill, batches, blank
 from driving_xai.types import FrameModel, Frames, Saliency, Target
@@ -23,7 +24,7 @@ _SIGNS = {"either": (-1.0, 1.0), "down": (-1.0,), "up": (1.0,)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemovalPursuit(Explainer):
+class RemovalPursuit(PixelGradients):
     """An order of regions, each chosen on the frame from which those before it have been removed.
 
     With x_f the frame edited so far under fill f, x'_f the fill and s = -1 (down) or +1 (up), a step takes

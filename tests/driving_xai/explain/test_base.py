@@ -155,6 +155,22 @@ def test_no_frames_have_no_maps(name) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["gradient", "smoothgrad", "integrated-gradients", "heavier-side-ig", "removal-pursuit"],
+)
+def test_a_model_without_a_gradient_is_refused_before_it_is_explained(name) -> None:
+    network = small()
+
+    def decides(frames):
+        return F.one_hot(network(frames).argmax(1), 3).float()
+
+    with pytest.raises(UnsupportedModelError, match="no gradient with respect to the frames"):
+        build(name).check(decides, frames_of())
+    build(name).check(network, frames_of())
+    build("rise").check(decides, frames_of())
+
+
 def test_a_layer_that_was_replaced_is_looked_for_again() -> None:
     network, explainer, frames = small(), GradCAM(), frames_of()
     explainer(network, frames, output(1))
