@@ -281,7 +281,7 @@ class DriveJob:
         )
 
     def manifest(
-        self, shards: list[ShardEntry], index: ShardEntry, rows: pd.DataFrame, *, fingerprint: str
+        self, shards: list[ShardEntry], index: Sequence[ShardEntry], rows: pd.DataFrame, *, fingerprint: str
     ) -> Manifest:
         vehicle = self.drives[0].vehicle
         return Manifest(
@@ -294,7 +294,7 @@ class DriveJob:
                 for d in self.drives
             ],
             shards=shards,
-            index=index,
+            index=list(index),
             signals=self._signals(),
             quality=self._quality(shards, rows),
             provenance=provenance(self.config, fingerprint),

@@ -217,7 +217,7 @@ class ImageJob:
         return rows, image_index(names)
 
     def manifest(
-        self, shards: list[ShardEntry], index: ShardEntry, rows: pd.DataFrame, *, fingerprint: str
+        self, shards: list[ShardEntry], index: Sequence[ShardEntry], rows: pd.DataFrame, *, fingerprint: str
     ) -> Manifest:
         images = self.images
         dropped: dict[str, int] = {}
@@ -241,7 +241,7 @@ class ImageJob:
                 }
             ],
             shards=shards,
-            index=index,
+            index=list(index),
             signals={"labels": list(images.label_names)},
             quality={images.name: report},
             provenance=provenance(self.config, fingerprint),

@@ -92,7 +92,7 @@ class Job(Protocol):
         ...
 
     def manifest(
-        self, shards: list[ShardEntry], index: ShardEntry, rows: pd.DataFrame, *, fingerprint: str
+        self, shards: list[ShardEntry], index: Sequence[ShardEntry], rows: pd.DataFrame, *, fingerprint: str
     ) -> Manifest: ...
 
 

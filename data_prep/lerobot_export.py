@@ -130,7 +130,7 @@ def export(
         raise DataError(
             f"{shards}: labelled images; a LeRobot data set holds drives, which `prep` makes of recordings"
         )
-    index = read_index(shards)
+    index = read_index(shards, manifest)
     episodes = _episodes(index, shards)
     plan = _Plan(
         shards=shards,

@@ -6,17 +6,22 @@ finished shard, and temporary files. The manifest exists only when everything el
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+import pyarrow as pa
 
 from data_prep.errors import DataError, OutputError, StoreError
 from data_prep.jobs import Job, SourceState
 from data_prep.lock import exclusive
+from data_prep.shards import manifest_parts
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 from data_prep.shards.manifest import (
     FILE_NAME,
@@ -33,6 +38,8 @@ STATE = ".prep"
 MAX_NOTE_BYTES = 16 * 2**20
 """Of one shard: 2,000 dropped frames take 20 kB."""
 _PLAN = "plan.json"
+_LISTS = (INDEX_NAME, f"{manifest_parts.INDEX_FOLDER}/*.parquet", f"{manifest_parts.FOLDER}/*.json")
+"""What prep writes besides shards and `manifest.json`."""
 _LOCK = "lock"
 
 
@@ -159,10 +166,12 @@ class Output:
     def _remove(self) -> None:
         """Removes what prep writes and nothing else; the manifest first, so that no rest looks whole."""
         (self.root / FILE_NAME).unlink(missing_ok=True)
-        (self.root / INDEX_NAME).unlink(missing_ok=True)
-        for pattern in (f"{STATE}/*.shard.json", f"{FOLDER}/*.h5", f"{FOLDER}/*.parquet"):
+        for pattern in (*_LISTS, f"{STATE}/*.shard.json", f"{FOLDER}/*.h5", f"{FOLDER}/*.parquet"):
             for file in self.root.glob(pattern):
                 file.unlink()
+        for folder in (manifest_parts.INDEX_FOLDER, manifest_parts.FOLDER):
+            with suppress(OSError):  # there is none, or it holds what prep did not write
+                (self.root / folder).rmdir()
 
     def finished(self, paths: Sequence[str]) -> dict[str, ShardEntry]:
         """The shards of this plan that are whole and right by their hash; by path."""
@@ -200,13 +209,42 @@ class Output:
     def commit(self, job: Job, entries: Mapping[str, ShardEntry]) -> Manifest:
         """Writes the index and, last, the manifest; then removes what only an unfinished run needs."""
         index, schema = job.index(entries)
-        write_index(self.root / INDEX_NAME, index, schema, scratch=self.scratch)
-        listed = ShardEntry.of(self.root, INDEX_NAME, rows=len(index), drive="", dropped={})
         shards = [entries[path] for path in job.unit_paths]
+        per_part = manifest_parts.SHARDS_PER_PART if len(shards) > manifest_parts.SHARDS_PER_PART else None
+        listed = self._write_index(index, schema, shards, per_part)
         manifest = job.manifest(shards, listed, index, fingerprint=self.fingerprint)
+        manifest = replace(manifest, shards_per_part=per_part)
+        self._remove_unlisted(manifest)
         manifest.save(self.root, scratch=self.scratch)
         shutil.rmtree(self.scratch)
         return manifest
+
+    def _write_index(
+        self, index: pd.DataFrame, schema: pa.Schema, shards: Sequence[ShardEntry], per_part: int | None
+    ) -> list[ShardEntry]:
+        """Writes the index, in parts where the manifest has them; a part lists the rows of its shards."""
+        names, stops = [INDEX_NAME], [len(index)]
+        if per_part is not None:
+            names = [
+                f"{manifest_parts.INDEX_FOLDER}/{name}.parquet"
+                for name in manifest_parts.part_names(len(shards), per_part)
+            ]
+            rows = itertools.accumulate(entry.rows for entry in shards)
+            stops = [*list(rows)[per_part - 1 : -1 : per_part], len(index)]
+            (self.root / manifest_parts.INDEX_FOLDER).mkdir(exist_ok=True)
+        listed = []
+        for name, start, stop in zip(names, [0, *stops], stops, strict=False):
+            write_index(self.root / name, index.iloc[start:stop], schema, scratch=self.scratch)
+            listed.append(ShardEntry.of(self.root, name, rows=stop - start, drive="", dropped={}))
+        return listed
+
+    def _remove_unlisted(self, manifest: Manifest) -> None:
+        """Removes index and manifest parts of an output that had other parts, and before them its manifest."""
+        listed = {self.root / entry.path for entry in (*manifest.index, *manifest.parts)}
+        if old := [file for pattern in _LISTS for file in self.root.glob(pattern) if file not in listed]:
+            (self.root / FILE_NAME).unlink(missing_ok=True)
+            for file in old:
+                file.unlink()
 
 
 def unfinished_shards(root: Path) -> list[ShardEntry] | None:

@@ -124,7 +124,9 @@ def present(path: Path) -> Path:
 
 def renewed(path: Path) -> Path:
     """As `present`, but fetched from the store again: what lies there now is what is checked."""
-    if _View.holding(path) is not None:
+    view = _View.holding(path)
+    if view is not None:
+        _entries(view.root)  # while all parts of the manifest are here
         path.unlink(missing_ok=True)
     return present(path)
 
@@ -211,17 +213,21 @@ class _View(NamedTuple):
         entry = _entries(self.root).get(name)
         if entry is None:
             raise DataError(f"{self.url}/{name}: no file that its {FILE_NAME} names")
-        store = Store.open(self.url)
+        self.fetch_entry(entry)
+
+    def fetch_entry(self, entry: ShardEntry) -> Path:
+        """Fetches one file of the output, unless it is here; raises DataError where the store's is another."""
+        store, name, path = Store.open(self.url), entry.path, self.root / entry.path
         with _alone(path):
-            if path.exists():  # another process has fetched it meanwhile
-                return
+            if path.exists():  # fetched before, or by another process meanwhile
+                return path
             _make_room(entry.bytes)
             for _ in range(_TRIES):
                 with suppress(_DamagedError), _writing(path) as temporary:
                     _fetch(store, name, temporary)
                     if temporary.stat().st_size != entry.bytes or sha256_of(temporary) != entry.sha256:
                         raise _DamagedError
-                    return
+                    return path
         raise DataError(
             f"{self.url}/{name}: its bytes are not those of the manifest's hash; run `driving-xai verify`, and "
             "publish it again"
@@ -282,22 +288,22 @@ def _opened(store: Store, *, key: str | None) -> _View:
         assert listing is not None
         view.fetch_whole(store, listing)
         return view
+    known = Manifest.parse(
+        manifest, where=f"{store.url}/{FILE_NAME}", read=lambda part: view.fetch_entry(part).read_bytes()
+    )
     if not (view.root / FILE_NAME).exists():
-        Manifest.parse(manifest, where=f"{store.url}/{FILE_NAME}")
         _make_room(len(manifest))
         with _writing(view.root / FILE_NAME) as temporary:
             temporary.write_bytes(manifest)
-    for path in _entries(view.root):
-        if not path.startswith(f"{FOLDER}/"):
-            present(view.root / path)
+    for entry in known.index:
+        view.fetch_entry(entry)
     return view
 
 
 @lru_cache(maxsize=8)
 def _entries(root: Path) -> Mapping[str, ShardEntry]:
     """The files of a view by name; its folder's name holds the manifest's hash, so they never change."""
-    manifest = Manifest.load(root)
-    return {entry.path: entry for entry in (manifest.index, *manifest.shards)}
+    return {entry.path: entry for entry in Manifest.load(root).files}
 
 
 def _fetch(store: Store, name: str, target: Path) -> None:

@@ -29,6 +29,7 @@ from data_prep.publish import Publication, Sent, check_url, sent_before
 from data_prep.readers import READERS, entry, option_types, read
 from data_prep.readers.paths import printable
 from data_prep.schema import VEHICLES, Drive, ImageSet
+from data_prep.shards import manifest_parts
 from data_prep.shards.manifest import Manifest, ShardEntry, require_readable
 from data_prep.split import BlockSplit, DriveSplit, NoRoomError, OnePart, SplitRule, Timeline, check_gap
 from data_prep.stores import Store, is_elsewhere
@@ -216,7 +217,8 @@ def _prepare_into_store(
         _run(job, runner, sending, output, done, on_progress)
         manifest = output.commit(job, done)
         if not publication.holds(manifest):
-            publication.send(output.root, manifest.index)
+            for entry in (*manifest.index, *manifest.parts):
+                publication.send(output.root, entry)
         publication.finish(manifest)
     shutil.rmtree(output.root, ignore_errors=True)
     return manifest
@@ -253,7 +255,8 @@ def read_job(config: PrepConfig, *, out: str | Path | None = None) -> Job:
     try:
         job = _planned(config)
         # Before hours of work: no entry is shorter than its path and its hash.
-        least = sum(len(path) + _LEAST_ENTRY_BYTES for path in job.unit_paths)
+        in_one_file = job.unit_paths[: manifest_parts.SHARDS_PER_PART]
+        least = sum(len(path) + _LEAST_ENTRY_BYTES for path in in_one_file)
         require_readable(least, shards=len(job.unit_paths), drives=job.sources)
         return job
     except (SettingNeededError, NoRoomError) as error:

@@ -146,7 +146,7 @@ def publish(
         publication.store.remove(NOTES)
         return
     publication.begin()
-    _send_all(publication, root, [*manifest.shards, manifest.index], connections, on_progress)
+    _send_all(publication, root, manifest.files, connections, on_progress)
     publication.finish(manifest)
 
 
@@ -230,7 +230,10 @@ def sent_before(publication: Publication, *, resume: bool) -> Mapping[str, Shard
     url = publication.store.url
     finished: Manifest | None = None
     with suppress(FileNotFoundError):
-        finished = Manifest.parse(publication.store.read(FILE_NAME), where=f"{url}/{FILE_NAME}")
+        store = publication.store
+        finished = Manifest.parse(
+            store.read(FILE_NAME), where=f"{url}/{FILE_NAME}", read=lambda part: store.read(part.path)
+        )
     begun = publication.is_begun() or (finished is not None and _plan_of(finished) == publication.plan)
     if begun and not resume:
         raise DataError(

@@ -1,15 +1,20 @@
-"""`manifest.json`: what the shards are, where they came from, and the hash of each. Written last."""
+"""`manifest.json`: what the shards are, where they came from, and the hash of each. Written last.
+
+Of an output with many shards it is in parts, see `manifest_parts`; in memory both are one `Manifest`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.errors import DataError, quoted
+from data_prep.shards import manifest_parts
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 
 SCHEMA = "driving-xai-shards/1"
@@ -17,13 +22,13 @@ FILE_NAME = "manifest.json"
 FOLDER = "shards"
 """Where the shards lie, relative to the manifest."""
 MAX_MANIFEST_BYTES = 256 * 2**20
-"""A shard of 2,000 frames adds 300 bytes."""
+"""Of each of its files. A shard of 2,000 frames adds 300 bytes."""
 _OBJECTS = ("config", "signals", "quality", "provenance")
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "kind": (str,),
     **dict.fromkeys(_OBJECTS, (dict,)),
     **dict.fromkeys(("vehicle", "geometry"), (dict, type(None))),
-    **dict.fromkeys(("drives", "shards"), (list,)),
+    **dict.fromkeys(("drives", "shards", "index"), (list,)),
 }
 
 
@@ -87,14 +92,16 @@ class Manifest:
     drives: list[dict[str, Any]]
     """One object for each drive or image set: name, source, camera, provenance."""
     shards: list[ShardEntry]
-    index: ShardEntry
+    index: Sequence[ShardEntry]
+    """The files of the index, in the order of its rows: one, or one for each part."""
     signals: dict[str, Any]
     """Sequences: smoothing, tolerance_s, speed_present, slip (on or off), label unit. Images: label names."""
     quality: dict[str, Any]
     """What was kept and dropped and why, by drive."""
     provenance: dict[str, Any]
     """Reader, base name of the source, versions of what wrote the bytes, fingerprint of the plan."""
-    schema: str = SCHEMA
+    shards_per_part: int | None = None
+    """None: everything is in one file."""
 
     @classmethod
     def load(cls, root: Path) -> Manifest:
@@ -105,7 +112,12 @@ class Manifest:
         """
         path = Path(root) / FILE_NAME
         try:
-            return cls.parse(read_bounded(path, most=MAX_MANIFEST_BYTES), where=path)
+            data = read_bounded(path, most=MAX_MANIFEST_BYTES)
+            return cls.parse(
+                data,
+                where=path,
+                read=lambda part: read_bounded(path.parent / part.path, most=MAX_MANIFEST_BYTES),
+            )
         except DataError:
             raise
         except (FileNotFoundError, NotADirectoryError):
@@ -120,30 +132,38 @@ class Manifest:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
     @classmethod
-    def parse(cls, data: bytes, *, where: Path | str) -> Manifest:
-        """The manifest that these bytes are.
+    def parse(cls, data: bytes, *, where: Path | str, read: Callable[[ShardEntry], bytes]) -> Manifest:
+        """The manifest that these bytes of `manifest.json` are.
 
         Args:
             where: they lie, for messages.
+            read: gives the bytes of a part; they are compared with its hash here.
 
         Raises:
-            DataError: they are none, or of another schema version.
+            DataError: they are none, or of another schema version, or a part is missing or another.
         """
-        try:
-            value = json.loads(data.decode())
-            canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
-        except (ValueError, RecursionError):
-            raise DataError(f"{where}: not valid JSON; prepare again with --overwrite") from None
-        return cls._from_json(value, where)
+        value = _parsed(data, where)
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema == SCHEMA:
+            return cls._from_json(value | {"index": [value.get("index")]}, where)
+        if schema != manifest_parts.SCHEMA:
+            raise DataError(
+                f"{where}: schema {quoted(schema)}, expected {SCHEMA!r} or {manifest_parts.SCHEMA!r}; prepare again "
+                "with this version"
+            )
+        parts, per_part = value.get("parts"), value.get("shards_per_part")
+        if type(parts) is not list or type(per_part) is not int or per_part < 1:
+            raise DataError(f"{where}: parts or shards_per_part cannot be; prepare again with --overwrite")
+        if type(value.get("signals")) is not dict:
+            raise DataError(
+                f"{where}: signals is {quoted(value.get('signals'))}; prepare again with --overwrite"
+            )
+        read_parts = (_parsed(_part(ShardEntry.from_json(part), where, read), where) for part in parts)
+        return cls._from_json(manifest_parts.join(value, read_parts, where=where), where, per_part)
 
     @classmethod
-    def _from_json(cls, value: Any, path: Path | str) -> Manifest:
-        schema = value.get("schema") if isinstance(value, dict) else None
-        if schema != SCHEMA:
-            raise DataError(
-                f"{path}: schema {quoted(schema)}, expected {SCHEMA!r}; prepare again with this version"
-            )
-        names = {f.name for f in fields(cls)}
+    def _from_json(cls, value: dict[str, Any], path: Path | str, per_part: int | None = None) -> Manifest:
+        names = {f.name for f in fields(cls)} - {"shards_per_part"} | {"schema"}
         if set(value) != names:
             raise DataError(
                 f"{path}: has {_keys(value)}, expected {sorted(names)}; prepare again with --overwrite"
@@ -153,25 +173,69 @@ class Manifest:
                 raise DataError(f"{path}: {name} is {quoted(value[name])}; prepare again with --overwrite")
         if value["kind"] not in ("sequences", "images") or any(type(d) is not dict for d in value["drives"]):
             raise DataError(f"{path}: kind or drives cannot be; prepare again with --overwrite")
-        shards = [ShardEntry.from_json(entry) for entry in value["shards"]]
-        return cls(**{**value, "shards": shards, "index": ShardEntry.from_json(value["index"])})
+        shards, index = (
+            [ShardEntry.from_json(entry) for entry in value[name]] for name in ("shards", "index")
+        )
+        members = {name: value[name] for name in names - {"schema"}}
+        return cls(**{**members, "shards": shards, "index": index, "shards_per_part": per_part})
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: sorted keys, no NaN, one newline at the end."""
-        return canonical_json(asdict(self))
+        """`manifest.json` as canonical JSON: sorted keys, no NaN, one newline at the end."""
+        if self.shards_per_part is None:
+            (index,) = self.index
+            return canonical_json(self._members() | {"schema": SCHEMA, "index": asdict(index)})
+        top, _ = manifest_parts.divide(self._members(), self.shards_per_part)
+        parts = [asdict(part) for part in self.parts]
+        return canonical_json(top | {"schema": manifest_parts.SCHEMA, "parts": parts})
 
-    def save(self, root: Path, *, scratch: Path | None = None) -> None:
-        """Writes the manifest so that it is either whole or absent; its temporary file lies in `scratch`.
-
-        Raises:
-            DataError: it is larger than any reader takes.
-        """
-        data = self.to_bytes()
-        require_readable(len(data), shards=len(self.shards), drives=len(self.drives))
-        with replacing(Path(root) / FILE_NAME, scratch=scratch) as temporary:
-            temporary.write_bytes(data)
+    @cached_property
+    def parts(self) -> Sequence[ShardEntry]:
+        """The files that hold the manifest but for `manifest.json`; none where everything is in that."""
+        entries = []
+        for path, part in self._part_contents():
+            data, rows = canonical_json(part), len(part["shards"])
+            digest = hashlib.sha256(data).hexdigest()
+            entries.append(ShardEntry(path=path, sha256=digest, bytes=len(data), rows=rows, drive=""))
+        return entries
 
     @property
+    def files(self) -> list[ShardEntry]:
+        """Every file of the output but `manifest.json`."""
+        return [*self.shards, *self.index, *self.parts]
+
+    def _part_contents(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Path and content of each part."""
+        if self.shards_per_part is not None:
+            _, parts = manifest_parts.divide(self._members(), self.shards_per_part)
+            names = manifest_parts.part_names(len(self.shards), self.shards_per_part)
+            yield from zip((f"{manifest_parts.FOLDER}/{name}.json" for name in names), parts, strict=True)
+
+    def _members(self) -> dict[str, Any]:
+        """As JSON values."""
+        members = asdict(self)
+        del members["shards_per_part"]
+        return members
+
+    def save(self, root: Path, *, scratch: Path | None = None) -> None:
+        """Writes the manifest so that it is either whole or absent; its temporary files lie in `scratch`.
+
+        Raises:
+            DataError: a file of it is larger than any reader takes.
+        """
+        top = self.to_bytes()
+        require_readable(
+            max([len(top), *(part.bytes for part in self.parts)]),
+            shards=len(self.shards),
+            drives=len(self.drives),
+        )
+        for path, part in self._part_contents():
+            (Path(root) / path).parent.mkdir(exist_ok=True)
+            with replacing(Path(root) / path, scratch=scratch) as temporary:
+                temporary.write_bytes(canonical_json(part))
+        with replacing(Path(root) / FILE_NAME, scratch=scratch) as temporary:
+            temporary.write_bytes(top)
+
+    @cached_property
     def sha256(self) -> str:
         """Identifies the data: the manifest holds the hash of every file."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
@@ -185,16 +249,39 @@ def require_readable(size: int, *, shards: int, drives: int) -> None:
     """Refuses a manifest that nothing could open.
 
     Args:
-        size: in bytes, or the least that it will be.
+        size: of its largest file in bytes, or the least that it will be.
 
     Raises:
         DataError: it is over `MAX_MANIFEST_BYTES`.
     """
     if size > MAX_MANIFEST_BYTES:
         raise DataError(
-            f"{FILE_NAME} of {shards:,} shards and {drives:,} drives would have {size / 2**20:,.0f} MiB, at most "
-            f"{MAX_MANIFEST_BYTES / 2**20:,.0f} can be read; use a larger frames_per_shard, or prepare the drives in several outputs"
+            f"a file of the manifest of {shards:,} shards and {drives:,} drives would have {size / 2**20:,.0f} MiB, "
+            f"at most {MAX_MANIFEST_BYTES / 2**20:,.0f} can be read; use a larger frames_per_shard, or prepare the "
+            "drives in several outputs"
         )
+
+
+def _parsed(data: bytes, where: Path | str) -> Any:
+    try:
+        value = json.loads(data.decode())
+        canonical_json(value)  # refuses what JSON has no words for: NaN, infinity, half a character
+    except (ValueError, RecursionError):
+        raise DataError(f"{where}: not valid JSON; prepare again with --overwrite") from None
+    return value
+
+
+def _part(entry: ShardEntry, where: Path | str, read: Callable[[ShardEntry], bytes]) -> bytes:
+    """The bytes of a part, once they are those of its hash."""
+    try:
+        data = read(entry)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{where}: its part {entry.path} is missing; prepare again with --resume") from None
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise DataError(
+            f"{where}: the bytes of its part {entry.path} are not those of its hash; prepare again with --resume"
+        )
+    return data
 
 
 def canonical_json(value: Any) -> bytes:

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from data_prep import places
 from data_prep.errors import DataError, quoted
 from data_prep.shards.atomic import replacing
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.manifest_parts import INDEX_FOLDER
 
 INDEX_NAME = "index.parquet"
 _ROWS_PER_BYTE = 8
@@ -65,18 +67,38 @@ def write_index(path: Path, index: pd.DataFrame, schema: pa.Schema, *, scratch: 
         pq.write_table(pa.Table.from_arrays(columns, schema=schema), temporary, compression="zstd")
 
 
-def read_index(root: Path) -> pd.DataFrame:
+def read_index(root: Path, manifest: Manifest | None = None) -> pd.DataFrame:
     """The index of a shards folder: a row for each frame, in the order of drives and time.
+
+    Args:
+        root: the folder.
+        manifest: its manifest where it is known; None reads it where the index is in parts.
 
     Raises:
         DataError: it is missing or damaged, or has other columns.
     """
-    path = Path(root) / INDEX_NAME
+    root = Path(root)
+    if manifest is None and (root / INDEX_FOLDER).is_dir():
+        manifest = Manifest.load(root)
+    names = [INDEX_NAME] if manifest is None else [entry.path for entry in manifest.index]
+    parts = [read_index_part(root / name) for name in names]
+    columns = parts[0].schema
+    if other := next((name for name, part in zip(names, parts, strict=True) if part.schema != columns), None):
+        raise _damaged(root / other, f"other columns than {names[0]}")
+    return pa.concat_tables(parts).to_pandas()
+
+
+def read_index_part(path: Path) -> pa.Table:
+    """One file of an index.
+
+    Raises:
+        DataError: it is missing or damaged, or has other columns.
+    """
     with _opened(path) as file:
         names = file.schema_arrow.names
         is_of_images = "key" in names
         _check_schema(file, image_index(names[5:]) if is_of_images else SEQUENCE_INDEX, path)
-        return _checked(file.read(), path).to_pandas()
+        return _checked(file.read(), path).replace_schema_metadata(None)
 
 
 def count_rows(path: Path) -> int:

@@ -17,7 +17,8 @@ from data_prep.errors import DataError, quoted
 from data_prep.shards import hdf5, parquet
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.contents import index_faults, shard_faults
-from data_prep.shards.manifest import FILE_NAME, Manifest, ShardEntry
+from data_prep.shards.manifest import FILE_NAME, FOLDER, Manifest, ShardEntry
+from data_prep.shards.manifest_parts import INDEX_FOLDER, part_names
 from data_prep.shards.parquet import INDEX_NAME
 
 
@@ -54,16 +55,15 @@ def verify(root: Path) -> Report:
     root = Path(root)
     manifest = Manifest.load(root)
     problems = [*_unlisted(root, manifest)]
-    if manifest.index.path != INDEX_NAME:
-        problems.append(
-            Problem(FILE_NAME, f"names {quoted(manifest.index.path)} as its index, expected {INDEX_NAME}")
-        )
-    problems += [Problem(manifest.index.path, what) for what in _file_faults(root, manifest.index)]
+    for part in manifest.parts:
+        problems += [Problem(part.path, what) for what in _byte_faults(root, part)]
+    faults = [*_index_part_faults(root, manifest)]
     index = None
-    if not any(problem.path in (manifest.index.path, FILE_NAME) for problem in problems):
-        index = parquet.read_index(root)
-        problems += [Problem(manifest.index.path, what) for what in index_faults(manifest, index)]
+    if not faults:
+        index, where = parquet.read_index(root, manifest), _index_place(manifest)
+        problems += [Problem(where, what) for what in index_faults(manifest, index)]
         problems += _uncounted(manifest, index)
+    problems += faults
     rows = None if index is None else _Rows(index)
     for entry in manifest.shards:
         problems += [Problem(entry.path, what) for what in _shard_faults(root, entry, manifest, rows)]
@@ -73,10 +73,29 @@ def verify(root: Path) -> Report:
 
 
 def _unlisted(root: Path, manifest: Manifest) -> Iterator[Problem]:
-    listed = {FILE_NAME, manifest.index.path, *(entry.path for entry in manifest.shards)}
+    listed = {FILE_NAME, *(entry.path for entry in manifest.files)}
     for name in places.names_below(root):
         if name not in listed:
             yield Problem(name, "not in the manifest; remove it")
+
+
+def _index_place(manifest: Manifest) -> str:
+    """What a fault of the whole index is said of."""
+    return INDEX_NAME if manifest.shards_per_part is None else INDEX_FOLDER
+
+
+def _index_part_faults(root: Path, manifest: Manifest) -> Iterator[Problem]:
+    """What is wrong with the files of the index, each by itself."""
+    expected = [INDEX_NAME]
+    if manifest.shards_per_part is not None:
+        names = part_names(len(manifest.shards), manifest.shards_per_part)
+        expected = [f"{INDEX_FOLDER}/{name}.parquet" for name in names]
+    found = [entry.path for entry in manifest.index]
+    if found != expected:
+        yield Problem(FILE_NAME, f"names {quoted(found)} as its index, expected {quoted(expected)}")
+    for entry in manifest.index:
+        for what in _file_faults(root, entry):
+            yield Problem(entry.path, what)
 
 
 class _Rows:
@@ -111,7 +130,8 @@ def _uncounted(manifest: Manifest, index: pd.DataFrame) -> Iterator[Problem]:
         )
 
 
-def _file_faults(root: Path, entry: ShardEntry) -> Iterator[str]:
+def _byte_faults(root: Path, entry: ShardEntry) -> Iterator[str]:
+    """Whether a file lies there with the bytes that the manifest names."""
     file = (root / entry.path).resolve()
     if not file.is_relative_to(root.resolve()):
         yield "lies outside the folder; prepare again"
@@ -130,11 +150,18 @@ def _file_faults(root: Path, entry: ShardEntry) -> Iterator[str]:
         return
     if sha256_of(file) != entry.sha256:
         yield "its bytes are not those of the manifest's hash; prepare again with --resume"
+
+
+def _file_faults(root: Path, entry: ShardEntry) -> Iterator[str]:
+    faults = [*_byte_faults(root, entry)]
+    yield from faults
+    if faults:
         return
+    file = root / entry.path
     try:
         rows = (parquet if file.suffix == ".parquet" else hdf5).count_rows(file)
-        if entry.path == INDEX_NAME:
-            parquet.read_index(root)
+        if not entry.path.startswith(f"{FOLDER}/"):
+            parquet.read_index_part(file)
     except DataError as error:
         yield str(error)
         return

@@ -144,7 +144,7 @@ def _draw_quality(path: Path, figure: Path) -> None:
         raise typer.BadParameter(f"{figure} is no .png file", param_hint="--figure")
     manifest = Manifest.load(path)
     quality.check(manifest.kind, manifest.quality)
-    index = read_index(path)
+    index = read_index(path, manifest)
     samples = sample_frames(path, index)
     picture = quality_figure.draw(manifest.kind, manifest.quality, index, samples)
     figure.parent.mkdir(parents=True, exist_ok=True)

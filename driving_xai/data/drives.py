@@ -153,8 +153,8 @@ def open_index(root: Path, manifest: Manifest) -> pd.DataFrame:
     Raises:
         DataError: it is missing, was changed, or names a file that is no shard of the set.
     """
-    index = read_index(root)
-    if sha256_of(root / manifest.index.path) != manifest.index.sha256:
+    index = read_index(root, manifest)
+    if any(sha256_of(root / part.path) != part.sha256 for part in manifest.index):
         raise DataError(
             f"{root}: its index is not the one that manifest.json lists; run `driving-xai verify`"
         )

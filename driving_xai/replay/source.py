@@ -331,7 +331,7 @@ def _from_shards(root: Path, manifest: Manifest, selection: Selection, own: OwnS
         raise DataError(
             f"{root}: shards of {manifest.kind}, expected sequences of a vehicle; prepare a drive"
         )
-    whole = read_index(root)
+    whole = read_index(root, manifest)
     own = own if own is not None and own.sha256 == manifest.sha256 else None
     if own is not None:
         whole["split"] = own.splits(whole)

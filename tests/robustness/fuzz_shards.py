@@ -115,7 +115,7 @@ def damage(root: Path, target: Target, generator: np.random.Generator, *, rehash
         path.write_bytes(after)
         manifest = replace(
             manifest,
-            index=rehashed(root, manifest.index, target),
+            index=[rehashed(root, entry, target) for entry in manifest.index],
             shards=[rehashed(root, entry, target) for entry in manifest.shards],
         )
         manifest.save(root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
@@ -25,7 +25,7 @@ def manifest() -> Manifest:
         geometry=None,
         drives=[{"name": "a"}],
         shards=[shard],
-        index=replace(shard, path="index.parquet", dropped={}),
+        index=[replace(shard, path="index.parquet", dropped={})],
         signals={},
         quality={"a": {"kept": 2}},
         provenance={"reader": "udacity-csv"},
@@ -88,7 +88,7 @@ def test_unknown_numbers_are_refused(manifest):
     ],
 )
 def test_a_manifest_of_another_form_is_one_clear_line(change, message, manifest, tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps(change(asdict(manifest))))
+    (tmp_path / "manifest.json").write_text(json.dumps(change(json.loads(manifest.to_bytes()))))
     with pytest.raises(DataError, match=message) as error:
         Manifest.load(tmp_path)
     assert "\n" not in str(error.value)

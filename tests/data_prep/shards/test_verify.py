@@ -78,8 +78,8 @@ def test_an_index_that_skips_a_row_is_found(out):
     index = read_index(out).drop(index=13)
     write_index(out / "index.parquet", index, SEQUENCE_INDEX)
     path = out / "index.parquet"
-    entry = replace(manifest.index, sha256=sha256_of(path), bytes=path.stat().st_size, rows=59)
-    replace(manifest, index=entry).save(out)
+    entry = replace(manifest.index[0], sha256=sha256_of(path), bytes=path.stat().st_size, rows=59)
+    replace(manifest, index=[entry]).save(out)
     assert problems(out) == {
         "index.parquet": "does not list the 10 rows of shards/drive-00001.h5 in order",
         "manifest.json": "its quality report counts {'drive': 60} rows, the index has {'drive': 59}",
@@ -101,7 +101,7 @@ def test_damage_that_the_manifest_s_hash_fits_is_named_too(out):
 
     manifest = Manifest.load(out)
     shards = [rehashed(manifest.shards[0]), replace(manifest.shards[1], rows=10**15), *manifest.shards[2:]]
-    replace(manifest, shards=shards, index=rehashed(manifest.index)).save(out)
+    replace(manifest, shards=shards, index=[*map(rehashed, manifest.index)]).save(out)
     found = problems(out)
     assert "damaged" in found["index.parquet"]
     assert "10 rows, the manifest says 1000000000000000" in found["shards/drive-00001.h5"]
@@ -131,7 +131,7 @@ def rehash(root: Path) -> None:
         path = root / entry.path
         return replace(entry, sha256=sha256_of(path), bytes=path.stat().st_size)
 
-    replace(manifest, shards=[*map(fresh, manifest.shards)], index=fresh(manifest.index)).save(root)
+    replace(manifest, shards=[*map(fresh, manifest.shards)], index=[*map(fresh, manifest.index)]).save(root)
 
 
 def change_columns(root: Path, **changes: tuple[int, float]) -> None:

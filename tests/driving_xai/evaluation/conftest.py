@@ -99,7 +99,7 @@ def _manifest(root: Path, entries: list[ShardEntry], rows: int) -> Manifest:
         geometry=GEOMETRY,
         drives=[],
         shards=entries,
-        index=ShardEntry.of(root, "index.parquet", rows=rows, drive="", dropped={}),
+        index=[ShardEntry.of(root, "index.parquet", rows=rows, drive="", dropped={})],
         signals={},
         quality={},
         provenance={},
