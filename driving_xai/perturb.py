@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +16,9 @@ from jaxtyping import Float, Int, Int64
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from driving_xai.fills import CurveFill, Fill
 from driving_xai.models.backbone import IMAGENET_MEAN
 from driving_xai.types import Frames
-
-Fill = Literal["black", "mean", "blur", "imagenet-mean"]
-CurveFill = Literal[Fill, "bias-image"]
-"""What a removed pixel shows along a curve: a fill, or the mean of the training images, which only a data set knows."""
-FILL_SPACE = "RGB in [0, 1], before the model's colour conversion and normalisation"
 
 _BLUR_TAPS, _BLUR_SIGMA_PX = 11, 5.0  # RISE's kernel.
 

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
 import PIL.Image
@@ -24,8 +24,8 @@ from data_prep.schema import Image
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
 from driving_xai.errors import DataError
-from driving_xai.metrics.region_removal import PLACES
-from driving_xai.perturb import FILLS, Fill
+from driving_xai.fills import Fill
+from driving_xai.metrics.regions import PLACES
 
 SCHEMA = "driving-xai-brush-case/1"
 CASE, FRAME, MASK = "case.json", "frame.png", "mask.png"
@@ -117,7 +117,7 @@ class Case(_Section):
                 elsewhere=tuple(abs(row[at] - self.before[at]) for row in found.elsewhere),
             )
             for at, name in enumerate(self.outputs)
-            for fill, found in ((fill, self.fills[fill]) for fill in FILLS if fill in self.fills)
+            for fill, found in ((fill, self.fills[fill]) for fill in get_args(Fill) if fill in self.fills)
         ]
 
     @property

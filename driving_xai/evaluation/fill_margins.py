@@ -13,8 +13,8 @@ from driving_xai.evaluation.claims import claim_of
 from driving_xai.evaluation.fills import AT
 from driving_xai.evaluation.judgement import Judgement, judge, pair_of, smallest_p
 from driving_xai.evaluation.verdicts import chance, is_headline, number
+from driving_xai.fills import CurveFill
 from driving_xai.metrics.comparison import holm
-from driving_xai.perturb import CurveFill
 
 Scored = Mapping[tuple[str, str, str], Mapping[str, Mapping[str, Any]]]
 """By measure, reference and method the scores under each fill."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Sequence
 
+from driving_xai.fills import CurveFill
 from driving_xai.metrics.registry import metric_class
-from driving_xai.perturb import CurveFill
 
 AT = "@"
 """Between a measure and its fill: `deletion@mean`."""

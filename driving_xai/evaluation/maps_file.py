@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import h5py
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float32
 
 from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.shards.hdf5 import PatientFile
 from driving_xai.errors import DataError
-from driving_xai.metrics.batch import Mask
+
+if TYPE_CHECKING:
+    from driving_xai.metrics.batch import Mask
 
 SCHEMA = "driving-xai-maps/1"
 KEY = ["drive", "camera", "frame", "target"]
@@ -209,6 +210,8 @@ class Masks:
         Raises:
             DataError: a mask cannot be read or has another size.
         """
+        import torch  # a report reads maps without it
+
         columns = places[["drive", "frame", "key"]].itertuples(index=False)
         found = [
             self._of(str(drive), int(frame), str(key or ""), (height, width)) for drive, frame, key in columns

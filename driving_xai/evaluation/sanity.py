@@ -28,6 +28,7 @@ from driving_xai.evaluation.config import EvalConfig, ScoreConfig, explainers_of
 from driving_xai.evaluation.data import EvalData, largest_drive, open_data, require_predicted, rows_together
 from driving_xai.evaluation.maps_file import Masks
 from driving_xai.evaluation.results import FRAME_COLUMNS, locked
+from driving_xai.evaluation.sanity_files import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.summary import describe_machine, interval
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import planned
@@ -46,8 +47,6 @@ from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.models.capabilities import device_of, scores_of
 from driving_xai.types import Saliency
 
-SCHEMA = "driving-xai-sanity/1"
-SUMMARY, PER_FRAME = "sanity.json", "sanity.parquet"
 CHECKS = ("cascading", "independent", "noise", "agreement")
 LOCALISATIONS = FAMILIES["localisation"]
 """Names of the metrics that compare maps with masks."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
+from driving_xai.fills import Fill
 from driving_xai.metrics.statistics import LEAST_BLOCKS, BlockBootstrap, Interval
-from driving_xai.perturb import Fill
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rule = Literal["sigmoid", "logit", "softmax"]
 """When an action counts as predicted: the sigmoid is over 1/2, the logit itself is, or the softmax."""

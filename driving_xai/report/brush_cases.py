@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from data_prep.schema import Image
 from driving_xai.evaluation.brush_cases import Effect, SavedCase, load_cases
-from driving_xai.metrics.region_removal import moved
+from driving_xai.metrics.regions import moved
 from driving_xai.report.sources import labels_of
 
 _PAINT = np.array([214, 36, 127])

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.shards.atomic import sha256_of
 from driving_xai.errors import DataError
-from driving_xai.evaluation.sanity import PER_FRAME, SCHEMA, SUMMARY
+from driving_xai.evaluation.sanity_files import PER_FRAME, SCHEMA, SUMMARY
 from driving_xai.evaluation.saved import read_sanity
 from driving_xai.report.sources import labels_of
 
