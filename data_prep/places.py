@@ -11,63 +11,27 @@ path can be handed to a worker on another machine, which fetches what it opens.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
-from data_prep.errors import DataError, OutputError, StoreError
-from data_prep.shards.atomic import TEMPORARY, replacing, sha256_of
-from data_prep.shards.manifest import FILE_NAME, FOLDER, MAX_MANIFEST_BYTES, Manifest, ShardEntry
+from data_prep import cache
+from data_prep.errors import DataError, StoreError
+from data_prep.shards.atomic import sha256_of
+from data_prep.shards.manifest import FILE_NAME, MAX_MANIFEST_BYTES, Manifest, ShardEntry
 from data_prep.stores import Item, Store, is_elsewhere, is_url
 
-OUTGOING, VIEWS = "outgoing", "views"
-"""Below the cache: where prep makes what it sends to a store, and where what was fetched lies. Nothing else there is
-ever removed."""
-DEFAULT_CACHE_GB = 50.0
 _TRIES = 2
 """A file whose hash is wrong is fetched once more, in case the way damaged it."""
 _CONNECTIONS = 8
-_KEY = re.compile("[0-9a-f]{16}")
-_UNFINISHED_S = 3600.0
-"""A temporary file that nobody has written to for so long was left by a process that is gone."""
-_RECENT_S = 5.0
-"""What was opened so lately may be about to be read, and stays even where the cache is over its bound."""
-_HELD: dict[Path, IO[bytes]] = {}
-"""Views that this process has opened, by a file that it holds locked until it ends."""
-
-
-def cache_folder() -> Path:
-    """Where fetched files lie: `DRIVING_XAI_CACHE`, or `driving-xai` in the user's folder of caches."""
-    told = os.environ.get("DRIVING_XAI_CACHE")
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driving-xai"
-    return (Path(told) if told else usual).absolute()
-
-
-def cache_bytes() -> int:
-    """How much may lie there: `DRIVING_XAI_CACHE_GB`, or 50.
-
-    Raises:
-        DataError: it is no positive number.
-    """
-    text = os.environ.get("DRIVING_XAI_CACHE_GB") or str(DEFAULT_CACHE_GB)
-    try:
-        size = float(text) * 1e9
-        if not 0 < size < float("inf"):
-            raise ValueError
-    except ValueError:
-        raise DataError(
-            f"DRIVING_XAI_CACHE_GB is {text!r}; expected a number of gigabytes, such as 50"
-        ) from None
-    return int(size)
+Opened = TypeVar("Opened")
 
 
 def local(text: str | Path) -> Path:
@@ -93,7 +57,7 @@ def local(text: str | Path) -> Path:
 def outgoing(url: str) -> Path:
     """Where an output that goes to a store is made, below the cache."""
     parent, _, name = url.rstrip("/").rpartition("/")
-    return cache_folder() / OUTGOING / quote(parent, safe=":/").replace("/", "+") / name
+    return cache.cache_folder() / cache.OUTGOING / quote(parent, safe=":/").replace("/", "+") / name
 
 
 def local_text(text: str) -> str:
@@ -111,15 +75,33 @@ def present(path: Path) -> Path:
     view = _View.holding(path)
     if view is None:
         return path
-    if path.exists() and view.root in _HELD:
-        with suppress(OSError):
-            os.utime(path)  # read last: what was not is removed first
-        return path
-    if view.root not in _HELD:
+    if not cache.is_held(view.root):
         _opened(Store.open(view.url), key=view.key)
-    if not path.exists():
-        view.fetch_named(path)
+    with cache.kept(path), suppress(OSError):
+        os.utime(path)  # read last: what was not is removed first
+        return path
+    view.fetch_named(path)
     return path
+
+
+def opened(path: Path, how: Callable[[Path], Opened]) -> Opened:
+    """Opens a file as `present` gives it, and keeps other processes from removing it before it is open.
+
+    Args:
+        path: the file.
+        how: opens it.
+
+    Raises:
+        DataError, StoreError, OutputError: as `present`.
+        OSError: what `how` raises.
+    """
+    if _View.holding(path) is None:
+        return how(path)
+    while True:
+        present(path)
+        with cache.kept(path):
+            if path.exists():  # else it was removed in this moment
+                return how(path)
 
 
 def renewed(path: Path) -> Path:
@@ -160,48 +142,23 @@ class _View(NamedTuple):
     def of(cls, url: str, key: str) -> _View:
         parent, _, name = url.rpartition("/")
         # One folder for the whole parent, whatever its depth: a plus stands for a slash.
-        return cls(key, url, cache_folder() / VIEWS / key / quote(parent, safe=":/").replace("/", "+") / name)
+        return cls(
+            key,
+            url,
+            cache.cache_folder() / cache.VIEWS / key / quote(parent, safe=":/").replace("/", "+") / name,
+        )
 
     @classmethod
     def holding(cls, path: Path) -> _View | None:
         """The view that a path lies in; None for other paths."""
-        folder, absolute = cache_folder() / VIEWS, path.absolute()
+        folder, absolute = cache.cache_folder() / cache.VIEWS, path.absolute()
         if not absolute.is_relative_to(folder):
             return None
         parts = absolute.relative_to(folder).parts
-        if len(parts) < 3 or not _KEY.fullmatch(parts[0]):
+        if len(parts) < 3 or not cache.KEY.fullmatch(parts[0]):
             return None
         parent = unquote(parts[1].replace("+", "/"))
         return cls(parts[0], f"{parent}/{parts[2]}", folder.joinpath(*parts[:3]))
-
-    def hold(self) -> None:
-        """Keeps other processes from removing it while this one runs."""
-        if self.root in _HELD:
-            return
-        file = self._lock_file
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            opened = file.open("ab")
-        except OSError as error:
-            raise _unwritable(error) from None
-        with suppress(OSError):  # a file system without locks: what is in use may be fetched again
-            fcntl.flock(opened, fcntl.LOCK_SH)
-        _HELD[self.root] = opened
-
-    @property
-    def _lock_file(self) -> Path:
-        return self.root.with_name(f".{self.root.name}.held")
-
-    def is_held(self) -> bool:
-        """Whether any process has it open."""
-        if self.root in _HELD:
-            return True
-        with suppress(OSError), self._lock_file.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
 
     def fetch_named(self, path: Path) -> None:
         """Fetches one file that the manifest names.
@@ -218,12 +175,12 @@ class _View(NamedTuple):
     def fetch_entry(self, entry: ShardEntry) -> Path:
         """Fetches one file of the output, unless it is here; raises DataError where the store's is another."""
         store, name, path = Store.open(self.url), entry.path, self.root / entry.path
-        with _alone(path):
+        with cache.alone(path):
             if path.exists():  # fetched before, or by another process meanwhile
                 return path
-            _make_room(entry.bytes)
+            cache.make_room(entry.bytes)
             for _ in range(_TRIES):
-                with suppress(_DamagedError), _writing(path) as temporary:
+                with suppress(_DamagedError), cache.writing(path) as temporary:
                     _fetch(store, name, temporary)
                     if temporary.stat().st_size != entry.bytes or sha256_of(temporary) != entry.sha256:
                         raise _DamagedError
@@ -234,17 +191,21 @@ class _View(NamedTuple):
         )
 
     def fetch_whole(self, store: Store, listing: Mapping[str, Item]) -> None:
-        """Fetches every object of a listing that is not here yet."""
+        """Fetches every object of a listing that is not here yet; as old as it is in the store."""
         missing = [name for name in listing if not self._file(name).exists()]
-        _make_room(sum(listing[name].bytes for name in missing))
+        cache.make_room(sum(listing[name].bytes for name in missing))
 
         def fetch(name: str) -> None:
-            with _alone(self._file(name)), _writing(self._file(name)) as temporary:
+            with cache.alone(self._file(name)), cache.writing(self._file(name)) as temporary:
                 _fetch(store, name, temporary)
                 if (found := temporary.stat().st_size) != listing[name].bytes:
                     raise StoreError(
                         f"{self.url}/{name}: {found} bytes arrived of {listing[name].bytes}; run it again"
                     )
+                if store.item(name).version != listing[name].version:
+                    raise DataError(f"{self.url}/{name}: was replaced while it was fetched; run it again")
+                if (modified_s := listing[name].modified_s) is not None:
+                    os.utime(temporary, (time.time(), modified_s))
 
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             for _ in pool.map(fetch, missing):
@@ -283,7 +244,7 @@ def _opened(store: Store, *, key: str | None) -> _View:
     view = _View.of(store.url, found.hexdigest()[:16])
     if key not in (None, view.key):
         raise DataError(f"{store.url}: was replaced while it was read; run it again")
-    view.hold()
+    cache.hold(view.root)
     if manifest is None:
         assert listing is not None
         view.fetch_whole(store, listing)
@@ -292,8 +253,8 @@ def _opened(store: Store, *, key: str | None) -> _View:
         manifest, where=f"{store.url}/{FILE_NAME}", read=lambda part: view.fetch_entry(part).read_bytes()
     )
     if not (view.root / FILE_NAME).exists():
-        _make_room(len(manifest))
-        with _writing(view.root / FILE_NAME) as temporary:
+        cache.make_room(len(manifest))
+        with cache.writing(view.root / FILE_NAME) as temporary:
             temporary.write_bytes(manifest)
     for entry in known.index:
         view.fetch_entry(entry)
@@ -311,78 +272,3 @@ def _fetch(store: Store, name: str, target: Path) -> None:
         store.fetch(name, target)
     except FileNotFoundError:
         raise DataError(f"{store.url}/{name}: no such object; publish it again") from None
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keeps other processes and threads from fetching the same file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock").open("ab")
-    except OSError as error:
-        raise _unwritable(error) from None
-    with file:
-        with suppress(OSError):  # without locks it may be fetched twice
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """As `replacing`, with a full or read-only disk said in words of the cache."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            yield temporary
-    except StoreError:
-        raise
-    except OSError as error:
-        raise _unwritable(error) from None
-
-
-def _unwritable(error: OSError) -> OutputError:
-    return OutputError(
-        f"{cache_folder()}: the cache cannot be written ({error.strerror or error}); free space, or set "
-        "DRIVING_XAI_CACHE to a folder with room"
-    )
-
-
-def _make_room(wanted: int) -> None:
-    """Removes what was read longest ago until so many bytes fit.
-
-    Raises:
-        OutputError: the cache is smaller than that.
-    """
-    bound = cache_bytes()
-    if wanted > bound:
-        raise OutputError(
-            f"{cache_folder()}: {wanted / 1e9:.3g} GB are needed at once, the cache takes {bound / 1e9:.3g}; set "
-            "DRIVING_XAI_CACHE_GB to more"
-        )
-    found = [(file, file.stat()) for file in _files(removable="no matter")]
-    excess = sum(about.st_size for _, about in found) + wanted - bound
-    if excess <= 0:
-        return
-    removable = set(_files(removable="only"))
-    for file, about in sorted(found, key=lambda each: each[1].st_mtime):
-        if excess <= 0:
-            return
-        kept_s = _UNFINISHED_S if file.name.endswith(TEMPORARY) else _RECENT_S
-        if file in removable and time.time() - about.st_mtime > kept_s:
-            with suppress(OSError):  # another process was quicker
-                file.unlink()
-            excess -= about.st_size
-
-
-def _files(*, removable: Literal["only", "no matter"]) -> Iterator[Path]:
-    """The files of all views; of one that is in use, only shards can be removed, which are fetched again."""
-    for root in (cache_folder() / VIEWS).glob("*/*/*"):
-        view = _View.holding(root)
-        if view is None or root.name.startswith("."):
-            continue
-        below = [root] if root.is_file() else (path for path in root.rglob("*") if path.is_file())
-        lazy = (root / FILE_NAME).exists()
-        held = removable == "only" and view.is_held()
-        for file in below:
-            if not file.name.endswith(".lock") and (not held or (lazy and file.parent.name == FOLDER)):
-                yield file

@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,8 +25,10 @@ WAITS_S = (0.5, 1.0, 2.0)
 """Before a request is tried again. The stores' packages try again too, for seconds."""
 _OF_THIS_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-_VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "created", "mtime")
+_VERSIONS = ("ETag", "etag", "md5Hash")
 """Fields by which stores tell one version of an object from another."""
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+"""Fields that say when it was written; a listing and a look at one object may round them differently."""
 Answer = TypeVar("Answer")
 
 
@@ -54,7 +57,22 @@ class Item(NamedTuple):
 
     bytes: int
     version: str
-    """Changes when it is replaced."""
+    """Changes when it is replaced by something else."""
+    modified_s: float | None
+    """When it was written, since 1970; None where the store does not say."""
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Item:
+        """From what fsspec says of an object."""
+        size, written = (
+            int(about.get("size") or 0),
+            next((about[name] for name in _TIMES if about.get(name)), None),
+        )
+        if isinstance(written, str):  # Google's
+            written = datetime.fromisoformat(written)
+        modified_s = written.timestamp() if isinstance(written, datetime) else written
+        tag = next((about[name] for name in _VERSIONS if about.get(name)), modified_s)
+        return cls(size, f"{size} {tag}", modified_s)
 
 
 @dataclass(frozen=True)
@@ -106,9 +124,7 @@ class Store:
         found = self._tried("", lambda: self.files.find(self.folder, detail=True))
         names = {path: path.removeprefix(self.folder).lstrip("/") for path in found}
         return {
-            names[path]: Item(
-                int(about.get("size") or 0), " ".join(str(about.get(told)) for told in ("size", *_VERSIONS))
-            )
+            names[path]: Item.of(about)
             for path, about in found.items()
             if not names[path].endswith("/")  # what some tools leave for an empty folder
         }
@@ -121,6 +137,10 @@ class Store:
 
     def size(self, name: str) -> int:
         return int(self._tried(name, lambda: self.files.size(self._path(name))))
+
+    def item(self, name: str) -> Item:
+        """What lies there under a name now."""
+        return Item.of(self._tried(name, lambda: self.files.info(self._path(name))))
 
     def write(self, name: str, data: bytes) -> None:
         self._make_folder(name)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from data_prep import places
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, OutputError, StoreError, quoted
 from data_prep.shards.manifest import SCHEMA
 
 FRAMES_PER_CHUNK = 20
@@ -250,12 +250,11 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
         DataError: it is missing, not HDF5, or damaged, also when that shows only while reading.
         StoreError: it lies in a store that cannot be reached.
     """
-    places.present(path)
     try:
         # No lock: shards never change, and some network file systems have no locks.
-        with h5py.File(path, "r", locking=False) as file:
+        with places.opened(path, lambda here: h5py.File(here, "r", locking=False)) as file:
             yield file
-    except DataError:
+    except (DataError, OutputError, StoreError):
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such shard; run `driving-xai verify` on its folder") from None

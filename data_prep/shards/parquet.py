@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import places
-from data_prep.errors import DataError, quoted
+from data_prep.errors import DataError, OutputError, StoreError, quoted
 from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.manifest_parts import INDEX_FOLDER
@@ -236,14 +236,13 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         DataError: it is missing, not Parquet, or damaged, also when that shows only while reading.
         StoreError: it lies in a store that cannot be reached.
     """
-    places.present(path)
     try:
-        with pq.ParquetFile(path.absolute()) as file:
+        with places.opened(path, lambda here: pq.ParquetFile(here.absolute())) as file:
             most = _ROWS_PER_BYTE * path.stat().st_size
             if not 0 <= file.metadata.num_rows <= most:
                 raise _damaged(path, f"claims {file.metadata.num_rows} rows")
             yield file
-    except DataError:
+    except (DataError, OutputError, StoreError):
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `driving-xai verify` on its folder") from None

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import places
+from data_prep import cache, places
 from data_prep.errors import DataError, OutputError, StoreError
 from data_prep.prepare import prepare
 from data_prep.publish import NOTES, check_url, publish
@@ -36,9 +37,9 @@ def bucket(request, tmp_path, monkeypatch) -> Iterator[Bucket]:
     monkeypatch.setattr("data_prep.stores.WAITS_S", (0.0, 0.0))
     with request.param() as opened:
         yield opened
-    for file in places._HELD.values():
+    for file in cache._HELD.values():
         file.close()
-    places._HELD.clear()
+    cache._HELD.clear()
 
 
 @pytest.fixture
@@ -110,9 +111,9 @@ def test_shards_are_fetched_when_they_are_opened_and_once(bucket, out, monkeypat
 def test_a_worker_elsewhere_fetches_by_the_path_alone(bucket, out):
     publish(out, bucket.url)
     root = places.local(bucket.url)
-    for file in places._HELD.values():
+    for file in cache._HELD.values():
         file.close()
-    places._HELD.clear()
+    cache._HELD.clear()
     for file in sorted(root.parents[1].rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     np.testing.assert_array_equal(read_frames(root / SHARD, 0, 5), read_frames(out / SHARD, 0, 5))
@@ -164,7 +165,7 @@ def test_verify_looks_at_what_lies_in_the_store_now(bucket, out):
 def test_the_cache_keeps_its_bound(bucket, out, monkeypatch):
     publish(out, bucket.url)
     root, size = places.local(bucket.url), (out / SHARD).stat().st_size
-    monkeypatch.setattr(places, "_RECENT_S", -1.0)
+    monkeypatch.setattr(cache, "_RECENT_S", -1.0)
     monkeypatch.setenv(
         "DRIVING_XAI_CACHE_GB", str((2.5 * size + sum(p.stat().st_size for p in root.glob("*.*"))) / 1e9)
     )
@@ -304,3 +305,85 @@ def test_a_place_that_cannot_be_written_is_found_at_once(s3, monkeypatch):
     )
     with pytest.raises(StoreError, match="access is denied"):
         check_url(s3.url)
+
+
+def test_an_object_that_is_replaced_while_it_is_fetched_is_noticed_also_at_the_same_size(
+    bucket, tmp_path, monkeypatch
+):
+    bucket.write("model/weights.bin", b"old bytes")
+    fetch = Store.fetch
+
+    def late(self, name, target):
+        fetch(self, name, target)
+        time.sleep(0.01)
+        bucket.write("model/weights.bin", b"new bytes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "fetch", late)
+        with pytest.raises(DataError, match=r"weights\.bin: was replaced while it was fetched; run it again"):
+            places.local(f"{bucket.url}/model")
+    assert not [path for path in (tmp_path / "cache").rglob("weights.bin*") if path.stat().st_size]
+    assert (places.local(f"{bucket.url}/model") / "weights.bin").read_bytes() == b"new bytes"
+
+
+def test_a_file_that_comes_whole_is_as_old_as_in_the_store(bucket, tmp_path, monkeypatch):
+    bucket.write("log/drive.bin", b"frames")
+    first = places.local(f"{bucket.url}/log") / "drive.bin"
+    monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "another machine"))
+    time.sleep(0.02)
+    again = places.local(f"{bucket.url}/log") / "drive.bin"
+    assert first != again
+    assert first.stat().st_mtime == again.stat().st_mtime
+    assert again.stat().st_mtime < again.stat().st_atime
+
+
+def test_what_is_removed_in_the_moment_before_it_is_opened_is_fetched_again(bucket, out, monkeypatch):
+    publish(out, bucket.url)
+    root = places.local(bucket.url)
+    present, removals = places.present, []
+
+    def removed_meanwhile(path):
+        found = present(path)
+        if not removals:
+            removals.append(path)
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(places, "present", removed_meanwhile)
+    np.testing.assert_array_equal(read_frames(root / SHARD, 0, 5), read_frames(out / SHARD, 0, 5))
+    assert removals == [root / SHARD]
+
+
+def test_nothing_is_removed_while_it_is_being_opened_and_no_view_that_another_process_holds(
+    bucket, out, monkeypatch
+):
+    publish(out, bucket.url)
+    root = places.local(bucket.url)
+    read_frames(root / SHARD, 0, 5)
+    monkeypatch.setattr(cache, "_RECENT_S", -1.0)
+    with cache.kept(root / SHARD):
+        assert not cache._removed(root, root / SHARD)
+    assert not cache._removed(root, root / FILE_NAME)
+    assert cache._removed(root, root / SHARD)
+    # As another process sees it: the lock is this one's.
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "_HELD", {})
+        assert not cache._removed(root, root / FILE_NAME)
+    cache._HELD.pop(root).close()
+    assert cache._removed(root, root / FILE_NAME)
+
+
+def test_who_wants_a_view_waits_until_it_is_removed_and_then_fetches_it(bucket, out):
+    publish(out, bucket.url)
+    root = places.local(bucket.url)
+    cache._HELD.pop(root).close()
+    waiting = threading.Thread(target=places.local, args=(bucket.url,))
+    with cache._unheld(root) as is_free:
+        assert is_free
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        for file in (root / FILE_NAME, root / "index.parquet"):
+            file.unlink()
+    waiting.join(20)
+    assert fetched(root) == {FILE_NAME, "index.parquet"}

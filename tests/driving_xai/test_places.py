@@ -13,7 +13,7 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
-from data_prep import places
+from data_prep import cache
 from data_prep.publish import publish
 from driving_xai.cli import app
 from tests.data_prep import buckets
@@ -30,9 +30,9 @@ def root(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "cache"))
     write_originals(tmp_path / "local")
     yield tmp_path / "local"
-    for file in places._HELD.values():
+    for file in cache._HELD.values():
         file.close()
-    places._HELD.clear()
+    cache._HELD.clear()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,214 @@
+"""The bounded cache of files that were fetched from stores: who holds what, and what goes when there is no room.
+
+Below it, `views/KEY/PARENT/NAME` is a place, see `places`. A process that has one open holds it by a lock; of such a
+place only shards are removed, which are fetched again, and none while it is being opened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from data_prep.errors import DataError, OutputError, StoreError
+from data_prep.shards.atomic import TEMPORARY, replacing
+from data_prep.shards.manifest import FILE_NAME, FOLDER
+
+OUTGOING, VIEWS = "outgoing", "views"
+"""Below the cache: where prep makes what it sends to a store, and where what was fetched lies. Nothing else there is
+ever removed."""
+DEFAULT_CACHE_GB = 50.0
+KEY = re.compile("[0-9a-f]{16}")
+"""The name of a folder below `views`."""
+_UNFINISHED_S = 3600.0
+"""A temporary file that nobody has written to for so long was left by a process that is gone."""
+_RECENT_S = 5.0
+"""What was opened so lately may be about to be read, and stays even where the cache is over its bound."""
+_HELD: dict[Path, IO[bytes]] = {}
+"""Views that this process has opened, by a file that it holds locked until it ends."""
+
+
+def cache_folder() -> Path:
+    """Where fetched files lie: `DRIVING_XAI_CACHE`, or `driving-xai` in the user's folder of caches."""
+    told = os.environ.get("DRIVING_XAI_CACHE")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driving-xai"
+    return (Path(told) if told else usual).absolute()
+
+
+def cache_bytes() -> int:
+    """How much may lie there: `DRIVING_XAI_CACHE_GB`, or 50.
+
+    Raises:
+        DataError: it is no positive number.
+    """
+    text = os.environ.get("DRIVING_XAI_CACHE_GB") or str(DEFAULT_CACHE_GB)
+    try:
+        size = float(text) * 1e9
+        if not 0 < size < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise DataError(
+            f"DRIVING_XAI_CACHE_GB is {text!r}; expected a number of gigabytes, such as 50"
+        ) from None
+    return int(size)
+
+
+def hold(root: Path) -> None:
+    """Keeps other processes from removing a view while this one runs; waits for one that is removing it."""
+    if root in _HELD:
+        return
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        opened = _held_file(root).open("ab")
+    except OSError as error:
+        raise _unwritable(error) from None
+    with suppress(OSError):  # a file system without locks: what is in use may be fetched again
+        fcntl.flock(opened, fcntl.LOCK_SH)
+    _HELD[root] = opened
+
+
+def is_held(root: Path) -> bool:
+    """Whether this process holds a view."""
+    return root in _HELD
+
+
+@contextmanager
+def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Keeps other processes and threads from fetching, removing or opening the same file.
+
+    Args:
+        path: the file.
+        wait: for those; otherwise what is yielded says whether it was granted.
+    """
+    with _locked(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB) as granted:
+        yield granted
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Keeps others from removing a file, until it is open: then they may."""
+    with _locked(path, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[bool]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock").open("ab")
+    except OSError as error:
+        raise _unwritable(error) from None
+    with file:
+        granted = True
+        try:
+            fcntl.flock(file, how)
+        except BlockingIOError:
+            granted = False
+        except OSError:  # without locks it may be fetched twice
+            pass
+        yield granted
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """As `replacing`, with a full or read-only disk said in words of the cache."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            yield temporary
+    except StoreError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def make_room(wanted: int) -> None:
+    """Removes what was read longest ago until so many bytes fit.
+
+    Raises:
+        OutputError: the cache is smaller than that.
+    """
+    bound = cache_bytes()
+    if wanted > bound:
+        raise OutputError(
+            f"{cache_folder()}: {wanted / 1e9:.3g} GB are needed at once, the cache takes {bound / 1e9:.3g}; set "
+            "DRIVING_XAI_CACHE_GB to more"
+        )
+    found = [(root, file, file.stat()) for root in _views() for file in _files(root)]
+    excess = sum(about.st_size for _, _, about in found) + wanted - bound
+    for root, file, about in sorted(found, key=lambda each: each[2].st_atime):
+        if excess <= 0:
+            return
+        if _removed(root, file):
+            excess -= about.st_size
+
+
+def _removed(root: Path, file: Path) -> bool:
+    """Removes a file, unless somebody needs it."""
+    with _unheld(root) as is_free:
+        if not is_free and not _comes_again(root, file):
+            return False
+        with suppress(OSError), alone(file, wait=False) as granted:
+            if granted and not _is_recent(file):
+                file.unlink()
+                return True
+    return False
+
+
+@contextmanager
+def _unheld(root: Path) -> Iterator[bool]:
+    """Whether no process holds a view; while that is so, whoever wants to waits."""
+    if root in _HELD:
+        yield False
+        return
+    with _held_file(root).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # no locks
+            pass
+        yield True
+
+
+def _is_recent(file: Path) -> bool:
+    about = file.stat()
+    if file.name.endswith(TEMPORARY):
+        return time.time() - about.st_mtime <= _UNFINISHED_S
+    return time.time() - about.st_atime <= _RECENT_S
+
+
+def _comes_again(root: Path, file: Path) -> bool:
+    """Whether a view fetches the file again when it is opened: shards of an output."""
+    return file.parent == root / FOLDER and (root / FILE_NAME).exists()
+
+
+def _views() -> Iterator[Path]:
+    for root in (cache_folder() / VIEWS).glob("*/*/*"):
+        if KEY.fullmatch(root.parts[-3]) and not root.name.startswith("."):
+            yield root
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """What a view consists of, and temporary files."""
+    below: Iterator[Path] | list[Path] = (
+        [root] if root.is_file() else (path for path in root.rglob("*") if path.is_file())
+    )
+    yield from (file for file in below if not file.name.endswith(".lock"))
+
+
+def _held_file(root: Path) -> Path:
+    return root.with_name(f".{root.name}.held")
+
+
+def _unwritable(error: OSError) -> OutputError:
+    return OutputError(
+        f"{cache_folder()}: the cache cannot be written ({error.strerror or error}); free space, or set "
+        "DRIVING_XAI_CACHE to a folder with room"
+    )
