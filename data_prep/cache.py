@@ -7,6 +7,7 @@ place only shards are removed, which are fetched again, and none while it is bei
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import time
@@ -22,6 +23,8 @@ from data_prep.shards.manifest import FILE_NAME, FOLDER
 OUTGOING, VIEWS = "outgoing", "views"
 """Below the cache: where prep makes what it sends to a store, and where what was fetched lies. Nothing else there is
 ever removed."""
+_LOCKS = "locks"
+"""Below the cache: an empty file for each file that was fetched; a folder that was fetched has no others than its own."""
 DEFAULT_CACHE_GB = 50.0
 KEY = re.compile("[0-9a-f]{16}")
 """The name of a folder below `views`."""
@@ -99,8 +102,10 @@ def kept(path: Path) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[bool]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock").open("ab")
+        folder = cache_folder() / _LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        below = path.absolute().relative_to(cache_folder()).as_posix()
+        file = (folder / hashlib.sha256(below.encode()).hexdigest()[:32]).open("ab")
     except OSError as error:
         raise _unwritable(error) from None
     with file:
@@ -197,10 +202,7 @@ def _views() -> Iterator[Path]:
 
 def _files(root: Path) -> Iterator[Path]:
     """What a view consists of, and temporary files."""
-    below: Iterator[Path] | list[Path] = (
-        [root] if root.is_file() else (path for path in root.rglob("*") if path.is_file())
-    )
-    yield from (file for file in below if not file.name.endswith(".lock"))
+    yield from (path for path in [root, *root.rglob("*")] if path.is_file())
 
 
 def _held_file(root: Path) -> Path:

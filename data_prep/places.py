@@ -54,6 +54,23 @@ def local(text: str | Path) -> Path:
     return Path(str(text).removeprefix("file://")) if is_url(text) else Path(text)
 
 
+def local_output(text: str | Path) -> Path:
+    """The path of an output on this machine; only `prep` writes to stores.
+
+    Raises:
+        DataError: it is a store's address.
+
+    Example:
+        >>> local_output("file:///mnt/scores")
+        PosixPath('/mnt/scores')
+    """
+    if is_elsewhere(text):
+        raise DataError(
+            f"{text}: results are written to this machine; give a folder here, and copy it once it is finished"
+        )
+    return local(text)
+
+
 def outgoing(url: str) -> Path:
     """Where an output that goes to a store is made, below the cache."""
     parent, _, name = url.rstrip("/").rpartition("/")

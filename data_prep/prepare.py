@@ -337,7 +337,13 @@ def command_of(config: PrepConfig, out: str | Path | None = None) -> str:
         >>> command_of(PrepConfig(reader="video", source=Path("my drive.mp4"), seed=3), Path("shards"))
         "driving-xai prep video 'my drive.mp4' shards --set seed=3"
     """
-    words = ["driving-xai", "prep", config.reader, str(config.source), "OUT" if out is None else str(out)]
+    words = [
+        "driving-xai",
+        "prep",
+        config.reader,
+        places.named(config.source),
+        "OUT" if out is None else str(out),
+    ]
     for name, value in config.reader_options.items():
         words += ["--option", f"{name}={value}"]
     default = PrepConfig(reader=config.reader, source=config.source)

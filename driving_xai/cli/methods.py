@@ -10,7 +10,7 @@ import typer
 
 from driving_xai.cli import console, listing
 from driving_xai.cli.models import open_model
-from driving_xai.cli.options import Json, Weights
+from driving_xai.cli.options import Json, Weights, fetched_text
 
 _COLUMNS = 80
 
@@ -19,7 +19,9 @@ def methods(
     checkpoint: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CHECKPOINT]", help="A model, to see which methods fit it, and why others do not."
+            metavar="[CHECKPOINT]",
+            parser=fetched_text,
+            help="A model, to see which methods fit it, and why others do not.",
         ),
     ] = None,
     weights: Weights = None,

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.errors import DataError
-from data_prep.places import local, local_text
-from data_prep.stores import is_elsewhere
+from data_prep.places import local, local_output, local_text
 from driving_xai.cli import listing
 from driving_xai.cli.console import SettingsError, UnusableDataError
 
@@ -52,6 +51,7 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
+        parser=fetched,
         help="Weights of a model that is no checkpoint: safetensors, or a .pt of tensors only.",
     ),
 ]
@@ -69,7 +69,7 @@ Images = Annotated[
 
 
 def written(text: str | Path) -> Path:
-    """An output's path on this machine; only `prep` writes to stores.
+    """An output's path on this machine; see `places.local_output`.
 
     Raises:
         typer.BadParameter: it is a store's address.
@@ -78,11 +78,10 @@ def written(text: str | Path) -> Path:
         >>> written("run:1/scores")
         PosixPath('run:1/scores')
     """
-    if is_elsewhere(text):
-        raise typer.BadParameter(
-            f"{text}: results are written to this machine; give a folder here, and copy it once it is finished"
-        )
-    return local(text)
+    try:
+        return local_output(text)
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 ModelOut = Annotated[
@@ -165,6 +164,7 @@ Masks = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
+        parser=fetched,
         help="PNG masks or an .npz of the pixels that matter, for localisation; see docs/results.md.",
     ),
 ]

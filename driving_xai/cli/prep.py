@@ -9,13 +9,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from driving_xai.cli import console, settings
-from driving_xai.cli.options import ON_BAD, REFUSE, Assignments, Config, DryRun, Json, Scheduler
+from driving_xai.cli.options import ON_BAD, REFUSE, Assignments, Config, DryRun, Json, Scheduler, fetched
 
 
 def prep(
     reader: Annotated[str, typer.Argument(metavar="READER", help="What the source is; from the list below.")],
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder or file of the recording; `-` for synthetic.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            parser=fetched,
+            help="Folder or file of the recording, here or in a store; `-` for synthetic.",
+        ),
     ],
     out: Annotated[
         str,

@@ -29,6 +29,7 @@ from driving_xai.cli.options import (
     Split,
     Target,
     Weights,
+    fetched,
     measures_of,
     methods_of,
     names_of,
@@ -61,13 +62,16 @@ def score(
     ] = None,
     maps: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Maps computed elsewhere, scored too; see docs/results.md."),
+        typer.Option(
+            metavar="FILE", parser=fetched, help="Maps computed elsewhere, scored too; see docs/results.md."
+        ),
     ] = None,
     masks: Masks = None,
     baseline_model: Annotated[
         Path | None,
         typer.Option(
             metavar="CHECKPOINT",
+            parser=fetched,
             help="The network that lime-rank-correlation fits LIME on; images only. [default: the scored one]",
         ),
     ] = None,

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from data_prep.places import local, local_output
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, Split, require_measures
@@ -97,13 +98,13 @@ def evaluate(
 
     Args:
         model: a loaded checkpoint, or any frame model with `outputs`; on the device to compute on.
-        data: a folder that `prep` wrote, or frames in memory: [B, 3, H, W], RGB in [0, 1], taken as unrelated images.
+        data: a folder that `prep` wrote, here or in a store, or frames in memory: [B, 3, H, W], RGB in [0, 1], taken as unrelated images.
         methods: explainers by literature name or as objects; a mapping gives them labels.
         metrics: by name or as objects, which keep their own options; a mapping gives them labels.
         out: a folder for what `driving-xai score` saves; None saves nothing.
         target: what is explained; see `targets.by_name`. None is `magnitude` for a regressor, else `predicted`.
         labels: of frames in memory, [B, K], 0 or 1 for each output; shards have their own.
-        masks: the pixels that cause the label: of frames in memory [B, H, W], for shards a folder or an .npz.
+        masks: the pixels that cause the label: of frames in memory [B, H, W], for shards a folder or an .npz, here or in a store.
         options: of methods by name: `{"snna": {"samples": 3}}`.
         fill: what an edited pixel shows, for metrics that are given by name; of several each is scored, and each
             method has the headline of its worst. `bias-image` is for shards of images only.
@@ -162,7 +163,7 @@ def evaluate(
         measures=(*named_metrics, *measured),
         options=dict(options),
         target=target,
-        masks=str(masks) if isinstance(masks, Path | str) else None,
+        masks=str(local(masks)) if isinstance(masks, Path | str) else None,
         fill=fill if isinstance(fill, str) else "black",
         fills=() if isinstance(fill, str) else tuple(fill),
         masking=masking,
@@ -173,7 +174,7 @@ def evaluate(
     )
     objects = Objects(explainers=explainers, metrics=measured)
     checkpoint = as_checkpoint(model)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else local_output(out)
     if isinstance(data, Tensor):
         known = FrameData(
             checkpoint, data, config, labels=labels, masks=None if isinstance(masks, Path | str) else masks
@@ -183,12 +184,12 @@ def evaluate(
         )
         results = results if folder is None else _saved(results, folder)
     elif folder is None:
-        with opened(checkpoint, Path(data), config, objects) as run:
+        with opened(checkpoint, local(data), config, objects) as run:
             tables, ranked_by = _tables(run, on_progress)
             results = run.results(tables, ranked_by=ranked_by)
     else:
         results = score(
-            checkpoint, Path(data), folder, config, resume=resume, objects=objects, on_progress=on_progress
+            checkpoint, local(data), folder, config, resume=resume, objects=objects, on_progress=on_progress
         )
     return Evaluation(per_frame=results.per_frame, summary=results.summary)
 

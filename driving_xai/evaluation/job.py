@@ -120,7 +120,7 @@ class Run:
     @cached_property
     def masks(self) -> Masks | None:
         """That were brought along."""
-        return None if self.config.masks is None else Masks(Path(self.config.masks))
+        return None if self.config.masks is None else Masks(places.present(Path(self.config.masks)))
 
     @cached_property
     def baseline(self) -> Checkpoint | None:
@@ -131,7 +131,7 @@ class Run:
         """
         if self.config.baseline_model is None:
             return None
-        path = Path(self.config.baseline_model)
+        path = places.present(Path(self.config.baseline_model))
         found = load(path, device=str(device_of(self.checkpoint.model)))
         ours, theirs = (declared_outputs(each.model) for each in (self.checkpoint, found))
         if ours != theirs or ours is None or ours.kind == "regression":
@@ -373,7 +373,7 @@ def given_maps(config: ScoreConfig) -> Iterator[MapFile | None]:
     if config.maps is None:
         yield None
         return
-    given = MapFile(Path(config.maps))
+    given = MapFile(places.present(Path(config.maps)))
     try:
         yield given
     finally:

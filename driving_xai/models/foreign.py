@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from data_prep.places import local_text
 from data_prep.shards.atomic import sha256_of
 from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint
@@ -57,16 +58,19 @@ def load(
     Args:
         spec: `timm:NAME[.TAG]`, `torchvision:NAME[@WEIGHTS]`, `package.module:factory` (imported with the
             working directory on the path and called without arguments; it returns a module with
-            `outputs`, as `models.wrap.wrap` makes one), or a checkpoint's directory.
-        weights: a file, see `models.weights.find`; "random"; None is what the factory loaded, or the
+            `outputs`, as `models.wrap.wrap` makes one), or a checkpoint's directory, here or in a store.
+        weights: a file, here or in a store, see `models.weights.find`; "random"; None is what the factory loaded, or the
             published weights of timm and torchvision.
         device: where the model goes.
 
     Raises:
         CheckpointError: the factory or the weights are missing, fail, or do not fit.
         UnsupportedModelError: the name is unknown, or the scores' meaning is not declared.
+        DataError, StoreError: nothing lies at an address, or its store cannot be reached.
     """
-    spec = str(spec)
+    spec = local_text(str(spec))
+    if weights is not None:
+        weights = local_text(str(weights))
     if not is_foreign(spec):
         if weights is not None:
             raise CheckpointError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.places import local, local_output
 from driving_xai.models.foreign import as_checkpoint
 from driving_xai.replay.config import ReplayConfig
 
@@ -25,7 +26,7 @@ def write(
 
     Args:
         model: a loaded checkpoint, or any model with `outputs`, such as `wrap` makes; on the device to compute on.
-        source: a video, a recording, a folder of images or of shards; see docs/replay.md.
+        source: a video, a recording, a folder of images or of shards, here or in a store; see docs/replay.md.
         out: an H.264 video, ends in .mp4; the scores lie beside it in the folder of its name with .scores.
         config: what is played and how.
         on_progress: called after each frame with the frames done and in all, where that is known.
@@ -42,4 +43,4 @@ def write(
     """
     from driving_xai.replay.player import replay
 
-    return replay(as_checkpoint(model), Path(source), Path(out), config, on_progress=on_progress)
+    return replay(as_checkpoint(model), local(source), local_output(out), config, on_progress=on_progress)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data_prep.lock import exclusive_file
+from data_prep.places import local, local_output
 from data_prep.shards.atomic import remove_leftovers
 from driving_xai.errors import DataError
 from driving_xai.evaluation.brush_cases import holds_cases
@@ -79,7 +80,7 @@ def read(results: Path | str | Sequence[Path | str], *, labels: Sequence[str] = 
     """Reads what a report is made of; nothing is recomputed.
 
     Args:
-        results: folders that `score`, `replay` or `sanity` wrote, or `evaluate` with `out`; and folders of brush
+        results: folders, here or in a store, that `score`, `replay` or `sanity` wrote, or `evaluate` with `out`; and folders of brush
             cases that viewers of a live view saved.
         labels: names of the models, one for each folder of scores.
 
@@ -91,7 +92,7 @@ def read(results: Path | str | Sequence[Path | str], *, labels: Sequence[str] = 
         Traceback (most recent call last):
         data_prep.errors.DataError: no scores; give a folder of score or replay, sanity checks alone make no report
     """
-    folders = [Path(each) for each in ([results] if isinstance(results, Path | str) else results)]
+    folders = [local(each) for each in ([results] if isinstance(results, Path | str) else results)]
     cases = [path for path in folders if holds_cases(path)]
     folders = [path for path in folders if path not in cases]
     sources = load_sources([path for path in folders if not holds_sanity(path)], labels)
@@ -122,7 +123,7 @@ def write(
         Traceback (most recent call last):
         data_prep.errors.DataError: no scores; give ...
     """
-    return read(results).write(Path(out), config=config)
+    return read(results).write(local_output(out), config=config)
 
 
 @contextmanager

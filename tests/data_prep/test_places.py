@@ -37,9 +37,7 @@ def bucket(request, tmp_path, monkeypatch) -> Iterator[Bucket]:
     monkeypatch.setattr("data_prep.stores.WAITS_S", (0.0, 0.0))
     with request.param() as opened:
         yield opened
-    for file in cache._HELD.values():
-        file.close()
-    cache._HELD.clear()
+    buckets.let_go()
 
 
 @pytest.fixture
@@ -111,9 +109,7 @@ def test_shards_are_fetched_when_they_are_opened_and_once(bucket, out, monkeypat
 def test_a_worker_elsewhere_fetches_by_the_path_alone(bucket, out):
     publish(out, bucket.url)
     root = places.local(bucket.url)
-    for file in cache._HELD.values():
-        file.close()
-    cache._HELD.clear()
+    buckets.let_go()
     for file in sorted(root.parents[1].rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     np.testing.assert_array_equal(read_frames(root / SHARD, 0, 5), read_frames(out / SHARD, 0, 5))
@@ -369,14 +365,14 @@ def test_nothing_is_removed_while_it_is_being_opened_and_no_view_that_another_pr
     with monkeypatch.context() as patched:
         patched.setattr(cache, "_HELD", {})
         assert not cache._removed(root, root / FILE_NAME)
-    cache._HELD.pop(root).close()
+    buckets.let_go()
     assert cache._removed(root, root / FILE_NAME)
 
 
 def test_who_wants_a_view_waits_until_it_is_removed_and_then_fetches_it(bucket, out):
     publish(out, bucket.url)
     root = places.local(bucket.url)
-    cache._HELD.pop(root).close()
+    buckets.let_go()
     waiting = threading.Thread(target=places.local, args=(bucket.url,))
     with cache._unheld(root) as is_free:
         assert is_free

@@ -9,15 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import fsspec
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data_prep import cache
+import driving_xai as dx
+from data_prep import places
+from data_prep.errors import DataError
+from data_prep.prepare import PrepConfig, read_job
 from data_prep.publish import publish
 from driving_xai.cli import app
 from tests.data_prep import buckets
-from tests.robustness.fuzz_commands import SCORE, write_originals
+from tests.robustness.fuzz_commands import OTHERS, SCORE, write_originals
 
 TRAIN = (
     *("--epochs", "12", "--frame-epochs", "1", "--hidden-size", "8", "--set", "batch_size=8"),
@@ -30,9 +35,7 @@ def root(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "cache"))
     write_originals(tmp_path / "local")
     yield tmp_path / "local"
-    for file in cache._HELD.values():
-        file.close()
-    cache._HELD.clear()
+    buckets.let_go()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,6 +78,71 @@ def test_every_command_that_reads_takes_urls(root, tmp_path):
         # x264 may give other bytes for the same pictures; the scores of the replay are compared.
         films = {"drive.mp4", "drive.scores/results.json"}
         assert {name for name in here if here[name] != there[name]} <= films
+
+
+def test_what_is_brought_along_and_python_take_urls(root, tmp_path):
+    """Maps, masks, weights and a network to compare with; dx.load, dx.evaluate and dx.report.write."""
+    with buckets.memory():
+        files = fsspec.filesystem("memory", use_listings_cache=False)
+        publish(root / "shards", "memory://bucket/shards")
+        files.put(str(root / "model"), "/bucket/model", recursive=True)
+        for name in ("given.h5", "masks.npz", "weights.safetensors"):
+            files.put(str(root / name), f"/bucket/{name}")
+        for at, out in ((str(root), tmp_path / "here"), ("memory://bucket", tmp_path / "there")):
+            brought = ("--maps", f"{at}/given.h5", "--masks", f"{at}/masks.npz")
+            invoke("score", f"{at}/model", f"{at}/shards", *SCORE, *brought, "-o", out / "scores")
+            kinds = ("methods", OTHERS, "--weights", f"{at}/weights.safetensors", "--json")
+            (out / "methods").write_text(invoke(*kinds))
+            model = dx.load(f"{at}/model")
+            found = dx.evaluate(
+                model,
+                f"{at}/shards",
+                methods=["sign-attention"],
+                metrics=["pointing-game"],
+                masks=f"{at}/masks.npz",
+                split="all",
+                every=12,
+                out=out / "evaluated",
+            )
+            assert len(found.per_frame)
+            weighed = dx.load(OTHERS, weights=f"{at}/weights.safetensors")
+            (out / "sha256").write_text(weighed.sha256)
+        here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
+        assert here == there
+        files.put(str(tmp_path / "here" / "scores"), "/bucket/scores", recursive=True)
+        pages = [
+            dx.report.write(scores, tmp_path / f"{number}.html")[0].read_bytes()
+            for number, scores in enumerate((tmp_path / "here" / "scores", "memory://bucket/scores"))
+        ]
+        assert pages[0] == pages[1]
+        for refused in (
+            lambda: dx.report.write("memory://bucket/scores", "memory://bucket/page.html"),
+            lambda: dx.evaluate(model, "memory://bucket/shards", methods=["lime"], out="memory://bucket/x"),
+        ):
+            with pytest.raises(DataError, match="results are written to this machine"):
+                refused()
+
+
+def test_prep_reads_a_recording_from_a_store_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "cache"))
+    for number in range(6):
+        picture = tmp_path / "set" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), np.full((8, 8, 3), 40 * number, np.uint8))
+    with buckets.memory():
+        files = fsspec.filesystem("memory", use_listings_cache=False)
+        files.put(str(tmp_path / "set"), "/bucket/set", recursive=True)
+        for source, out in ((tmp_path / "set", "here"), ("memory://bucket/set", "there")):
+            invoke("prep", "image-folder", source, tmp_path / out)
+        assert contents(tmp_path / "there") == contents(tmp_path / "here")
+        # Elsewhere its copies are as old, so that a run can be resumed there.
+        states = []
+        for place in ("cache", "another"):
+            monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / place))
+            how = PrepConfig(reader="image-folder", source=places.local("memory://bucket/set"))
+            states.append(read_job(how).source)
+        assert states[0] == states[1]
+    buckets.let_go()
 
 
 def killed_and_resumed(words: tuple[str, ...], met: Callable[[], bool], resume: tuple[str, ...]) -> None:

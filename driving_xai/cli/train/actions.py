@@ -21,6 +21,7 @@ from driving_xai.cli.options import (
     ModelOut,
     Resume,
     Seed,
+    fetched_text,
     resolve_device,
     resolve_devices,
 )
@@ -37,6 +38,7 @@ def actions(
         str | None,
         typer.Option(
             metavar="FILE|DIR|timm",
+            parser=fetched_text,
             help="Weights to start from: DINO's own file, a folder of train dino, or timm's of the name and tag. "
             "[default: random]",
         ),

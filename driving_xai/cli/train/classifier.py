@@ -21,6 +21,7 @@ from driving_xai.cli.options import (
     ModelOut,
     Resume,
     Seed,
+    fetched,
     resolve_device,
     resolve_devices,
 )
@@ -45,6 +46,7 @@ def classifier(
         Path | None,
         typer.Option(
             metavar="FILE",
+            parser=fetched,
             help="Start from these weights, a local file. Frozen backbones of bla and its kin also take random. "
             "[default: random, or timm's own for frozen backbones]",
         ),

@@ -21,6 +21,7 @@ from driving_xai.cli.options import (
     ModelOut,
     Resume,
     Seed,
+    fetched,
     resolve_device,
     resolve_devices,
 )
@@ -54,7 +55,9 @@ def steering(
     workers: LoaderWorkers = None,
     encoder_from: Annotated[
         Path | None,
-        typer.Option(metavar="CHECKPOINT", help="Start with the convolutions of this steering model."),
+        typer.Option(
+            metavar="CHECKPOINT", parser=fetched, help="Start with the convolutions of this steering model."
+        ),
     ] = None,
     device: Device = "auto",
     devices: Devices = None,

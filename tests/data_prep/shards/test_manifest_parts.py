@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import cache, places
+from data_prep import places
 from data_prep.errors import DataError
 from data_prep.prepare import prepare
 from data_prep.publish import publish
@@ -257,7 +257,7 @@ def test_in_a_store_all_parts_are_read_and_shards_when_they_are_opened(source, o
         for name in (*PARTS, *INDEX):
             bucket.remove(name)
         assert {problem.path for problem in verify(root).problems} == {*PARTS, *INDEX}
-        cache._HELD.popitem()[1].close()
+        buckets.let_go()
         for name in bucket.names():
             bucket.remove(name)
         publish(out, bucket.url)
