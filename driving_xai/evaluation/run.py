@@ -118,7 +118,10 @@ def score_in_shares(
         with locked(out):
             open_parts(out, run.plan, resume=resume)
             device = str(device_of(checkpoint.model))
-            work = _Share(checkpoint.path.resolve(), device, shards.resolve(), out.resolve(), config, shares)
+            # Not resolved: behind a link the workers would not know a path as one of the cache.
+            work = _Share(
+                checkpoint.path.absolute(), device, shards.absolute(), out.absolute(), config, shares
+            )
             batches = 0
             for done, seen in enumerate(engine.map(work, range(shares)), start=1):
                 batches = max(batches, seen)

@@ -217,6 +217,37 @@ def test_a_round_trip_over_s3_with_a_kill_in_each_command_equals_local_paths(tmp
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "dask"])
+def test_workers_score_shards_and_a_checkpoint_from_s3_to_the_bytes_of_local_paths(
+    engine, root, tmp_path, monkeypatch
+):
+    """The cache lies behind a link, as scratch disks do."""
+    score = (*SCORE[:-1], "3", "--batch-size", "1")
+    invoke("score", root / "model", root / "shards", *score, "-o", tmp_path / "here")
+    with buckets.s3() as bucket:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "scratch").symlink_to(tmp_path / "disk")
+        monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "scratch"))
+        publish(root / "shards", f"{bucket.url}/shards")
+        for file in (root / "model").iterdir():
+            bucket.write(f"model/{file.name}", file.read_bytes())
+        words = ("score", f"{bucket.url}/model", f"{bucket.url}/shards", *score, "-o", tmp_path / "there")
+        command = [
+            sys.executable,
+            "-m",
+            "driving_xai",
+            *map(str, words),
+            "--engine",
+            engine,
+            "--workers",
+            "2",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
 def test_an_argument_in_a_store_that_is_not_known_is_data_that_cannot_be_used():
     for words in (
         ("info", "nowhere://bucket/scores"),
