@@ -1,12 +1,12 @@
 """How time and memory of joining, summarising and reporting scores grow with their number.
 
     python tests/benchmarks/bench_growth.py [--images 25000 100000 400000] [--frames 25000 100000] [--batch 32]
-        [--group 1]
+        [--group 1] [--resamples 2000] [--methods 2]
 
 Parts are fabricated as `score` writes them: batches of images by two methods and two controls under two
 measures, eight rows an image, one of the measures with curves of 21 values. Each size is measured in a process of
-its own, so that the most memory it ever held is its own. A report is of one drive of so many frames, by two methods
-and two controls under one measure and two references.
+its own, so that the most memory it ever held is its own. A report is of one drive of so many frames, by two or
+more methods and two controls under one measure and two references. Memory does not depend on the number of resamples.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def write_parts(folder: Path, images: int, *, batch: int, group: int) -> None:
         write_table(folder / f"part-{number:06d}.parquet", rows, sums="inside")
 
 
-def join(parts: Path, out: Path) -> Iterator[tuple[str, Any]]:
+def join(parts: Path, out: Path, *, resamples: int = 2000) -> Iterator[tuple[str, Any]]:
     """As `score` ends: the rows are put in order and written, then summarised; each step with its outcome."""
     out.mkdir(parents=True, exist_ok=True)
     condensed = CondensedRows()
@@ -107,24 +107,24 @@ def join(parts: Path, out: Path) -> Iterator[tuple[str, Any]]:
             measures={name: {"faithful": "low"} for name in ("deletion", "increase")},
             methods=METHODS,
             controls=CONTROLS,
-            bootstrap=BlockBootstrap(block=block),
+            bootstrap=BlockBootstrap(block=block, resamples=resamples),
             mean_curves=condensed.mean_curves(),
         ),
     )
 
 
-def measured(folder: Path) -> dict[str, float]:
+def measured(folder: Path, resamples: int) -> dict[str, float]:
     """Processor seconds of each step and the most MiB resident after it, in this process."""
     spent: dict[str, float] = {"base_mib": _peak_mib()}
     before = time.process_time()
-    for step, _ in join(folder / "parts", folder / "out"):
+    for step, _ in join(folder / "parts", folder / "out", resamples=resamples):
         after = time.process_time()
         spent |= {f"{step}_s": after - before, f"{step}_mib": _peak_mib()}
         before = after
     return spent
 
 
-def measured_report(results: Path) -> dict[str, float]:
+def measured_report(results: Path, _: int = 0) -> dict[str, float]:
     """Processor seconds, size and the most MiB resident of the page of some results, in this process."""
     from driving_xai.report.api import write
 
@@ -138,11 +138,12 @@ def measured_report(results: Path) -> dict[str, float]:
     }
 
 
-def write_drive(folder: Path, frames: int) -> None:
+def write_drive(folder: Path, frames: int, *, methods: int = 2) -> None:
     """Results along one drive."""
     from tests.driving_xai.report.made import make_rows, make_summary
 
     gains = {"rise": 2.0, "grad-cam": 0.0, "random": 0.0, "centre-prior": -1.0}
+    gains |= {f"method-{number}": 1.0 for number in range(3, methods + 1)}
     rows = make_rows(gains, frames=frames, drive="road", measures=("deletion",))
     Results(summary=make_summary(rows), per_frame=rows).save(folder)
 
@@ -162,25 +163,27 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="*", default=[25_000, 100_000])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--group", type=int, default=1, help="images in a drive, which are drawn together")
+    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--methods", type=int, default=2, help="of a report")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is not None:
         found = measured_report if (given.inside / SUMMARY).exists() else measured
-        print(json.dumps(found(given.inside)))
+        print(json.dumps(found(given.inside, given.resamples)))
         return
     print(f"Python {platform.python_version()}, {platform.machine()}, {given.batch} images a part")
     joined = []
     for images in given.images:
         with tempfile.TemporaryDirectory() as scratch:
             _elsewhere(write_parts, Path(scratch) / "parts", images, batch=given.batch, group=given.group)
-            joined.append(_apart(Path(scratch), f"{images:>9,} images"))
+            joined.append(_apart(Path(scratch), f"{images:>9,} images", given.resamples))
     for step in ("join_s", "summary_s"):
         if len(joined) > 1:
             print(f"{step}: exponent {exponent(given.images, [each[step] for each in joined]):.2f}")
     for frames in given.frames:
         with tempfile.TemporaryDirectory() as scratch:
-            _elsewhere(write_drive, Path(scratch) / "scores", frames)
-            _apart(Path(scratch) / "scores", f"{frames:>9,} frames")
+            _elsewhere(write_drive, Path(scratch) / "scores", frames, methods=given.methods)
+            _apart(Path(scratch) / "scores", f"{frames:>9,} frames", given.resamples)
 
 
 def _elsewhere(write: Callable[..., None], *given: object, **options: int) -> None:
@@ -191,9 +194,9 @@ def _elsewhere(write: Callable[..., None], *given: object, **options: int) -> No
     assert process.exitcode == 0
 
 
-def _apart(folder: Path, label: str) -> dict[str, float]:
+def _apart(folder: Path, label: str, resamples: int) -> dict[str, float]:
     """Measures in a process of its own, and prints what was found."""
-    again = [sys.executable, __file__, "--inside", str(folder)]
+    again = [sys.executable, __file__, "--inside", str(folder), "--resamples", str(resamples)]
     found = json.loads(subprocess.run(again, check=True, capture_output=True, text=True).stdout)
     print(label, "  ".join(f"{name} {value:,.1f}" for name, value in found.items()), flush=True)
     return found
