@@ -219,7 +219,7 @@ class _View(NamedTuple):
                     raise StoreError(
                         f"{self.url}/{name}: {found} bytes arrived of {listing[name].bytes}; run it again"
                     )
-                if store.item(name).version != listing[name].version:
+                if not _is_still(store, name, listing[name]):
                     raise DataError(f"{self.url}/{name}: was replaced while it was fetched; run it again")
                 if (modified_s := listing[name].modified_s) is not None:
                     os.utime(temporary, (time.time(), modified_s))
@@ -235,6 +235,14 @@ class _View(NamedTuple):
                 f"{self.url}/{name}: a name that leads out of its folder; remove it from the store"
             )
         return file
+
+
+def _is_still(store: Store, name: str, item: Item) -> bool:
+    """Whether the store has the version that a listing named."""
+    try:
+        return store.item(name).version == item.version
+    except FileNotFoundError:
+        return False
 
 
 class _DamagedError(Exception):

@@ -273,6 +273,10 @@ def _parsed(data: bytes, where: Path | str) -> Any:
 
 def _part(entry: ShardEntry, where: Path | str, read: Callable[[ShardEntry], bytes]) -> bytes:
     """The bytes of a part, once they are those of its hash."""
+    if entry.bytes > MAX_MANIFEST_BYTES:
+        raise DataError(
+            f"{where}: its part {entry.path} has over {MAX_MANIFEST_BYTES:,} bytes; prepare it again"
+        )
     try:
         data = read(entry)
     except (FileNotFoundError, NotADirectoryError):

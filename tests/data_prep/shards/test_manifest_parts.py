@@ -202,6 +202,10 @@ def test_a_damaged_or_missing_part_is_named(name, said, out):
         (lambda top: top | {"parts": None}, "parts or shards_per_part cannot be"),
         (lambda top: top | {"shards_per_part": 0}, "parts or shards_per_part cannot be"),
         (lambda top: top | {"parts": [{**top["parts"][0], "path": "../x"}]}, "a field cannot be"),
+        (
+            lambda top: top | {"parts": [{**top["parts"][0], "bytes": 2**40}]},
+            "part manifest/00000.json has over",
+        ),
         (lambda top: top | {"signals": []}, "signals is"),
         (lambda top: top | {"index": top["index"][0]}, "index is"),
         (lambda top: top | {"surprise": 1}, "surprise"),
