@@ -203,14 +203,14 @@ class Manifest:
         """Every file of the output but `manifest.json`."""
         return [*self.shards, *self.index, *self.parts]
 
-    def _part_contents(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _part_contents(self) -> Iterator[tuple[str, manifest_parts.Content]]:
         """Path and content of each part."""
         if self.shards_per_part is not None:
             _, parts = manifest_parts.divide(self._members(), self.shards_per_part)
             names = manifest_parts.part_names(len(self.shards), self.shards_per_part)
             yield from zip((f"{manifest_parts.FOLDER}/{name}.json" for name in names), parts, strict=True)
 
-    def _members(self) -> dict[str, Any]:
+    def _members(self) -> manifest_parts.Content:
         """As JSON values."""
         members = asdict(self)
         del members["shards_per_part"]

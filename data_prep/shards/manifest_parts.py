@@ -10,6 +10,8 @@ from typing import Any
 
 from data_prep.errors import DataError, quoted
 
+Content = dict[str, Any]
+"""Of a JSON file."""
 SCHEMA = "driving-xai-shards/2"
 FOLDER, INDEX_FOLDER = "manifest", "index"
 """Where the parts of the manifest and of the index lie, relative to `manifest.json`."""
@@ -31,7 +33,7 @@ def part_names(shards: int, per_part: int) -> Iterator[str]:
     return (f"{number:05d}" for number in range(-(-shards // per_part)))
 
 
-def divide(whole: Mapping[str, Any], per_part: int) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def divide(whole: Content, per_part: int) -> tuple[Content, Iterator[Content]]:
     """What `manifest.json` holds but for the entries of its parts, and what each part holds.
 
     Args:
@@ -49,9 +51,7 @@ def divide(whole: Mapping[str, Any], per_part: int) -> tuple[dict[str, Any], Ite
     return top, _parts(whole, of_drives, per_part)
 
 
-def _parts(
-    whole: Mapping[str, Any], of_drives: Mapping[str, dict[str, Any]], per_part: int
-) -> Iterator[dict[str, Any]]:
+def _parts(whole: Content, of_drives: Mapping[str, Content], per_part: int) -> Iterator[Content]:
     quality = sorted(whole["quality"].items())
     by_name = {name: sorted(value.items()) for name, value in of_drives.items()}
     for start in range(0, len(whole["shards"]), per_part):
@@ -65,7 +65,7 @@ def _parts(
         }
 
 
-def join(top: Mapping[str, Any], parts: Iterable[Any], *, where: object) -> dict[str, Any]:
+def join(top: Content, parts: Iterable[object], *, where: object) -> Content:
     """The members of the whole manifest.
 
     Args:

@@ -320,7 +320,7 @@ def summarise_ranks(
     return ranked
 
 
-def _side_by_side(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+def _side_by_side(per_frame: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """Each measure and reference with a column of values for each method, frames in their order."""
     needed = ["place", "method", "value"]
     for key, rows in _groups(_numbered(per_frame), _PAIRED, columns=needed):
@@ -394,7 +394,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def _groups(
     per_frame: pd.DataFrame, by: Sequence[str] = _NAMES, *, columns: Sequence[str] | None = None
-) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """The rows of each combination of names, in the order in which these first appear.
 
     As `groupby`, which takes 24 bytes a row for as long as it is gone through.
@@ -413,12 +413,14 @@ def _groups(
 
 def _keys(per_frame: pd.DataFrame) -> list[Key]:
     """Each measure, reference and method, in the order in which they first appear."""
-    return _combinations(per_frame, _NAMES)[1]
+    return [
+        (measure, reference, method) for measure, reference, method in _combinations(per_frame, _NAMES)[1]
+    ]
 
 
 def _combinations(
     per_frame: pd.DataFrame, by: Sequence[str]
-) -> tuple[Int[np.ndarray, " rows"], list[tuple[Any, ...]]]:
+) -> tuple[Int[np.ndarray, " rows"], list[tuple[str, ...]]]:
     """The number of each row's combination of names, from 0 in the order in which these first appear; their names."""
     number, sizes, labels = np.zeros(len(per_frame), dtype=np.int32), [], []
     for name in by:
