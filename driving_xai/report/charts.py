@@ -84,7 +84,8 @@ class Charts:
         made: dict[tuple[int, int], bytes] = {}
         for at, video in enumerate(self._shown):
             numbers = [number for of, number in self._wanted if of == at]
-            found = stills(video.path, numbers, width=_STILL_WIDTH_PX)
+            first_s = video.starts_s[0] if video.starts_s else 0.0
+            found = stills(video.path, numbers, width=_STILL_WIDTH_PX, first_s=first_s)
             made |= {(at, number): jpeg for number, jpeg in found.items()}
         return [base64.b64encode(made.get(key, b"")).decode("ascii") for key in self._wanted]
 

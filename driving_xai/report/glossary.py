@@ -78,7 +78,7 @@ GENERAL: Sequence[Term] = (
     Term(
         "p, corrected",
         "How often a difference like this comes up by chance where there is none: Wilcoxon's signed-rank test on "
-        "means of blocks, corrected (Holm) for testing every method beside every control, or every two methods.",
+        "means of blocks, corrected (Holm) for testing every method against every control, or every two methods.",
         "The chance that the methods are equal, or that the result will repeat elsewhere.",
     ),
     Term(

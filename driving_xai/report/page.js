@@ -309,7 +309,7 @@
   function gallery() {
     const found = (result().picks[board().key] || {})[state.method] || [];
     byId("frames-lead").textContent = found.length
-      ? `${state.method} by ${board().name}${board().corrected ? ", less what the unedited frame has already" : ""}: where it is most and least faithful, from different moments. One frame proves nothing. A click goes there.${borrowed(found)}`
+      ? `${state.method} by ${board().name}${board().corrected ? ", less what the unedited frame has already" : ""}: where it is most and least faithful, from different moments. One frame proves nothing.${borrowed(found)}`
       : hasValues() ? `No frames are picked for ${state.method}: choose a method that is no control.`
       : `${board().name} is a value of all frames together: no frame has one by itself, so none is drawn above or picked here.`;
     byId("gallery").replaceChildren(...["best", "worst"].map((kind) => {

@@ -15,12 +15,22 @@ from driving_xai.viz.heat import HeatScale, blend_heat
 
 _QUALITY = 78
 _GROUND = 17
+_ROUNDING_S = 1e-3
+"""More than saved times are off by, and less than a picture is shown for."""
 
 
-def stills(path: Path, numbers: Iterable[int], *, width: int) -> dict[int, bytes]:
-    """The pictures of these numbers, counted from 0, as JPEGs `width` pixels wide.
+def stills(
+    path: Path, numbers: Iterable[int], *, width: int, first_s: float = 0.0
+) -> dict[int, bytes]:
+    """The drive's pictures of these numbers, counted from 0, as JPEGs `width` pixels wide.
 
     Numbers behind the end are left out.
+
+    Args:
+        path: of the video.
+        numbers: of pictures, the title card's not counted.
+        width: in pixels.
+        first_s: when the drive's first picture is shown; what comes before it is a card.
 
     Raises:
         VideoError: the video cannot be decoded.
@@ -31,7 +41,8 @@ def stills(path: Path, numbers: Iterable[int], *, width: int) -> dict[int, bytes
     try:
         with av.open(str(path.absolute())) as container:
             container.streams.video[0].thread_type = "AUTO"
-            for number, frame in enumerate(container.decode(video=0)):
+            of_drive = (frame for frame in container.decode(video=0) if frame.time > first_s - _ROUNDING_S)
+            for number, frame in enumerate(of_drive):
                 if number in wanted:
                     found[number] = _jpeg(frame, width)
                 if len(found) == len(wanted):

@@ -52,7 +52,7 @@ def _markdown(sources: Sequence[Source], models: Sequence[ModelComparison]) -> I
             for method, sentence in words.findings(board):
                 yield f"- {_plain(f'{method}: {sentence}' if method else sentence)}"
             yield f"\n{_plain(board.unit)}; {words.direction(board)}.\n"
-            yield f"| method | mean | {100 * level:g} % interval | place | beside the controls | frames |"
+            yield f"| method | mean | {100 * level:g} % interval | place | against the controls | frames |"
             yield "|---|---:|---|---|---|---:|"
             for each in board.standings:
                 value = each.score["value"]

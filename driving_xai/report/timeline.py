@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,12 +50,17 @@ class Video:
 
 
 def videos(sources: Sequence[Source]) -> list[Video]:
-    """The videos of those sources that are a replay's.
+    """The videos of those sources that are a replay's; a film of several models is one video.
 
     Raises:
         DataError: a video was changed after the replay, or the results do not fit it.
     """
-    return [found for found in map(_video, sources) if found is not None]
+    found: dict[Path, Video] = {}
+    for video in filter(None, map(_video, sources)):
+        known = found.setdefault(video.path, video)
+        if known is not video:
+            found[video.path] = replace(known, pictures={**video.pictures, **known.pictures})
+    return list(found.values())
 
 
 def _video(source: Source) -> Video | None:

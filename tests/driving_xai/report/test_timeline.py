@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -10,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driving_xai.errors import DataError
+from driving_xai.replay.sink import Encoding, open_sink
 from driving_xai.report.pictures import stills
 from driving_xai.report.sources import load_sources
 from driving_xai.report.timeline import Shown, _pictures, _with_scores, drives, picks, videos
-from tests.driving_xai.report.made import grey_of, make_rows
+from tests.driving_xai.report.made import RATE, grey_of, make_rows
 
 
 def test_each_scored_frame_is_shown_by_its_picture(write_replay):
@@ -24,6 +27,26 @@ def test_each_scored_frame_is_shown_by_its_picture(write_replay):
     picture = cv2.imdecode(np.frombuffer(jpegs[7], np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape[:2] == (48, 64)
     assert picture.mean() == pytest.approx(grey_of(7), abs=2)
+
+
+def test_a_title_card_is_none_of_the_drive_s_pictures(tmp_path):
+    path = tmp_path / "drive.mp4"
+    with open_sink(path, height=96, width=128, frame_rate=RATE, encoding=Encoding(crf=8)) as sink:
+        sink.hold(np.full((96, 128, 3), 250, np.uint8), for_s=0.5)
+        for number in range(5):
+            sink.write(np.full((96, 128, 3), grey_of(number), np.uint8))
+        first_s = sink.starts_s[0]
+    for number, jpeg in stills(path, [0, 4], width=64, first_s=first_s).items():
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert picture.mean() == pytest.approx(grey_of(number), abs=2)
+
+
+def test_a_film_of_two_models_is_one_video(write_replay):
+    first = write_replay(frames=20)
+    second = first.with_name("drive.2.scores")
+    shutil.copytree(first, second)
+    (video,) = videos(load_sources([first, second]))
+    assert len(video.pictures) == 20
 
 
 def test_pictures_are_those_that_the_replay_noted_or_none():
