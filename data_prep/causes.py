@@ -7,15 +7,14 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from data_prep.errors import DataError
+from data_prep.geometry import encode_png
 
 MOST_LABELS = 8
 
 
 def encode_causes(bits: UInt8[np.ndarray, "H W"]) -> bytes:
     """Bits to the bytes of a PNG with one grey channel."""
-    written, data = cv2.imencode(".png", bits, [cv2.IMWRITE_PNG_COMPRESSION, 6])
-    assert written
-    return data.tobytes()
+    return encode_png(bits)
 
 
 def decode_causes(data: bytes, *, labels: int, name: str) -> Bool[np.ndarray, "K H W"]:

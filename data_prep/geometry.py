@@ -1,4 +1,4 @@
-"""Decode, crop and resize. Images are RGB uint8 [H, W, 3]; a mask is bool [H, W]."""
+"""Decode, crop, resize and encode. Images are RGB uint8 [H, W, 3]; a mask is bool [H, W]."""
 
 from __future__ import annotations
 
@@ -135,6 +135,32 @@ def _sums_of_neighbours(rows: UInt16[np.ndarray, "h n"], across: int) -> UInt16[
         flat, span = doubled, 2 * span
     # Four values are eight bytes, and so are copied as one number.
     return np.ascontiguousarray(flat.view(np.uint64)[:: 3 * across // 4]).view(np.uint16)
+
+
+def encode_jpeg(image: Image, *, quality: int) -> bytes:
+    """The bytes of a JPEG file.
+
+    Args:
+        image: RGB.
+        quality: 1 to 100.
+
+    Example:
+        >>> decode_image(encode_jpeg(np.full((8, 8, 3), 77, np.uint8), quality=95), name="grey")[0, 0].tolist()
+        [77, 77, 77]
+    """
+    return _encode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_png(image: UInt8[np.ndarray, "H W *channels"]) -> bytes:
+    """The bytes of a PNG file: of RGB, or of one grey channel."""
+    return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 6])
+
+
+def _encode(suffix: str, image: UInt8[np.ndarray, "H W *channels"], parameters: list[int]) -> bytes:
+    blue_first = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    written, data = cv2.imencode(suffix, blue_first, parameters)
+    assert written
+    return data.tobytes()
 
 
 def decode_image(data: bytes, *, name: str, reduced: Reduction = 1) -> Image:

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -22,7 +21,7 @@ from data_prep import quality
 from data_prep.causes import MOST_LABELS, encode_causes
 from data_prep.decoding import Dropped, read_ahead
 from data_prep.errors import DataError
-from data_prep.geometry import Geometry, decode_image, read_bytes
+from data_prep.geometry import Geometry, decode_image, encode_jpeg, read_bytes
 from data_prep.jobs import SourceState, check_visible, provenance, versions
 from data_prep.policy import Policy
 from data_prep.schema import ImageItem, ImageSet, RenderedImages
@@ -99,7 +98,7 @@ class ImageWork:
             data = read_bytes(item.path)
             image = decode_image(data, name=item.key)
             if self.geometry is not None:
-                data = _encoded(self.geometry.apply(image))
+                data = encode_jpeg(self.geometry.apply(image), quality=JPEG_QUALITY)
         except DataError as fault:
             return _Checked(position, None, fault)
         return _Checked(position, LabelledImage(data, item.key, item.labels, item.split, item.group), None)
@@ -110,7 +109,7 @@ class ImageWork:
             masks = (bits & (1 << label) != 0 for label in range(len(item.labels)))
             on_grid = (self.geometry.apply_mask(mask).astype(np.uint8) << k for k, mask in enumerate(masks))
             image, bits = self.geometry.apply(image), np.bitwise_or.reduce(list(on_grid))
-        data = _encoded(image)
+        data = encode_jpeg(image, quality=JPEG_QUALITY)
         return LabelledImage(data, item.key, item.labels, item.split, item.group, encode_causes(bits))
 
 
@@ -280,11 +279,3 @@ def _check_set(images: ImageSet) -> None:
                 f"{images.name}: {item.key} has {len(item.labels)} labels, expected {len(images.label_names)}; "
                 "correct its annotation"
             )
-
-
-def _encoded(image: np.ndarray) -> bytes:
-    written, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
-    assert written
-    return data.tobytes()

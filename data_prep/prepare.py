@@ -11,6 +11,7 @@ import math
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -168,15 +169,7 @@ def prepare(
             on_note=on_note,
         )
     job = read_job(config, out=out)
-    opened = Output.open(
-        places.local(out),
-        fingerprint=job.fingerprint,
-        source=job.source,
-        resume=resume,
-        overwrite=overwrite,
-        on_unlocked=on_note,
-    )
-    with opened as output:
+    with _opened(job, places.local(out), on_note, resume=resume, overwrite=overwrite) as output:
         done = output.finished(job.unit_paths)
         work = job.work(root=output.root, scratch=output.scratch, threads=runner.threads)
         _run(job, runner, work, output, done, on_progress)
@@ -202,15 +195,7 @@ def _prepare_into_store(
     job = read_job(config, out=url)
     publication = Publication(Store.open(url), job.fingerprint, job.source.times)
     sent = sent_before(publication, resume=resume)
-    opened = Output.open(
-        places.outgoing(url),
-        fingerprint=job.fingerprint,
-        source=job.source,
-        resume=False,
-        overwrite=True,
-        on_unlocked=on_note,
-    )
-    with opened as output:
+    with _opened(job, places.outgoing(url), on_note, resume=False, overwrite=True) as output:
         done = {path: sent[path] for path in job.unit_paths if path in sent}
         work = job.work(root=output.root, scratch=output.scratch, threads=runner.threads)
         sending = Sent(work, url, job.fingerprint, output.root, output.scratch)
@@ -222,6 +207,19 @@ def _prepare_into_store(
         publication.finish(manifest)
     shutil.rmtree(output.root, ignore_errors=True)
     return manifest
+
+
+def _opened(
+    job: Job, root: Path, on_note: Callable[[str], None] | None, *, resume: bool, overwrite: bool
+) -> AbstractContextManager[Output]:
+    return Output.open(
+        root,
+        fingerprint=job.fingerprint,
+        source=job.source,
+        resume=resume,
+        overwrite=overwrite,
+        on_unlocked=on_note,
+    )
 
 
 def _run(

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_prep.documents import read_json
 from data_prep.errors import quoted
+from data_prep.geometry import encode_png
 from data_prep.schema import Image
 from data_prep.shards.atomic import read_bounded, replacing, sha256_of
 from data_prep.shards.manifest import canonical_json
@@ -222,8 +223,8 @@ def save_case(
     Raises:
         DataError: the folder cannot be written, or is full.
     """
-    pictures = {FRAME: _png(frame), MASK: _png(np.where(mask, 255, 0).astype(np.uint8))}
-    pictures |= {f"{fill}.png": _png(picture) for fill, picture in without.items()}
+    pictures = {FRAME: encode_png(frame), MASK: encode_png(np.where(mask, 255, 0).astype(np.uint8))}
+    pictures |= {f"{fill}.png": encode_png(picture) for fill, picture in without.items()}
     try:
         own = _new_folder(folder)
         for name, content in pictures.items():
@@ -248,12 +249,6 @@ def _new_folder(folder: Path) -> Path:
             continue
         return own
     raise DataError(f"{folder}: holds {MOST_CASES} cases already; choose another folder")
-
-
-def _png(picture: np.ndarray) -> bytes:
-    packed = io.BytesIO()
-    PIL.Image.fromarray(picture).save(packed, format="PNG")
-    return packed.getvalue()
 
 
 def holds_cases(folder: Path) -> bool:

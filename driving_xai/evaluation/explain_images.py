@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from data_prep.geometry import decode_image
+from data_prep.geometry import decode_image, encode_png
 from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
 from data_prep.values import Checked, PositiveCount, Seed
@@ -289,7 +289,5 @@ def _drawn(
 
 
 def _write_png(path: Path, picture: Image) -> None:
-    written, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert written
     with replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(encode_png(picture))

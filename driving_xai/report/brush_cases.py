@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import jinja2
 import numpy as np
-import PIL.Image
 from markupsafe import Markup
 
+from data_prep.geometry import encode_jpeg
 from data_prep.schema import Image
 from driving_xai.evaluation.brush_cases import Effect, SavedCase, load_cases
 from driving_xai.metrics.regions import moved
@@ -70,14 +70,11 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(picture: Image) -> str:
-    image = PIL.Image.fromarray(picture)
-    factor = max(1, _WIDTH_PX // image.width) if image.width < _WIDTH_PX else _WIDTH_PX / image.width
-    image = image.resize(
-        (round(image.width * factor), round(image.height * factor)), PIL.Image.Resampling.BICUBIC
-    )
-    packed = io.BytesIO()
-    image.save(packed, format="JPEG", quality=85)
-    return base64.b64encode(packed.getvalue()).decode("ascii")
+    height, width = picture.shape[:2]
+    factor = max(1, _WIDTH_PX // width) if width < _WIDTH_PX else _WIDTH_PX / width
+    size = (round(width * factor), round(height * factor))
+    shown = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
+    return base64.b64encode(encode_jpeg(shown, quality=85)).decode("ascii")
 
 
 def _plot(effect: Effect, effects: Sequence[Effect]) -> Markup:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
+from data_prep.geometry import encode_jpeg
 from driving_xai.errors import VideoError
 from driving_xai.viz.heat import HeatScale, blend_heat
 
@@ -19,9 +20,7 @@ _ROUNDING_S = 1e-3
 """More than saved times are off by, and less than a picture is shown for."""
 
 
-def stills(
-    path: Path, numbers: Iterable[int], *, width: int, first_s: float = 0.0
-) -> dict[int, bytes]:
+def stills(path: Path, numbers: Iterable[int], *, width: int, first_s: float = 0.0) -> dict[int, bytes]:
     """The drive's pictures of these numbers, counted from 0, as JPEGs `width` pixels wide.
 
     Numbers behind the end are left out.
@@ -60,11 +59,11 @@ def heat(saliency: Float32[np.ndarray, "h w"], *, width: int) -> bytes:
     height = round(saliency.shape[0] * width / saliency.shape[1])
     picture = np.full((height, width, 3), _GROUND, dtype=np.uint8)
     blend_heat(picture, saliency, HeatScale.first(saliency))
-    return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return encode_jpeg(picture, quality=_QUALITY)
 
 
 def _jpeg(frame: av.VideoFrame, width: int) -> bytes:
     height = round(frame.height * width / frame.width)
-    picture = cv2.cvtColor(frame.to_ndarray(format="rgb24"), cv2.COLOR_RGB2BGR)
+    picture = frame.to_ndarray(format="rgb24")
     small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return encode_jpeg(small, quality=_QUALITY)

@@ -12,8 +12,9 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from data_prep.geometry import encode_jpeg, encode_png
 from data_prep.schema import Image
 from driving_xai.evaluation.brush_cases import LONGEST_NOTE, SCHEMA, Case, save_case
 from driving_xai.explain.lime import Slic
@@ -35,7 +37,7 @@ MOST_OUTPUTS = 12
 MOST_REQUEST_BYTES = 2 * 2**20
 """A mask of 4K, a bit for each pixel, in base64, and room around it."""
 _REGIONS, _REGION_SIDE_PX = 60, 320
-_PREVIEW_PX = 320
+_PREVIEW_PX, _PREVIEW_QUALITY = 320, 95
 
 
 class BrushRequest(NamedTuple):
@@ -97,7 +99,10 @@ class Tried:
             "shown": case.shown,
             "offsets": case.offsets,
             "share": case.pixels / (case.height * case.width),
-            "without": {fill: _data_url(_preview(picture), ".jpg") for fill, picture in self.without.items()},
+            "without": {
+                fill: _data_url(encode_jpeg(_preview(picture), quality=_PREVIEW_QUALITY), "jpeg")
+                for fill, picture in self.without.items()
+            },
         }
 
 
@@ -146,14 +151,15 @@ class BrushFrame:
         # The state of a wrapped network without a memory is empty.
         return past is not None and not (isinstance(past, tuple) and not past)
 
-    def describe(self) -> dict[str, Any]:
-        """What the page needs to paint on it."""
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What the page needs to paint on it; made once for all viewers, as finding regions takes long."""
         frame, seen = self.frame, self._pending.result.seen
         return {
             "height": frame.shape[0],
             "width": frame.shape[1],
-            "image": _data_url(frame, ".png"),
-            "regions": _data_url(_regions(frame), ".png"),
+            "image": _data_url(encode_png(frame), "png"),
+            "regions": _data_url(encode_png(_regions(frame)), "png"),
             "frame": seen.frame.index,
             "time_s": seen.time_s,
             "memory": self.memory,
@@ -272,9 +278,5 @@ def _preview(picture: Image) -> Image:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _data_url(picture: np.ndarray, kind: str) -> str:
-    blue_first = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    packed = cv2.imencode(kind, blue_first)[1].tobytes()
-    return (
-        f"data:image/{'png' if kind == '.png' else 'jpeg'};base64,{base64.b64encode(packed).decode('ascii')}"
-    )
+def _data_url(packed: bytes, kind: Literal["png", "jpeg"]) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(packed).decode('ascii')}"

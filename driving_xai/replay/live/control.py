@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from data_prep.geometry import encode_jpeg
 from data_prep.schema import Image
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ class Live:
             packed = self._packed.get(drawn, (-1, b""))
         if packed[0] != pictures:
             # Outside the lock: compressing must not hold up the replay.
-            packed = (pictures, _jpeg(picture))
+            packed = (pictures, encode_jpeg(picture, quality=_JPEG_QUALITY))
             with self._changed:
                 self._packed[drawn] = max(self._packed.get(drawn, packed), packed)
         return Shown(number, packed[1], state)
@@ -398,8 +398,3 @@ class Live:
     def _notify(self) -> None:
         self._number += 1
         self._changed.notify_all()
-
-
-def _jpeg(picture: Image) -> bytes:
-    blue_first = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()

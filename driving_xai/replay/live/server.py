@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError as error:
             self._refuse(HTTPStatus.CONFLICT, str(error))
             return
-        self._answer_json({"picture": picture, **frame.describe()})
+        self._answer_json({"picture": picture, **frame.description})
 
     def _brush(self, body: bytes) -> None:
         """Answers how the outputs change without what was painted; saves it where that was asked for."""

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data_prep.schema import Image
 from driving_xai.replay.live import control as module
 from driving_xai.replay.live.control import FrameStats, Live, Playback
 from driving_xai.replay.tasks.steering import SteeringTask
@@ -87,12 +88,17 @@ def test_whoever_asks_late_gets_the_newest_and_skips_the_rest(live: Live) -> Non
 
 def test_a_picture_is_compressed_once_for_all_viewers(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
-    whole = module._jpeg
-    monkeypatch.setattr(module, "_jpeg", lambda given: (packed.append(1), whole(given))[1])
+    whole = module.encode_jpeg
+
+    def counted(given: Image, *, quality: int) -> bytes:
+        packed.append(1)
+        return whole(given, quality=quality)
+
+    monkeypatch.setattr(module, "encode_jpeg", counted)
     live.begin(playback(free=False), at_s=0.0)
     show(live, range(1, 50))
     assert packed == [], "nobody looked"
-    assert {live.newest(0, 1.0).jpeg for _ in range(3)} == {whole(picture(49))}
+    assert {live.newest(0, 1.0).jpeg for _ in range(3)} == {whole(picture(49), quality=85)}
     live.pause(True)
     live.newest(0, 1.0)
     assert packed == [1], "a change of state needs no new picture"
