@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ _DATA: dict[Data, str] = {
 }
 _OWN_OPTIONS = ("checkpoint", "folds")
 """Settings that have an option in some experiments."""
+_COMMAND_WIDTH = 64
+"""Letters of an example in a line of help, without its indent."""
 _RESUMES = "Ours stand next to the paper's. A run that was interrupted goes on where it stopped."
 
 
@@ -179,7 +182,7 @@ def _recipe(name: str, config: Path | None, options: dict[str, Any], assignments
 
 
 def _help(name: str, experiment: Experiment) -> str:
-    examples = [f"driving-xai experiment {name} {each}" for each in experiment.examples]
+    examples = [_continued(f"driving-xai experiment {name} {each}") for each in experiment.examples]
     shown = "\n         ".join(examples)
     parts = (
         f"{experiment.summary} {experiment.paper}.",
@@ -188,3 +191,13 @@ def _help(name: str, experiment: Experiment) -> str:
         f"\b\nExample: {shown}",
     )
     return "\n\n".join(part for part in parts if part)
+
+
+def _continued(command: str) -> str:
+    """A command for help's width, as a shell takes it: a line that is too long goes on before an option."""
+    lines = [""]
+    for part in re.split(r" (?=-o |--)", command):
+        if lines[-1] and len(lines[-1]) + len(part) > _COMMAND_WIDTH:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {part}".strip()
+    return f" \\\n{' ' * 13}".join(lines)

@@ -62,8 +62,10 @@ def explain(
 
     \b
     Example: driving-xai explain model frame.jpg --method grad-cam,lime -o maps
-    Example: driving-xai explain model frame.jpg --method grad-cam --edited 0,5,10,25 -o maps
-    Example: driving-xai explain model frame.jpg --method rise --set options.rise.samples=500 -o maps
+    Example: driving-xai explain model frame.jpg --method grad-cam \\
+                 --edited 0,5,10,25 -o maps
+    Example: driving-xai explain model frame.jpg --method rise \\
+                 --set options.rise.samples=500 -o maps
     """
     from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
 

@@ -58,7 +58,13 @@ def require_known(kind: Literal["methods", "measures"], names: Sequence[str] | N
 def text(kind: Kind) -> str:
     """One block for the end of a help text."""
     if kind == "readers":
-        lines = [f"  {name:<17} {reads}" for name, reads in readers().items()]
+        lines = [
+            line
+            for name, reads in readers().items()
+            for line in textwrap.wrap(
+                f"{name:<17} {reads}", _WIDTH, initial_indent="  ", subsequent_indent=" " * 20
+            )
+        ]
     else:
         families = methods() if kind == "methods" else measures()
         wide = max(map(len, families)) + 2

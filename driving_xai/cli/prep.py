@@ -105,7 +105,8 @@ def prep(
     --resume.
 
     \b
-    Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 --workers 2
+    Example: driving-xai prep udacity-csv CH2_001 shards --crop-top 0.4 \\
+                 --workers 2
     """
     from data_prep.prepare import PrepConfig, Progress, prepare
     from data_prep.publish import check_url, publish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,7 +20,6 @@ from driving_xai.cli.options import (
     Config,
     Device,
     Json,
-    Weights,
     fetched,
     fetched_text,
     resolve_device,
@@ -28,11 +27,14 @@ from driving_xai.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from driving_xai.checkpoint import Checkpoint as LoadedModel
+    from driving_xai.replay.config import ReplayConfig
     from driving_xai.replay.live.control import Live
     from driving_xai.replay.player import ReplayResult
 
 
-_FILM = "Film"
+_FILM, _LIVE = "Film", "Live view"
+_LOOPBACK, _GIF_MB = "127.0.0.1", 8.0
 
 
 def replay(
@@ -182,17 +184,30 @@ def replay(
             help="A small clip to share as well, FILE.gif or FILE.webp, kept below --gif-mb.",
         ),
     ] = None,
-    gif_mb: Annotated[float, typer.Option("--gif-mb", help="Most megabytes of the clip.")] = 8.0,
+    gif_mb: Annotated[
+        float | None, typer.Option("--gif-mb", metavar="MB", help="Size limit of the clip. [default: 8]")
+    ] = None,
+    mb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MB",
+            help="Size limit of the video; the quality gives way where it must.",
+            rich_help_panel=_FILM,
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of ties, the random order and the intervals. [default: 0]")
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show it in a window meanwhile; q closes.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", rich_help_panel=_LIVE, help="Show it in a window meanwhile; q closes.")
+    ] = False,
     serve: Annotated[
         int | None,
         typer.Option(
             metavar="PORT",
             min=0,
             max=65535,
+            rich_help_panel=_LIVE,
             help="Show it in a browser; without --out one can seek there and switch the method. 0: any port.",
         ),
     ] = None,
@@ -201,46 +216,48 @@ def replay(
         typer.Option(
             metavar="FOLDER",
             parser=written,
+            rich_help_panel=_LIVE,
             help="Where --serve saves what viewers paint over, for the report. [default: FILE.cases of --out, where "
             "only this machine can look]",
         ),
     ] = None,
     host: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Address for --serve; with 0.0.0.0 all on the network see it who know the printed token."
+            rich_help_panel=_LIVE,
+            help="Address for --serve; with 0.0.0.0 all on the network see it who know the printed token. "
+            "[default: 127.0.0.1]",
         ),
-    ] = "127.0.0.1",
-    weights: Weights = None,
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of a model that is no checkpoint: safetensors, or a .pt of tensors only; with --compare "
+            "once for each such model, in their order.",
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Render a drive with the model's evidence on the road.
 
-    Each frame is predicted, explained, scored beside a random order, and drawn into an H.264 video. The
-    scores are saved beside it, in the folder FILE.scores. A model of actions explains each action that it
+    Each frame is predicted, explained, scored against a random order, and drawn into an H.264 video. The
+    scores are saved next to it, in the folder FILE.scores. A model of actions explains each action that it
     predicts.
 
     \b
     Example: driving-xai replay model CH2_001 --start 60 --end 90 -o drive.mp4
-    Example: driving-xai replay model CH2_001 --start 60 --end 66 --gif clip.gif -o drive.mp4
-    Example: driving-xai replay model CH2_001 --method lime --set options.lime.samples=200 -o lime.mp4
+    Example: driving-xai replay model CH2_001 --end 6 --gif clip.gif -o drive.mp4
+    Example: driving-xai replay model CH2_001 --method grad-cam,lime -o both.mp4
     """
-    from driving_xai.replay.clip import require_clip, write_clip
     from driving_xai.replay.config import ReplayConfig
-    from driving_xai.replay.live.access import is_loopback
-    from driving_xai.replay.live.watching import watch
-    from driving_xai.replay.player import replay as play
-    from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 
     methods = [] if method is None else [each.strip() for each in method.split(",")]
-    _require_a_use(out, serve=serve, show=show, cases=cases, several=len(methods) > 1 or bool(compare))
-    if gif is not None:
-        if out is None:
-            raise settings.SettingsError("--gif is made of the video; give --out FILE.mp4 with it")
-        require_clip(gif, gif_mb)
-    loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
-    others = [open_model(each, device=resolve_device(device), weights=None) for each in compare or ()]
+    several = len(methods) > 1 or bool(compare)
+    of_film = {"label": label, "cards": cards, "title": title, "mb": mb, "gif": gif, "json": as_json}
+    _require_a_use(out, serve=serve, show=show, several=several, of_film=of_film)
+    _require_company(gif=gif, gif_mb=gif_mb, serve=serve, host=host, cases=cases)
     options = {
         "method": methods[0] if methods else None,
         "compared": tuple(methods[1:]) or None,
@@ -258,68 +275,169 @@ def replay(
         "size": None if size is None else _size(size),
         "cards": True if title else cards,
         "title": title,
+        "most_mb": mb,
         "reference": {None: None, "unmodified": "clean", "truth": "truth"}[against],
         "fill": fill,
         "colormap": colormap,
         "opacity": opacity,
         "seed": seed,
     }
-    given = [name for name, value in options.items() if value is not None]
-    if against is not None and "reference" in foreign_options(task_for(loaded)):
-        raise settings.SettingsError("--against is for models of steering; leave it out")
-    require_own_options(task_for(loaded), given, prefix="--")
     for_reader = [f"reader_options.{each}" for each in option or ()]
+    models = _models([checkpoint, *(compare or ())], weights or (), device=resolve_device(device))
+    _require_fitting(models[0], options)
     how = settings.resolve(
         ReplayConfig, config, options=options, assignments=[*(assignments or ()), *for_reader]
     )
-    if cases is None and out is not None and is_loopback(host):
-        cases = out.with_name(f"{out.stem}.cases")
-    with _live_view(serve, host, cases) as live:
+    with _live_view(serve, host or _LOOPBACK, cases, out) as live:
         if out is None:
-            assert live is not None
-            with suppress(KeyboardInterrupt):  # The way to end it.
-                watch(loaded, source, live, how)
+            _watch(models[0], source, live, how)
             return
-        with console.progress("replay") as on_progress:
-            made = play(
-                loaded,
-                source,
-                out,
-                how,
-                others=others,
-                labels=label or (),
-                show=show,
-                live=live,
-                on_start=console.say,
-                on_progress=on_progress,
-            )
+        made = _play(models, source, out, how, labels=label or (), show=show, live=live)
     _tell(made, as_json=as_json)
+    if mb is not None and (size_mb := out.stat().st_size / 1e6) > mb:
+        console.say(f"{out}: {size_mb:.1f} MB, over --mb {mb:g}; choose a smaller --size or a shorter part")
     if gif is not None:  # Last: a clip that does not fit takes nothing from what was found.
-        with console.progress("clip", unit="pictures") as on_progress:
-            write_clip(made.video, gif, most_mb=gif_mb, on_progress=on_progress)
-        console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
+        _clip(made.video, gif, _GIF_MB if gif_mb is None else gif_mb)
 
 
 def _require_a_use(
-    out: Path | None, *, serve: int | None, show: bool, cases: Path | None, several: bool
+    out: Path | None, *, serve: int | None, show: bool, several: bool, of_film: Mapping[str, object]
 ) -> None:
     """Refuses what would come to nothing, before a model is opened.
+
+    Args:
+        out: the film.
+        serve: the live view's port.
+        show: whether a window is asked for.
+        several: whether several methods or models are.
+        of_film: options that say how a film is made or reported, by name.
 
     Raises:
         SettingsError: nothing would be written or seen, or an option has no part in it.
     """
     if out is None and (serve is None or show):
         raise settings.SettingsError("nothing to write; give --out FILE.mp4, or --serve PORT to look only")
-    if out is not None and out.suffix != ".mp4":
-        raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
-    if cases is not None and serve is None:
-        raise settings.SettingsError(
-            "--cases is where --serve saves what viewers paint over; give --serve PORT too"
-        )
-    if out is None and several:
+    if out is not None:
+        if out.suffix != ".mp4":
+            raise settings.SettingsError(f"--out is {out}; expected a name that ends in .mp4")
+        return
+    if several:
         raise settings.SettingsError(
             "several methods or models are for a film; give --out FILE.mp4, or one of them to look at"
         )
+    if idle := [f"--{name}" for name, value in of_film.items() if value]:
+        raise settings.SettingsError(
+            f"{' and '.join(idle)} can do nothing without a film; give --out FILE.mp4, or leave "
+            f"{'it' if len(idle) == 1 else 'them'} out"
+        )
+
+
+def _require_company(
+    *, gif: Path | None, gif_mb: float | None, serve: int | None, host: str | None, cases: Path | None
+) -> None:
+    """Refuses an option without the one that it belongs to, and a clip that cannot be.
+
+    Raises:
+        SettingsError: the other option is missing.
+        OptionError: no clip has that name or size.
+    """
+    from driving_xai.replay.clip import require_clip
+
+    if gif is not None:
+        require_clip(gif, _GIF_MB if gif_mb is None else gif_mb)
+    elif gif_mb is not None:
+        raise settings.SettingsError(
+            "--gif-mb is for the clip of --gif; give --gif FILE.gif too, or leave it out"
+        )
+    if serve is None and host is not None:
+        raise settings.SettingsError("--host is for the live view; give --serve PORT too, or leave it out")
+    if serve is None and cases is not None:
+        raise settings.SettingsError(
+            "--cases is where --serve saves what viewers paint over; give --serve PORT too"
+        )
+
+
+def _models(names: Sequence[str], weights: Sequence[Path], *, device: str) -> list[LoadedModel]:
+    """Opens the models, each with its own weights.
+
+    Raises:
+        SettingsError: there are not as many weights as models that are no checkpoints.
+        CheckpointError: see `open_model`.
+    """
+    from driving_xai.models.foreign import is_foreign
+
+    own = dict.fromkeys(range(len(names)))
+    if len(names) == 1 and len(weights) < 2:
+        own = dict(enumerate(weights)) or own  # A checkpoint with weights is refused where it is opened.
+    elif weights:
+        foreign = [at for at, name in enumerate(names) if is_foreign(name)]
+        if len(foreign) != len(weights):
+            raise settings.SettingsError(
+                f"got --weights {len(weights)} times for {len(foreign)} models that are no checkpoints; give it "
+                "once for each of them, in their order"
+            )
+        own |= dict(zip(foreign, weights, strict=True))
+    return [open_model(name, device=device, weights=own[at]) for at, name in enumerate(names)]
+
+
+def _require_fitting(model: LoadedModel, options: Mapping[str, object]) -> None:
+    """Refuses an option that is for models of another task.
+
+    Raises:
+        OptionError: it is; or SettingsError, of --against.
+    """
+    from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
+
+    task = task_for(model)
+    if options["reference"] is not None and "reference" in foreign_options(task):
+        raise settings.SettingsError("--against is for models of steering; leave it out")
+    require_own_options(task, [name for name, value in options.items() if value is not None], prefix="--")
+
+
+def _watch(model: LoadedModel, source: Path, live: Live | None, how: ReplayConfig) -> None:
+    """Plays for viewers until Ctrl-C, which is the way to end it."""
+    from driving_xai.replay.live.watching import watch
+
+    assert live is not None
+    with suppress(KeyboardInterrupt):
+        watch(model, source, live, how)
+
+
+def _play(
+    models: Sequence[LoadedModel],
+    source: Path,
+    out: Path,
+    how: ReplayConfig,
+    *,
+    labels: Sequence[str],
+    show: bool,
+    live: Live | None,
+) -> ReplayResult:
+    """Makes the film."""
+    from driving_xai.replay.player import replay as play
+
+    with console.progress("replay") as on_progress:
+        return play(
+            models[0],
+            source,
+            out,
+            how,
+            others=models[1:],
+            labels=labels,
+            show=show,
+            live=live,
+            on_start=console.say,
+            on_progress=on_progress,
+        )
+
+
+def _clip(video: Path, gif: Path, most_mb: float) -> None:
+    """Makes a clip of the film."""
+    from driving_xai.replay.clip import write_clip
+
+    with console.progress("clip", unit="pictures") as on_progress:
+        write_clip(video, gif, most_mb=most_mb, on_progress=on_progress)
+    console.say(f"{gif}: {gif.stat().st_size / 1e6:.1f} MB")
 
 
 def _tell(made: ReplayResult, *, as_json: bool) -> None:
@@ -359,14 +477,17 @@ def _size(text: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _live_view(port: int | None, host: str, cases: Path | None) -> Iterator[Live | None]:
+def _live_view(port: int | None, host: str, cases: Path | None, out: Path | None) -> Iterator[Live | None]:
     """Serves a live view while the block runs, where one was asked for."""
     if port is None:
         yield None
         return
+    from driving_xai.replay.live.access import is_loopback
     from driving_xai.replay.live.control import Live
     from driving_xai.replay.live.server import serving
 
+    if cases is None and out is not None and is_loopback(host):
+        cases = out.with_name(f"{out.stem}.cases")
     live = Live(cases=cases)
     with serving(live, host=host, port=port) as address:
         console.say(f"live view: {address} (Ctrl-C ends)")

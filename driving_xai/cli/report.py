@@ -56,7 +56,8 @@ def report(
 
     \b
     Example: driving-xai report scores drive.scores -o report.html
-    Example: driving-xai report before after --label "version 1" --label "version 2" -o report.html
+    Example: driving-xai report before after --label "version 1" \\
+                 --label "version 2" -o report.html
     """
     asked = [path for path in (out, markdown, csv, rrd) if path is not None]
     if not asked:

@@ -58,8 +58,10 @@ def sanity(
     (independent); similarity to the trained model's maps is a rank correlation and an overlap of top pixels.
 
     \b
-    Example: driving-xai sanity model shards --method grad-cam,smoothgrad -o sanity
-    Example: driving-xai sanity model shards --method rise --set options.rise.samples=500 -o sanity
+    Example: driving-xai sanity model shards --method grad-cam,smoothgrad \\
+                 -o sanity
+    Example: driving-xai sanity model shards --method rise \\
+                 --set options.rise.samples=500 -o sanity
     """
     from driving_xai.evaluation.maps_file import Masks
     from driving_xai.evaluation.sanity import SanityConfig

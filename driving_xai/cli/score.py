@@ -132,9 +132,12 @@ def score(
     the recorded truth, which contain the model's own error, are in OUT too.
 
     \b
-    Example: driving-xai score model shards --method sign-attention,grad-cam -o results
-    Example: driving-xai score model shards --method snna --set options.snna.samples=3 -o results
-    Example: driving-xai score model shards --method snna --measure aupc --set masking.rule=logit -o results
+    Example: driving-xai score model shards --method sign-attention,grad-cam \\
+                 -o results
+    Example: driving-xai score model shards --method snna \\
+                 --set options.snna.samples=3 -o results
+    Example: driving-xai score model shards --method snna --measure aupc \\
+                 --set masking.rule=logit -o results
     """
     from driving_xai.evaluation.config import ScoreConfig
     from driving_xai.evaluation.distributed import local_device

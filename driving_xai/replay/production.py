@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from driving_xai.errors import DataError, OptionError
+from driving_xai.evaluation.method_comparison import compare_methods
+from driving_xai.evaluation.model_comparison import compare_models
+from driving_xai.evaluation.results import PER_FRAME, Results
 from driving_xai.evaluation.verdicts import verdicts_of
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import Layout
@@ -32,20 +35,26 @@ def names_of(sessions: Sequence[Session], labels: Sequence[str]) -> list[str]:
         OptionError: there is another number of labels.
     """
     methods = sessions[0].methods
-    usual = list(methods)
-    if len(sessions) > 1:
-        paths = [session.checkpoint.path for session in sessions]
-        usual = [path.resolve().name for path in paths]
-        if len(set(usual)) < len(usual):
-            usual = [str(path) for path in paths]
+    usual = _models(sessions) if len(sessions) > 1 else list(methods)
     if labels and len(labels) != len(usual):
         what = "models" if len(sessions) > 1 else "methods"
         raise OptionError(f"got {len(labels)} labels for {len(usual)} {what}, expected one for each")
-    names = [plain(label) or other for label, other in zip(labels or usual, usual, strict=True)]
+    names = _labelled(usual, labels)
     if len(sessions) == 1:
         return names
     several = len(methods) > 1
     return [f"{name} · {method}" if several else name for name in names for method in methods]
+
+
+def _models(sessions: Sequence[Session]) -> list[str]:
+    """What the models are called without labels."""
+    paths = [session.checkpoint.path for session in sessions]
+    short = [path.resolve().name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def _labelled(usual: Sequence[str], labels: Sequence[str]) -> list[str]:
+    return [plain(label) or other for label, other in zip(labels or usual, usual, strict=True)]
 
 
 def require_same_frames(sessions: Sequence[Session]) -> None:
@@ -132,7 +141,7 @@ def close_with_card(
     """Ends the film with what it showed."""
     if renderer.sink is None or not sessions[0].config.cards:
         return
-    text = list(_closing(sessions, scored, names_of(sessions, labels)))
+    text = [*_closing(sessions, scored, names_of(sessions, labels)), *_compared(sessions, scored, labels)]
     renderer.sink.hold(renderer.film.card("What this drive shows", text), for_s=card_s(text, ends=True))
 
 
@@ -159,3 +168,21 @@ def _closing(
     if len(said) == 1:
         return said
     return [f"{name}: {sentence}" for name, sentence in zip(names, said, strict=True)]
+
+
+def _compared(
+    sessions: Sequence[Session], scored: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> Iterator[str]:
+    """The models against the first one, or the methods of a single model against each other, in sentences."""
+    if len(sessions) == 1:
+        for found in map(compare_methods, scored):
+            yield from (each.sentence for each in found)
+        return
+    names = _labelled(_models(sessions), labels)
+    results = [
+        Results(summary={"plan": session.plan(), **found}, per_frame=session.scores / PER_FRAME)
+        for session, found in zip(sessions, scored, strict=False)
+    ]
+    for name, other in zip(names[1:], results[1:], strict=False):
+        compared = compare_models(results[0], other, (names[0], name))
+        yield from (*compared.sentences, *compared.notes)

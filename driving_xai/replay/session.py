@@ -47,7 +47,7 @@ from driving_xai.replay.predict import (
 )
 from driving_xai.replay.record import Means, RowWriter, open_rows, summary_of, verdict_block
 from driving_xai.replay.render import Scene
-from driving_xai.replay.sink import Encoding, VideoSink, open_sink
+from driving_xai.replay.sink import Encoding, VideoSink, bounded_rate, open_sink
 from driving_xai.replay.source import ANY_VEHICLE, OwnShards, open_source
 from driving_xai.replay.tasks import foreign_options, require_own_options, task_for
 from driving_xai.replay.tasks.base import Task
@@ -251,10 +251,23 @@ class Session:
             width=width,
             frame_rate=self.frames.frame_rate,
             constant=self.frames.constant,
-            encoding=Encoding(preset=self.config.preset, crf=self.config.crf),
-            comment=json.dumps(
-                {"made_by": f"driving-xai {version('driving-xai')}", **self._plan()}, sort_keys=True
+            encoding=Encoding(
+                preset=self.config.preset,
+                crf=self.config.crf,
+                most_bits_per_s=self._most_bits_per_s(height, width),
             ),
+            comment=json.dumps(
+                {"made_by": f"driving-xai {version('driving-xai')}", **self.plan()}, sort_keys=True
+            ),
+        )
+
+    def _most_bits_per_s(self, height: int, width: int) -> int | None:
+        """The rate at which the film stays below its most megabytes; None where there is no such bound."""
+        if self.config.most_mb is None:
+            return None
+        film_s = len(self.frames) / float(self.frames.frame_rate)
+        return bounded_rate(
+            self.config.most_mb, film_s, height=height, width=width, rate=self.frames.frame_rate
         )
 
     def _provenance(self, method: str) -> str:
@@ -269,7 +282,8 @@ class Session:
         ]
         return " · ".join(part for part in parts if part)
 
-    def _plan(self) -> dict[str, Any]:
+    def plan(self) -> dict[str, Any]:
+        """What decides the scores, and how the film is put together where something was asked for."""
         shards, foreign = self.frames.shards, foreign_options(type(self.task))
         # How the film is put together is left out where nothing was asked for, as plans were before there was a choice.
         usual = FILM_ONLY - set(self.config.changed())
@@ -319,7 +333,7 @@ class Session:
         starts_s = sink.starts_s
         summary = {
             "schema": SCHEMA,
-            "plan": self._plan(),
+            "plan": self.plan(),
             "model": {
                 "kind": self.checkpoint.config.get("kind"),
                 "config": dict(self.checkpoint.config.get("model", {})),

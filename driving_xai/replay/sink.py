@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,12 +36,47 @@ class Encoding:
     """x264's constant quality, 0 (lossless) to 51; 18 to 23 look alike to most."""
     keyframe_s: float = 2.0
     """Most seconds between keyframes: how far a player decodes when one seeks."""
+    most_bits_per_s: int | None = None
+    """Above this the quality gives way, by x264's model of a buffer of one second; None: never."""
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
             raise ValueError(f"got preset {self.preset!r}, expected one of: {', '.join(get_args(Preset))}")
         if not 0 <= self.crf <= 51 or self.keyframe_s <= 0:
             raise ValueError(f"got crf {self.crf}, keyframe_s {self.keyframe_s}; expected 0 to 51 and over 0")
+
+
+_AROUND_S = 3.0
+"""What the buffer, a film's cards and the container take, as seconds of film at the bound."""
+_LEAST_BITS_PER_PIXEL = 0.004
+"""Of a picture: with fewer x264 does not keep to its bound, and nothing could be seen."""
+
+
+def bounded_rate(most_mb: float, film_s: float, *, height: int, width: int, rate: Fraction) -> int:
+    """Bits a second at which a film stays below a size.
+
+    Args:
+        most_mb: the most megabytes that the file may have.
+        film_s: how long the drive plays.
+        height: of the pictures.
+        width: of the pictures.
+        rate: pictures a second.
+
+    Raises:
+        VideoError: so small a film would show nothing.
+
+    Example:
+        >>> bounded_rate(1.0, 17.0, height=480, width=640, rate=Fraction(20))
+        400000
+    """
+    found = int(most_mb * 8e6 / (film_s + _AROUND_S))
+    least = _LEAST_BITS_PER_PIXEL * height * width * float(rate)
+    if found < least:
+        raise VideoError(
+            f"{film_s:.3g} s of {width}x{height} pixels cannot be kept below {most_mb:g} MB; allow "
+            f"{math.ceil(least * (film_s + _AROUND_S) / 8e5) / 10:g} MB, or choose a smaller --size or a shorter part"
+        )
+    return found
 
 
 def require_encoder() -> None:
@@ -85,6 +121,9 @@ class VideoSink:
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = self._time_base
         self._stream.options = {"preset": encoding.preset, "crf": str(encoding.crf), **reproducible()}
+        if encoding.most_bits_per_s is not None:
+            bound = str(encoding.most_bits_per_s)
+            self._stream.options |= {"maxrate": bound, "bufsize": bound}
         codec = self._stream.codec_context
         codec.gop_size = max(1, round(encoding.keyframe_s * frame_rate))
         declare_colours(codec)

@@ -73,8 +73,10 @@ def actions(
     interrupted and continued with --resume.
 
     \b
-    Example: driving-xai train actions shards model --backbone dino_deitsmall8_pretrain.pth
-             driving-xai train actions shards model --model vit_small_patch8_224.dino --backbone timm
+    Example: driving-xai train actions shards model \\
+                 --backbone dino_deitsmall8_pretrain.pth
+             driving-xai train actions shards model \\
+                 --model vit_small_patch8_224.dino --backbone timm
     """
     from driving_xai.training.actions import ActionTraining, train, with_saved_architecture
 

@@ -67,8 +67,10 @@ def classifier(
     setting) and metrics.json, accuracy next to that of always choosing the most common class.
 
     \b
-    Example: driving-xai train classifier shards model --model labn --set model.stem=small
-             driving-xai train classifier shards model --model bla-t --set model.backbone=efficientnet_b0
+    Example: driving-xai train classifier shards model --model labn \\
+                 --set model.stem=small
+             driving-xai train classifier shards model --model bla-t \\
+                 --set model.backbone=efficientnet_b0
     """
     options: dict[str, Any]
     if network == "l2x":

@@ -61,7 +61,8 @@ def dino(
     training split are used, unless the setting `splits` names others.
 
     \b
-    Example: driving-xai train dino shards backbone --model vit_small_patch16_224 --epochs 100
+    Example: driving-xai train dino shards backbone \\
+                 --model vit_small_patch16_224 --epochs 100
     """
     from driving_xai.training.dino import DinoTraining, train
 
