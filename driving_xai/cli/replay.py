@@ -275,7 +275,7 @@ def replay(
         "size": None if size is None else _size(size),
         "cards": True if title else cards,
         "title": title,
-        "most_mb": mb,
+        "mb": mb,
         "reference": {None: None, "unmodified": "clean", "truth": "truth"}[against],
         "fill": fill,
         "colormap": colormap,

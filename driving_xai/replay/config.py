@@ -21,7 +21,7 @@ Reference = Literal["clean", "truth"]
 _CONTROL = "random"
 LEAST_PX, MOST_PX = 120, 8192
 """Sides of a video: below nothing can be seen, above browsers do not play it."""
-FILM_ONLY = frozenset({"compared", "layout", "original", "size", "cards", "title", "most_mb"})
+FILM_ONLY = frozenset({"compared", "layout", "original", "size", "cards", "title", "mb"})
 """How the film is put together, which changes no score."""
 
 
@@ -58,7 +58,7 @@ class ReplayConfig(Checked):
     """Begins with what is shown, and ends with what it showed: the verdict in a sentence."""
     title: str = ""
     """Of the card at the beginning; without one, the drive's name."""
-    most_mb: Annotated[float, Interval(gt=0, le=1e6)] | None = None
+    mb: Annotated[float, Interval(gt=0, le=1e6)] | None = None
     """Megabytes that the video stays below, at lower quality where it must; None: as large as `crf` makes it."""
     cycle_s: Seconds = 1.5
     """How long each predicted output is shown, in `cycle`."""

@@ -263,11 +263,11 @@ class Session:
 
     def _most_bits_per_s(self, height: int, width: int) -> int | None:
         """The rate at which the film stays below its most megabytes; None where there is no such bound."""
-        if self.config.most_mb is None:
+        if self.config.mb is None:
             return None
         film_s = len(self.frames) / float(self.frames.frame_rate)
         return bounded_rate(
-            self.config.most_mb, film_s, height=height, width=width, rate=self.frames.frame_rate
+            self.config.mb, film_s, height=height, width=width, rate=self.frames.frame_rate
         )
 
     def _provenance(self, method: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from driving_xai.errors import VideoError
 from driving_xai.replay import sink as sinks
-from driving_xai.replay.sink import Encoding, open_sink, require_encoder
+from driving_xai.replay.sink import Encoding, bounded_rate, open_sink, require_encoder
 
 BARS = ((255, 255, 255), (255, 168, 46), (77, 208, 255), (200, 30, 30), (20, 120, 40), (12, 14, 18))
 
@@ -45,6 +45,35 @@ def test_every_frame_is_there_at_its_time(tmp_path: Path, rate: Fraction) -> Non
     for number, frame in enumerate(frames):
         assert frame.time == pytest.approx(float(number / rate), abs=1e-3)
         assert frame.to_ndarray(format="gray").mean() == pytest.approx(40 + 4 * number, abs=2)
+
+
+@pytest.mark.parametrize("most_mb", [0.06, 0.2])
+def test_a_film_of_noise_stays_below_its_size(tmp_path: Path, most_mb: float) -> None:
+    """What compresses worst; at the quality of the default it has twice the larger limit."""
+    draw, rate = np.random.default_rng(0), Fraction(20)
+    pictures = [draw.integers(0, 255, (96, 128, 3), dtype=np.uint8) for _ in range(60)]
+    bound = bounded_rate(most_mb, 3.0, height=96, width=128, rate=rate)
+    write(tmp_path / "free.mp4", pictures)
+    write(tmp_path / "bounded.mp4", pictures, most_bits_per_s=bound)
+    free, bounded = ((tmp_path / name).stat().st_size / 1e6 for name in ("free.mp4", "bounded.mp4"))
+    assert free > 2 * 0.2
+    assert 0.3 * most_mb < bounded < most_mb
+
+
+def test_a_limit_that_costs_nothing_changes_no_picture(tmp_path: Path) -> None:
+    pictures = [bars()] * 20
+    write(tmp_path / "free.mp4", pictures)
+    write(tmp_path / "bounded.mp4", pictures, most_bits_per_s=10**8)
+    decoded = []
+    for name in ("free.mp4", "bounded.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            decoded.append([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    np.testing.assert_allclose(decoded[0], decoded[1], atol=8)
+
+
+def test_a_limit_that_would_show_nothing_is_refused_with_what_would_do() -> None:
+    with pytest.raises(VideoError, match=r"60 s of 1920x1080 pixels cannot be kept below 1 MB; allow 1\.4 MB"):
+        bounded_rate(1.0, 60.0, height=1080, width=1920, rate=Fraction(20))
 
 
 def test_pictures_of_a_variable_rate_are_shown_at_their_times(tmp_path: Path) -> None:
