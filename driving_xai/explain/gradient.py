@@ -183,11 +183,13 @@ class IntegratedGradients(PixelGradients):
     def _explain(self, model: FrameModel, frames: Frames, target: Target) -> Saliency:
         found = self.attribute(model, frames, target)
         if self.max_gap is not None:
-            missed = (found.total - found.change).abs()
-            if not (missed <= self.max_gap * found.change.abs()).all():
+            missed, allowed = (found.total - found.change).abs(), self.max_gap * found.change.abs()
+            if not (missed <= allowed).all():
+                worst = int((missed - allowed).argmax())
                 raise OptionError(
-                    f"attributions miss the change of the target by {missed.amax():.3g}, expected {self.max_gap} "
-                    "of it or less; take more steps, or a model whose gradient is its derivative"
+                    f"attributions add up to {found.total[worst]:.3g} and the target changes by "
+                    f"{found.change[worst]:.3g}; max_gap allows a difference of {allowed[worst]:.3g} "
+                    f"({self.max_gap:g} times the change); take more steps, or a model whose gradient is its derivative"
                 )
         return found.saliency
 

@@ -266,9 +266,7 @@ class Session:
         if self.config.mb is None:
             return None
         film_s = len(self.frames) / float(self.frames.frame_rate)
-        return bounded_rate(
-            self.config.mb, film_s, height=height, width=width, rate=self.frames.frame_rate
-        )
+        return bounded_rate(self.config.mb, film_s, height=height, width=width, rate=self.frames.frame_rate)
 
     def _provenance(self, method: str) -> str:
         """What made the picture, for its lower left corner."""

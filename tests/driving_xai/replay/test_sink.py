@@ -72,7 +72,9 @@ def test_a_limit_that_costs_nothing_changes_no_picture(tmp_path: Path) -> None:
 
 
 def test_a_limit_that_would_show_nothing_is_refused_with_what_would_do() -> None:
-    with pytest.raises(VideoError, match=r"60 s of 1920x1080 pixels cannot be kept below 1 MB; allow 1\.4 MB"):
+    with pytest.raises(
+        VideoError, match=r"60 s of 1920x1080 pixels cannot be kept below 1 MB; allow 1\.4 MB"
+    ):
         bounded_rate(1.0, 60.0, height=1080, width=1920, rate=Fraction(20))
 
 
