@@ -106,6 +106,7 @@ function makeBrush(byId, replay) {
     if (!mask.some(Boolean)) { clear(); return; }
     busy = true; again = false;
     const asked = edits, about = sheet;
+    const slow = setTimeout(() => { if (sheet === about) say("Asking the model."); }, 500);
     const body = { picture: sheet.picture, mask: packed(), save, note: byId("words").value };
     try {
       const answer = await fetch("/brush", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
@@ -116,6 +117,7 @@ function makeBrush(byId, replay) {
     } catch (error) {
       if (self.open) say("No connection to the replay.");
     } finally {
+      clearTimeout(slow);
       busy = false;
       if (self.open && sheet && (again || asked !== edits)) send();
     }
