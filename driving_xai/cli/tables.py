@@ -111,6 +111,8 @@ def results(summary: Mapping[str, Any], folder: Path | str, *, against: Against 
     ]
     across = [*across_fills(summary, against=against), ""] if "fills" in summary else []
     lines = [f"{folder}:", *across, *scores(chosen), "", *_sentences(verdicts)]
+    if against == "unmodified":
+        lines += _between_methods(summary)
     if against == "truth":
         return [*lines, "", *_wrapped(TRUTH_WARNING)]
     if set(keys) - shown:
@@ -127,6 +129,18 @@ def _sentences(verdicts: Sequence[Verdict]) -> list[str]:
         if (heading := f"{in_words(verdict.measure, verdict.reference)}:") not in lines:
             lines.append(heading)
         lines += _wrapped(f"{verdict.method}: {verdict.sentence}", indent="  ")
+    return lines
+
+
+def _between_methods(summary: Mapping[str, Any]) -> list[str]:
+    """Each two methods in a sentence, below a heading for each score."""
+    from driving_xai.evaluation.method_comparison import compare_methods
+
+    lines: list[str] = []
+    for found in compare_methods(summary):
+        if (heading := f"{found.name}, methods against each other:") not in lines:
+            lines += ["", heading]
+        lines += _wrapped(found.sentence, indent="  ")
     return lines
 
 

@@ -11,6 +11,9 @@ from driving_xai.evaluation.claims import claim_of
 from driving_xai.evaluation.judgement import Judgement, comparisons_of, judge, pair_of
 from driving_xai.evaluation.verdicts import chance, in_words, is_headline, number
 
+_MOST_METHODS = 4
+"""Of more methods there are more pairs than anybody reads as sentences; the report's table has them all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodDifference:
@@ -59,7 +62,7 @@ class MethodDifference:
 
 
 def compare_methods(summary: Mapping[str, Any]) -> Iterator[MethodDifference]:
-    """Every two methods under each score that is shown by default; controls are left out.
+    """Every two methods under each score that is shown by default, where they are few; controls are left out.
 
     Args:
         summary: the content of results.json.
@@ -74,6 +77,8 @@ def compare_methods(summary: Mapping[str, Any]) -> Iterator[MethodDifference]:
             for score in summary["scores"]
             if (score["measure"], score["reference"]) == key and score["method"] not in summary["controls"]
         }
+        if len(means) > _MOST_METHODS:
+            continue
         for first, second in itertools.combinations(means, 2):
             pair = pair_of(compared.pairs, first, second)
             if pair is not None:

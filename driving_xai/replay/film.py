@@ -28,7 +28,8 @@ _WIDE = (1, 2, 3, 2, 3, 3)
 _NAME_HEIGHT = 0.06
 """Of the strip with a side's name, over the side's width."""
 _TEXT: Colour = (236, 238, 242)
-_TITLE_S, _READ_S_PER_WORD, _LEAST_END_S, _LONGEST_S = 2.5, 0.25, 4.0, 12.0
+_TITLE_S, _READ_S_PER_WORD, _LEAST_END_S = 2.5, 0.25, 4.0
+LONGEST_CARD_S = 20.0
 
 
 class Side(NamedTuple):
@@ -128,7 +129,7 @@ class Film:
 def card_s(paragraphs: Sequence[str], *, ends: bool) -> float:
     """How long a card stays: as long as one takes to read it."""
     words = sum(len(paragraph.split()) for paragraph in paragraphs)
-    return min(_LONGEST_S, max(_LEAST_END_S if ends else _TITLE_S, _READ_S_PER_WORD * words))
+    return min(LONGEST_CARD_S, max(_LEAST_END_S if ends else _TITLE_S, _READ_S_PER_WORD * words))
 
 
 def scaled(picture: Image, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:

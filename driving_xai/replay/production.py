@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from driving_xai.evaluation.results import PER_FRAME, Results
 from driving_xai.evaluation.verdicts import verdicts_of
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.config import Layout
-from driving_xai.replay.film import Film, Side, card_s, columns_of
+from driving_xai.replay.film import LONGEST_CARD_S, Film, Side, card_s, columns_of
 from driving_xai.replay.predict import FrameResult
 from driving_xai.replay.render import Renderer, Show
 from driving_xai.replay.session import Session
+from driving_xai.replay.sink import VideoSink
 from driving_xai.viz.lettering import plain
 
 _CAMERA = "camera"
@@ -120,16 +122,24 @@ def filmed(
         height, width = firsts[0].seen.frame.image.shape[:2]
         sides.insert(0, Side(_CAMERA, round(sides[0].width * height / width), sides[0].width))
     film = Film(sides, layout=first.task.layout, size=config.size)
-    sink = None
-    if first.out is not None:
-        sink = video.enter_context(first.open_video(first.out, height=film.height, width=film.width))
-        if config.cards:
-            opening = list(_opening(sessions, names))
-            sink.hold(
-                film.card(plain(config.title) or first.frames.name, opening),
-                for_s=card_s(opening, ends=False),
-            )
+    sink = None if first.out is None else video.enter_context(_begun(first.out, sessions, names, film))
     return Renderer(scenes, film, sink, original=config.original, show=show, times=times), tables
+
+
+@contextmanager
+def _begun(out: Path, sessions: Sequence[Session], names: Sequence[str], film: Film) -> Iterator[VideoSink]:
+    """Opens the film, and shows its first card where cards are asked for."""
+    first = sessions[0]
+    if not first.config.cards:
+        with first.open_video(out, height=film.height, width=film.width) as sink:
+            yield sink
+        return
+    opening = _opening(sessions, names)
+    shown_s = card_s(opening, ends=False)
+    cards_s = shown_s + LONGEST_CARD_S
+    with first.open_video(out, height=film.height, width=film.width, cards_s=cards_s) as sink:
+        sink.hold(film.card(plain(first.config.title) or first.frames.name, opening), for_s=shown_s)
+        yield sink
 
 
 def close_with_card(

@@ -243,8 +243,10 @@ class Session:
                 rows = stack.enter_context(open_rows(self.scores / PER_FRAME, quantity=task.quantity))
         return Scene(painters, means=means, rows=rows, reference=task.reference)
 
-    def open_video(self, out: Path, *, height: int, width: int) -> AbstractContextManager[VideoSink]:
-        """Opens the film, with what it is made with in its metadata."""
+    def open_video(
+        self, out: Path, *, height: int, width: int, cards_s: float = 0.0
+    ) -> AbstractContextManager[VideoSink]:
+        """Opens the film, with what it is made with in its metadata; `cards_s` is how long cards may be shown."""
         return open_sink(
             out,
             height=height,
@@ -254,19 +256,22 @@ class Session:
             encoding=Encoding(
                 preset=self.config.preset,
                 crf=self.config.crf,
-                most_bits_per_s=self._most_bits_per_s(height, width),
+                most_bits_per_s=self._most_bits_per_s(height, width, cards_s),
             ),
             comment=json.dumps(
                 {"made_by": f"driving-xai {version('driving-xai')}", **self.plan()}, sort_keys=True
             ),
         )
 
-    def _most_bits_per_s(self, height: int, width: int) -> int | None:
+    def _most_bits_per_s(self, height: int, width: int, cards_s: float) -> int | None:
         """The rate at which the film stays below its most megabytes; None where there is no such bound."""
         if self.config.mb is None:
             return None
-        film_s = len(self.frames) / float(self.frames.frame_rate)
-        return bounded_rate(self.config.mb, film_s, height=height, width=width, rate=self.frames.frame_rate)
+        times_s, rate = self.frames.time_s, float(self.frames.frame_rate)
+        drive_s = len(times_s) / rate if self.frames.constant else float(times_s[-1] - times_s[0]) + 1 / rate
+        return bounded_rate(
+            self.config.mb, drive_s + cards_s, height=height, width=width, rate=self.frames.frame_rate
+        )
 
     def _provenance(self, method: str) -> str:
         """What made the picture, for its lower left corner."""

@@ -47,7 +47,7 @@ class Encoding:
 
 
 _AROUND_S = 3.0
-"""What the buffer, a film's cards and the container take, as seconds of film at the bound."""
+"""What the buffer and the container take, as seconds of film at the bound."""
 _LEAST_BITS_PER_PIXEL = 0.004
 """Of a picture: with fewer x264 does not keep to its bound, and nothing could be seen."""
 
@@ -57,7 +57,7 @@ def bounded_rate(most_mb: float, film_s: float, *, height: int, width: int, rate
 
     Args:
         most_mb: the most megabytes that the file may have.
-        film_s: how long the drive plays.
+        film_s: how long it plays, cards included.
         height: of the pictures.
         width: of the pictures.
         rate: pictures a second.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from driving_xai.evaluation.claims import shows_the_model
 from driving_xai.evaluation.fill_margins import by_default, sentence
 from driving_xai.evaluation.judgement import Judgement
+from driving_xai.evaluation.method_comparison import compare_methods
 from driving_xai.evaluation.references import spoken as spoken
 from driving_xai.evaluation.verdicts import TRUTH_WARNING, in_words
 from driving_xai.evaluation.verdicts import chance as chance
@@ -86,6 +87,11 @@ def findings(found: Board) -> list[tuple[str, str]]:
     """Each method of a board with its verdict in a sentence, the most faithful first."""
     said = [(each.method, each.verdict.sentence) for each in found.standings if each.verdict is not None]
     return said or [("", "Only controls were scored.")]
+
+
+def between_methods(source: Source) -> list[tuple[str, str]]:
+    """Each two methods under each score that is shown by default: the score and the finding in a sentence."""
+    return [(found.name, found.sentence) for found in compare_methods(source.summary)]
 
 
 def direction(found: Board) -> str:

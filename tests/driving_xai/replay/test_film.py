@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -128,12 +128,20 @@ def test_methods_stand_side_by_side_with_the_scores_that_each_has_alone(
     assert side[0].shape[1] == 3 * one[0].shape[1]
 
 
-def test_two_models_have_a_folder_of_scores_each(
-    make_checkpoint: Callable[..., Checkpoint], recording: Path, tmp_path: Path
+def test_two_models_have_a_folder_of_scores_each_and_are_compared_at_the_end(
+    make_checkpoint: Callable[..., Checkpoint],
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    cards: list[Sequence[str]] = []
+    drawn = Film.card
+    monkeypatch.setattr(
+        Film, "card", lambda film, heading, text: (cards.append(text), drawn(film, heading, text))[1]
+    )
     first, second = make_checkpoint(), make_checkpoint(attention="soft")
     made = replay(
-        first, recording, tmp_path / "drive.mp4", ReplayConfig(**FAST, end_s=0.3),
+        first, recording, tmp_path / "drive.mp4", ReplayConfig(**FAST, end_s=0.3, cards=True, mb=1.0),
         others=[second], labels=["before", "<b>after</b> 😀\n"],
     )  # fmt: skip
     assert made.all_scores == (tmp_path / "drive.scores", tmp_path / "drive.2.scores")
@@ -142,6 +150,11 @@ def test_two_models_have_a_folder_of_scores_each(
     assert [plan["config"]["method"] for plan in plans] == ["sign-attention", "soft-attention"]
     videos = [Results.load(folder).summary["video"] for folder in made.all_scores]
     assert videos[0]["sha256"] == videos[1]["sha256"]
+    assert made.video.stat().st_size < 1e6
+    _, end = cards
+    assert end[0].startswith("before: ")
+    assert end[1].startswith("<b>after</b>")
+    assert any("the errors of before and <b>after</b>" in sentence for sentence in end[2:])
 
 
 def test_labels_are_one_for_each(checkpoint: Checkpoint, recording: Path, tmp_path: Path) -> None:
