@@ -97,7 +97,8 @@ def _value(value: float, unit: str, signed: bool = False) -> str:
 _TEMPLATE = """
 <style>.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 22px; }
 .cases img { width: 100%; display: block; border-radius: 6px; } .cases .spread { width: 100%; min-width: 90px; height: 18px; overflow: visible; }
-.cases .spread line { stroke: var(--control); } .cases .spread circle { fill: #d6247f; } .cases table { margin-top: 6px; }</style>
+.cases .spread line { stroke: var(--control); } .cases .spread circle { fill: #d6247f; } .cases table { margin-top: 6px; }
+.cases h3 { margin: 10px 0 4px; } .cases .note { margin-top: 4px; }</style>
 <section id="cases" aria-labelledby="cases-title">
   <h2 id="cases-title">What was painted over</h2>
   <p class="lead">A person painted over a part of a frame, and the model was asked again without it: filled black, with the frame's mean colour, and blurred. The control is the same area at other places of the same frame, drawn by a seed and outlined in white: any edit changes something. A case was chosen by a person and is one frame: it shows what happened there and proves nothing about a drive.</p>
