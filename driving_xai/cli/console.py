@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import typer
@@ -79,8 +81,37 @@ def _usage(error: Any) -> str:
     # Only the error of an unknown option has near ones, and it adds them in words of its own.
     if near := getattr(error, "possibilities", None):
         return f"{error.message}; did you mean {' or '.join(sorted(near))}? S{see}"
-    message = error.format_message().rstrip(".")
+    message = _of_value(error.format_message().rstrip("."))
     return f"{message} S{see}" if message.endswith("?") else f"{message}; s{see}"
+
+
+_OF_PYDANTIC: Mapping[str, str] = {
+    "Input should be a valid integer": "expected a whole number",
+    "Input should be a valid": "expected a",
+    "Input should be": "expected a value",
+}
+
+
+def _of_value(message: str) -> str:
+    """What was wrong with an option's value without its checker's own phrases, and the choice that was meant.
+
+    Example:
+        >>> _of_value("Invalid value for '--split': Value error, 'tset' is not one of 'test', 'train'")
+        "--split: 'tset' is not one of 'test', 'train'; did you mean test?"
+        >>> _of_value("Invalid value for '--every': Input should be greater than or equal to 1")
+        '--every: expected a value greater than or equal to 1'
+    """
+    if (found := re.fullmatch(r"Invalid value for '(.*?)': (.*)", message, re.DOTALL)) is None:
+        return message
+    option, said = found.groups()
+    said = said.removeprefix("Value error, ")
+    said = re.sub(r", unable to parse string as an? \w+", "", said)
+    for theirs, ours in _OF_PYDANTIC.items():
+        said = said.replace(theirs, ours)
+    if choice := re.fullmatch(r"'(.*)' is not one of (.*)", said):
+        near = get_close_matches(choice[1], re.findall(r"'([^']*)'", choice[2]), n=1)
+        said += f"; did you mean {near[0]}?" if near else ""
+    return f"{option}: {said}"
 
 
 def complain(message: str) -> None:
