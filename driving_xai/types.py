@@ -70,6 +70,23 @@ class View(Protocol):
 
 
 @runtime_checkable
+class ConvertsPixels(Protocol):
+    """A frame model that begins with a conversion of each pixel by itself: of its colour, its normalisation.
+
+    An edited frame is made of the pixels of two pictures. Of these the conversion is then asked, and not of each
+    edited frame; scores are the same to the last bit.
+    """
+
+    def converted(self, frames: Frames) -> Float[Tensor, "N C H W"]:
+        """Each pixel's conversion depends on this pixel alone."""
+        ...
+
+    def of_converted(self, converted: Float[Tensor, "N C H W"]) -> Scores:
+        """The scores of converted frames; `of_converted(converted(frames))` are those of a call with the frames."""
+        ...
+
+
+@runtime_checkable
 class AttentiveFrameModel(Protocol):
     """A frame model that writes its own attention map."""
 

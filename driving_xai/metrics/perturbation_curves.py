@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
 
+from driving_xai.models.declared import converts_pixels
 from driving_xai.perturb import Fill, Mixture, blank, pixel_counts
 from driving_xai.types import FrameModel, Frames, Scores
 
@@ -104,7 +105,10 @@ def scores_along(
     mixed = [curve.mixed(places=each) for curve, each in zip(curves, places, strict=True)]
     orders = ranks.int().reshape(len(ranks), -1, ranks.shape[-1]).unbind(1)
     known: dict[_Picture, Tensor] = {} if clean is None else {_FRAME: clean[:, None]}
-    pictures = _pictures(frames, curves)
+    pictures, judge = _pictures(frames, curves), model
+    if converts_pixels(model):
+        pictures = {picture: model.converted(pixels) for picture, pixels in pictures.items()}
+        judge = model.of_converted
     # By hash, which of a tensor is its identity: comparing two pictures would compare their pixels.
     wanted = {end for each in ends for end in each}
     unmixed = [picture for picture in pictures if picture in wanted and picture not in known]
@@ -119,7 +123,7 @@ def scores_along(
                     len(counts), partial(_between, mixture, patch_ranks(order, size, curve.patch_px), counts)
                 )
 
-    found = iter(scores_of_stretches(model, stretches(), frames=len(frames), batch_size=batch_size))
+    found = iter(scores_of_stretches(judge, stretches(), frames=len(frames), batch_size=batch_size))
     at_ends = {**known, **{picture: next(found) for picture in unmixed}}
     scores = []
     for counts, (first, last) in zip(mixed, ends, strict=True):

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from driving_xai.types import (
+    ConvertsPixels,
     FeatureMap,
     FrameModel,
     HasEncoder,
@@ -51,6 +52,18 @@ def takes_windows(model: object) -> TypeGuard[TakesWindows[Any]]:
         False
     """
     return isinstance(model, TakesWindows) and callable(model.steps)
+
+
+def converts_pixels(model: object) -> TypeGuard[ConvertsPixels]:
+    """Whether a model's conversion of single pixels can be had apart: it has both methods.
+
+    Example:
+        >>> net = nn.Identity()
+        >>> net.converted, net.of_converted = True, None
+        >>> converts_pixels(net)
+        False
+    """
+    return isinstance(model, ConvertsPixels) and callable(model.converted) and callable(model.of_converted)
 
 
 def at_instant(model: Any, state: Any = None) -> FrameModel:

@@ -237,13 +237,19 @@ class SteeringModel(nn.Module):
         self.encoder = nn.Sequential(*folded).to(memory_format=torch.channels_last)
         return self
 
+    def converted(self, frames: Frames) -> Float[Tensor, "N 3 H W"]:
+        """The frames as the encoder takes them, each pixel by itself: its colour, normalised."""
+        colours = rgb_to_hsv(frames) if self.config.colour == "hsv" else frames
+        return (colours - self.input_mean) / self.input_std
+
     def encode(self, frames: Frames) -> Evidence:
         """The feature map, positions in reading order, and what follows from it alone."""
-        colours = rgb_to_hsv(frames) if self.config.colour == "hsv" else frames
-        normalised = (colours - self.input_mean) / self.input_std
-        maps = self.encoder(normalised.contiguous(memory_format=torch.channels_last))
+        return self._encode_converted(self.converted(frames), attends=True)
+
+    def _encode_converted(self, converted: Float[Tensor, "N 3 H W"], *, attends: bool) -> Evidence:
+        maps = self.encoder(converted.contiguous(memory_format=torch.channels_last))
         features = maps.permute(0, 2, 3, 1).flatten(1, 2)
-        projected = None if self.attend is None else self.attend.from_features(features)
+        projected = self.attend.from_features(features) if attends and self.attend is not None else None
         return Evidence(features, projected, *self._sign_and_magnitude(features))
 
     def _sign_and_magnitude(self, features: Float[Tensor, "B L C"]) -> tuple[Tensor, Tensor | None]:
@@ -277,13 +283,45 @@ class SteeringModel(nn.Module):
         batch, steps = windows.shape[:2]
         evidence = self.encode(windows.flatten(0, 1)).map(lambda part: part.unflatten(0, (batch, steps)))
         state = self.initial_state(evidence.features[:, 0]) if state is None else state
+        if self._attention_is_idle and not self.training:
+            yield from self._steps_together(evidence, state)
+            return
         for t in range(steps):
             frame = evidence.frame(t)
-            attention = self._attention(frame, state)
+            attention = self._attention(frame, state.hidden)
             modulated = self._modulate(frame, attention)
             past, state = state, self._advance(modulated, state)
             scores = self.readout(modulated, past.hidden, state.hidden)[:, None] * self.target_scale
             yield scores, self._as_map(attention, batch), state
+
+    def _steps_together(
+        self, evidence: Evidence, state: SteeringState
+    ) -> Iterator[tuple[Scores, Attention, SteeringState]]:
+        """As `steps`, where the features wait for no attention: each large matrix is read once, and not for each frame."""
+        batch, steps = evidence.features.shape[:2]
+        frames = evidence.map(lambda part: part.flatten(0, 1))
+        modulated = self._modulate(frames, self._uniform(frames))
+        into_gates = F.linear(modulated, self.lstm.weight_ih, self.lstm.bias_ih).unflatten(0, (batch, steps))
+        states = [state]
+        for t in range(steps):
+            states.append(self._remember(into_gates[:, t], states[-1]))
+        hidden = torch.stack([each.hidden for each in states], 1)
+        past, present = hidden[:, :-1].flatten(0, 1), hidden[:, 1:].flatten(0, 1)
+        scores = self.readout(modulated, past, present)[:, None] * self.target_scale
+        attention = self._as_map(self._attention(frames, past), batch * steps)
+        yield from zip(
+            scores.unflatten(0, (batch, steps)).unbind(1),
+            attention.unflatten(0, (batch, steps)).unbind(1),
+            states[1:],
+            strict=True,
+        )
+
+    def _remember(self, into_gates: Float[Tensor, "B gates"], state: SteeringState) -> SteeringState:
+        """The LSTM's step, of what the features add to its gates."""
+        gates = into_gates + F.linear(state.hidden, self.lstm.weight_hh, self.lstm.bias_hh)
+        let_in, kept, new, out = gates.chunk(4, 1)
+        cell = kept.sigmoid() * state.cell + let_in.sigmoid() * new.tanh()
+        return SteeringState(out.sigmoid() * cell.tanh(), cell)
 
     def step(self, frames: Frames, state: SteeringState | None) -> tuple[Scores, Attention, SteeringState]:
         """Advances B drives by one frame; see `types.RecurrentModel`."""
@@ -293,13 +331,25 @@ class SteeringModel(nn.Module):
         """The stateless view of the instant that follows `state`; None is the first of a drive."""
         return SteeringInstant(self, state)
 
-    def _attention(self, frame: Evidence, past: SteeringState) -> Float[Tensor, "B L channels"] | None:
+    @property
+    def _attention_is_idle(self) -> bool:
+        """Whether attention changes no prediction: in the paper's role it turns no sign, and has a gradient alone."""
+        return (
+            self.sign_path is not None and self.sign_path.role == "training" and not torch.is_grad_enabled()
+        )
+
+    def _attention(
+        self, frame: Evidence, hidden: Float[Tensor, "S hidden"]
+    ) -> Float[Tensor, "B L channels"] | None:
         if self.config.attention == "none":
             return None
-        if self.attend is None:  # Uniform, by configuration.
-            batch, positions, _ = frame.features.shape
-            return frame.features.new_full((batch, positions, 1), 1 / positions, dtype=torch.float32)
-        return self.attend(frame.projected, past.hidden)
+        if self.attend is None:  # By configuration.
+            return self._uniform(frame)
+        return self.attend(frame.projected, hidden)
+
+    def _uniform(self, frame: Evidence) -> Float[Tensor, "B L 1"]:
+        batch, positions, _ = frame.features.shape
+        return frame.features.new_full((batch, positions, 1), 1 / positions, dtype=torch.float32)
 
     def _as_map(self, attention: Tensor | None, batch: int) -> Attention:
         if attention is None:
@@ -336,10 +386,20 @@ class SteeringInstant:
 
     def __call__(self, frames: Frames) -> Scores:
         """The inverse turning radius (1/m) of each frame."""
+        return self.of_converted(self.converted(frames))
+
+    def converted(self, frames: Frames) -> Float[Tensor, "N 3 H W"]:
+        """See `types.ConvertsPixels`."""
+        return self.network.converted(frames)
+
+    def of_converted(self, converted: Float[Tensor, "N 3 H W"]) -> Scores:
+        """See `types.ConvertsPixels`."""
         model = self.network
-        frame = model.encode(frames)
+        idle = model._attention_is_idle
+        frame = model._encode_converted(converted, attends=not idle)
         past = self._past(frame)
-        modulated = model._modulate(frame, model._attention(frame, past))
+        attention = model._uniform(frame) if idle else model._attention(frame, past.hidden)
+        modulated = model._modulate(frame, attention)
         # Eq. 10 reads h_{t-1} only: nothing of the LSTM's step is needed to judge an instant.
         present = None if model.config.output == "gated" else model._advance(modulated, past).hidden
         return model.readout(modulated, past.hidden, present)[:, None] * model.target_scale
@@ -353,7 +413,7 @@ class SteeringInstant:
         if self.network.config.attention == "none":
             raise UnsupportedModelError("this steering model was built with attention 'none': it has no map")
         frame = self.network.encode(frames)
-        return self.network._as_map(self.network._attention(frame, self._past(frame)), len(frames))
+        return self.network._as_map(self.network._attention(frame, self._past(frame).hidden), len(frames))
 
     def _past(self, frame: Evidence) -> SteeringState:
         if self.state is None:

@@ -13,6 +13,7 @@ from driving_xai.cli.console import exit_code
 from driving_xai.errors import NonFiniteError
 from driving_xai.metrics.curves import area, areas, deletion, insertion, rank
 from driving_xai.metrics.quantities import PROBABILITY, STEERING_ERROR
+from driving_xai.models.steering import SteeringConfig, SteeringModel
 from driving_xai.perturb import blank
 from driving_xai.types import Outputs
 
@@ -274,3 +275,17 @@ def test_areas_of_arrays_are_those_of_tensors(quantity):
     factor = 100 if quantity is STEERING_ERROR else 4
     expected = (factor * under, under / 0.25, factor * (under - 0.25 * unedited[1, 2]))
     assert [each[1, 2] for each in ours] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("fill", ["black", "blur"])
+def test_pixels_are_converted_once_and_not_in_each_edited_frame(fill):
+    """The scores are those of a model whose conversion is hidden, to the last bit."""
+    torch.manual_seed(0)
+    instant = SteeringModel(SteeringConfig(hidden_size=8)).eval().at(None)
+    frames, ranks = torch.rand(2, 3, 80, 160), rank(torch.rand(2, 80, 160), _generator())
+    hidden = deletion(lambda taken: instant(taken), frames, ranks, [0.0, 0.1, 0.5, 1.0], fill=fill)
+    converted, convert = [], instant.converted
+    instant.converted = lambda taken: converted.append(len(taken)) or convert(taken)
+    found = deletion(instant, frames, ranks, [0.0, 0.1, 0.5, 1.0], fill=fill)
+    assert torch.equal(found, hidden)
+    assert converted == [2, 2]

@@ -42,7 +42,7 @@ def permuted_attention(monkeypatch: pytest.MonkeyPatch, change: Callable) -> Non
 def test_sign_attention_never_reaches_the_prediction(monkeypatch, change, channels, keywords) -> None:
     """The paper's attention only weighs signs, and a positive weight changes no sign."""
     model, frames = model_of(attention="sign", channels=channels, **keywords), drive()
-    with torch.no_grad():
+    with torch.enable_grad():  # Without gradients such attention is not even computed for the prediction.
         clean, clean_map, _ = model(frames)
         order = torch.randperm(200, generator=torch.Generator().manual_seed(2))
         changes = {
@@ -95,6 +95,34 @@ def test_sign_attention_learns_although_it_does_not_act(estimator) -> None:
     model = model_of(attention="sign", sign_estimator=estimator).train()
     model(drive())[0].sum().backward()
     assert model.attend.reduce.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("output", ["gated", "linear", "context"])
+@pytest.mark.parametrize("channels", ["split", "shared"])
+def test_without_gradients_a_window_is_what_its_frames_give_one_after_the_other(output, channels) -> None:
+    model, frames = model_of(output=output, channels=channels).double(), drive(batch=2).double()
+    with torch.enable_grad():
+        taken = list(model.steps(frames, None))
+    with torch.no_grad():
+        together = list(model.steps(frames, None))
+        instants = [model.at(taken[t][2])(frames[:, t + 1]) for t in range(3)]
+    for one, other in zip(taken, together, strict=True):
+        torch.testing.assert_close((*one[:2], *one[2]), (*other[:2], *other[2]), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        torch.cat(instants), torch.cat([scores for scores, _, _ in taken[1:]]), rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("colour", ["hsv", "rgb"])
+def test_a_pixel_is_converted_by_itself(colour) -> None:
+    model = model_of(colour=colour)
+    model.input_mean, model.input_std = torch.rand(3, 1, 1), torch.rand(3, 1, 1) + 0.5
+    frames, other = drive(steps=2)[0].split(1)
+    taken = torch.rand(1, 1, 80, 160, generator=torch.Generator().manual_seed(2)) < 0.5
+    view, mixed = model.at(None), torch.where(taken, other, frames)
+    expected = torch.where(taken, view.converted(other), view.converted(frames))
+    assert torch.equal(view.converted(mixed), expected)
+    assert torch.equal(view.of_converted(expected), view(mixed))
 
 
 @pytest.mark.parametrize("attention", ["none", "soft", "sign"])
