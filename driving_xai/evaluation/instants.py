@@ -35,8 +35,11 @@ class Instants(NamedTuple):
 
     def one(self, place: int) -> Instants:
         """One of them, by its place."""
-        only = slice(place, place + 1)
-        return Instants(self.rows[only], self.frames[only], select(self.past, only), self.clean[only])
+        return self.part(slice(place, place + 1))
+
+    def part(self, places: slice) -> Instants:
+        """Some of them, by their places."""
+        return Instants(self.rows[places], self.frames[places], select(self.past, places), self.clean[places])
 
 
 def walk(
@@ -52,13 +55,14 @@ def walk(
     """Drives each run once from start to end, many side by side, and yields its instants.
 
     A run's first frame starts the state; it has no past and is not yielded. Of the others comes every
-    `every`-th, counted from the run's start. Side by side, runs are mixed in a batch: `rows` tells.
+    `every`-th, counted from the run's start. Side by side, runs are mixed in a batch: `rows` tells. Of runs side by
+    side only the last batch may be a short one.
 
     Args:
         model: in eval mode.
         route: reads the frames.
         runs: unbroken stretches of it.
-        batch_size: most instants in a batch, and most runs driven side by side.
+        batch_size: instants in a batch, and most runs driven side by side.
         every: see above.
         device: of the model.
         wanted: which of the batches of `rows_of_batches` are yielded, all without it. Runs side by side are driven
@@ -69,7 +73,7 @@ def walk(
     """
     done = 0
     for together in _side_by_side(runs, batch_size):
-        batches = len(list(_instants_together(together, batch_size, every)))
+        batches = -(-instants_of(together, every) // batch_size)
         chosen = [True] * batches if wanted is None else wanted[done : done + batches]
         done += batches
         last = max((at for at, is_wanted in enumerate(chosen, start=1) if is_wanted), default=0)
@@ -88,29 +92,16 @@ def rows_of_batches(
         every: see `walk`.
     """
     for together in _side_by_side(runs, batch_size):
-        for instants in _instants_together(together, batch_size, every):
-            yield np.concatenate([[run.rows[t] for run in together if len(run) > t] for t in instants])
+        instants = range(every, len(together[0]), every)
+        rows = np.array([run.rows[t] for t in instants for run in together if len(run) > t])
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]
 
 
 def _side_by_side(runs: Sequence[Run], most: int) -> Iterator[Sequence[Run]]:
     longest_first = sorted(runs, key=len, reverse=True)
     for start in range(0, len(runs), most):
         yield longest_first[start : start + most]
-
-
-def _instants_together(runs: Sequence[Run], batch_size: int, every: int) -> Iterator[list[int]]:
-    """Of each batch of runs that are driven side by side, the times at which its instants are."""
-    pending: list[int] = []
-    held = 0
-    for t in range(every, len(runs[0]), every):
-        alive = sum(len(run) > t for run in runs)
-        if pending and held + alive > batch_size:
-            yield pending
-            pending, held = [], 0
-        pending.append(t)
-        held += alive
-    if pending:
-        yield pending
 
 
 def instants_of(runs: Sequence[Run], every: int = 1) -> int:
@@ -128,8 +119,8 @@ def _walk_together(
 ) -> Iterator[Instants]:
     """`runs` are ordered from the longest on, so that those that end leave from the back."""
     readers = [_frames(route, run) for run in runs]
-    ends = {times[-1] for times in _instants_together(runs, batch_size, every)}
     pending: list[Instants] = []
+    held = 0
     state: Any = None
     t = 0
     while t < len(runs[0]):
@@ -144,11 +135,15 @@ def _walk_together(
                 require_drives_first(state, alive)
             elif t % every == 0:
                 pending.append(Instants(np.array([run.rows[t] for run in runs[:alive]]), frames, past, clean))
-                if t in ends:
-                    yield _joined(pending)
-                    pending = []
+                held += alive
+                if held >= batch_size:
+                    joined, held = _joined(pending), held - batch_size
+                    yield joined.part(slice(batch_size))
+                    pending = [joined.part(slice(batch_size, None))] if held else []
             past = state
             t += 1
+    if pending:
+        yield _joined(pending)
 
 
 def advance(

@@ -100,10 +100,12 @@ def test_frames_are_encoded_together_and_nothing_changes(batch_size, every):
         assert len(model.taken) == 1 + 1 + 1 + 1
 
 
-def test_batches_are_filled():
-    """80 frames beside 31 and 5 and 5: no batch but the last is small by more than the runs abreast."""
-    sizes = [len(batch.rows) for batch in walk(Summing(), NumberedRoute(), RUNS, batch_size=8)]
-    assert all(size > 8 - len(RUNS) for size in sizes[:-1])
+@pytest.mark.parametrize("batch_size", [8, 7, 64])
+def test_batches_are_filled(batch_size):
+    """80 frames beside 31 and 5 and 5: no batch but the last is a short one, however many runs are abreast."""
+    sizes = [len(batch.rows) for batch in walk(Summing(), NumberedRoute(), RUNS, batch_size=batch_size)]
+    whole, rest = divmod(instants_of(RUNS), batch_size)
+    assert sizes == [batch_size] * whole + [rest] * (rest > 0)
 
 
 def test_frames_are_read_in_stretches():

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import driving_xai as dx
+from driving_xai.data.drives import Run
+from driving_xai.evaluation import drive_data
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.job import opened
 from driving_xai.explain.base import Explainer
@@ -158,6 +160,29 @@ def test_a_drive_is_scored_in_as_few_passes_as_whole_points_allow(shards, steeri
     assert batches
     assert len(passes) - len(driven) == least
     assert sum(passes) - sum(driven) == points * sum(batches)
+
+
+def test_many_short_runs_fill_the_passes_of_a_drive(shards, steering, monkeypatch):
+    """Six runs abreast and passes of 16: the edited frames take the fewest passes that hold them."""
+    checkpoint, cut = steering(), drive_data.runs
+    monkeypatch.setattr(drive_data, "runs", lambda *given: _in_pieces(cut(*given), frames=5)[:6])
+    config = ScoreConfig(methods=("gradient",), split="all")
+    with opened(checkpoint, shards, config) as run, counted(checkpoint.model) as driven:
+        batches = [len(rows) for rows, _ in run.data.batches(16)]
+    with counted(checkpoint.model) as passes:
+        dx.evaluate(
+            checkpoint, shards, methods={"one": _Ramp()}, metrics=["deletion"], batch_size=16, split="all"
+        )
+    assert batches == [16, 8]
+    edited = sum(batches) * 3 * 25  # by the method and the two controls
+    assert sum(passes) - sum(driven) == edited
+    assert len(passes) - len(driven) == math.ceil(edited / 16)
+
+
+def _in_pieces(runs, *, frames):
+    """Runs of so many frames, with the frames that follow one another."""
+    pieces = [Run(rows=run.rows[at : at + frames]) for run in runs for at in range(0, len(run), frames)]
+    return [piece for piece in pieces if len(piece) == frames]
 
 
 class _Ramp(Explainer):
