@@ -104,7 +104,9 @@ class RemovalPursuit(PixelGradients):
         places = drawn.new_full((*signs.shape, regions), regions)
         counts = [round(self.share * regions * step / self.steps) for step in range(self.steps)] + [regions]
         for step, (start, end) in enumerate(pairwise(counts)):
-            removed = self._on_pixels((places < regions).view(*signs.shape, rows, columns), frames)
+            removed = None
+            if start:  # Known here: asking the places would wait for the device.
+                removed = self._on_pixels((places < regions).view(*signs.shape, rows, columns), frames)
             looked = _look(clean, frames, fills, removed, self.batch_size)
             if step == self.trial_steps and signs.shape[1] > 1:
                 signs, places, looked = _further(clean, signs, places, looked)
@@ -131,8 +133,10 @@ class _Look(NamedTuple):
     gradients: Float[Tensor, "B D F 3 H W"]
 
 
-def _look(clean: ReferenceScores, frames: Frames, fills: Tensor, removed: Tensor, batch_size: int) -> _Look:
-    if not removed.any():
+def _look(
+    clean: ReferenceScores, frames: Frames, fills: Tensor, removed: Tensor | None, batch_size: int
+) -> _Look:
+    if removed is None:
         edited = frames[:, None, None]
     else:
         edited = torch.where(removed[:, :, None, None], fills[:, None], frames[:, None, None])

@@ -102,7 +102,8 @@ def scores_along(
     size = (frames.shape[2], frames.shape[3])
     places = [patch_count(size, curve.patch_px) for curve in curves]
     ends = [curve.ends(places=each) for curve, each in zip(curves, places, strict=True)]
-    mixed = [curve.mixed(places=each) for curve, each in zip(curves, places, strict=True)]
+    # On the frames' device at once: a copy in every pass would wait for the passes before it.
+    mixed = [curve.mixed(places=each).to(ranks.device) for curve, each in zip(curves, places, strict=True)]
     orders = ranks.int().reshape(len(ranks), -1, ranks.shape[-1]).unbind(1)
     known: dict[_Picture, Tensor] = {} if clean is None else {_FRAME: clean[:, None]}
     pictures, judge = _pictures(frames, curves), model
