@@ -23,6 +23,7 @@ from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint, load
 from driving_xai.errors import DataError
 from driving_xai.evaluation import ranked_cells
+from driving_xai.evaluation.allocator import keep_freed_memory, release_fragments
 from driving_xai.evaluation.condensed import CondensedRows
 from driving_xai.evaluation.config import CONTROLS, ScoreConfig, explainers_of
 from driving_xai.evaluation.data import (
@@ -264,6 +265,7 @@ class Run:
 
     def score_parts(self, parts: Path, world: World, on_progress: Progress | None) -> int:
         """Scores this process's batches that have no part yet; returns how many batches there are in all."""
+        keep_freed_memory()
         saved = [position for position, name in enumerate(self.methods) if name not in CONTROLS]
         done = number = 0
         for number, rows, found in self.scored(
@@ -277,6 +279,7 @@ class Run:
                 if found.ranked_by:
                     ranked_cells.save(part.with_suffix(".json"), found.ranked_by)
                 write_table(part, found.rows, sums="inside")
+                release_fragments()
             done += len(np.unique(rows))
             if on_progress is not None:
                 on_progress(done, self.data.total)

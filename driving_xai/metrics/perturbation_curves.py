@@ -108,7 +108,8 @@ def scores_along(
     known: dict[_Picture, Tensor] = {} if clean is None else {_FRAME: clean[:, None]}
     pictures, judge = _pictures(frames, curves), model
     if converts_pixels(model):
-        pictures = {picture: model.converted(pixels) for picture, pixels in pictures.items()}
+        converted = model.converted(torch.cat(list(pictures.values()))).split(len(frames))
+        pictures = dict(zip(pictures, converted, strict=True))
         judge = model.of_converted
     # By hash, which of a tensor is its identity: comparing two pictures would compare their pixels.
     wanted = {end for each in ends for end in each}

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor, nn
 
 from driving_xai.errors import NonFiniteError
+from driving_xai.evaluation.allocator import keep_freed_memory, release_fragments
 from driving_xai.evaluation.instants import advance
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.curves import deletion, rank
@@ -23,7 +24,6 @@ from driving_xai.metrics.faithfulness import DELETED
 from driving_xai.models.capabilities import scores_of
 from driving_xai.models.declared import at_instant, is_recurrent
 from driving_xai.perturb import Fill
-from driving_xai.replay.allocator import keep_freed_memory, release_fragments
 from driving_xai.replay.background import StageTimes
 from driving_xai.replay.frames import SourceFrame
 from driving_xai.types import (

@@ -288,4 +288,4 @@ def test_pixels_are_converted_once_and_not_in_each_edited_frame(fill):
     instant.converted = lambda taken: converted.append(len(taken)) or convert(taken)
     found = deletion(instant, frames, ranks, [0.0, 0.1, 0.5, 1.0], fill=fill)
     assert torch.equal(found, hidden)
-    assert converted == [2, 2]
+    assert converted == [4]

@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator for how a replay uses memory. Other C libraries are left as they are."""
+"""Settings of glibc's allocator for work on many edited frames. Other C libraries are left as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20
 def keep_freed_memory() -> None:
     """Lets the process keep the buffers that it frees.
 
-    The buffers of an edited batch are asked for again 20 times a second. By default their pages go
+    The buffers of a batch of edited frames are asked for again by the next batch. By default their pages go
     back to the system and are faulted in anew: a quarter of the scoring's time.
     """
     mallopt = _of_libc("mallopt")

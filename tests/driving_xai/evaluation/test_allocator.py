@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from driving_xai.replay import allocator
+from driving_xai.evaluation import allocator
 
 
 def test_glibc_is_told_its_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
