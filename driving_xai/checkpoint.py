@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -31,6 +31,7 @@ from data_prep.shards.atomic import replacing, sha256_of
 from data_prep.values import Interval, build, checked
 from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models.declared import at_instant, declared_outputs
+from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.types import Frames, Outputs, Scores
 
 SCHEMA = "driving-xai-checkpoint/1"
@@ -86,6 +87,23 @@ class Checkpoint:
                 "expected a steering model, one of actions or a classifier"
             )
         return outputs
+
+    def differentiated(self, derivative: AttentionDerivative) -> Checkpoint:
+        """With a model whose gradients in eval mode are these; see `SteeringModel.differentiated`.
+
+        Raises:
+            UnsupportedModelError: the model is no steering model with sign attention.
+        """
+        from driving_xai.models.steering import SteeringModel
+
+        if derivative == "actual":
+            return self
+        if not isinstance(self.model, SteeringModel):
+            raise UnsupportedModelError(
+                f"attention_derivative {derivative!r} is of networks with sign attention, and {self.path} holds kind "
+                f"{self.kind!r}; leave it out"
+            )
+        return replace(self, model=self.model.differentiated(derivative))
 
     @property
     def kind(self) -> str:

@@ -14,6 +14,7 @@ from driving_xai.explain.registry import fitted, require_methods
 from driving_xai.metrics.aupc import Masking
 from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
+from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.perturb import CurveFill
 from driving_xai.targets import OF_PROBABILITY, ExplainedScore
 
@@ -68,6 +69,9 @@ class ScoreConfig(EvalConfig):
     explained_score: ExplainedScore = "probability"
     """What RISE and LIME explain of an image: the output's probability, as their papers do, or its logit, as all
     other methods; see `targets.explained_by`."""
+    attention_derivative: AttentionDerivative = "actual"
+    """That gradient methods take of sign attention: none through the signs, which attention cannot change, or the
+    straight-through one that it was trained by."""
     maps: str | None = None
     """A file of maps that were computed elsewhere; its methods are scored too. See docs/results.md."""
     masks: str | None = None

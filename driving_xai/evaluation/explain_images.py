@@ -32,6 +32,7 @@ from driving_xai.explain.options import OptionsOf, described
 from driving_xai.explain.registry import require_methods
 from driving_xai.metrics.perturbation_curves import Edit
 from driving_xai.models.capabilities import device_of, frame_model, scores_of
+from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.perturb import Fill
 from driving_xai.targets import (
     OF_PROBABILITY,
@@ -64,6 +65,8 @@ class ExplainConfig(Checked):
     output over its threshold."""
     explained_score: ExplainedScore = "probability"
     """What RISE and LIME explain of classes and actions; see `targets.explained_by`."""
+    attention_derivative: AttentionDerivative = "actual"
+    """As for scoring."""
     seed: Seed = 0
     batch_size: PositiveCount = 32
     save_maps: bool = False
@@ -128,6 +131,7 @@ class _Still:
     """A model and its methods, ready for one image after the other."""
 
     def __init__(self, checkpoint: Checkpoint, config: ExplainConfig) -> None:
+        checkpoint = checkpoint.differentiated(config.attention_derivative)
         model = checkpoint.model
         self._checkpoint, self._config = checkpoint, config
         self._rule = InputRule.of(checkpoint)

@@ -108,7 +108,7 @@ class Run:
         objects: Objects = NO_OBJECTS,
     ) -> None:
         """`data` stands for the shards' where there are none."""
-        self.checkpoint, self.config = checkpoint, config
+        self.checkpoint, self.config = checkpoint.differentiated(config.attention_derivative), config
         self._shards, self._data, self._given, self._objects = shards, data, given, objects
         self.methods = methods_of(config, given, objects)
 

@@ -27,6 +27,8 @@ def settings_of(config: ScoreConfig) -> dict[str, Any]:
         del settings["fills"]
     if config.only_label is None:
         del settings["only_label"]
+    if config.attention_derivative == "actual":
+        del settings["attention_derivative"]
     if not config.hides_parts:
         del settings["explained_score"]
     return settings

@@ -28,7 +28,7 @@ from driving_xai.experiments.tables import write_results
 from driving_xai.experiments.tashiro_areas import Pool, compare
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
-from driving_xai.models.steering_config import OWN_METHOD, AttentionKind, SignRole
+from driving_xai.models.steering_config import OWN_METHOD, AttentionDerivative, AttentionKind, SignRole
 from driving_xai.training.steering import SteeringTraining
 
 Name = Literal["tashiro-table2", "tashiro-fig6", "tashiro-fig7", "tashiro-fig9"]
@@ -64,6 +64,8 @@ class Tashiro:
     """Of `methods` by name or label: `{"lime": {"samples": 500}}`; see docs/methods.md."""
     measured_on: tuple[AttentionKind, ...] = ("sign", "soft")
     """The networks that `methods` explain in Fig. 6."""
+    attention_derivative: AttentionDerivative = "actual"
+    """That gradient methods take of sign networks in Fig. 6; see `ScoreConfig`."""
     score_every: int = 10
     """Score every n-th held-out frame."""
     methods_every: int = 10
@@ -209,7 +211,15 @@ def _methods(network: Variant, how: Tashiro) -> ScoreConfig:
     """The other methods that fit the network, with their options."""
     methods = fitting(how.methods, network.changes["attention"])
     options = {name: given for name, given in how.options.items() if name in methods}
-    return ScoreConfig(methods=methods, options=options, measures=("deletion",), every=how.methods_every)
+    return ScoreConfig(
+        methods=methods,
+        options=options,
+        measures=("deletion",),
+        every=how.methods_every,
+        attention_derivative=how.attention_derivative
+        if network.changes["attention"] == "sign"
+        else "actual",
+    )
 
 
 def _pools(name: str, found: Found) -> dict[tuple[str, str], Pool]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from driving_xai.models.quantize import SignEstimator, gate, sign_of_weighted, straight_through
-from driving_xai.models.steering_config import SignRole
+from driving_xai.models.steering_config import AttentionDerivative, SignRole
 
 _NOISE_SEED = 0
 """Of the draw that `sampled` signs share."""
@@ -88,12 +88,18 @@ class SignPath(nn.Module):
         draw = torch.rand(positions, channels, generator=torch.Generator().manual_seed(_NOISE_SEED))
         self.register_buffer("noise", draw, persistent=False)
 
-    def forward(self, x: Features, relative: Relative, weight: Relative) -> Features:
+    def forward(
+        self, x: Features, relative: Relative, weight: Relative, *, derivative: AttentionDerivative = "actual"
+    ) -> Features:
         """Signs in [-1, 1], scaled by attention in the role `multiplicative`.
 
         Args:
             relative: attention times L.
             weight: attention as the configuration scales it.
+            derivative: what gradients in eval mode are; training takes the straight-through one.
+
+        Deviation: a trained network's gradients leave out the path through attention inside a sign, which it
+        cannot change; the paper does not say which derivative its Grad-CAM takes.
         """
         if self.role == "ternary":
             return ternary_sign(x, relative, threshold=self.threshold)
@@ -101,7 +107,8 @@ class SignPath(nn.Module):
             return centred_sign(x, relative, threshold=self.threshold)
         if self.role == "stochastic":
             return self._stochastic(x, relative)
-        signs = sign_of_weighted(x, weight, self.estimator)
+        straight = self.training or derivative == "straight-through"
+        signs = sign_of_weighted(x, weight if straight else weight.detach(), self.estimator)
         if self.role == "gate":
             return signs * gate(relative)
         return signs * weight if self.role == "multiplicative" else signs

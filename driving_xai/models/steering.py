@@ -5,6 +5,7 @@ Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.quantize import Quantizer
 from driving_xai.models.sign_path import SignPath
+from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.models.steering_config import SteeringConfig as SteeringConfig
 from driving_xai.types import Attention, Cells, FeatureMap, Frames, Outputs, OwnMap, Scores
 
@@ -154,6 +156,8 @@ class SteeringModel(nn.Module):
     """
 
     outputs = OUTPUTS
+    attention_derivative: AttentionDerivative = "actual"
+    """That gradients in eval mode take; see `differentiated`."""
     input_mean: Tensor
     input_std: Tensor
     target_scale: Tensor
@@ -241,6 +245,20 @@ class SteeringModel(nn.Module):
         """The frames as the encoder takes them, each pixel by itself: its colour, normalised."""
         colours = rgb_to_hsv(frames) if self.config.colour == "hsv" else frames
         return (colours - self.input_mean) / self.input_std
+
+    def differentiated(self, derivative: AttentionDerivative) -> SteeringModel:
+        """The same network, weights shared, whose gradients in eval mode are these; it predicts the same.
+
+        Raises:
+            UnsupportedModelError: without signs there is one derivative only.
+        """
+        if self.sign_path is None:
+            raise UnsupportedModelError(
+                f"attention {self.config.attention!r} has no signs, and one derivative only; leave the option out"
+            )
+        view = copy.copy(self)
+        view.attention_derivative = derivative
+        return view
 
     def encode(self, frames: Frames) -> Evidence:
         """The feature map, positions in reading order, and what follows from it alone."""
@@ -366,7 +384,8 @@ class SteeringModel(nn.Module):
         weight = relative if self.config.attention_scale == "mean-one" else relative / attention.shape[1]
         if self.sign_path is None or frame.magnitude is None:  # Soft attention.
             return (frame.signs * weight).flatten(1)
-        return (self.sign_path(frame.signs, relative, weight) * frame.magnitude).flatten(1)
+        signs = self.sign_path(frame.signs, relative, weight, derivative=self.attention_derivative)
+        return (signs * frame.magnitude).flatten(1)
 
     def _advance(self, modulated: Tensor, state: SteeringState) -> SteeringState:
         memory = tuple(_shared(part, len(modulated)) for part in state)

@@ -11,6 +11,8 @@ from driving_xai.models.quantize import RangeRule, SignEstimator
 AttentionKind = Literal["none", "soft", "sign"]
 OWN_METHOD: Mapping[AttentionKind, str] = {"soft": "soft-attention", "sign": "sign-attention"}
 """The explainer that shows a model's own attention, where it has one."""
+AttentionDerivative = Literal["actual", "straight-through"]
+"""Of a trained sign network with respect to the attention inside its signs: zero, as it is, or what it learnt with."""
 SignRole = Literal["training", "gate", "multiplicative", "ternary", "stochastic", "centred"]
 
 

@@ -112,6 +112,26 @@ def test_only_the_papers_role_ignores_attention(role: str) -> None:
     assert torch.equal(signs, permuted) == (role == "training")
 
 
+@pytest.mark.parametrize("estimator", ["clipped", "identity", "tanh"])
+def test_in_eval_mode_attention_has_the_derivative_of_a_difference_quotient(estimator) -> None:
+    """Zero: no step of attention moves a sign. The features' gradient stays, and training keeps its own."""
+    for mode, derivative in (("eval", "actual"), ("eval", "straight-through"), ("train", "actual")):
+        x, relative, upstream = case()
+        signs = path("training", estimator=estimator).train(mode == "train")
+        found = signs(x, relative, relative, derivative=derivative)
+        found.backward(upstream)
+        twin_x, twin_relative, _ = case()
+        sign_of_weighted(twin_x, twin_relative, estimator).backward(upstream)
+        torch.testing.assert_close(x.grad, twin_x.grad)
+        step = torch.full_like(relative, 1e-3)
+        slope = (signs(x, relative + step, relative + step) - signs(x, relative - step, relative - step)) / 2e-3
+        assert slope.abs().max() == 0
+        if (mode, derivative) == ("eval", "actual"):
+            assert relative.grad is None
+        else:
+            torch.testing.assert_close(relative.grad, twin_relative.grad)
+
+
 def test_sampled_signs_average_to_their_expectation() -> None:
     """10,000 draws of each sign: within 4.5 standard deviations of the mean everywhere."""
     x, relative, _ = case()

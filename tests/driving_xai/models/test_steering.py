@@ -125,6 +125,34 @@ def test_a_pixel_is_converted_by_itself(colour) -> None:
     assert torch.equal(view.of_converted(expected), view(mixed))
 
 
+def gradient_of(model: SteeringModel, frames: torch.Tensor) -> torch.Tensor:
+    frames = frames.clone().requires_grad_()
+    return torch.autograd.grad(model.at(None)(frames).sum(), frames)[0]
+
+
+@pytest.mark.parametrize("role", ["training", "gate", "multiplicative"])
+@pytest.mark.parametrize("output", ["gated", "linear"])
+def test_gradients_in_eval_mode_pass_attention_only_where_it_acts(monkeypatch, role, output) -> None:
+    """The prediction of the paper's role is the same for every attention: with it held, so is the gradient."""
+    model, frame = model_of(attention="sign", sign_role=role, output=output), drive()[:, 0]
+    actual = gradient_of(model, frame)
+    straight = gradient_of(model.differentiated("straight-through"), frame)
+    assert not torch.allclose(actual, straight)
+    permuted_attention(monkeypatch, lambda a: a.detach())
+    held = gradient_of(model, frame)
+    assert torch.equal(held, gradient_of(model.differentiated("straight-through"), frame))
+    assert torch.equal(actual, held) == (role == "training")
+
+
+def test_the_derivative_changes_no_prediction_and_no_other_model() -> None:
+    model, frame = model_of(attention="sign"), drive()[:, 0]
+    other = model.differentiated("straight-through")
+    assert torch.equal(model.at(None)(frame), other.at(None)(frame))
+    assert (model.attention_derivative, other.attention_derivative) == ("actual", "straight-through")
+    with pytest.raises(UnsupportedModelError, match="has no signs"):
+        model_of(attention="soft").differentiated("straight-through")
+
+
 @pytest.mark.parametrize("attention", ["none", "soft", "sign"])
 @pytest.mark.parametrize("output", ["gated", "linear", "context"])
 def test_steps_and_instants_agree_with_the_window(attention, output) -> None:
