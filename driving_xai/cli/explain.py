@@ -24,6 +24,7 @@ from driving_xai.cli.options import (
     Target,
     Weights,
     fetched,
+    fetched_text,
     methods_of,
     names_of,
     resolve_device,
@@ -47,6 +48,25 @@ def explain(
             "See also --set edit=insertion and --set fill=mean.",
         ),
     ] = None,
+    panel: Annotated[
+        bool,
+        typer.Option("--panel", help="Draw all maps of an image in one labelled picture too."),
+    ] = False,
+    other_models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--other-model",
+            metavar="[LABEL=]CHECKPOINT",
+            help="Explain by this model too, in the panel; may be repeated. LABEL is the folder's name without one.",
+        ),
+    ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PX",
+            help="Blur the pictures, not the maps, by a Gaussian of this standard deviation. [default: 0]",
+        ),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     batch_size: FrameBatch = None,
@@ -58,12 +78,17 @@ def explain(
     """Explain single images: where the model sees its evidence.
 
     OUT then holds IMAGE.METHOD.TARGET.png for each map, with --edited IMAGE.METHOD.TARGET.edited.png too, and
-    IMAGE.json with the scores and the maps' figures. Steering judges each image as the first of a drive.
+    IMAGE.json with the scores and the maps' figures; with --panel IMAGE.panel.png has all maps, a row for each network
+    and output and a column for each method. Steering judges each image as the first of a drive.
 
     \b
     Example: driving-xai explain model frame.jpg --method grad-cam,lime -o maps
     Example: driving-xai explain model frame.jpg --method grad-cam \\
                  --edited 0,5,10,25 -o maps
+    Example: driving-xai explain model frame.jpg --method raw-attention,snna \\
+                 --set heads=each --panel -o maps
+    Example: driving-xai explain soft frame.jpg --method soft-attention --panel \\
+                 --other-model "T = 0.1=soft-t0.1" -o maps
     Example: driving-xai explain model frame.jpg --method rise \\
                  --set options.rise.samples=500 -o maps
     """
@@ -74,18 +99,39 @@ def explain(
         "target": target,
         "save_maps": save_maps or None,
         "edited": _percents(edited),
+        "panel": panel or None,
+        "smooth_px": smooth,
         "batch_size": batch_size,
         "seed": seed,
     }
     how = settings.resolve(ExplainConfig, config, options=options, assignments=assignments or ())
-    loaded = open_model(checkpoint, device=resolve_device(device), weights=weights)
-    written = explain_images(loaded, images, out, how)
+    on = resolve_device(device)
+    loaded = open_model(checkpoint, device=on, weights=weights)
+    others = {label: open_model(fetched_text(text), device=on) for label, text in _labelled(other_models)}
+    try:
+        written = explain_images(loaded, images, out, how, others=others)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--other-model") from None
     _say_enlarged(written)
     _say_constant(written)
     if as_json:
         console.print_json({"written": [str(each) for each in written]})
     else:
         typer.echo("\n".join(map(str, written)))
+
+
+def _labelled(texts: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Models with their labels; the last = ends a label, which may have others in it."""
+    found = []
+    for text in texts or ():
+        label, _, checkpoint = text.rpartition("=")
+        found.append((label.strip() or Path(checkpoint).name, checkpoint))
+    if len(dict(found)) < len(found):
+        labels = ", ".join(label for label, _ in found)
+        raise typer.BadParameter(
+            f"got models called {labels}; give each its LABEL=CHECKPOINT", param_hint="--other-model"
+        )
+    return found
 
 
 def _percents(text: str | None) -> tuple[float, ...] | None:

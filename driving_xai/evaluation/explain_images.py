@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,18 +19,19 @@ from torch import Tensor
 from data_prep.geometry import decode_image, encode_png
 from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
-from data_prep.values import Checked, PositiveCount, Seed
+from data_prep.values import Checked, Ge, PositiveCount, Seed
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
 from driving_xai.errors import DataError, NonFiniteError
 from driving_xai.evaluation.config import explainers_of
 from driving_xai.evaluation.edited_frames import EditedFrames, Edits, edited_frames
+from driving_xai.evaluation.explain_panel import panel
 from driving_xai.evaluation.image_data import EVERY_PREDICTED
 from driving_xai.evaluation.results import locked
 from driving_xai.evaluation.summary import describe_machine
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf, described
-from driving_xai.explain.registry import require_methods
+from driving_xai.explain.registry import fitted, require_methods, without_label
 from driving_xai.metrics.perturbation_curves import Edit
 from driving_xai.models.capabilities import device_of, frame_model, scores_of
 from driving_xai.models.steering_config import AttentionDerivative
@@ -43,13 +45,15 @@ from driving_xai.targets import (
     probabilities,
 )
 from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
-from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate
+from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate, smoothed
 from driving_xai.viz.lettering import PANEL, Colour, lettering
 
 SCHEMA = "driving-xai-explanation/1"
 _TEXT: Colour = (235, 235, 235)
 _STRIP_PX = 26
 _MOST_BYTES = 256 * 2**20
+_BY_HEAD = "raw-attention"
+"""The method that can show heads by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,14 @@ class ExplainConfig(Checked):
     """Whether these pixels are removed or, by `insertion`, alone are shown."""
     fill: Fill = "black"
     """What a removed pixel shows."""
+    smooth_px: Annotated[float, Ge(0)] = 0.0
+    """Standard deviation of a blur of the pictures, in pixels that the model sees; values stay as they are."""
+    heads: Literal["mean", "each"] = "mean"
+    """Of raw attention: `each` draws every head of the last block by itself, in place of their mean."""
+    panel: bool = False
+    """Draws all maps of an image in one picture too: a row for each network and output, a column for each method."""
+    label: str = ""
+    """Of this model in a panel; "" is the name of its folder."""
 
     @property
     def edits(self) -> Edits | None:
@@ -91,6 +103,7 @@ class ExplainConfig(Checked):
                 "them out"
             )
         require_methods(self.methods, self.options)
+        self._check_drawing()
         if self.explained_score != "probability" and not any(
             each.partition("@")[0] in OF_PROBABILITY for each in self.methods
         ):
@@ -98,9 +111,27 @@ class ExplainConfig(Checked):
                 f"got explained_score {self.explained_score!r}, which none of these methods follows; leave it out"
             )
 
+    def _check_drawing(self) -> None:
+        if self.label and not self.panel:
+            raise ValueError(
+                f"got label {self.label!r} and no panel to write it in; ask for the panel, or leave it out"
+            )
+        if self.heads == "mean":
+            return
+        by_head = [each for each in self.methods if without_label(each) == _BY_HEAD]
+        if not by_head:
+            raise ValueError(f"got heads 'each', which {_BY_HEAD} alone has; add it, or leave heads out")
+        if twice := [each for each in by_head if "head" in self.options.get(each, {})]:
+            raise ValueError(f"got heads 'each' and options.{twice[0]}.head; give one of them")
+
 
 def explain_images(
-    checkpoint: Checkpoint, images: Sequence[Path], out: Path, config: ExplainConfig
+    checkpoint: Checkpoint,
+    images: Sequence[Path],
+    out: Path,
+    config: ExplainConfig,
+    *,
+    others: Mapping[str, Checkpoint] = MappingProxyType({}),
 ) -> list[Path]:
     """Explains each image by itself and writes, for each, pictures and a JSON file into `out`.
 
@@ -109,6 +140,7 @@ def explain_images(
     Args:
         checkpoint: on the device to compute on.
         images: JPEG or PNG files; their names without suffix must differ.
+        others: further models, whose maps stand in the panel under these labels.
 
     Returns:
         The JSON files.
@@ -116,34 +148,80 @@ def explain_images(
     Raises:
         DataError: an image cannot be read, two have the same name, or the model has no such target,
             or another run is writing to `out`.
+        ValueError: others are given and no panel is asked for, or two models have one label.
         UnsupportedModelError: the model lacks what a method needs.
         NonFiniteError: a prediction or a map is not finite.
     """
     stems = [image.stem for image in images]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise DataError(f"two images are called {sorted(twice)[0]!r}; give them to separate folders")
-    still = _Still(checkpoint, config)
+    if others and not config.panel:
+        raise ValueError("got other models and no panel to draw their maps in; ask for the panel too")
+    label = config.label or checkpoint.path.name
+    if label in others:
+        raise ValueError(f"got two models called {label!r}; give one another label")
+    still = _Still(checkpoint, config, label if others else "")
+    beside = [_Still(each, config, name) for name, each in others.items()]
     with locked(out):
-        return [still.write(image, out) for image in images]
+        return [still.write(image, out, beside) for image in images]
+
+
+class _Explained(NamedTuple):
+    """What a model says of one image, and its maps."""
+
+    frames: Frames
+    clean: Scores
+    maps: list[tuple[str, str, TargetRule, Saliency]]
+    """Target, method, the target's rule, and the map."""
 
 
 class _Still:
     """A model and its methods, ready for one image after the other."""
 
-    def __init__(self, checkpoint: Checkpoint, config: ExplainConfig) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: ExplainConfig, label: str) -> None:
+        """`label` names the model where there are several."""
+        self.label = label
         checkpoint = checkpoint.differentiated(config.attention_derivative)
         model = checkpoint.model
         self._checkpoint, self._config = checkpoint, config
         self._rule = InputRule.of(checkpoint)
         self._view: FrameModel = frame_model(model)
-        self._methods: Mapping[str, Explainer] = explainers_of(config.methods, model, config)
+        self._methods: Mapping[str, Explainer] = _explainers(model, config)
         self._outputs: Outputs = model.outputs
         self._target = config.target or ("magnitude" if self._outputs.kind == "regression" else "predicted")
         self._targets(torch.zeros(1, len(self._outputs.names)))  # An unknown name fails before any work.
 
-    def write(self, path: Path, out: Path) -> Path:
+    def write(self, path: Path, out: Path, others: Sequence[_Still]) -> Path:
         """Explains one image."""
         image = _read(path)
+        found = self._explained(path, image)
+        maps = []
+        for target, method, rule, saliency in found.maps:
+            about = self._map(path, out, image, saliency, method, target)
+            if self._config.edits is not None:
+                edited = self._edited(found.frames, saliency, rule(found.clean), self._config.edits)
+                about["files"]["edited"] = self._drawn_edited(edited, path, out, method, target)
+                about["edited"] = edited.describe()
+            maps.append(about)
+        summary = {
+            "schema": SCHEMA,
+            "image": {"name": path.name, "height": image.shape[0], "width": image.shape[1]},
+            "seen": {"region": self._region(image)._asdict(), "size": list(found.frames.shape[2:])},
+            **self._identity(),
+            "scores": self._scores(found.clean),
+            "maps": maps,
+            **(self._with_panel(path, out, image, found, others) if self._config.panel else {}),
+            "seed": self._config.seed,
+            **self._about_edits(),
+            **({"options": self._config.options} if self._config.options else {}),
+            **describe_machine(device_of(self._checkpoint.model)),
+        }
+        written = out / f"{path.stem}.json"
+        with replacing(written) as temporary:
+            temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        return written
+
+    def _explained(self, path: Path, image: Image) -> _Explained:
         pixels = torch.from_numpy(np.ascontiguousarray(self._rule.apply(image)))
         device = device_of(self._checkpoint.model)
         frames = pixels.permute(2, 0, 1)[None].to(device).float() / 255
@@ -160,28 +238,43 @@ class _Still:
                     saliency = explain(self._view, frames, explained).detach()
                 except NonFiniteError as error:
                     raise NonFiniteError(f"{path.name}: the map of {method}: {error}") from error
-                found = self._map(path, out, image, saliency, method, target)
-                if self._config.edits is not None:
-                    edited = self._edited(frames, saliency, rule(clean), self._config.edits)
-                    found["files"]["edited"] = self._drawn_edited(edited, path, out, method, target)
-                    found["edited"] = edited.describe()
-                maps.append(found)
-        summary = {
-            "schema": SCHEMA,
-            "image": {"name": path.name, "height": image.shape[0], "width": image.shape[1]},
-            "seen": {"region": self._region(image)._asdict(), "size": list(frames.shape[2:])},
-            "checkpoint": {"kind": self._checkpoint.kind, "sha256": self._checkpoint.sha256},
-            "scores": self._scores(clean),
-            "maps": maps,
-            "seed": self._config.seed,
-            **self._about_edits(),
-            **({"options": self._config.options} if self._config.options else {}),
-            **describe_machine(device),
-        }
-        written = out / f"{path.stem}.json"
-        with replacing(written) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        return written
+                maps.append((target, method, rule, saliency))
+        return _Explained(frames, clean, maps)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"checkpoint": {"kind": self._checkpoint.kind, "sha256": self._checkpoint.sha256}}
+
+    def _with_panel(
+        self, path: Path, out: Path, image: Image, ours: _Explained, others: Sequence[_Still]
+    ) -> dict[str, Any]:
+        """Draws the panel; returns its file and what the other models say."""
+        theirs = [(other, other._explained(path, image)) for other in others]
+        rows = [row for still, found in [(self, ours), *theirs] for row in still._tiles(image, found)]
+        name = f"{path.stem}.panel.png"
+        factor = enlargement(*image.shape[:2])
+        height, width = (side * factor for side in image.shape[:2])
+        whole = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+        _write_png(out / name, panel(rows, (path.name, whole)))
+        models = [
+            {"label": still.label, **still._identity(), "scores": still._scores(found.clean)}
+            for still, found in theirs
+        ]
+        return {"panel": {"file": name, **({"others": models} if models else {})}}
+
+    def _tiles(
+        self, image: Image, found: _Explained
+    ) -> list[list[tuple[str, UInt8[np.ndarray, "height width 3"]]]]:
+        """The maps under captions: a row for each target, a column for each method."""
+        values = self._scores(found.clean)
+        rows: dict[str, list[tuple[str, UInt8[np.ndarray, "height width 3"]]]] = {}
+        for target, method, _, saliency in found.maps:
+            called = described(method, self._config.options)
+            about = values[target if target in values else next(iter(values))]
+            said = [f"{each:.4g}" for name, each in about.items() if name in ("value", "probability")]
+            caption = "  ".join([*([self.label] if self.label else []), called, target, *said])
+            drawn = _laid_over(image, self._values(saliency), self._region(image), self._config.smooth_px)
+            rows.setdefault(target, []).append((caption, drawn))
+        return list(rows.values())
 
     def _edited(self, frames: Frames, saliency: Saliency, target: Target, edits: Edits) -> EditedFrames:
         try:
@@ -238,11 +331,17 @@ class _Still:
         self, path: Path, out: Path, image: Image, saliency: Float[Tensor, "1 h w"], method: str, target: str
     ) -> dict[str, Any]:
         """Draws one map and says what is in it."""
-        values = saliency[0].cpu().numpy().astype(np.float32)
+        values = self._values(saliency)
         stem = f"{path.stem}.{method}.{_in_file_names(target)}"
         files = {"picture": f"{stem}.png"}
         called = described(method, self._config.options)
-        picture = _drawn(image, values, self._region(image), f"{called}   {target}   {path.name}")
+        picture = _drawn(
+            image,
+            values,
+            self._region(image),
+            f"{called}   {target}   {path.name}",
+            smooth_px=self._config.smooth_px,
+        )
         _write_png(out / files["picture"], picture)
         if self._config.save_maps:
             files["map"] = f"{stem}.npy"
@@ -260,6 +359,27 @@ class _Still:
             "highest": {"row": int(row), "column": int(column)},
         }
 
+    @staticmethod
+    def _values(saliency: Float[Tensor, "1 h w"]) -> Float32[np.ndarray, "h w"]:
+        return saliency[0].cpu().numpy().astype(np.float32)
+
+
+def _explainers(model: Any, config: ExplainConfig) -> dict[str, Explainer]:
+    """By the names under which their maps stand: with `heads="each"` one for each head of raw attention."""
+    if config.heads == "mean":
+        return dict(explainers_of(config.methods, model, config))
+    from driving_xai.explain.vit.flow import heads_of
+
+    found: dict[str, Explainer] = {}
+    for name in config.methods:
+        if without_label(name) != _BY_HEAD:
+            found |= explainers_of([name], model, config)
+            continue
+        for head in range(heads_of(model)):
+            called = f"{name}-{head}" if "@" in name else f"{name}@head-{head}"
+            found[called] = fitted(name, model, options={**config.options.get(name, {}), "head": head})
+    return found
+
 
 def _in_file_names(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text)
@@ -275,19 +395,30 @@ def _read(path: Path) -> Image:
         raise DataError(f"{path}: no such image; give a JPEG or PNG file") from None
 
 
-def _drawn(
-    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, caption: str
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The image, enlarged where it is small, with the map on what the model saw and a line below."""
+def _laid_over(
+    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, smooth_px: float
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image, enlarged where it is small, with the map on what the model saw."""
     factor = enlargement(*image.shape[:2])
     height, width = (side * factor for side in image.shape[:2])
-    picture = np.full((height + _STRIP_PX, width, 3), PANEL, dtype=np.uint8)
-    picture[:height] = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     top, bottom, left, right = (edge * factor for edge in region)
+    if not is_degenerate(saliency):
+        shown = smoothed(saliency, smooth_px)
+        blend_heat(picture[top:bottom, left:right], shown, HeatScale.first(shown))
+    return picture
+
+
+def _drawn(
+    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, caption: str, *, smooth_px: float
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The image with the map, and a line below."""
+    laid = _laid_over(image, saliency, region, smooth_px)
+    height, width = laid.shape[:2]
+    picture = np.full((height + _STRIP_PX, width, 3), PANEL, dtype=np.uint8)
+    picture[:height] = laid
     if is_degenerate(saliency):
         caption += "   no evidence: the map is the same everywhere"
-    else:
-        blend_heat(picture[top:bottom, left:right], saliency, HeatScale.first(saliency))
     lettering(13).draw(picture, caption, (10, height + _STRIP_PX - 8), _TEXT)
     return picture
 

@@ -216,9 +216,7 @@ def _methods(network: Variant, how: Tashiro) -> ScoreConfig:
         options=options,
         measures=("deletion",),
         every=how.methods_every,
-        attention_derivative=how.attention_derivative
-        if network.changes["attention"] == "sign"
-        else "actual",
+        attention_derivative=how.attention_derivative if network.changes["attention"] == "sign" else "actual",
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from driving_xai.errors import NonFiniteError
-from driving_xai.viz.heat import HeatScale, blend_heat, enlargement
+from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, smoothed
 from driving_xai.viz.lettering import lettering
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ _OVERSHOOT = 0.1
 
 
 def overlay(
-    frame: Shaped[Tensor, "..."], saliency: Shaped[Tensor, "..."], *, signed: bool | None = None
+    frame: Shaped[Tensor, "..."],
+    saliency: Shaped[Tensor, "..."],
+    *,
+    signed: bool | None = None,
+    smooth_px: float = 0,
 ) -> Image.Image:
     """A saliency map over its frame, enlarged by a whole factor where the frame is small.
 
@@ -35,6 +39,7 @@ def overlay(
         frame: [3, H, W], RGB in [0, 1], or 0 to 255 of uint8.
         saliency: [H, W], raw, on the frame's grid.
         signed: whether values below zero are evidence too; None: where there are such.
+        smooth_px: standard deviation of a Gaussian blur for the eye, in pixels of the frame.
 
     Raises:
         ValueError: shapes do not fit, or the frame has other values.
@@ -46,17 +51,20 @@ def overlay(
         (960, 480)
     """
     picture = _enlarged(frame)
-    values = _values(saliency, frame)
+    values = smoothed(_values(saliency, frame), smooth_px)
     blend_heat(picture, values, HeatScale.first(values, signed=signed))
     return Image.fromarray(picture)
 
 
-def panel(frame: Shaped[Tensor, "..."], maps: Mapping[str, Shaped[Tensor, "..."]]) -> Image.Image:
+def panel(
+    frame: Shaped[Tensor, "..."], maps: Mapping[str, Shaped[Tensor, "..."]], *, smooth_px: float = 0
+) -> Image.Image:
     """The frame and the maps of several methods side by side, each under its name and on its own scale.
 
     Args:
         frame: [3, H, W], RGB in [0, 1], or 0 to 255 of uint8.
         maps: [H, W], by the name that stands over each.
+        smooth_px: see `overlay`.
 
     Raises:
         ValueError: there is no map, shapes do not fit, or the frame has other values.
@@ -70,7 +78,9 @@ def panel(frame: Shaped[Tensor, "..."], maps: Mapping[str, Shaped[Tensor, "..."]
     if not maps:
         raise ValueError("got no map; expected one or more by name")
     pictures = {"frame": _enlarged(frame)}
-    pictures |= {name: np.asarray(overlay(frame, saliency)) for name, saliency in maps.items()}
+    pictures |= {
+        name: np.asarray(overlay(frame, saliency, smooth_px=smooth_px)) for name, saliency in maps.items()
+    }
     height, width = pictures["frame"].shape[:2]
     head = _TEXT_PX + _GAP_PX
     whole = np.full((height + head, len(pictures) * (width + _GAP_PX) - _GAP_PX, 3), 255, dtype=np.uint8)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.base import Explainer, require_at_least
 from driving_xai.explain.vit.capture import AttentionState, TokenGrid, attention_states, check_vit
 from driving_xai.explain.vit.gradient import Memory, attention_gradients
@@ -83,15 +84,33 @@ class AttentionExplainer(Explainer):
 class RawAttention(AttentionExplainer):
     """A^L[0, :], the mean over heads of what CLS attends to in the last block. The same for every target.
 
-    Source: Jain and Wallace 2019, as RawAtt in Zhu et al. 2024.
+    Args:
+        head: one head alone, counted from 0; None is the mean over all.
+
+    Source: Jain and Wallace 2019, as RawAtt in Zhu et al. 2024; by head in their Fig. 9.
     Deviation: the mean over heads; the paper does not say.
     """
+
+    head: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head is not None:
+            require_at_least({"head": (self.head, 0)})
+
+    def _check(self, model: object, frames: Frames) -> None:
+        super()._check(model, frames)
+        if self.head is not None and self.head >= (heads := heads_of(model)):
+            raise UnsupportedModelError(
+                f"head is {self.head}, and the last block has heads 0 to {heads - 1}; take one of those"
+            )
 
     def tokens(
         self, model: FrameModel, frames: Frames, targets: Sequence[Target]
     ) -> tuple[TokenGrid, Relevance]:
         grid, states = attention_states(self.transformer(model, frames), model, frames, blocks="last")
-        return grid, _for_each(targets, attention_of_cls(next(states)).mean(1))
+        of_heads = attention_of_cls(next(states))
+        return grid, _for_each(targets, of_heads.mean(1) if self.head is None else of_heads[:, self.head])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +248,17 @@ def cls_relevance(
         relevance = before + (passed * of_key).mean(2)
     assert relevance is not None
     return relevance
+
+
+def heads_of(model: object) -> int:
+    """How many heads the last block of a model's transformer has.
+
+    Raises:
+        UnsupportedModelError: the model has no transformer whose attention can be read.
+    """
+    transformer = vision_transformer_of(model)
+    check_vit(transformer)
+    return int(list(transformer.blocks)[-1].attn.num_heads)
 
 
 def require_tile_rows(tile_rows: int | None) -> None:

@@ -15,7 +15,7 @@ from data_prep.geometry import Geometry
 from driving_xai import checkpoint
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule
-from driving_xai.errors import DataError, NonFiniteError
+from driving_xai.errors import DataError, NonFiniteError, UnsupportedModelError
 from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
 from driving_xai.explain.registry import fitted
 from driving_xai.models.actions import ActionConfig, ActionModel
@@ -205,3 +205,97 @@ def test_percents_of_too_few_pixels_are_refused(steering, image, tmp_path):
     config = ExplainConfig(methods=("random",), edited=(1, 1.001))
     with pytest.raises(DataError, match="expected rising steps of a pixel or more"):
         explain_images(steering, [image], tmp_path / "out", config)
+
+
+def tile_of(panel: np.ndarray, row: int, column: int, height: int) -> np.ndarray:
+    """One picture of a panel, without its caption."""
+    top, left = row * (height + 26 + 4) + 26, column * (480 + 4)
+    return panel[top : top + height, left : left + 480]
+
+
+def test_a_panel_holds_every_map_of_every_model(steering, image, tmp_path):
+    """Each tile is the picture of a run of that model and method alone, shrunk."""
+    torch.manual_seed(5)
+    other = saved(
+        tmp_path / "other", "steering", SteeringModel(steering.model.config), dict(steering.config["input"])
+    )
+    config = ExplainConfig(methods=("soft-attention", "gradient"), panel=True)
+    (told,) = explain_images(steering, [image], tmp_path / "out", config, others={"seed 5": other})
+    found = json.loads(told.read_text())
+    assert found["panel"]["file"] == "frame.panel.png"
+    (beside,) = found["panel"]["others"]
+    assert (beside["label"], beside["checkpoint"]["sha256"]) == ("seed 5", other.sha256)
+    panel = cv2.imread(str(tmp_path / "out" / "frame.panel.png"))
+    assert panel.shape == (2 * (360 + 26 + 4), 3 * 484 - 4, 3)
+    for row, model in enumerate((steering, other)):
+        alone = tmp_path / f"alone-{row}"
+        explain_images(model, [image], alone, ExplainConfig(methods=config.methods))
+        for column, method in enumerate(config.methods, start=1):
+            picture = cv2.imread(str(alone / f"frame.{method}.magnitude.png"))[:480]
+            expected = cv2.resize(picture, (480, 360), interpolation=cv2.INTER_AREA)
+            np.testing.assert_array_equal(tile_of(panel, row, column, 360), expected)
+    one = ExplainConfig(methods=("soft-attention",), panel=True, label="T = 0.2")
+    explain_images(steering, [image], tmp_path / "grid", one, others={f"T = {n}": other for n in range(4)})
+    grid = cv2.imread(str(tmp_path / "grid" / "frame.panel.png"))
+    assert grid.shape == (2 * 390, 4 * 484 - 4, 3), "the image and five maps, four in a row"
+    np.testing.assert_array_equal(tile_of(grid, 1, 0, 360), tile_of(grid, 1, 1, 360))
+
+
+def test_every_head_is_drawn_and_their_mean_is_the_map_of_all(actions, image, tmp_path):
+    config = ExplainConfig(methods=("raw-attention", "gradient"), heads="each", save_maps=True, panel=True)
+    (told,) = explain_images(actions, [image], tmp_path / "heads", config)
+    found = json.loads(told.read_text())
+    names = [each["method"] for each in found["maps"]]
+    assert names == ["raw-attention@head-0", "raw-attention@head-1", "gradient"]
+    heads = [np.load(tmp_path / "heads" / each["files"]["map"]) for each in found["maps"][:2]]
+    explain_images(
+        actions, [image], tmp_path / "mean", ExplainConfig(methods=("raw-attention",), save_maps=True)
+    )
+    mean = np.load(tmp_path / "mean" / "frame.raw-attention.forward.npy")
+    np.testing.assert_allclose(np.mean(heads, 0), mean, atol=1e-7)
+    assert not np.allclose(heads[0], heads[1])
+
+
+def test_the_blur_is_of_the_picture_alone(steering, image, tmp_path):
+    plain = ExplainConfig(methods=("gradient",), save_maps=True)
+    blurred = ExplainConfig(methods=("gradient",), save_maps=True, smooth_px=3)
+    for name, config in (("plain", plain), ("blurred", blurred)):
+        explain_images(steering, [image], tmp_path / name, config)
+    name = "frame.gradient.magnitude"
+    maps = [np.load(tmp_path / each / f"{name}.npy") for each in ("plain", "blurred")]
+    np.testing.assert_array_equal(*maps)
+    pictures = [cv2.imread(str(tmp_path / each / f"{name}.png")) for each in ("plain", "blurred")]
+    assert (pictures[0] != pictures[1]).mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label": "T = 1"}, "no panel to write it in"),
+        ({"heads": "each"}, "which raw-attention alone has"),
+        (
+            {
+                "methods": ("raw-attention",),
+                "heads": "each",
+                "options": {"raw-attention": {"head": 1}},
+            },
+            "give one of them",
+        ),
+        ({"smooth_px": -1.0}, "smooth_px"),
+        ({"attention_derivative": "real"}, "attention_derivative"),
+    ],
+)
+def test_drawing_that_would_say_nothing_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ExplainConfig(**{"methods": ("gradient",), **settings})
+
+
+def test_models_without_a_panel_or_a_label_of_their_own_are_refused(steering, actions, image, tmp_path):
+    for panel, label, message in ((False, "b", "no panel"), (True, "steering", "two models called")):
+        how = ExplainConfig(methods=("gradient",), panel=panel)
+        with pytest.raises(ValueError, match=message):
+            explain_images(steering, [image], tmp_path / "out", how, others={label: actions})
+    how = ExplainConfig(methods=("gradient",), attention_derivative="straight-through")
+    for model, message in ((steering, "has no signs"), (actions, "holds kind 'actions'")):
+        with pytest.raises(UnsupportedModelError, match=message):
+            explain_images(model, [image], tmp_path / "out", how)

@@ -124,7 +124,9 @@ def test_in_eval_mode_attention_has_the_derivative_of_a_difference_quotient(esti
         sign_of_weighted(twin_x, twin_relative, estimator).backward(upstream)
         torch.testing.assert_close(x.grad, twin_x.grad)
         step = torch.full_like(relative, 1e-3)
-        slope = (signs(x, relative + step, relative + step) - signs(x, relative - step, relative - step)) / 2e-3
+        slope = (
+            signs(x, relative + step, relative + step) - signs(x, relative - step, relative - step)
+        ) / 2e-3
         assert slope.abs().max() == 0
         if (mode, derivative) == ("eval", "actual"):
             assert relative.grad is None

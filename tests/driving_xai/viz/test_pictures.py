@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from driving_xai.errors import NonFiniteError
 from driving_xai.viz import curve_plot, overlay, panel
+from driving_xai.viz.heat import smoothed
 
 torch.manual_seed(0)
 BYTES = torch.randint(0, 256, (3, 8, 12), dtype=torch.uint8)
@@ -88,3 +90,14 @@ def test_a_curve_is_the_mean_of_the_frames_that_have_one() -> None:
 def test_what_is_no_curve_is_one_line(fractions, curves, message) -> None:
     with pytest.raises(ValueError, match=message):
         curve_plot(fractions, curves)
+
+
+@pytest.mark.parametrize("sigma", [0.6, 2.0])
+def test_the_blur_is_scipys_gaussian(sigma) -> None:
+    values = torch.rand(24, 40).numpy()
+    expected = gaussian_filter(values.astype(np.float64), sigma, mode="mirror", truncate=4.0)
+    np.testing.assert_allclose(smoothed(values, sigma), expected, atol=1e-5)
+    plain, blurred = (np.asarray(overlay(FRAME, MAP, smooth_px=width)) for width in (0, sigma))
+    assert (plain != blurred).any()
+    with pytest.raises(ValueError, match="got a blur of nan px; expected 0 or more"):
+        overlay(FRAME, MAP, smooth_px=float("nan"))

@@ -95,10 +95,20 @@ def test_rollout_is_the_product_of_whole_matrices(name):
     _check(Rollout(tile_rows=7), model, expected)
 
 
+def test_a_head_that_is_not_there_is_refused():
+    heads = _model("plain").vit.blocks[-1].attn.num_heads
+    with pytest.raises(UnsupportedModelError, match=f"head is {heads}, and the last block has heads 0 to"):
+        fitted("raw-attention", _model("plain"), options={"head": heads})
+    with pytest.raises(ValueError, match="head"):
+        RawAttention(head=-1)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_last_blocks_attention_norm_and_gradient(name):
     model = _model(name)
     _check(RawAttention(), model, lambda found: found.attention[-1][:, 0].mean(0))
+    last = model.vit.blocks[-1].attn.num_heads - 1
+    _check(RawAttention(head=last), model, lambda found: found.attention[-1][last, 0])
     _check(
         NormAttention(),
         model,
