@@ -100,6 +100,10 @@ Backbone = Annotated[
         "vit_small_patch16_224.dino or vit_small_patch14_reg4_dinov2.lvd142m. [default: vit_small_patch8_224]",
     ),
 ]
+PresetName = Annotated[
+    Literal["paper"] | None,
+    typer.Option("--preset", help="Start from the paper's own settings; --config and options override them."),
+]
 Config = Annotated[
     Path | None,
     typer.Option(

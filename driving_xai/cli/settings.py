@@ -19,23 +19,25 @@ def resolve(
     recipe: type[Config],
     file: Path | None = None,
     *,
+    preset: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> Config:
-    """A recipe's configuration: defaults, over them the file, over it the command line.
+    """A recipe's configuration: defaults, over them a preset, then the file, then the command line.
 
     Args:
         recipe: a dataclass; its fields may be dataclasses, which are tables in the file. A table changes
             what it names in the field's own default, which need not be the nested class's. What values
             fit is in `data_prep.values`.
         file: TOML. `"none"` stands for None, which TOML cannot say.
+        preset: a table as of a file.
         options: by dotted name; None means that the option was not given.
         assignments: `name=value` texts from --set, the value as in TOML or bare text.
 
     Raises:
         SettingsError: an unknown name, with the nearest one there is, or a value of the wrong type.
     """
-    values = {} if file is None else _read(file)
+    values = _merged(preset or {}, {} if file is None else _read(file))
     for name, value in (options or {}).items():
         if value is not None:
             _put(values, name, value)
@@ -48,6 +50,17 @@ def resolve(
         return build(recipe, values)
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two tables as one; the second says what both say."""
+    found = {
+        name: _merged(value, {}) if isinstance(value, Mapping) else value for name, value in under.items()
+    }
+    for name, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(name, {}), Mapping)
+        found[name] = _merged(found.get(name, {}), value) if both else value
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from data_prep.values import Checked, Level, PositiveCount, Resamples, Seconds, Seed
+from data_prep.values import Checked, Ge, Level, PositiveCount, Resamples, Seconds, Seed
 from driving_xai.evaluation.fills import takes_fill, under_fills
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
@@ -18,6 +18,8 @@ from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.perturb import CurveFill
 from driving_xai.targets import OF_PROBABILITY, ExplainedScore
 
+WINDOW = "deletion-window"
+"""The measure that edits whole windows."""
 CONTROLS = ("random", "centre-prior")
 """Scored with every method."""
 Split = Literal["held-out", "test", "val", "train", "all"]
@@ -93,6 +95,8 @@ class ScoreConfig(EvalConfig):
     """Of `aupc`, `log-odds` and their like alone, the fill included."""
     only_label: str | None = None
     """Of images, scores those alone that have this class or label."""
+    window_frames: Annotated[int, Ge(2)] = 20
+    """Of `deletion-window` alone: how many frames, the scored one the last, lose their most salient pixels."""
     truth: Literal["smoothed", "raw"] = "smoothed"
     """Which recorded angle the error is against; of steering only."""
 
@@ -104,6 +108,11 @@ class ScoreConfig(EvalConfig):
             raise ValueError(
                 f"got explained_score {self.explained_score!r}, which no method of this run follows; "
                 f"leave it out, or add any of: {', '.join(OF_PROBABILITY)}"
+            )
+        if self.window_frames != 20 and not self.scores_windows:
+            raise ValueError(
+                f"got window_frames {self.window_frames}, which no measure of this run follows; leave it out, or add "
+                f"{WINDOW}"
             )
         if self.baseline_model is not None and "lime-rank-correlation" not in self.measures:
             raise ValueError(
@@ -131,6 +140,11 @@ class ScoreConfig(EvalConfig):
     def shows_bias_image(self) -> bool:
         """Whether a fill of the run is the mean of the training images."""
         return "bias-image" in (self.fill, *self.fills)
+
+    @property
+    def scores_windows(self) -> bool:
+        """Whether a measure edits the frames before the scored one too."""
+        return WINDOW in self.measures
 
     @property
     def hides_parts(self) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
@@ -18,13 +19,14 @@ from driving_xai.data.drives import Route, Run, open_index, runs, vehicle_of
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.config import ScoreConfig
-from driving_xai.evaluation.instants import Instants, instants_of, rows_of_batches, walk
+from driving_xai.evaluation.instants import Instants, advance, instants_of, repeated, rows_of_batches, walk
 from driving_xai.evaluation.selection import choose_rows, every_batch, require_geometry
-from driving_xai.metrics.batch import EvalBatch
+from driving_xai.metrics.batch import EvalBatch, Window
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity, SteeringError, angle_deg
 from driving_xai.models.capabilities import device_of
 from driving_xai.models.declared import at_instant, is_recurrent
 from driving_xai.targets import by_name
+from driving_xai.types import Scores
 
 
 class DriveData:
@@ -74,6 +76,7 @@ class DriveData:
         self._target = config.target or "magnitude"
         self._rule = by_name(self._target, checkpoint.model.outputs)
         self._every, self._with_masks = config.every, with_masks
+        self._window = config.window_frames if config.scores_windows else 1
         column = "steering_wheel_rad_smoothed" if config.truth == "smoothed" else "steering_wheel_rad"
         self._truth_deg = np.degrees(self._route.index[column].to_numpy(dtype=np.float64))
         chosen = choose_rows(self._route.index, config.split, checkpoint, manifest, HoldOut.from_config)
@@ -83,7 +86,7 @@ class DriveData:
 
     def _chosen(self, chosen: np.ndarray, split: str) -> Sequence[Run]:
         kept = runs(self._route.index, chosen)
-        if instants_of(kept, self._every) == 0:
+        if instants_of(kept, self._every, self._window) == 0:
             raise DataError(
                 f"split {split} has {chosen.sum()} frames in {len(kept)} runs and none to score; choose another"
             )
@@ -91,8 +94,8 @@ class DriveData:
 
     @property
     def total(self) -> int:
-        """Instants to score; a run's first frame has no past and is none."""
-        return instants_of(self._runs, self._every)
+        """Instants to score; a run's first frame has no past and is none, nor is one without a whole window."""
+        return instants_of(self._runs, self._every, self._window)
 
     @property
     def shards(self) -> frozenset[str]:
@@ -111,7 +114,9 @@ class DriveData:
         self, batch_size: int, wanted: Callable[[int], bool] = every_batch
     ) -> Iterator[tuple[Int64[np.ndarray, " B"], EvalBatch | None]]:
         """See `EvalData`; runs side by side are driven as far as their last batch that is wanted."""
-        planned = list(rows_of_batches(self._runs, batch_size=batch_size, every=self._every))
+        planned = list(
+            rows_of_batches(self._runs, batch_size=batch_size, every=self._every, window=self._window)
+        )
         chosen = [wanted(number) for number in range(len(planned))]
         walked = walk(
             self._model,
@@ -119,6 +124,7 @@ class DriveData:
             self._runs,
             batch_size=batch_size,
             every=self._every,
+            window=self._window,
             device=device_of(self._model),
             wanted=chosen,
         )
@@ -148,8 +154,18 @@ class DriveData:
                 "error": (clean_deg - truth_deg).abs().cpu().numpy(),
             },
             ground_truth_mask=self._route.causes(rows).to(device) if self._with_masks else None,
-            instant=lambda place: self._batch(instants.one(place)),
+            window=self._windows(instants) if instants.earlier else None,
+            instant=lambda place: self._batch(instants.part(slice(place, place + 1))),
         )
+
+    def _windows(self, instants: Instants) -> Window:
+        start = instants.earlier[0].past
+
+        def scores(windows: Float[Tensor, "N T 3 H W"]) -> Scores:
+            past = repeated(start, len(windows) // len(instants.rows))
+            return advance(self._model, windows, past)[-1][0]
+
+        return Window(tuple(map(self._batch, instants.earlier)), scores)
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:
         """See `EvalData`."""

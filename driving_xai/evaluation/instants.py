@@ -6,6 +6,7 @@ The past is the model's state, any nest of tensors in tuples, named tuples, list
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ class Instants(NamedTuple):
     """The model's state, a nest of tensors whose leading dimension is B."""
     clean: Scores
     """The prediction for the unedited frame."""
+    earlier: tuple[Instants, ...] = ()
+    """The frames before, the oldest first, where windows are walked."""
 
     def one(self, place: int) -> Instants:
         """One of them, by its place."""
@@ -39,7 +42,13 @@ class Instants(NamedTuple):
 
     def part(self, places: slice) -> Instants:
         """Some of them, by their places."""
-        return Instants(self.rows[places], self.frames[places], select(self.past, places), self.clean[places])
+        return Instants(
+            self.rows[places],
+            self.frames[places],
+            select(self.past, places),
+            self.clean[places],
+            tuple(each.part(places) for each in self.earlier),
+        )
 
 
 def walk(
@@ -49,6 +58,7 @@ def walk(
     *,
     batch_size: int,
     every: int = 1,
+    window: int = 1,
     device: torch.device | str = "cpu",
     wanted: Sequence[bool] | None = None,
 ) -> Iterator[Instants]:
@@ -64,6 +74,7 @@ def walk(
         runs: unbroken stretches of it.
         batch_size: instants in a batch, and most runs driven side by side.
         every: see above.
+        window: frames up to and with an instant, which come with it; an instant with fewer behind it is not yielded.
         device: of the model.
         wanted: which of the batches of `rows_of_batches` are yielded, all without it. Runs side by side are driven
             as far as the last of theirs, and not at all if there is none.
@@ -73,16 +84,18 @@ def walk(
     """
     done = 0
     for together in _side_by_side(runs, batch_size):
-        batches = -(-instants_of(together, every) // batch_size)
+        batches = -(-instants_of(together, every, window) // batch_size)
         chosen = [True] * batches if wanted is None else wanted[done : done + batches]
         done += batches
         last = max((at for at, is_wanted in enumerate(chosen, start=1) if is_wanted), default=0)
-        walked = _walk_together(model, route, together, batch_size, every, device) if last else iter(())
+        walked = (
+            _walk_together(model, route, together, batch_size, every, window, device) if last else iter(())
+        )
         yield from itertools.compress(itertools.islice(walked, last), chosen)
 
 
 def rows_of_batches(
-    runs: Sequence[Run], *, batch_size: int, every: int = 1
+    runs: Sequence[Run], *, batch_size: int, every: int = 1, window: int = 1
 ) -> Iterator[Int64[np.ndarray, " B"]]:
     """The rows of each batch that `walk` yields, without driving.
 
@@ -90,9 +103,10 @@ def rows_of_batches(
         runs: see `walk`.
         batch_size: see `walk`.
         every: see `walk`.
+        window: see `walk`.
     """
     for together in _side_by_side(runs, batch_size):
-        instants = range(every, len(together[0]), every)
+        instants = range(_first(every, window), len(together[0]), every)
         rows = np.array([run.rows[t] for t in instants for run in together if len(run) > t])
         for start in range(0, len(rows), batch_size):
             yield rows[start : start + batch_size]
@@ -104,9 +118,14 @@ def _side_by_side(runs: Sequence[Run], most: int) -> Iterator[Sequence[Run]]:
         yield longest_first[start : start + most]
 
 
-def instants_of(runs: Sequence[Run], every: int = 1) -> int:
+def _first(every: int, window: int) -> int:
+    """The time of a run's first instant; the frame of time 0 starts the state and is in no window."""
+    return every * -(-window // every)
+
+
+def instants_of(runs: Sequence[Run], every: int = 1, window: int = 1) -> int:
     """How many instants `walk` yields in all."""
-    return sum((len(run) - 1) // every for run in runs)
+    return sum(len(range(_first(every, window), len(run), every)) for run in runs)
 
 
 def _walk_together(
@@ -115,10 +134,12 @@ def _walk_together(
     runs: Sequence[Run],
     batch_size: int,
     every: int,
+    window: int,
     device: torch.device | str,
 ) -> Iterator[Instants]:
     """`runs` are ordered from the longest on, so that those that end leave from the back."""
     readers = [_frames(route, run) for run in runs]
+    first, recent = _first(every, window), deque[Instants](maxlen=window)
     pending: list[Instants] = []
     held = 0
     state: Any = None
@@ -133,8 +154,11 @@ def _walk_together(
         for frames, (clean, _, state) in zip(windows.unbind(1), advance(model, windows, past), strict=True):
             if t == 0:
                 require_drives_first(state, alive)
-            elif t % every == 0:
-                pending.append(Instants(np.array([run.rows[t] for run in runs[:alive]]), frames, past, clean))
+            else:
+                recent.append(Instants(np.array([run.rows[t] for run in runs[:alive]]), frames, past, clean))
+            if t >= first and t % every == 0:
+                *before, now = (each.part(slice(alive)) for each in recent)
+                pending.append(now._replace(earlier=tuple(before)))
                 held += alive
                 if held >= batch_size:
                     joined, held = _joined(pending), held - batch_size
@@ -173,8 +197,14 @@ def _frames(route: Route, run: Run) -> Iterator[UInt8[Tensor, "3 H W"]]:
 
 
 def _joined(parts: Sequence[Instants]) -> Instants:
-    rows, frames, pasts, clean = zip(*parts, strict=True)
-    return Instants(np.concatenate(rows), torch.cat(frames), join(pasts), torch.cat(clean))
+    rows, frames, pasts, clean, earlier = zip(*parts, strict=True)
+    return Instants(
+        np.concatenate(rows),
+        torch.cat(frames),
+        join(pasts),
+        torch.cat(clean),
+        tuple(_joined(of_one_time) for of_one_time in zip(*earlier, strict=True)),
+    )
 
 
 def select(state: Any, drives: slice) -> Any:
@@ -189,6 +219,16 @@ def select(state: Any, drives: slice) -> Any:
         {'hidden': (tensor([0, 1]), [])}
     """
     return _mapped(lambda tensors: tensors[0][drives], [state])
+
+
+def repeated(state: Any, times: int) -> Any:
+    """A state of which each drive stands several times, one after the other.
+
+    Example:
+        >>> repeated([torch.arange(2)], 2)
+        [tensor([0, 0, 1, 1])]
+    """
+    return _mapped(lambda tensors: tensors[0].repeat_interleave(times, 0), [state])
 
 
 def join(states: Sequence[Any]) -> Any:

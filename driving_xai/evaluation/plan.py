@@ -27,6 +27,8 @@ def settings_of(config: ScoreConfig) -> dict[str, Any]:
         del settings["fills"]
     if config.only_label is None:
         del settings["only_label"]
+    if not config.scores_windows:
+        del settings["window_frames"]
     if config.attention_derivative == "actual":
         del settings["attention_derivative"]
     if not config.hides_parts:

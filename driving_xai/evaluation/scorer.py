@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from driving_xai.errors import DataError
 from driving_xai.evaluation.results import FRAME_COLUMNS, frame_rows
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.cells import CellValues, cells_kept
@@ -42,9 +43,18 @@ class Scorer:
 
         Raises:
             ValueError: a map is not finite or not on the frames' grid.
+            DataError: maps are given, and those of whole windows are asked for.
         """
         maps, cells = zip(*(self._map(name, batch, given) for name in self.methods), strict=True)
-        return RankedMaps.of(torch.stack(maps, 1), seed=self.seed, cells=cells)
+        ranked = RankedMaps.of(torch.stack(maps, 1), seed=self.seed, cells=cells)
+        if batch.window is None:
+            return ranked
+        if given:
+            raise DataError(
+                f"maps of {next(iter(given))} are given, and a window needs those of every frame in it; leave out "
+                "deletion-window, or the maps"
+            )
+        return ranked._replace(earlier=tuple(self.explain(each, {}).ranks for each in batch.window.earlier))
 
     def rows(self, batch: EvalBatch, ranked: RankedMaps, places: pd.DataFrame) -> pd.DataFrame:
         """A row for each frame, metric, reference and method.

@@ -30,3 +30,4 @@ from .registry import FAMILIES as FAMILIES
 from .registry import METRICS as METRICS
 from .registry import build as build
 from .road import ROAD as ROAD
+from .window_deletion import WindowDeletion as WindowDeletion

@@ -22,6 +22,16 @@ Mask = Bool[Tensor, "B H W"]
 """The pixels that cause the label; none or all of a frame where they are unknown."""
 
 
+class Window(NamedTuple):
+    """The frames of drives before a batch's, and the model over whole windows."""
+
+    earlier: tuple[EvalBatch, ...]
+    """The batch's drives a frame before and more, the oldest first; each frame with its own past."""
+    scores: Callable[[Float[Tensor, "N T 3 H W"]], Scores]
+    """Of each window's last frame, the past before its first being the unedited drive's; window n is of drive
+    n // (N // B)."""
+
+
 class EvalBatch(NamedTuple):
     """Frames that are scored together.
 
@@ -39,6 +49,7 @@ class EvalBatch(NamedTuple):
         labels: 0 or 1 for each output, of several that may be true at once; None where unknown.
         baseline: another network of the same outputs, for metrics that ask it instead; see `LimeRankCorrelation`.
         bias_image: the mean of the shards' train split, which the fill of that name shows.
+        window: of drives, the frames before, for metrics that edit them too.
         instant: of a drive, one of the frames as a batch of its own, by its place.
 
     Example:
@@ -65,6 +76,7 @@ class EvalBatch(NamedTuple):
     baseline: FrameModel | None = None
     bias_image: Float[Tensor, "3 H W"] | None = None
     instant: Callable[[int], EvalBatch] | None = None
+    window: Window | None = None
 
     def values(self, scores: Float[Tensor, "B *variants K"]) -> Float[Tensor, "B R *variants"]:
         """The quantity by each of the R references, in their order.
@@ -194,6 +206,8 @@ class RankedMaps(NamedTuple):
     """Whether a map is constant, zero everywhere included: it says nothing, and its order is the draw's."""
     cells: tuple[CellValues | None, ...] = ()
     """Of each method, the cells that its maps are pictures of, where they are such; () knows of none."""
+    earlier: tuple[Int64[Tensor, "B M P"], ...] = ()
+    """The ranks of the maps of a window's earlier frames, the oldest first; see `Window`."""
 
     def cells_on(self, method: int, grid: tuple[int, int]) -> CellValues | None:
         """A method's own cells, where they are those of this grid; a measure of cells ranks them as they are.

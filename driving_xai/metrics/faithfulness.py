@@ -121,6 +121,25 @@ def _measured_together(
     }
 
 
+def columns_of_curve(
+    batch: EvalBatch, curve: PerturbationCurve, scores: Float[Tensor, "B M V K"]
+) -> Iterator[tuple[str, Columns]]:
+    """The quantity along each method's curve of pixels, and its area, for each reference.
+
+    Args:
+        batch: what was edited.
+        curve: how.
+        scores: along it.
+    """
+    # As edited: a percent of a small frame is no whole number of pixels.
+    pixels = batch.frames.shape[2] * batch.frames.shape[3]
+    edited = torch.tensor(curve.counts, dtype=torch.float64) / pixels
+    for reference, value in batch.references.items():
+        heights = value(scores)
+        found = areas(edited.tolist(), heights, value(batch.clean[:, None]), quantity=batch.quantity)
+        yield reference, {**found._asdict(), "curve": heights, "fractions": edited}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Curve(_OfCurves):
     """The area under a quantity, as a growing part of the frame is edited."""
@@ -141,13 +160,7 @@ class _Curve(_OfCurves):
         scores: Sequence[Float[Tensor, "B M V K"]],
     ) -> Iterator[tuple[str, Columns]]:
         """The quantity along each method's curve, and its area."""
-        # As edited: a percent of a small frame is no whole number of pixels.
-        pixels = batch.frames.shape[2] * batch.frames.shape[3]
-        edited = torch.tensor(curves[0].counts, dtype=torch.float64) / pixels
-        for reference, value in batch.references.items():
-            heights = value(scores[0])
-            found = areas(edited.tolist(), heights, value(batch.clean[:, None]), quantity=batch.quantity)
-            yield reference, {**found._asdict(), "curve": heights, "fractions": edited}
+        yield from columns_of_curve(batch, curves[0], scores[0])
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""

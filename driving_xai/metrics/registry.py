@@ -44,6 +44,7 @@ PATCHES_PX = (1, 2, 4, 8, 16)
 _BY_FAMILY: Mapping[str, Mapping[str, Entry]] = {
     "pixels and patches": {
         "deletion": Entry(f"{_FAITHFULNESS}:Deletion"),
+        "deletion-window": Entry("driving_xai.metrics.window_deletion:WindowDeletion"),
         "insertion": Entry(f"{_FAITHFULNESS}:Insertion"),
         "insertion-deletion": Entry(f"{_FAITHFULNESS}:InsertionDeletion"),
         **{f"pid-{side}": Entry(f"{_FAITHFULNESS}:PID", {"patch_px": side}) for side in PATCHES_PX},

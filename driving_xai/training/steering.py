@@ -32,7 +32,7 @@ from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
 from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, run
 from driving_xai.training.loop import describe as describe_training
 from driving_xai.training.processes import gathered, rank
-from driving_xai.training.schedules import rate_share
+from driving_xai.training.schedules import decayed, rate_share
 from driving_xai.training.state import begun
 
 
@@ -57,8 +57,9 @@ class SteeringTraining(Checked):
     frozen_convolutions: Annotated[int, Interval(ge=0, le=4)] = 0
     """How many of the first convolutions keep their weights and statistics; for a warm start on a CPU."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the learning rate, within each of the two phases."""
+    schedule: Literal["constant", "cosine", "decay"] = "cosine"
+    """Of the learning rate, within each of the two phases; `decay` goes by steps of the whole training, see
+    `schedules.decayed`."""
     loss: Literal["l1", "l2", "huber"] = "l1"
     """On the standardised target."""
     patience: PositiveCount | None = 10
@@ -107,9 +108,15 @@ class SteeringModule(RecipeModule):
 
     def rates(self, epoch: int) -> dict[str, float]:
         how = self.how
+        schedule = "constant" if how.schedule == "decay" else how.schedule
         if epoch < how.frame_epochs:
-            return {"all": how.frame_learning_rate * rate_share(epoch, how.frame_epochs, how.schedule)}
-        return {"all": how.learning_rate * rate_share(epoch - how.frame_epochs, how.epochs, how.schedule)}
+            return {"all": how.frame_learning_rate * rate_share(epoch, how.frame_epochs, schedule)}
+        return {"all": how.learning_rate * rate_share(epoch - how.frame_epochs, how.epochs, schedule)}
+
+    def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
+        if self.how.schedule == "decay":
+            (group,) = self.trainer.optimizers[0].param_groups
+            group["lr"] = self.rates(self.current_epoch)["all"] * decayed(self.trainer.global_step)
 
     def extent(self) -> str:
         train, val = (sum(map(len, kept)) for kept in (self.splits.train, self.splits.val))

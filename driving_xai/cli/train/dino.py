@@ -19,6 +19,7 @@ from driving_xai.cli.options import (
     Json,
     LoaderWorkers,
     ModelOut,
+    PresetName,
     Resume,
     Seed,
     resolve_device,
@@ -30,6 +31,7 @@ from driving_xai.cli.training import check_shards, show, tell_fetched
 def dino(
     shards: Images,
     out: ModelOut,
+    preset: PresetName = None,
     config: Config = None,
     assignments: Assignments = None,
     model: Backbone = None,
@@ -64,6 +66,7 @@ def dino(
     Example: driving-xai train dino shards backbone \\
                  --model vit_small_patch16_224 --epochs 100
     """
+    from driving_xai.training.presets import table_of
     from driving_xai.training.dino import DinoTraining, train
 
     options = {
@@ -76,7 +79,13 @@ def dino(
         "workers": workers,
         "devices": devices,
     }
-    how = settings.resolve(DinoTraining, config, options=options, assignments=assignments or ())
+    how = settings.resolve(
+        DinoTraining,
+        config,
+        preset=None if preset is None else table_of(DinoTraining, preset),
+        options=options,
+        assignments=assignments or (),
+    )
     from driving_xai.training.processes import rank
 
     if how.start == "timm" and rank() == 0:

@@ -19,6 +19,7 @@ from driving_xai.cli.options import (
     Json,
     LoaderWorkers,
     ModelOut,
+    PresetName,
     Resume,
     Seed,
     fetched,
@@ -31,6 +32,7 @@ from driving_xai.cli.training import check_shards, show
 def steering(
     shards: Drives,
     out: ModelOut,
+    preset: PresetName = None,
     config: Config = None,
     assignments: Assignments = None,
     attention: Annotated[
@@ -73,6 +75,7 @@ def steering(
     \b
     Example: driving-xai train steering shards model --hold-out 4 --epochs 20
     """
+    from driving_xai.training.presets import table_of
     from driving_xai.training.steering import SteeringTraining, train
 
     options = {
@@ -86,7 +89,13 @@ def steering(
         "seed": seed,
         "workers": workers,
     }
-    how = settings.resolve(SteeringTraining, config, options=options, assignments=assignments or ())
+    how = settings.resolve(
+        SteeringTraining,
+        config,
+        preset=None if preset is None else table_of(SteeringTraining, preset),
+        options=options,
+        assignments=assignments or (),
+    )
     if dry_run:
         check_shards(shards)
         console.print_json({"recipe": "steering", "config": asdict(how)})

@@ -203,3 +203,15 @@ def test_a_setting_given_its_own_default_changes_nothing(recipe: type[Any]) -> N
     for name, value in values_of(whole):
         assert resolve(recipe, options={**needed, name: value}) == whole, name
     assert resolve(recipe, options={**needed, **dict(values_of(whole))}) == whole
+
+
+def test_a_preset_lies_under_the_file_and_the_command_line(tmp_path) -> None:
+    preset = {"epochs": 3, "rate": 1.0, "model": {"attention": "soft", "bits": None}}
+    file = tmp_path / "recipe.toml"
+    file.write_text("rate = 2.0\n[model]\nbits = 4\n")
+    found = resolve(Recipe, file, preset=preset, options={"epochs": 5})
+    assert (found.epochs, found.rate, found.model) == (5, 2.0, Inner(attention="soft", bits=4))
+    assert resolve(Recipe, preset=preset, assignments=["model.bits=2"]).model == Inner(
+        attention="soft", bits=2
+    )
+    assert preset == {"epochs": 3, "rate": 1.0, "model": {"attention": "soft", "bits": None}}

@@ -190,3 +190,27 @@ def test_batches_that_are_not_wanted_are_passed_over(batch_size, every):
             assert torch.equal(ours.clean, theirs.clean)
             assert torch.equal(ours.past.total, theirs.past.total)
         assert wanted.any() or not route.reads
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("window", [2, 5])
+def test_windows_come_whole_and_each_frame_with_its_own_past(window, batch_size, every):
+    how = {"batch_size": batch_size, "every": every, "window": window}
+    found = list(walk(Summing(), NumberedRoute(), RUNS, **how))
+    assert [batch.rows.tolist() for batch in found] == [
+        rows.tolist() for rows in rows_of_batches(RUNS, **how)
+    ]
+    expected = {run.rows[t] for run in RUNS for t in range(1, len(run)) if t % every == 0 and t >= window}
+    rows = [row for batch in found for row in batch.rows.tolist()]
+    assert set(rows) == expected
+    assert len(rows) == len(expected) == instants_of(RUNS, every, window)
+    for batch in found:
+        assert len(batch.earlier) == window - 1
+        for back, before in enumerate(reversed(batch.earlier), start=1):
+            assert (before.rows == batch.rows - back).all()
+            seen = before.frames[:, 0, 0, 0] * 255
+            assert torch.allclose(before.past.total[:, 0] + 3 * seen, before.clean[:, 0])
+        start = batch.earlier[0].past
+        again, _, _ = Summing().step(batch.earlier[0].frames, start)
+        assert torch.equal(again, batch.earlier[0].clean)

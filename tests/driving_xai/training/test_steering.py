@@ -17,6 +17,10 @@ from driving_xai.data.drives import open_index, runs
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig
+from driving_xai.training import schedules
+from driving_xai.training.augment import augment
+from driving_xai.training.dino import DinoTraining
+from driving_xai.training.presets import preset, table_of
 from driving_xai.training.steering import SteeringTraining, train
 
 HOW = SteeringTraining(
@@ -45,6 +49,29 @@ def straight(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("straight")
     train(shards, out, HOW, device="cpu")
     return out
+
+
+class Rates(L.Callback):
+    """The learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.found.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_the_rate_decays_by_steps_over_both_phases_and_a_resumed_run(shards, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(schedules, "DECAY_STEPS", 3)
+    how, rates = replace(HOW, schedule="decay"), Rates()
+    with pytest.raises(KeyboardInterrupt):
+        train(shards, tmp_path, how, device="cpu", callbacks=(rates, Interrupt(1)))
+    before = len(rates.found) - 2
+    train(shards, tmp_path, how, device="cpu", resume=True, callbacks=(rates,))
+    found = rates.found[:before] + rates.found[before + 2 :]
+    bases = [how.frame_learning_rate] * before + [how.learning_rate] * (len(found) - before)
+    assert len(found) > before + 3
+    assert found == pytest.approx([base * 0.96 ** (step // 3) for step, base in enumerate(bases)])
 
 
 class Interrupt(L.Callback):
@@ -200,3 +227,19 @@ def test_impatience_waits_for_the_windows(shards, tmp_path) -> None:
 def test_settings_that_cannot_train_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match="expected"):
         replace(HOW, **wrong)
+
+
+def test_the_papers_own_settings_are_the_literal_ones_and_train() -> None:
+    how = preset(SteeringTraining)
+    assert how.model == SteeringConfig(energy="scalar", attention_scale="sum-to-one", normalisation="none")
+    assert (how.schedule, how.batch_size, how.window, how.loss) == ("decay", 2, 20, "l1")
+    assert (how.patience, how.averaging, how.gradient_clip) == (None, 0, 0)
+    still = torch.rand(2, 5, 3, 8, 8), torch.rand(2, 5)
+    for ours, theirs in zip(
+        augment(*still, how.augmentation, torch.Generator().manual_seed(0)), still, strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    unchanged = {"learning_rate": 1e-4, "epochs": 30, "weight_decay": 0.0}
+    assert {name: getattr(how, name) for name in unchanged} == unchanged
+    assert preset(DinoTraining).start == "timm"
+    assert set(table_of(DinoTraining, "paper")) == {"start", "model"}
