@@ -133,6 +133,11 @@ class Comparisons(NamedTuple):
 
 
 OF_ALL_FRAMES = "the value is of all frames together, and one frame has none to test or to place"
+UNTESTED: Mapping[str, Any] = {
+    **dict.fromkeys(("p", "p_holm", "blocks", "rank_biserial", "cohens_dz", "cliffs_delta")),
+    "reason": OF_ALL_FRAMES,
+}
+"""What a comparison has in place of a test where the value is of all frames together."""
 
 
 def comparisons_of(summary: Mapping[str, Any], key: tuple[str, str]) -> Comparisons:
@@ -143,16 +148,13 @@ def comparisons_of(summary: Mapping[str, Any], key: tuple[str, str]) -> Comparis
         key: measure and reference.
     """
     pairs = [pair for pair in summary["comparisons"] if (pair["measure"], pair["reference"]) == key]
-    if pairs:
+    if any(pair.get("reason") != OF_ALL_FRAMES for pair in pairs):
         return Comparisons(pairs, True)
     differences = [each for each in summary["differences"] if (each["measure"], each["reference"]) == key]
-    return Comparisons([_untested(each) for each in differences], not differences)
-
-
-def _untested(difference: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = ("p", "p_holm", "blocks", "rank_biserial", "cohens_dz", "cliffs_delta")
-    names = {"method": difference["method"], "other": difference["control"]}
-    return {**difference, **names, **dict.fromkeys(unknown), "reason": OF_ALL_FRAMES}
+    untested = [
+        {**each, "method": each["method"], "other": each["control"], **UNTESTED} for each in differences
+    ]
+    return Comparisons([*untested, *pairs], not untested)
 
 
 def is_constant(score: Mapping[str, Any]) -> bool:

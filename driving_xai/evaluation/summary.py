@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from driving_xai.evaluation.judgement import UNTESTED
 from driving_xai.evaluation.results import FRAME_COLUMNS
 from driving_xai.fills import FILL_SPACE
 from driving_xai.metrics.aupc import Statistic
@@ -87,7 +88,10 @@ def summarise(
             *summarise_differences(by_frame, controls, bootstrap, sparse=sparse),
             *summarise_set_differences(of_all, controls, of_sets, bootstrap),
         ],
-        "comparisons": summarise_comparisons(by_frame, controls, bootstrap),
+        "comparisons": [
+            *summarise_comparisons(by_frame, controls, bootstrap),
+            *summarise_set_comparisons(of_all, controls, of_sets, bootstrap),
+        ],
         "ranks": summarise_ranks(by_frame, measures, bootstrap),
         "intervals": describe_intervals(bootstrap),
     }
@@ -221,6 +225,32 @@ def summarise_set_differences(
         }
         for (measure, reference, method), ours in curves.items()
         for control in (controls if method not in controls else ())
+    ]
+
+
+def summarise_set_comparisons(
+    per_frame: pd.DataFrame,
+    controls: Sequence[str],
+    statistics: Mapping[str, Statistic],
+    bootstrap: BlockBootstrap,
+) -> list[dict[str, Any]]:
+    """Every two methods, controls aside, as `summarise_set_differences`, in the form of `summarise_comparisons`."""
+    curves: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for (measure, reference, method), rows in _groups(per_frame):
+        if method not in controls:
+            curves.setdefault((measure, reference), {})[method] = np.stack(rows["curve"])
+    return [
+        {
+            "measure": measure,
+            "reference": reference,
+            "method": method,
+            "other": other,
+            "frames": len(ours),
+            "value": _of_set(statistics[measure], ours, bootstrap, theirs),
+            **UNTESTED,
+        }
+        for (measure, reference), found in curves.items()
+        for (method, ours), (other, theirs) in itertools.combinations(found.items(), 2)
     ]
 
 

@@ -63,7 +63,9 @@ IIDA = "Iida et al. 2022"
 BAUMHAUER = "Baumhauer et al. 2021"
 PROJECT = "This project"
 
-_FIG6_ONLY = dict.fromkeys(("roles", "methods", "options", "measured_on", "methods_every"), "tashiro-fig6")
+_FIG6_ONLY = dict.fromkeys(
+    ("roles", "methods", "options", "measured_on", "methods_every", "attention_derivative"), "tashiro-fig6"
+)
 _BITS = {"bits": "tashiro-fig7"}
 _TEMPERATURES = {"temperatures": "tashiro-fig9"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,6 +140,7 @@ def run(
         "images": found.summary["data"]["scored"],
         "error": found.summary["prediction"]["error"],
         "rows": _rows(found, how),
+        "differences": _differences(found, how),
     }
     write_results(out, results, _table(results))
     return results
@@ -160,6 +162,24 @@ def _rows(found: Results, how: ZhuTable1) -> list[dict[str, Any]]:
     return rows
 
 
+def _differences(found: Results, how: ZhuTable1) -> list[dict[str, Any]]:
+    """Every two methods under each mask: the first less the second, in the same resampled sets of images."""
+    values = {
+        (each["measure"], each["method"], each["other"]): each["value"]
+        for each in found.summary["comparisons"]
+    }
+    return [
+        {
+            "mask": mask,
+            "method": method,
+            "other": other,
+            **{name: values[f"{name}{MASKS[mask]}", method, other] for name in ("aupc", "log-odds")},
+        }
+        for mask in how.masks
+        for method, other in itertools.combinations(how.methods, 2)
+    ]
+
+
 def _table(results: Mapping[str, Any]) -> str:
     lines = [
         f"AUPC (sum of ten accuracies in percent) and log-odds on {results['images']} images. {_done(results['config'])} "
@@ -179,6 +199,13 @@ def _table(results: Mapping[str, Any]) -> str:
             _interval(row["log-odds"], 2),
             _number(paper["log-odds"], 2),
         ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if results["differences"]:
+        lines += ["", "The first less the second, in the same resampled images:", ""]
+        lines += ["| mask | first | second | AUPC | log-odds |", "|---|---|---|---|---|"]
+    for each in results["differences"]:
+        cells = [each["mask"], each["method"], each["other"]]
+        cells += [_interval(each["aupc"], 1), _interval(each["log-odds"], 2)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -108,6 +108,12 @@ MEASURES: Sequence[Term] = (
         "What the model would do on a real road without these things: an edited frame is no real frame.",
     ),
     Term(
+        "deletion-window",
+        "As deletion, in every frame of the last moments, each by its own map: the memory of them changes too. If the "
+        "maps are faithful, the area under the curve of the error is high.",
+        "What the model would do on a real road without these things: edited frames are no real frames.",
+    ),
+    Term(
         "insertion",
         "Starting from an empty frame, the most important pixels are shown first. If the map is faithful, the "
         "error falls soon, so the area under its curve is low.",

@@ -66,8 +66,8 @@ def dino(
     Example: driving-xai train dino shards backbone \\
                  --model vit_small_patch16_224 --epochs 100
     """
-    from driving_xai.training.presets import table_of
     from driving_xai.training.dino import DinoTraining, train
+    from driving_xai.training.presets import table_of
 
     options = {
         "model.backbone": model,

@@ -12,6 +12,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError, OptionError
 from driving_xai.evaluation.results import Results
 from driving_xai.experiments.zhu_table1 import MASKS, METHODS, PAPER, ZhuTable1, run
+from driving_xai.metrics.aupc import aupc, log_odds
 
 
 def test_the_papers_numbers_agree_with_its_own_definitions():
@@ -41,7 +42,19 @@ def test_the_table_holds_what_score_found(actions, streets, tmp_path: Path):
         for name in ("aupc", "log-odds"):
             assert row[name] == found[f"{name}{MASKS[row['mask']]}", row["method"]]
         assert (row["paper"] is None) == (row["method"] in ("random", "centre-prior"))
+    curves = Results.load(tmp_path / "out" / "scores").per_frame
+    for each in results["differences"]:
+        assert (each["method"], each["other"]) == ("raw-attention", "snna")
+        for name, of in (("aupc", aupc), ("log-odds", log_odds)):
+            rows = curves[curves["measure"] == f"{name}{MASKS[each['mask']]}"]
+            first, second = (
+                of(np.stack(rows[rows["method"] == method]["curve"]).mean(0, dtype=np.float64))
+                for method in ("raw-attention", "snna")
+            )
+            assert each[name]["mean"] == pytest.approx(first - second, rel=1e-5)
+    assert len(results["differences"]) == 2
     table = (tmp_path / "out" / "table.md").read_text()
+    assert "| attention | raw-attention | snna |" in table
     assert "| attention | snna |" in table
     assert "649.7" in table
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(results))
