@@ -64,7 +64,7 @@ def explain(
         float | None,
         typer.Option(
             metavar="PX",
-            help="Blur the pictures, not the maps, by a Gaussian of this standard deviation. [default: 0]",
+            help="Blur the pictures, not the maps, by a Gaussian of this standard deviation. [default: 0.0]",
         ),
     ] = None,
     config: Config = None,
@@ -108,10 +108,7 @@ def explain(
     on = resolve_device(device)
     loaded = open_model(checkpoint, device=on, weights=weights)
     others = {label: open_model(fetched_text(text), device=on) for label, text in _labelled(other_models)}
-    try:
-        written = explain_images(loaded, images, out, how, others=others)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--other-model") from None
+    written = explain_images(loaded, images, out, how, others=others)
     _say_enlarged(written)
     _say_constant(written)
     if as_json:

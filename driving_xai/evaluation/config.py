@@ -20,6 +20,7 @@ from driving_xai.targets import OF_PROBABILITY, ExplainedScore
 
 WINDOW = "deletion-window"
 """The measure that edits whole windows."""
+_WINDOW_FRAMES = 20
 CONTROLS = ("random", "centre-prior")
 """Scored with every method."""
 Split = Literal["held-out", "test", "val", "train", "all"]
@@ -95,7 +96,7 @@ class ScoreConfig(EvalConfig):
     """Of `aupc`, `log-odds` and their like alone, the fill included."""
     only_label: str | None = None
     """Of images, scores those alone that have this class or label."""
-    window_frames: Annotated[int, Ge(2)] = 20
+    window_frames: Annotated[int, Ge(2)] = _WINDOW_FRAMES
     """Of `deletion-window` alone: how many frames, the scored one the last, lose their most salient pixels."""
     truth: Literal["smoothed", "raw"] = "smoothed"
     """Which recorded angle the error is against; of steering only."""
@@ -109,7 +110,7 @@ class ScoreConfig(EvalConfig):
                 f"got explained_score {self.explained_score!r}, which no method of this run follows; "
                 f"leave it out, or add any of: {', '.join(OF_PROBABILITY)}"
             )
-        if self.window_frames != 20 and not self.scores_windows:
+        if self.window_frames != _WINDOW_FRAMES and not self.scores_windows:
             raise ValueError(
                 f"got window_frames {self.window_frames}, which no measure of this run follows; leave it out, or add "
                 f"{WINDOW}"

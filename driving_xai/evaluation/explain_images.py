@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from data_prep.geometry import decode_image, encode_png
+from data_prep.geometry import decode_image
 from data_prep.schema import Image
 from data_prep.shards.atomic import replacing
 from data_prep.values import Checked, Ge, PositiveCount, Seed
 from driving_xai.checkpoint import Checkpoint
 from driving_xai.data.input_rule import InputRule, Region
-from driving_xai.errors import DataError, NonFiniteError
+from driving_xai.errors import DataError, NonFiniteError, OptionError
 from driving_xai.evaluation.config import explainers_of
 from driving_xai.evaluation.edited_frames import EditedFrames, Edits, edited_frames
-from driving_xai.evaluation.explain_panel import panel
+from driving_xai.evaluation.explain_panel import captioned, laid_over, panel, write_png
 from driving_xai.evaluation.image_data import EVERY_PREDICTED
 from driving_xai.evaluation.results import locked
 from driving_xai.evaluation.summary import describe_machine
@@ -45,8 +45,8 @@ from driving_xai.targets import (
     probabilities,
 )
 from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
-from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate, smoothed
-from driving_xai.viz.lettering import PANEL, Colour, lettering
+from driving_xai.viz.heat import enlargement, is_degenerate
+from driving_xai.viz.lettering import Colour
 
 SCHEMA = "driving-xai-explanation/1"
 _TEXT: Colour = (235, 235, 235)
@@ -148,7 +148,7 @@ def explain_images(
     Raises:
         DataError: an image cannot be read, two have the same name, or the model has no such target,
             or another run is writing to `out`.
-        ValueError: others are given and no panel is asked for, or two models have one label.
+        OptionError: others are given and no panel is asked for, or two models have one label.
         UnsupportedModelError: the model lacks what a method needs.
         NonFiniteError: a prediction or a map is not finite.
     """
@@ -156,10 +156,10 @@ def explain_images(
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise DataError(f"two images are called {sorted(twice)[0]!r}; give them to separate folders")
     if others and not config.panel:
-        raise ValueError("got other models and no panel to draw their maps in; ask for the panel too")
+        raise OptionError("got other models and no panel to draw their maps in; ask for the panel too")
     label = config.label or checkpoint.path.name
     if label in others:
-        raise ValueError(f"got two models called {label!r}; give one another label")
+        raise OptionError(f"got two models called {label!r}; give one another label")
     still = _Still(checkpoint, config, label if others else "")
     beside = [_Still(each, config, name) for name, each in others.items()]
     with locked(out):
@@ -214,6 +214,7 @@ class _Still:
             "seed": self._config.seed,
             **self._about_edits(),
             **({"options": self._config.options} if self._config.options else {}),
+            **self._about_derivative(),
             **describe_machine(device_of(self._checkpoint.model)),
         }
         written = out / f"{path.stem}.json"
@@ -254,7 +255,7 @@ class _Still:
         factor = enlargement(*image.shape[:2])
         height, width = (side * factor for side in image.shape[:2])
         whole = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-        _write_png(out / name, panel(rows, (path.name, whole)))
+        write_png(out / name, panel(rows, (path.name, whole)))
         models = [
             {"label": still.label, **still._identity(), "scores": still._scores(found.clean)}
             for still, found in theirs
@@ -270,9 +271,13 @@ class _Still:
         for target, method, _, saliency in found.maps:
             called = described(method, self._config.options)
             about = values[target if target in values else next(iter(values))]
-            said = [f"{each:.4g}" for name, each in about.items() if name in ("value", "probability")]
-            caption = "  ".join([*([self.label] if self.label else []), called, target, *said])
-            drawn = _laid_over(image, self._values(saliency), self._region(image), self._config.smooth_px)
+            said = (
+                f"{about['value']:.4g} {about['unit']}" if "value" in about else f"{about['probability']:.4g}"
+            )
+            values_of_map = self._values(saliency)
+            nothing = "no evidence" if is_degenerate(values_of_map) else ""
+            caption = "   ".join(filter(None, [self.label, called, target, said, nothing]))
+            drawn = laid_over(image, values_of_map, self._region(image), self._config.smooth_px)
             rows.setdefault(target, []).append((caption, drawn))
         return list(rows.values())
 
@@ -296,8 +301,12 @@ class _Still:
         called = described(method, self._config.options)
         done = "removed" if edited.edits.edit == "deletion" else "shown"
         caption = f"{called}   {target}   {path.name}   most salient pixels {done}, fill {edited.edits.fill}"
-        _write_png(out / name, edited.drawn(caption))
+        write_png(out / name, edited.drawn(caption))
         return name
+
+    def _about_derivative(self) -> Mapping[str, Any]:
+        derivative = self._config.attention_derivative
+        return {} if derivative == "actual" else {"attention_derivative": derivative}
 
     def _about_edits(self) -> Mapping[str, Any]:
         edits = self._config.edits
@@ -335,14 +344,14 @@ class _Still:
         stem = f"{path.stem}.{method}.{_in_file_names(target)}"
         files = {"picture": f"{stem}.png"}
         called = described(method, self._config.options)
-        picture = _drawn(
+        picture = captioned(
             image,
             values,
             self._region(image),
             f"{called}   {target}   {path.name}",
             smooth_px=self._config.smooth_px,
         )
-        _write_png(out / files["picture"], picture)
+        write_png(out / files["picture"], picture)
         if self._config.save_maps:
             files["map"] = f"{stem}.npy"
             with replacing(out / files["map"]) as temporary, temporary.open("wb") as file:
@@ -393,36 +402,3 @@ def _read(path: Path) -> Image:
         return decode_image(path.read_bytes(), name=str(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; give a JPEG or PNG file") from None
-
-
-def _laid_over(
-    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, smooth_px: float
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image, enlarged where it is small, with the map on what the model saw."""
-    factor = enlargement(*image.shape[:2])
-    height, width = (side * factor for side in image.shape[:2])
-    picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    top, bottom, left, right = (edge * factor for edge in region)
-    if not is_degenerate(saliency):
-        shown = smoothed(saliency, smooth_px)
-        blend_heat(picture[top:bottom, left:right], shown, HeatScale.first(shown))
-    return picture
-
-
-def _drawn(
-    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, caption: str, *, smooth_px: float
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The image with the map, and a line below."""
-    laid = _laid_over(image, saliency, region, smooth_px)
-    height, width = laid.shape[:2]
-    picture = np.full((height + _STRIP_PX, width, 3), PANEL, dtype=np.uint8)
-    picture[:height] = laid
-    if is_degenerate(saliency):
-        caption += "   no evidence: the map is the same everywhere"
-    lettering(13).draw(picture, caption, (10, height + _STRIP_PX - 8), _TEXT)
-    return picture
-
-
-def _write_png(path: Path, picture: Image) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(encode_png(picture))

@@ -1,16 +1,21 @@
-"""A panel: one image explained by several methods, for several outputs and by several networks, in one picture."""
+"""Pictures of an explained image: a map over it, and a panel of several methods, outputs and networks."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
+from data_prep.geometry import encode_png
 from data_prep.schema import Image
-from driving_xai.viz.lettering import PANEL, Colour, fitted
+from data_prep.shards.atomic import replacing
+from driving_xai.data.input_rule import Region
+from driving_xai.viz.heat import HeatScale, blend_heat, enlargement, is_degenerate, smoothed
+from driving_xai.viz.lettering import PANEL, Colour, fitted, lettering
 
 Drawn = UInt8[np.ndarray, "rows columns 3"]
 TILE_PX = 480
@@ -58,3 +63,37 @@ def _tile(caption: str, picture: Image) -> Drawn:
     letters, text = fitted(caption, 13, TILE_PX - 20, least_px=10)
     letters.draw(tile, text, (10, _STRIP_PX - 8), _TEXT)
     return tile
+
+
+def laid_over(
+    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, smooth_px: float
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image, enlarged where it is small, with the map on what the model saw."""
+    factor = enlargement(*image.shape[:2])
+    height, width = (side * factor for side in image.shape[:2])
+    picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    top, bottom, left, right = (edge * factor for edge in region)
+    if not is_degenerate(saliency):
+        shown = smoothed(saliency, smooth_px)
+        blend_heat(picture[top:bottom, left:right], shown, HeatScale.first(shown))
+    return picture
+
+
+def captioned(
+    image: Image, saliency: Float32[np.ndarray, "h w"], region: Region, caption: str, *, smooth_px: float
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The image with the map, and a line below."""
+    laid = laid_over(image, saliency, region, smooth_px)
+    height, width = laid.shape[:2]
+    picture = np.full((height + _STRIP_PX, width, 3), PANEL, dtype=np.uint8)
+    picture[:height] = laid
+    if is_degenerate(saliency):
+        caption += "   no evidence: the map is the same everywhere"
+    lettering(13).draw(picture, caption, (10, height + _STRIP_PX - 8), _TEXT)
+    return picture
+
+
+def write_png(path: Path, picture: Image) -> None:
+    """Writes a picture, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(encode_png(picture))
