@@ -140,6 +140,25 @@ def columns_of_curve(
         yield reference, {**found._asdict(), "curve": heights, "fractions": edited}
 
 
+def describe_curve(quantity: Quantity, *, fractions: Sequence[float], fill: CurveFill) -> dict[str, Any]:
+    """What the numbers of a curve of pixels mean, as JSON; see `Metric.describe`.
+
+    Args:
+        quantity: what the curve is drawn of.
+        fractions: of pixels edited.
+        fill: what they show.
+    """
+    return {
+        "kind": "curve",
+        "quantity": quantity.name,
+        "unit": quantity.area_unit,
+        "normalised_unit": quantity.unit,
+        "fractions": list(fractions),
+        "endpoints": "both included",
+        "fill": fill,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Curve(_OfCurves):
     """The area under a quantity, as a growing part of the frame is edited."""
@@ -164,16 +183,8 @@ class _Curve(_OfCurves):
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""
-        return {
-            "kind": "curve",
-            "quantity": quantity.name,
-            "unit": quantity.area_unit,
-            "normalised_unit": quantity.unit,
-            "fractions": list(self.fractions),
-            "endpoints": "both included",
-            "fill": self.fill,
-            "faithful": self.faithful(quantity),
-        }
+        about = describe_curve(quantity, fractions=self.fractions, fill=self.fill)
+        return {**about, "faithful": self.faithful(quantity)}
 
 
 @dataclass(frozen=True, kw_only=True)

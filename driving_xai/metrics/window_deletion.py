@@ -14,7 +14,7 @@ from torch import Tensor
 from driving_xai.errors import DataError
 from driving_xai.metrics.base import Category, Columns, Metric
 from driving_xai.metrics.batch import EvalBatch, RankedMaps, Window
-from driving_xai.metrics.faithfulness import DELETED, columns_of_curve
+from driving_xai.metrics.faithfulness import DELETED, columns_of_curve, describe_curve
 from driving_xai.metrics.perturbation_curves import PerturbationCurve, Stretch, scores_of_stretches
 from driving_xai.metrics.quantities import Quantity
 from driving_xai.perturb import FILLS, Fill, Mixture, blank
@@ -100,14 +100,6 @@ class WindowDeletion(Metric):
 
     def describe(self, quantity: Quantity) -> dict[str, Any]:
         """See `Metric.describe`."""
-        return {
-            "kind": "curve",
-            "quantity": quantity.name,
-            "unit": quantity.area_unit,
-            "normalised_unit": quantity.unit,
-            "fractions": list(self.fractions),
-            "endpoints": "both included",
-            "fill": self.fill,
-            "edited": "every frame of the window, each by its own map",
-            "faithful": self.faithful(quantity),
-        }
+        about = describe_curve(quantity, fractions=self.fractions, fill=self.fill)
+        edited = "every frame of the window, each by its own map"
+        return {**about, "edited": edited, "faithful": self.faithful(quantity)}

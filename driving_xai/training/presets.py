@@ -36,14 +36,14 @@ _TABLES: Mapping[str, Mapping[Preset, Mapping[str, Any]]] = {
 """By the names of recipes, which are not imported for the one that is asked for."""
 
 
-def table_of(recipe: type, name: Preset) -> Mapping[str, Any]:
-    """What a preset sets, as a table of the recipe's configuration file.
+def table_of(recipe: type, name: Preset | None) -> Mapping[str, Any]:
+    """What a preset sets, as a table of the recipe's configuration file; nothing without one.
 
     Args:
         recipe: `SteeringTraining` or `DinoTraining`.
         name: of the preset.
     """
-    return _TABLES[recipe.__name__][name]
+    return {} if name is None else _TABLES[recipe.__name__][name]
 
 
 def preset(recipe: type[Recipe], name: Preset = "paper") -> Recipe:

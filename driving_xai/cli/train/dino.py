@@ -79,13 +79,8 @@ def dino(
         "workers": workers,
         "devices": devices,
     }
-    how = settings.resolve(
-        DinoTraining,
-        config,
-        preset=None if preset is None else table_of(DinoTraining, preset),
-        options=options,
-        assignments=assignments or (),
-    )
+    under = table_of(DinoTraining, preset)
+    how = settings.resolve(DinoTraining, config, preset=under, options=options, assignments=assignments or ())
     from driving_xai.training.processes import rank
 
     if how.start == "timm" and rank() == 0:

@@ -89,12 +89,9 @@ def steering(
         "seed": seed,
         "workers": workers,
     }
+    under = table_of(SteeringTraining, preset)
     how = settings.resolve(
-        SteeringTraining,
-        config,
-        preset=None if preset is None else table_of(SteeringTraining, preset),
-        options=options,
-        assignments=assignments or (),
+        SteeringTraining, config, preset=under, options=options, assignments=assignments or ()
     )
     if dry_run:
         check_shards(shards)

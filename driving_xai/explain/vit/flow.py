@@ -258,7 +258,8 @@ def heads_of(model: object) -> int:
     """
     transformer = vision_transformer_of(model)
     check_vit(transformer)
-    return int(list(transformer.blocks)[-1].attn.num_heads)
+    blocks = list(transformer.blocks)  # type: ignore[arg-type]  # torch types every attribute as a tensor or a module
+    return int(blocks[-1].attn.num_heads)
 
 
 def require_tile_rows(tile_rows: int | None) -> None:
