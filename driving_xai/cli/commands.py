@@ -57,6 +57,11 @@ _TRAIN = {
         "train.classifier:classifier",
         "Train an image classifier: a timm network, a lambda ResNet, or one that explains itself.",
     ),
+    "attention": Command(
+        "train.attention:attention",
+        "Train channel and spatial attention (CBAM) on a network that stays as it is, for attention-guided CAM.",
+        interrupted="nothing was written; the same command starts anew",
+    ),
 }
 
 _EXPORT = {

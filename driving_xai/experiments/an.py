@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from jaxtyping import Int64
+from torch import Tensor
 
-from driving_xai import checkpoint
-from driving_xai.data.images import classes_of
-from driving_xai.errors import DataError
+from driving_xai.checkpoint import Checkpoint
+from driving_xai.data.images import ImageSet, classes_of
+from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.config import CONTROLS
-from driving_xai.experiments.image_sets import NamedImages, open_images
-from driving_xai.experiments.networks import trained_classifier
+from driving_xai.experiments.image_sets import MemoryImages, NamedImages, open_images
+from driving_xai.experiments.networks import classifier_of, trained_classifier
 from driving_xai.experiments.recipes import planned, require_unset
 from driving_xai.experiments.runs import (
     DIFFERENCES,
@@ -42,16 +43,18 @@ from driving_xai.metrics.confidence import (
     scores_of_weighted,
 )
 from driving_xai.metrics.curves import insertion, rank
-from driving_xai.models.channel_spatial import ChannelSpatialAttention
+from driving_xai.models.capabilities import device_of, outputs_of
 from driving_xai.models.classify import Classifier, ClassifierConfig
+from driving_xai.models.label_columns import label_columns
 from driving_xai.targets import outputs_at
-from driving_xai.training.attention import AttentionTraining, train_attention
+from driving_xai.training.attention import AttentionTraining, pooled_head, train_attention
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining
 from driving_xai.training.loop import Device
-from driving_xai.types import Frames
+from driving_xai.types import FrameModel, Frames
 
 OURS = "attention-guided-cam"
+STAND_IN = "digits in clutter (stand-in for ImageNet)"
 _PAPER_METHODS = ("grad-cam", "grad-cam++", "smooth-grad-cam++", "xgrad-cam", OURS)
 # Table 3 and Table 4 of the paper, in the order above; ImageNet, ResNet-50.
 _PAPER = {
@@ -81,6 +84,16 @@ def _recipe() -> ClassifierTraining:
     )
 
 
+class HasPictures(Protocol):
+    """A recipe that says how many pictures of the stand-in there are."""
+
+    @property
+    def pictures(self) -> tuple[int, ...]: ...
+
+    @property
+    def clutter(self) -> Clutter: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class An:
     """What is trained, explained and measured."""
@@ -92,8 +105,10 @@ class An:
     options: OptionsOf = field(default_factory=dict)
     """Of methods by name or label: `{"smooth-grad-cam++": {"samples": 25}}`; see docs/methods.md."""
     checkpoint: str | None = None
-    """A classifier that `train` wrote, explained in place of one trained for each seed. Results name it by
-    the hash of its weights."""
+    """A classifier as `score` takes it, explained in place of one trained for each seed: a folder, `timm:NAME`,
+    `torchvision:NAME` or `module:factory`. Results name it by the hash of its weights."""
+    weights: str | None = None
+    """A file of weights for a `checkpoint` that is no folder; None is what it comes with."""
     with_cbam: bool = True
     """Also trains the network with CBAM inside, option D."""
     attention: AttentionTraining = field(default_factory=lambda: AttentionTraining(reduction=8))
@@ -139,25 +154,18 @@ def tables(
         CheckpointError: the checkpoint cannot be read, or `out` holds networks that were trained otherwise.
     """
     _require_used(data, how)
-    train_count, val_count, test_count = how.pictures
-    stand_in = (
-        digits_in_clutter(train=train_count, val=val_count, test=test_count, how=how.clutter, seed=0)
-        if data is None
-        else None
-    )
-    source = open_images(data, stand_in, "digits in clutter (stand-in for ImageNet)")
+    source = open_images(data, stand_in(how) if data is None else None, STAND_IN)
+    given = None if how.checkpoint is None else classifier_of(how.checkpoint, how.weights, device)
     # A checkpoint is what it holds, wherever it lies.
-    fixed = (
-        None if how.checkpoint is None else checkpoint.load(Path(how.checkpoint), kind="classifier").sha256
-    )
+    fixed = None if given is None else given.sha256
     _tested_rows(source.images.rows("test"), how, 0)
     plan = {
         "experiment": "an-tables",
-        "how": {**planned(how), "checkpoint": fixed},
+        "how": {**{k: v for k, v in planned(how).items() if k != "weights"}, "checkpoint": fixed},
         "images": dict(source.described),
     }
     runs = each_run(
-        out / "runs", plan, how.seeds, lambda seed: _run(source, out, how, seed, device), on_progress
+        out / "runs", plan, how.seeds, lambda seed: _run(source, out, how, seed, device, given), on_progress
     )
     measured = [name for name in runs[0][OURS] if name != "accuracy"]
     others = [name for name in runs[0] if name not in (OURS, "network")]
@@ -179,6 +187,12 @@ def tables(
     return results
 
 
+def stand_in(how: HasPictures) -> MemoryImages:
+    """The digits in clutter of a recipe."""
+    train, val, test = how.pictures
+    return digits_in_clutter(train=train, val=val, test=test, how=how.clutter, seed=0)
+
+
 def _require_used(data: Path | None, how: An) -> None:
     reasons = {
         "training.seed": "run i draws with seed i",
@@ -191,6 +205,8 @@ def _require_used(data: Path | None, how: An) -> None:
         reasons |= dict.fromkeys(
             ("training", "with_cbam"), "the network of `checkpoint` is not trained again"
         )
+    else:
+        reasons["weights"] = "it is of `checkpoint`, and there is none"
     require_unset(how, reasons)
 
 
@@ -198,23 +214,36 @@ table3 = partial(tables, table="table3")
 table4 = partial(tables, table="table4")
 
 
-def _run(source: NamedImages, out: Path, how: An, seed: int, device: Device) -> Found:
-    """Trains or loads the networks of a seed, explains its images, and measures the maps."""
-    images, labels = source.images, classes_of(source.images)
-    model = _network(source, out / "models" / f"seed-{seed}", how, how.training.model, seed, device)
-    explainers = _explainers(model, source, labels, how, seed)
+def _run(
+    source: NamedImages, out: Path, how: An, seed: int, device: Device, given: Checkpoint | None
+) -> Found:
+    """Trains the networks of a seed, or takes the given one, explains its images, and measures the maps."""
+    images = source.images
+    folder = out / "models" / f"seed-{seed}"
+    model = given.model if given else _network(source, folder, how, how.training.model, seed, device)
+    labels = _columns_of_images(model, images)
     rows = _tested_rows(images.rows("test"), how, seed)
-    frames = images.frames(rows)
+    frames = images.frames(rows).to(device_of(model))
+    explainers = _explainers(model, source, labels, frames[:1], how, seed)
     found = {name: _measured(model, explainer, frames, how, seed) for name, explainer in explainers.items()}
-    if how.with_cbam and how.checkpoint is None:
+    if how.with_cbam and given is None:
         config = replace(how.training.model, network=f"cbam-{how.training.model.network}")
         other = _network(source, out / "models" / f"seed-{seed}-cbam", how, config, seed, device)
         found["grad-cam of a CBAM network"] = _measured(other, GradCAM(), frames, how, seed)
-    if tuple(images.label_names) == model.config.classes:
+    if labels is not None:
         with torch.no_grad():
-            scores = torch.cat([model(part) for part in frames.split(how.batch_size)])
+            scores = torch.cat([model(part) for part in frames.split(how.batch_size)]).cpu()
         found["network"] = {"accuracy": float((scores.argmax(1) == labels[rows]).double().mean())}
     return found
+
+
+def _columns_of_images(model: FrameModel, images: ImageSet) -> Int64[Tensor, " N"] | None:
+    """The column of the scores that is right for each image; None where the labels are none of the outputs."""
+    try:
+        columns = label_columns(images.label_names, outputs_of(model).names)
+    except DataError:
+        return None
+    return torch.tensor(columns)[classes_of(images)]
 
 
 def _tested_rows(tested: np.ndarray, how: An, seed: int) -> np.ndarray:
@@ -236,19 +265,19 @@ def _tested_rows(tested: np.ndarray, how: An, seed: int) -> np.ndarray:
 def _network(
     source: NamedImages, folder: Path, how: An, config: ClassifierConfig, seed: int, device: Device
 ) -> Classifier:
-    if how.checkpoint is not None:
-        return checkpoint.load(Path(how.checkpoint), kind="classifier").model
     recipe = replace(how.training, model=config, seed=seed)
     return trained_classifier(source, folder, recipe, device=device)
 
 
 def _explainers(
-    model: Classifier, source: NamedImages, labels: Tensor, how: An, seed: int
+    model: FrameModel,
+    source: NamedImages,
+    labels: Int64[Tensor, " N"] | None,
+    frame: Frames,
+    how: An,
+    seed: int,
 ) -> dict[str, Explainer]:
     """The five methods, the ablations and options of attention, and the controls."""
-    if model.feature_map is None:
-        raise DataError(f"{model.config.network} has no last feature map; give a convolutional network")
-    head = model.feature_map.head
 
     def named(*names: str) -> dict[str, Explainer]:
         return {
@@ -259,22 +288,27 @@ def _explainers(
     guided = {
         f"{OURS} channel": AttentionGuidedCAM(parts="channel"),
         f"{OURS} spatial": AttentionGuidedCAM(parts="spatial"),
+        f"{OURS} random weights": AttentionGuidedCAM(
+            attention="random", reduction=how.attention.reduction, seed=seed
+        ),
     }
-    blocks: dict[str, nn.Module] = {}
-    if head is not None:
-        torch.manual_seed(seed)
-        drawn = ChannelSpatialAttention(head.in_features, reduction=how.attention.reduction).eval()
-        blocks["random weights"] = drawn
-        if tuple(source.images.label_names) == model.config.classes:
-            rows = source.images.rows("train")
-            blocks["trained"] = train_attention(model, source.images, rows, labels, how.attention, seed=seed)
-    for name, block in blocks.items():
-        guided[f"{OURS} {name}"] = AttentionGuidedCAM(attention=block)
+    rows = source.images.rows("train")
+    if labels is not None and len(rows) and _has_pooled_head(model, frame):
+        block = train_attention(model, source.images, rows, labels, how.attention, seed=seed)
+        guided[f"{OURS} trained"] = AttentionGuidedCAM(attention=block)
     return {**named(*_PAPER_METHODS), **guided, **named(*how.methods, *CONTROLS)}
 
 
+def _has_pooled_head(model: FrameModel, frame: Frames) -> bool:
+    try:
+        pooled_head(model, frame)
+    except UnsupportedModelError:
+        return False
+    return True
+
+
 def _measured(
-    model: Classifier, explainer: Explainer, frames: Frames, how: An, seed: int
+    model: FrameModel, explainer: Explainer, frames: Frames, how: An, seed: int
 ) -> dict[str, float]:
     """The means over frames of every number of both tables."""
     parts: dict[str, list[Tensor]] = {}
@@ -293,7 +327,7 @@ def _mean_of_ordered(name: str, values: Tensor) -> float:
 
 
 def _of_batch(
-    model: Classifier, explainer: Explainer, frames: Frames, batch_size: int, seed: int
+    model: FrameModel, explainer: Explainer, frames: Frames, batch_size: int, seed: int
 ) -> dict[str, Tensor]:
     with torch.no_grad():
         scores = model(frames)

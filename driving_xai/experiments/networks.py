@@ -97,6 +97,20 @@ def trained_classifier(
     ).model
 
 
+def classifier_of(spec: str, weights: str | None, device: Device) -> Checkpoint:
+    """A classifier as `score` takes it: a folder, `timm:NAME`, `torchvision:NAME` or `module:factory`.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another kind.
+    """
+    from driving_xai.models.foreign import load
+
+    found = load(spec, weights=weights, device="cpu" if device == "auto" else device)
+    if found.outputs.kind != "multiclass":
+        raise CheckpointError(f"{spec} is a model of {found.outputs.kind} outputs; expected a classifier")
+    return found
+
+
 def fitting(methods: Sequence[str], attention: AttentionKind) -> tuple[str, ...]:
     """The methods that a network with this attention can run: not those that read another kind of attention.
 

@@ -167,6 +167,19 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         options=("folds",),
         fetches="zhu_accuracy:fetched_backbone",
     ),
+    "an-table2": Experiment(
+        paper=AN,
+        summary="Accuracy and top-5 error of several networks on the same images (Table 2).",
+        run="an_networks:table2",
+        recipe="an_networks:AnNetworks",
+        data="classes",
+        details="`networks` are given as `score` takes models; without any, three are trained for each seed. Folders of "
+        "images are named as the networks' outputs, or by ImageNet's synsets.",
+        examples=(
+            "- -o table2 --set seeds=2",
+            """photos -o table2 --set networks='["torchvision:resnet50", "torchvision:googlenet", "torchvision:vgg19"]'""",
+        ),
+    ),
     "an-table3": Experiment(
         paper=AN,
         summary="Average drop and increase of five class activation maps (Table 3).",
@@ -175,7 +188,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         data="classes",
         details="Also measured: either attention alone, CBAM trained on the frozen network, with random weights "
         "and inside the network, and two controls. Tables 3 and 4 share the runs in OUT.",
-        examples=("- -o an", "photos -o an --set checkpoint=model"),
+        examples=("- -o an", "photos -o an --set checkpoint=torchvision:resnet50"),
     ),
     "an-table4": Experiment(
         paper=AN,

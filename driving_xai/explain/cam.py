@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from driving_xai.errors import UnsupportedModelError
 from driving_xai.explain.base import Explainer, require_at_least
 from driving_xai.explain.capture import LayerGradient, layer_gradient, pooled_gradient
 from driving_xai.explain.grid import to_frame_grid
 from driving_xai.explain.seeding import generators
 from driving_xai.explain.variants import ReferenceScores
 from driving_xai.models.capabilities import feature_map_of, frame_model
-from driving_xai.models.channel_spatial import Parts, parameter_free_attention
+from driving_xai.models.channel_spatial import (
+    ChannelSpatialAttention,
+    Parts,
+    drawn_block,
+    load_block,
+    parameter_free_attention,
+)
 from driving_xai.types import Cells, FeatureMap, FrameModel, Frames, Saliency, Target
 
 Weights = Float[Tensor, "B C"]
+_RANDOM = "random"
+"""In place of a file: a block with random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,17 +223,22 @@ class AttentionGuidedCAM(ClassActivationMap):
     """Grad-CAM's maps under channel and spatial attention, before they are summed.
 
     With `attention=None` (option A) the weighted maps w_k A^k go through an attention without
-    parameters: L = ReLU(sum_k M_s M_c w_k A^k). With a module, such as `ChannelSpatialAttention`,
-    the layer's output goes through it: L = ReLU(sum_k w_k attention(A)_k). Trained on the frozen
-    network that is option B (`training.attention`), with random weights option C, a negative control.
+    parameters: L = ReLU(sum_k M_s M_c w_k A^k). With a block the layer's output goes through it:
+    L = ReLU(sum_k w_k attention(A)_k). Trained on the frozen network that is option B (`train attention` writes
+    a file of it), with random weights option C, a negative control.
 
     Source: An and Joe 2022, section 3.2.
     Deviation: the paper leaves open what F is, how the modules are trained and how the map is
     combined; its explained network is unchanged, so that the modules lie beside its path.
 
     Args:
-        attention: a module in eval mode, or None.
-        parts: of the attention without parameters, for ablations.
+        attention: None for option A; `random`, or a file that `train attention` wrote; or a module in eval mode.
+        parts: of the attention, for ablations; a module keeps its own.
+        reduction: of the random block's hidden layer.
+        seed: of the random block.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no block.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
@@ -230,20 +246,54 @@ class AttentionGuidedCAM(ClassActivationMap):
         torch.Size([2, 16, 16])
     """
 
-    attention: nn.Module | None = None
+    attention: nn.Module | str | None = None
     parts: Parts = "both"
+    reduction: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least({"reduction": (self.reduction, 1)})
+
+    def _check(self, model: object, frames: Frames) -> None:
+        at = self.feature_map(model, frames)
+        found = self.gradient(frame_model(model), frames, lambda scores: scores.sum(1), at)
+        if self.attention is not None:
+            self._block(found.activation)
 
     def weights(self, at: LayerGradient) -> Weights:
         return at.gradient.mean((2, 3))
 
+    @cached_property
+    def _stored(self) -> ChannelSpatialAttention:
+        return load_block(Path(str(self.attention)), parts=self.parts)
+
     @torch.no_grad()
     def map_of(self, found: LayerGradient, frames: Frames, at: FeatureMap) -> Saliency:
-        weights = self.weights(found)[:, :, None, None]
-        if self.attention is None:
-            attended = parameter_free_attention(weights * found.activation, parts=self.parts)
-        else:
-            attended = weights * self.attention(found.activation)
+        attended = self._attended(self.weights(found)[:, :, None, None], found.activation)
         return to_frame_grid(attended.sum(1).relu(), frames, at.cells)
+
+    def _attended(
+        self, weights: Float[Tensor, "B C 1 1"], activation: Float[Tensor, "B C h w"]
+    ) -> Float[Tensor, "B C h w"]:
+        if self.attention is None:
+            return parameter_free_attention(weights * activation, parts=self.parts)
+        return weights * self._block(activation)(activation)
+
+    def _block(self, activation: Float[Tensor, "B C h w"]) -> nn.Module:
+        """The block for maps of so many channels, where they are."""
+        if isinstance(self.attention, nn.Module):
+            return self.attention
+        channels = activation.shape[1]
+        if self.attention == _RANDOM:
+            block = drawn_block(channels, reduction=self.reduction, seed=self.seed, parts=self.parts)
+            return block.to(activation)
+        if self._stored.channels != channels:
+            raise UnsupportedModelError(
+                f"{self.attention} is for maps of {self._stored.channels} channels and this layer has {channels}; "
+                "train it on this network"
+            )
+        return self._stored.to(activation)
 
 
 def _plus_plus(activation: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Weights:

@@ -1,13 +1,20 @@
-"""Channel and spatial attention over feature maps: the trained block of CBAM, and one without parameters."""
+"""Channel and spatial attention over feature maps: the trained block of CBAM with its file, and one without parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from data_prep.shards.atomic import replacing
+from driving_xai.errors import CheckpointError
+from driving_xai.models.weights import read
 
 Parts = Literal["both", "channel", "spatial"]
 """Which of the two attentions act; the paper's are both, the others its ablations."""
@@ -33,7 +40,7 @@ class ChannelSpatialAttention(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 16, parts: Parts = "both") -> None:
         """`reduction` divides the channels to the width of the hidden layer, which is at least 1."""
         super().__init__()
-        self.parts = parts
+        self.channels, self.parts = channels, parts
         hidden = max(1, channels // reduction)
         self.describe = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
         self.look = nn.Sequential(
@@ -48,6 +55,46 @@ class ChannelSpatialAttention(nn.Module):
             planes = torch.stack((maps.amax(1), maps.mean(1)), 1)
             maps = maps * self.look(planes).sigmoid()
         return maps
+
+
+def save_block(block: ChannelSpatialAttention, path: Path, described: Mapping[str, str]) -> None:
+    """Writes a block as safetensors, whole or not at all; `described` is kept with it."""
+    with replacing(path) as temporary:
+        save_file(
+            {name: value.cpu() for name, value in block.state_dict().items()}, temporary, dict(described)
+        )
+
+
+def load_block(path: Path, *, parts: Parts = "both") -> ChannelSpatialAttention:
+    """The block that a file holds, in eval mode on the CPU; its size is the file's.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds no such block.
+    """
+    found = read(path)
+    first = found.get("describe.0.weight")
+    if first is None or first.dim() != 2:
+        raise CheckpointError(
+            f"{path} holds no channel and spatial attention; expected a file of `driving-xai train attention`"
+        )
+    hidden, channels = first.shape
+    block = ChannelSpatialAttention(channels, reduction=channels // max(hidden, 1), parts=parts)
+    try:
+        block.load_state_dict(found)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not fit its own first layer ({str(error).split()[0]}...)"
+        ) from error
+    return block.eval()
+
+
+def drawn_block(
+    channels: int, *, reduction: int, seed: int, parts: Parts = "both"
+) -> ChannelSpatialAttention:
+    """A block with random weights, in eval mode; torch's own random numbers go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ChannelSpatialAttention(channels, reduction=reduction, parts=parts).eval()
 
 
 def parameter_free_attention(

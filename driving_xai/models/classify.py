@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,9 @@ class ClassifierConfig(LambdaConfig):
     """small-cnn, lambda-resnet, labn, or any timm name; cbam- before small-cnn or a ResNet of timm's."""
     image_size: tuple[int, ...] = (224, 224)
     """Height and width of the frames it is made for."""
+    normalisation: Literal["images", "none"] = "images"
+    """By the training images' mean and deviation, with `weights` by those the weights were made with; `none` leaves
+    pixels in [0, 1], as An and Joe write."""
     channels: tuple[int, ...] = (16, 32, 64)
     """Of small-cnn's convolutions."""
     kernel: int = 3
@@ -94,6 +97,8 @@ class Classifier(nn.Module):
         self.network = build_network(config, len(config.classes))
         # What timm's weights of that name were trained with.
         given = getattr(self.network, "pretrained_cfg", {})
+        if config.normalisation == "none":
+            given = {**given, "mean": (0.0,) * 3, "std": (1.0,) * 3}
         self.register_buffer("mean", torch.tensor(given.get("mean", IMAGENET_MEAN)).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(given.get("std", IMAGENET_STD)).view(3, 1, 1))
         self._one_size = bool(given.get("fixed_input_size"))

@@ -1,23 +1,27 @@
-"""Channel and spatial attention trained on the feature maps of a network that stays as it is."""
+"""Channel and spatial attention trained on the feature maps of a network that stays as it is, and its file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.values import Checked, Gt, PositiveCount
-from driving_xai.data.images import ImageSet
-from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.channel_spatial import ChannelSpatialAttention, Parts
-from driving_xai.models.classify import Classifier
+from driving_xai.data.images import ImageSet, classes_of
+from driving_xai.errors import DataError, UnsupportedModelError
+from driving_xai.models.capabilities import device_of, feature_map_of, network_of, outputs_of
+from driving_xai.models.channel_spatial import ChannelSpatialAttention, Parts, save_block
+from driving_xai.models.feature_maps import linear_head
 from driving_xai.models.forward_trace import removed_after
-from driving_xai.types import Frames
+from driving_xai.models.label_columns import label_columns
+from driving_xai.types import FeatureMap, FrameModel, Frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class AttentionTraining(Checked):
 
 
 def train_attention(
-    model: Classifier,
+    model: FrameModel,
     images: ImageSet,
     rows: np.ndarray,
     labels: Int64[Tensor, " N"],
@@ -47,7 +51,7 @@ def train_attention(
     Args:
         model: in eval mode, with a head that reads the mean of its last feature map.
         rows: of the images to train on.
-        labels: the class of every image of the set.
+        labels: the column of the scores that is right, for every image of the set.
 
     Returns:
         The block, in eval mode, on the model's device.
@@ -57,14 +61,8 @@ def train_attention(
 
     Source: An and Joe 2022, section 3.2; Woo et al. 2018.
     """
-    found = model.feature_map
-    head = None if found is None else found.head
-    if head is None:
-        raise UnsupportedModelError(
-            f"{model.config.network} has no linear head on a pooled feature map, which this training needs; "
-            "use the attention without parameters"
-        )
-    maps = torch.cat([feature_maps(model, images.frames(part)) for part in _parts(rows, how.batch_size)])
+    found, head = pooled_head(model, images.frames(rows[:1]).to(device_of(model)))
+    maps = torch.cat([_maps(model, images.frames(part), found) for part in _parts(rows, how.batch_size)])
     torch.manual_seed(seed)
     block = ChannelSpatialAttention(maps.shape[1], reduction=how.reduction, parts=how.parts).to(maps.device)
     optimiser = torch.optim.Adam(block.parameters(), lr=how.learning_rate)
@@ -81,16 +79,89 @@ def train_attention(
     return block.eval()
 
 
+def train_to_file(
+    model: FrameModel,
+    images: ImageSet,
+    out: Path,
+    how: AttentionTraining,
+    *,
+    seed: int,
+    described: Mapping[str, str],
+) -> dict[str, float]:
+    """Trains a block on the images of the split `train` and writes it, for `AttentionGuidedCAM(attention=FILE)`.
+
+    Args:
+        described: what the file says of the model and the images.
+
+    Returns:
+        The mean cross-entropy of the training images without the block, and with it.
+
+    Raises:
+        DataError: there is nothing to train on, or a label is none of the model's classes.
+        UnsupportedModelError: the network has no linear head on a pooled feature map.
+    """
+    rows = images.rows("train")
+    if not len(rows):
+        raise DataError("the shards hold no training images, expected 1 or more; prepare some")
+    columns = label_columns(images.label_names, outputs_of(model).names)
+    labels = torch.tensor(columns)[classes_of(images)]
+    block = train_attention(model, images, rows, labels, how, seed=seed)
+    save_block(block, out, {**described, "seed": str(seed), **{k: str(v) for k, v in asdict(how).items()}})
+    return _losses(model, block, images, rows, labels[rows], how.batch_size)
+
+
+def pooled_head(model: FrameModel, frames: Frames) -> tuple[FeatureMap, nn.Linear]:
+    """A model's last feature map, and the linear layer that turns its mean into the scores.
+
+    Raises:
+        UnsupportedModelError: the network has no such layer.
+    """
+    found, network = feature_map_of(model, frames), network_of(model)
+    head = found.head
+    if head is None and found.layout == "channels-first":
+        head = linear_head(network, frames, found.layer)
+    if head is None:
+        raise UnsupportedModelError(
+            f"{type(network).__name__} has no linear head on a pooled feature map, which this training needs; "
+            "use the attention without parameters"
+        )
+    return found, head
+
+
 @torch.no_grad()
-def feature_maps(model: Classifier, frames: Frames) -> Float[Tensor, "B C h w"]:
+def feature_maps(model: FrameModel, frames: Frames) -> Float[Tensor, "B C h w"]:
     """The model's last feature map of these frames."""
-    assert model.feature_map is not None
-    layer = model.feature_map.layer
+    return _maps(model, frames, feature_map_of(model, frames.to(device_of(model))))
+
+
+@torch.no_grad()
+def _maps(model: FrameModel, frames: Frames, found: FeatureMap) -> Float[Tensor, "B C h w"]:
     maps: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _layer, _taken, given: maps.append(given.clone()))
+    handle = found.layer.register_forward_hook(lambda _layer, _taken, given: maps.append(given.clone()))
     with removed_after([handle]):
-        model(frames.to(model.mean.device))
+        model(frames.to(device_of(model)))
     return maps[0]
+
+
+@torch.no_grad()
+def _losses(
+    model: FrameModel,
+    block: ChannelSpatialAttention,
+    images: ImageSet,
+    rows: np.ndarray,
+    wanted: Int64[Tensor, " n"],
+    batch_size: int,
+) -> dict[str, float]:
+    found, head = pooled_head(model, images.frames(rows[:1]).to(device_of(model)))
+    plain, attended = [], []
+    for part in _parts(rows, batch_size):
+        maps = _maps(model, images.frames(part), found)
+        plain.append(head(maps.mean((2, 3))).cpu())
+        attended.append(head(block(maps).mean((2, 3))).cpu())
+    return {
+        "loss_without": float(F.cross_entropy(torch.cat(plain), wanted)),
+        "loss_with": float(F.cross_entropy(torch.cat(attended), wanted)),
+    }
 
 
 def _parts(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -126,10 +126,10 @@ def train(
     config = describe(how, data, geometry)
     L.seed_everything(how.seed, verbose=False)
     model = Classifier(how.model)
-    if how.weights is None:
-        _standardise(model, images, rows)
-    else:
+    if how.weights is not None:
         load_weights(model, Path(how.weights))
+    elif how.model.normalisation == "images":
+        _standardise(model, images, rows)
     module = ClassifierModule(model, how, images, labels)
     # Once nothing of the configuration can be refused any more: a refused run leaves no folder.
     with begun(out, config, resume) as state:

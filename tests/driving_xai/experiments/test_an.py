@@ -15,6 +15,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import an
 from driving_xai.experiments.an import OURS, An, _recipe, _tested_rows, tables
+from driving_xai.experiments.an_networks import AnNetworks, accuracies, table2
 from driving_xai.experiments.stand_ins import Clutter, digits_in_clutter
 from driving_xai.explain.registry import fitted
 from driving_xai.metrics.confidence import OfClass, average_drop, scores_of_weighted
@@ -74,7 +75,7 @@ def test_every_method_is_tested_with_its_effect(out, tmp_path, monkeypatch):
     """Eight runs of drawn numbers: interval, p and effect of every cell as SciPy has them, the effect by hand."""
     names = list(json.loads((out / "results.json").read_text())["means"])
 
-    def drawn(_source, _out, _how, seed: int, _device):
+    def drawn(_source, _out, _how, seed: int, _device, _given):
         draw, kinds = np.random.default_rng(seed), ("logit", "probability", "drop", "increase")
         shown = [f"{kind} {percent} %" for kind in kinds for percent in (5, 10, 20, 25, 50)]
         quantities = ("drop", "increase", *shown)
@@ -166,3 +167,38 @@ def test_further_methods_are_measured_with_options_of_their_own(out, tmp_path):
     assert "| occlusion@fine |" in (tmp_path / "table.md").read_text()
     with pytest.raises(DataError, match="of another configuration"):
         tables(None, tmp_path, replace(how, methods=(), options={}))
+
+
+def test_table_2_counts_what_is_right_and_what_is_not_among_the_first_five():
+    """Against one image after the other, in plain Python."""
+    draw = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(40, 9, generator=draw), torch.randint(0, 4, (40,), generator=draw)
+    orders = [sorted(range(9), key=lambda k: -row[k]) for row in scores.tolist()]
+    right = [order[0] == label for order, label in zip(orders, labels.tolist(), strict=True)]
+    missed = [label not in order[:5] for order, label in zip(orders, labels.tolist(), strict=True)]
+    by_class = [
+        np.mean([hit for hit, label in zip(right, labels.tolist(), strict=True) if label == each])
+        for each in range(4)
+    ]
+    found = accuracies(scores, labels)
+    assert found["accuracy"] == pytest.approx(np.mean(right))
+    assert found["class_mean_accuracy"] == pytest.approx(np.mean(by_class))
+    assert found["top5_error"] == pytest.approx(np.mean(missed))
+
+
+def test_given_networks_are_compared_on_the_same_images(out, tmp_path):
+    networks = tuple(str(out / "models" / name) for name in ("seed-0", "seed-0-cbam"))
+    how = AnNetworks(networks=networks, pictures=HOW.pictures, clutter=HOW.clutter)
+    results = table2(None, tmp_path, how)
+    assert len(results["runs"]) == 1
+    assert set(results["means"]) == set(networks)
+    usual = json.loads((out / "results.json").read_text())["accuracy"]
+    assert usual is not None
+    bounds = results["over_images"][networks[0]]
+    accuracy, count, z = results["means"][networks[0]]["accuracy"]["mean"], 6, stats.norm.ppf(0.975)
+    centre = (accuracy + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * np.sqrt(accuracy * (1 - accuracy) / count + z**2 / (4 * count**2))
+    assert (bounds["low"], bounds["high"]) == pytest.approx((centre - reach, centre + reach), abs=1e-9)
+    assert "| paper: VGG19 | 0.9372 |  | 9.21 |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(ValueError, match="two networks or more"):
+        AnNetworks(networks=networks[:1])

@@ -120,6 +120,12 @@ def test_normalisation_is_inside():
     assert torch.equal(model(frames), model.network(by_hand))
 
 
+def test_without_normalisation_the_network_sees_pixels_as_they_are():
+    model, frames = _model("small-cnn", normalisation="none"), torch.rand(2, 3, 32, 48)
+    assert torch.equal(model.normalised(frames), frames)
+    assert torch.equal(model(frames), model.network(frames))
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("resnet19", "did you mean resnet"), ("cbam-mobilenetv3_small_050", "no residual blocks")],
