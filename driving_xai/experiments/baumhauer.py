@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from driving_xai.experiments.baumhauer_features import Device, Frozen, Network, OnProgress, StandIn, frozen
+from driving_xai.experiments.figures import Value, interval_plot, save
 from driving_xai.experiments.recipes import planned, require_unset
 from driving_xai.experiments.runs import (
     DIFFERENCES,
@@ -145,7 +147,8 @@ def table1(
 
     Args:
         data: shards of `prep image-folder`; None for the stand-in.
-        out: gets `runs/` for each seed, `features/`, `results.json` and `table.md`.
+        out: gets `runs/` for each seed, `features/`, `results.json`, `table.md`, and Fig. 3 as `fig3-error` and
+            `fig3-loss`, each SVG and PNG.
 
     Returns:
         What `results.json` holds.
@@ -183,7 +186,24 @@ def table1(
         "runs": runs,
     }
     write_results(out, results, _table1_text(results))
+    for quantity in ("accuracy", "loss"):
+        save(_figure3(results, quantity), out / f"fig3-{'error' if quantity == 'accuracy' else quantity}")
     return results
+
+
+def _figure3(results: Mapping[str, Any], quantity: str) -> Figure:
+    """One half of Fig. 3: error rate or loss of each column, with its interval."""
+    values = []
+    for name, title in COLUMNS.items():
+        found = results["means"][name][quantity]
+        mean, (low, high) = found["mean"], (found["interval"][end] for end in ("low", "high"))
+        if quantity == "accuracy":
+            mean, low, high = 1 - mean, None if high is None else 1 - high, None if low is None else 1 - low
+        values.append(Value(name=title, mean=mean, low=low, high=high))
+    label = "error rate" if quantity == "accuracy" else "loss in nats"
+    return interval_plot(
+        values, title="Table 1 as a figure", x_label=f"{label}; mean and 95 % interval over runs"
+    )
 
 
 def unread_images(data: Path | None) -> dict[str, str]:

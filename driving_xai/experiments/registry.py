@@ -248,4 +248,22 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         examples=("- -o mnist",),
         device=False,
     ),
+    "baumhauer-l2x": Experiment(
+        paper=BAUMHAUER,
+        summary="L2X at the image with two networks: accuracy by soft and by hard explanations (Section 4.1).",
+        run="baumhauer_l2x:run",
+        recipe="baumhauer_l2x:TwoNetworks",
+        data="classes",
+        details="Also measured: the judging network on as many random patches, and on all.",
+        examples=("- -o l2x --set seeds=2", "cats-dogs -o l2x --set network.weights=b0.safetensors"),
+        device=False,
+    ),
+    "baumhauer-context": Experiment(
+        paper=BAUMHAUER,
+        summary="Bounded logit attention with a concept vector, and sigmoids in its place (Section 3.3, Fig. 24).",
+        run="baumhauer_context:run",
+        recipe="baumhauer_context:Context",
+        data="classes",
+        examples=("- -o context",),
+    ),
 }

@@ -26,6 +26,7 @@ Features = Float[Tensor, "B n C"]
 Explanation = Literal["soft", "hard"]
 Thresholding = Literal["excess", "renormalised", "straight-through", "indicator"]
 HardRule = Literal["maximal", "zero-logit"]
+AttentionKind = Literal["bla", "bla-t", "l2x-f", "sigmoid", "concept"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,12 @@ class BoundedLogitConfig:
     classes: tuple[str, ...] = ()
     """Names of the outputs; training takes them from the shards."""
     output_kind: Literal["multiclass", "multilabel"] = "multiclass"
-    attention: Literal["none", "bla", "bla-t", "l2x-f"] = "bla-t"
-    """none is the baseline, which pools the mean."""
+    attention: Literal["none"] | AttentionKind = "bla-t"
+    """none is the baseline, which pools the mean. The paper's two attempts with other contexts: sigmoid weighs each
+    cell by itself, as CBAM does; concept is bla whose logits also see a vector made of all cells (Jetley et al.)."""
+    predicts: Literal["selection", "all-cells"] = "selection"
+    """What a prediction rests on: the hard selection, or all cells as the baseline; the latter leaves the predictions
+    of the network that bla-ph explains as they are."""
     theta: float = 0.1
     """Multiplies the bounded logits before the softmax: a temperature of 10."""
     gamma: float | None = None
@@ -51,6 +56,8 @@ class BoundedLogitConfig:
     """Of l2x-f's Gumbel-softmax samples."""
     temperature: TemperatureRule = "divide"
     """Whether tau divides, as L2X defines it, or multiplies, as the authors' code has it."""
+    cells: int | None = None
+    """Of the feature map, which concept makes its vector of; training takes it from the images."""
     dropout: float = 0.2
     units: Literal["each", "difference"] = "each"
     """A unit for each class, or for two classes one unit z, whose scores are (-z/2, z/2): a sigmoid."""
@@ -72,6 +79,10 @@ class BoundedLogitConfig:
             raise ValueError(
                 f"theta is {self.theta}, tau {self.tau}, dropout {self.dropout}, subset_size {self.subset_size}; "
                 "expected over 0, over 0, 0 up to 1, and 1 or more"
+            )
+        if self.predicts == "all-cells" and self.attention in ("none", "l2x-f"):
+            raise ValueError(
+                f"predicts is 'all-cells' and attention {self.attention!r}; expected 'selection': it has no other"
             )
         if self.gamma is not None and not 0 <= self.gamma < 1:
             raise ValueError(f"gamma is {self.gamma}; expected 0 up to 1, or none for 0.98 / n")
@@ -140,6 +151,10 @@ class AttentiveHead(nn.Module):
         self.config = config
         # A 1 x 1 convolution with one filter.
         self.explain = None if config.attention == "none" else nn.Linear(channels, 1)
+        if config.attention == "concept":
+            if config.cells is None:
+                raise ValueError("cells is not set; say how many cells the feature map has")
+            self.concept = nn.Linear(config.cells * channels, channels, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         if not config.classes:
             raise ValueError("classes are not set; name the outputs")
@@ -156,11 +171,15 @@ class AttentiveHead(nn.Module):
         """The scores of what is selected.
 
         Args:
-            explanation: pools with soft weights or with hard ones. None: soft in training, else hard.
+            explanation: pools with soft weights or with hard ones. None: soft in training, else what `predicts` says.
             generator: of l2x-f's samples, which soft explanations draw; None takes torch's own.
         """
         chosen = explanation or ("soft" if self.training else "hard")
-        return self.judge(torch.einsum("bn,bnc->bc", self._pooling(features, chosen, generator), features))
+        if explanation is None and not self.training and self.config.predicts == "all-cells":
+            weights = _even(features)
+        else:
+            weights = self._pooling(features, chosen, generator)
+        return self.judge(torch.einsum("bn,bnc->bc", weights, features))
 
     def judge(self, pooled: Float[Tensor, "B C"]) -> Scores:
         """The scores of pooled features."""
@@ -168,24 +187,44 @@ class AttentiveHead(nn.Module):
         return torch.cat((-scores, scores), 1) / 2 if self.config.units == "difference" else scores
 
     def logits(self, features: Features) -> Weights:
-        """What each cell's selection rests on: g, for bla and bla-t bounded to min(g, 0).
+        """What each cell's selection rests on: g, for bla, bla-t and concept bounded to min(g, 0).
 
         Raises:
-            UnsupportedModelError: the head has no attention.
+            UnsupportedModelError: the head has no attention, or was built for feature maps of another size.
         """
         if self.explain is None:
             raise UnsupportedModelError("this model was built with attention 'none': it selects nothing")
+        if self.config.attention == "concept":
+            features = features + self._concept_of(features)[:, None]
         g = self.explain(features).squeeze(2)
-        return g if self.config.attention == "l2x-f" else g.clamp_max(0)
+        return g if self.config.attention in ("l2x-f", "sigmoid") else g.clamp_max(0)
+
+    def _concept_of(self, features: Features) -> Float[Tensor, "B C"]:
+        if features.shape[1] != self.config.cells:
+            raise UnsupportedModelError(
+                f"the feature map has {features.shape[1]} cells and this model was trained with {self.config.cells}; "
+                "give frames of that size"
+            )
+        return self.concept(features.flatten(1))
 
     def attend(self, features: Features) -> Weights:
-        """The soft explanation q, which sums to one: of l2x-f the distribution it samples from."""
+        """The soft explanation q, which sums to one: of l2x-f the distribution it samples from.
+
+        Sigmoid's cells do not compete: each is in (0, 1) by itself, and they sum to anything.
+        """
+        if self.config.attention == "sigmoid":
+            return self.logits(features).sigmoid()
         theta = 1.0 if self.config.attention == "l2x-f" else self.config.theta
         return soft_selection(self.logits(features), theta=theta)
 
     def select(self, features: Features) -> Weights:
-        """The hard explanation: equal weights on the selected cells, which sum to one."""
+        """The hard explanation: equal weights on the selected cells, which sum to one.
+
+        Of sigmoid those over one half, or else the best: the paper names no rule.
+        """
         logits = self.logits(features)
+        if self.config.attention == "sigmoid":
+            return hard_selection(logits.clamp_max(0), rule="maximal")
         if self.config.attention == "l2x-f":
             return top_k(logits, k=self.config.subset_size) / min(self.config.subset_size, logits.shape[1])
         return hard_selection(logits, rule=self.config.hard)
@@ -195,7 +234,7 @@ class AttentiveHead(nn.Module):
     ) -> Weights:
         config, cells = self.config, features.shape[1]
         if config.attention == "none":
-            return features.new_full(features.shape[:2], 1 / cells)
+            return _even(features)
         if explanation == "hard":
             return self.select(features)
         if config.attention == "l2x-f":
@@ -209,10 +248,17 @@ class AttentiveHead(nn.Module):
             # The code's temperature makes masks whose mass is near one; L2X's have a mass of up to k.
             return union / config.subset_size if config.temperature == "divide" else union
         soft = self.attend(features)
-        if config.attention == "bla":
+        if config.attention in ("bla", "concept"):
             return soft
+        if config.attention == "sigmoid":
+            return soft / cells
         gamma = 0.98 / cells if config.gamma is None else config.gamma
         return thresholded(soft, gamma=gamma, rule=config.thresholding)
+
+
+def _even(features: Features) -> Weights:
+    """The weights of a mean over all cells."""
+    return features.new_full(features.shape[:2], 1 / features.shape[1])
 
 
 class BoundedLogitModel(nn.Module):
@@ -241,8 +287,9 @@ class BoundedLogitModel(nn.Module):
 
     @property
     def feature_map(self) -> FeatureMap:
-        """What the head pools; only the baseline turns its plain mean into the scores."""
-        pools_the_mean = self.config.attention == "none" and self.config.units == "each"
+        """What the head pools; only where all cells are pooled does a plain mean turn into the scores."""
+        takes_all = self.config.attention == "none" or self.config.predicts == "all-cells"
+        pools_the_mean = takes_all and self.config.units == "each"
         return replace(self.backbone.feature_map, head=self.head.classify if pools_the_mean else None)
 
     @property
@@ -275,7 +322,7 @@ class BoundedLogitModel(nn.Module):
         return self.head.attend(cells_of(maps)).unflatten(1, maps.shape[2:])
 
     def selection(self, frames: Frames) -> Attention:
-        """The hard explanation, which the prediction rests on; sums to one.
+        """The hard explanation, which the prediction rests on unless it takes all cells; sums to one.
 
         Raises:
             UnsupportedModelError: the model has no attention.

@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from driving_xai.models.frozen_cnn import FrozenCNN
 from driving_xai.models.small_cnn import SmallCNN, glorot
 from driving_xai.types import Attention, FeatureMap, Frames, Outputs, Scores
 
 TemperatureRule = Literal["divide", "multiply"]
+Stack = SmallCNN | FrozenCNN
 
 
 def union_of_samples(
@@ -57,7 +59,7 @@ def top_k(logits: Float[Tensor, "B n"], *, k: int) -> Float[Tensor, "B n"]:
 
 @dataclass(frozen=True, kw_only=True)
 class L2XConfig:
-    """Two small convolution stacks: one selects patches of the frame, one judges what is left."""
+    """Two convolution stacks: one selects patches of the frame, one judges what is left."""
 
     classes: tuple[str, ...]
     subset_size: int = 4
@@ -93,20 +95,21 @@ class L2XModel(nn.Module):
         tensor([4., 4.])
     """
 
-    def __init__(self, config: L2XConfig) -> None:
+    def __init__(self, config: L2XConfig, *, stacks: tuple[Stack, Stack] | None = None) -> None:
+        """Builds two small stacks, or takes two that are made: one selects, one judges.
+
+        Args:
+            stacks: with the weights that they have; `channels`, `kernel`, `pooled` and `colour` are then theirs.
+        """
         super().__init__()
         self.config = config
         self.outputs = Outputs(kind="multiclass", names=config.classes)
-        self.explainer, self.backbone = (
-            SmallCNN(
-                channels=config.channels, kernel=config.kernel, pooled=config.pooled, colour=config.colour
-            )
-            for _ in range(2)
-        )
+        self.explainer, self.backbone = stacks or (_small(config), _small(config))
         self.explain = nn.Conv2d(self.explainer.channels, 1, 1)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(self.backbone.channels, len(config.classes))
-        self.apply(glorot)
+        for part in (self,) if stacks is None else (self.explain, self.classify):
+            part.apply(glorot)
 
     @property
     def feature_map(self) -> FeatureMap:
@@ -137,8 +140,12 @@ class L2XModel(nn.Module):
             )
         else:
             mask = top_k(logits.flatten(1), k=self.config.subset_size)
-        side = 2**self.config.pooled
-        patches = mask.unflatten(1, logits.shape[1:]).repeat_interleave(side, 1).repeat_interleave(side, 2)
+        return self.judge(frames, mask.unflatten(1, logits.shape[1:]))
+
+    def judge(self, frames: Frames, mask: Float[Tensor, "B h w"]) -> Scores:
+        """The scores of frames whose patches are multiplied by a mask."""
+        side = frames.shape[2] // mask.shape[1]
+        patches = mask.repeat_interleave(side, 1).repeat_interleave(side, 2)
         return self.classify(self.dropout(self.backbone(frames * patches[:, None]).mean((2, 3))))
 
     def attention(self, frames: Frames) -> Attention:
@@ -152,9 +159,17 @@ class L2XModel(nn.Module):
         return top_k(logits.flatten(1), k=self.config.subset_size).view_as(logits)
 
     def _logits(self, frames: Frames) -> Float[Tensor, "B h w"]:
-        side = 2**self.config.pooled
-        if frames.shape[2] % side or frames.shape[3] % side:
-            raise ValueError(
-                f"frames are {frames.shape[2]} x {frames.shape[3]}; expected multiples of {side}, a patch"
-            )
-        return self.explain(self.explainer(frames)).squeeze(1)
+        height, width = frames.shape[2:]
+        logits = self.explain(self.explainer(frames)).squeeze(1)
+        rows, columns = logits.shape[1:]
+        # Pools leave out what is over: the number of patches alone would not tell.
+        side = 2**self.explainer.pooled if isinstance(self.explainer, SmallCNN) else height // rows
+        if (rows * side, columns * side) != (height, width):
+            raise ValueError(f"frames are {height} x {width}; expected multiples of {side}, a patch")
+        return logits
+
+
+def _small(config: L2XConfig) -> SmallCNN:
+    return SmallCNN(
+        channels=config.channels, kernel=config.kernel, pooled=config.pooled, colour=config.colour
+    )

@@ -25,6 +25,7 @@ from driving_xai.data.splits import Split
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.backbone import fetched_name
 from driving_xai.models.bounded_logit import (
+    AttentionKind,
     AttentiveHead,
     BoundedLogitConfig,
     BoundedLogitModel,
@@ -167,9 +168,8 @@ def loss_of(scores: Scores, truth: Labels) -> Float[Tensor, ""]:
     return F.binary_cross_entropy_with_logits(scores, truth.to(scores.dtype))
 
 
-AttentionKind = Literal["l2x-f", "bla", "bla-t"]
 Learns = Literal["all", "explanation"]
-Variant = Literal["l2x-f", "bla", "bla-t", "bla-ph"]
+Variant = AttentionKind | Literal["bla-ph"]
 """bla-ph is bla-t after the fact: the baseline's head stays as it is."""
 
 
@@ -227,7 +227,8 @@ def train_explanation(
     head = _head(how, attention, seed)
     head.classify.load_state_dict(baseline.classify.state_dict())
     assert head.explain is not None
-    parameters = head.explain.parameters() if learns == "explanation" else None
+    kept = {id(weight) for weight in head.classify.parameters()} if learns == "explanation" else set()
+    parameters = [weight for weight in head.parameters() if id(weight) not in kept]
     fit(head, examples, labels, rows, how.augmented, seed=seed, parameters=parameters)
     return head
 
@@ -256,6 +257,15 @@ class BoundedLogitTraining(Checked):
     seed: Seed = 0
     keep_mib: Count = 2048
     """Of decoded images that may stay in memory."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kept = self.head == "baseline" and self.model.backbone != "small-cnn"
+        if self.model.predicts == "all-cells" and not kept:
+            raise ValueError(
+                "model.predicts is 'all-cells', which is the original network's prediction where its head is kept; "
+                "expected head 'baseline' (bla-ph) on a frozen backbone"
+            )
 
     @property
     def fetches(self) -> bool:
@@ -297,6 +307,8 @@ def train(
     if len(rows) < 2:
         raise DataError(f"the shards hold {len(rows)} training images, expected 2 or more; prepare more")
     how = replace(how, model=replace(how.model, classes=images.label_names))
+    if how.model.attention == "concept":
+        how = replace(how, model=replace(how.model, cells=_cells(how.model, images.frames(rows[:1]))))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         model = BoundedLogitModel(how.model)
@@ -325,6 +337,13 @@ def train(
     metrics |= _by_split(judged, examples, labels, images)
     checkpoint.save(out, model.cpu().eval(), describe(how, images), metrics)
     return metrics
+
+
+@torch.no_grad()
+def _cells(config: BoundedLogitConfig, frame: Frames) -> int:
+    """How many cells the feature map of such a frame has."""
+    stack = BoundedLogitModel(replace(config, attention="none")).eval().backbone
+    return int(stack(frame).shape[2:].numel())
 
 
 def describe(how: BoundedLogitTraining, images: LabelledImages) -> dict[str, Any]:

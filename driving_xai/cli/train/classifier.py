@@ -38,8 +38,8 @@ def classifier(
         typer.Option(
             "--model",
             metavar="NAME",
-            help="small-cnn, lambda-resnet, labn, cbam-RESNET or any timm name; bla, bla-t, bla-ph or l2x-f "
-            "classify by the evidence that they select. [default: resnet18]",
+            help="small-cnn, lambda-resnet, labn, cbam-RESNET or any timm name; bla, bla-t, bla-ph, l2x-f, "
+            "bla-sigmoid or bla-concept classify by the evidence that they select. [default: resnet18]",
         ),
     ] = None,
     weights: Annotated[
@@ -75,8 +75,8 @@ def classifier(
     options: dict[str, Any]
     if network == "l2x":
         raise console.SettingsError(
-            "--model l2x: give l2x-f, its form on a frozen network; `driving-xai experiment baumhauer-mnist` has "
-            "the original"
+            "--model l2x: give l2x-f, its form on a frozen network; `driving-xai experiment baumhauer-mnist` and "
+            "baumhauer-l2x have the original"
         )
     if network is not None and network in _SELECTING:
         if (devices or 1) > 1:
@@ -124,6 +124,8 @@ _SELECTING: Mapping[str, Mapping[str, str]] = {
     "bla-t": {"model.attention": "bla-t"},
     "bla-ph": {"model.attention": "bla-t", "head": "baseline"},
     "l2x-f": {"model.attention": "l2x-f"},
+    "bla-sigmoid": {"model.attention": "sigmoid"},
+    "bla-concept": {"model.attention": "concept"},
 }
 _STAGES = ("baseline", "augmented")
 

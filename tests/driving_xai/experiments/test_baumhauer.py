@@ -14,7 +14,7 @@ from scipy import stats
 
 from data_prep.prepare import PrepConfig, prepare
 from driving_xai.errors import CheckpointError, DataError
-from driving_xai.experiments import baumhauer, baumhauer_mnist
+from driving_xai.experiments import baumhauer, baumhauer_context, baumhauer_l2x, baumhauer_mnist
 from driving_xai.experiments.baumhauer import Explanations, Table1, heads_of_seed, table1
 from driving_xai.experiments.baumhauer_features import Network, StandIn, frozen
 from driving_xai.experiments.baumhauer_lime import MAPS, Table2, table2
@@ -23,7 +23,7 @@ from driving_xai.experiments.image_sets import from_shards
 from driving_xai.experiments.runs import Mean, each_run, paired, unpaired
 from driving_xai.experiments.stand_ins import Clutter, Digits, alone, cluttered, handwritten_digits
 from driving_xai.metrics.rank_correlation import patch_lime
-from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitModel
+from driving_xai.models.bounded_logit import AttentiveHead, BoundedLogitConfig, BoundedLogitModel
 from driving_xai.training.bounded_logit import Schedule
 
 STAND_IN = StandIn(
@@ -212,6 +212,32 @@ def test_what_was_not_tested_is_not_read_as_significant():
     assert [baumhauer._cell(mean, runs) for runs in (1, 2)] == ["0.5000 ± -", "0.5000 ± 0.00"]
 
 
+def test_focus_counts_cells_as_their_entropy_does():
+    """Even weights have as many effective cells as cells, one winner has one; both known in closed form."""
+    config = BoundedLogitConfig(classes=("a", "b"), attention="sigmoid")
+    head = AttentiveHead(config, channels=2).eval().requires_grad_(False)
+    head.explain.weight.copy_(torch.tensor([[1.0, 0.0]]))
+    even, single = torch.zeros(1, 5, 2), torch.full((1, 5, 2), -80.0)
+    single[0, 3] = 0.0
+    assert baumhauer_context.focus(head, [even]) == pytest.approx(
+        {"cells": 5, "effective_cells": 5, "largest_logit": 0}
+    )
+    assert baumhauer_context.focus(head, [single]) == pytest.approx(
+        {"cells": 1, "effective_cells": 1, "largest_logit": 0}
+    )
+
+
+def test_l2x_and_other_contexts_run_on_the_stand_in(tmp_path):
+    how = baumhauer_context.Context(stand_in=STAND_IN, explanations=replace(BRIEF, seeds=1))
+    found = baumhauer_context.run(None, tmp_path / "context", how)
+    assert 1 <= found["means"]["concept"]["cells"]["mean"] <= 49
+    assert "| less: each cell by itself, a sigmoid |" in (tmp_path / "context" / "table.md").read_text()
+    two = baumhauer_l2x.TwoNetworks(stand_in=STAND_IN, seeds=1, subset_size=49, schedule=Schedule(epochs=1))
+    found = baumhauer_l2x.run(None, tmp_path / "l2x", two)["runs"][0]
+    # All patches of 49 are hard selected, and random ones are all of them too.
+    assert found["hard"] == found["random"] == found["all"]
+
+
 def test_table1_sums_up_its_runs_and_goes_on_where_it_stopped(tmp_path):
     how = Table1(stand_in=STAND_IN, explanations=replace(BRIEF, seeds=1))
     one = table1(None, tmp_path, how)
@@ -230,6 +256,8 @@ def test_table1_sums_up_its_runs_and_goes_on_where_it_stopped(tmp_path):
     by_hand = [_of_two_runs(two["runs"], "bla-t", "baseline", each) for each in ("accuracy", "loss")]
     cells = " | ".join(f"{mean:+.4f} ({low:+.4f} to {high:+.4f})" for mean, low, high in by_hand)
     assert f"| BLA-T - BL | {cells} |" in table
+    drawn = (tmp_path / "fig3-error.svg").read_text()
+    assert all(title in drawn for title in (*baumhauer.COLUMNS.values(), "error rate"))
 
 
 def _of_two_runs(runs, ours: str, theirs: str, quantity: str) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -82,6 +83,63 @@ def test_scores_follow_the_equations(attention, explanation, features):
         pooled = sum(weight * cell for weight, cell in zip(weights, cells, strict=True))
         expected = network.classify.weight @ pooled + network.classify.bias
         torch.testing.assert_close(scores, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("explanation", ["soft", "hard"])
+@pytest.mark.parametrize("attention", ["concept", "sigmoid"])
+def test_other_contexts_follow_their_equations(attention, explanation, features):
+    """A slow twin of Jetley's concept vector in the logits, and of a sigmoid for each cell by itself."""
+    network = head(attention, cells=CELLS).requires_grad_(False)
+    found = network(features, explanation=explanation)
+    for cells, scores in zip(features, found, strict=True):
+        weight, bias = network.explain.weight[0], float(network.explain.bias[0])
+        if attention == "concept":
+            concept = sum(network.concept.weight[:, 6 * i : 6 * i + 6] @ cell for i, cell in enumerate(cells))
+            logits = [min(float(weight @ (concept + cell)) + bias, 0.0) for cell in cells]
+            weights = torch.softmax(0.1 * torch.tensor(logits, dtype=torch.float64), 0).tolist()
+        else:
+            logits = [float(weight @ cell) + bias for cell in cells]
+            weights = [1 / (1 + math.exp(-value)) / CELLS for value in logits]
+            logits = [min(value, 0.0) for value in logits]
+        if explanation == "hard":
+            winners = [i for i in range(CELLS) if logits[i] == max(logits)]
+            weights = [1 / len(winners) if i in winners else 0.0 for i in range(CELLS)]
+        pooled = sum(weight * cell for weight, cell in zip(weights, cells, strict=True))
+        expected = network.classify.weight @ pooled + network.classify.bias
+        torch.testing.assert_close(scores, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_concept_vector_lifts_the_bound_and_leaves_one_cell(features):
+    """Far below zero the bound does nothing: q is the softmax of unbounded logits, whose maximum is one cell."""
+    network = head("concept", cells=CELLS).requires_grad_(False)
+    network.explain.bias.fill_(-1000.0)
+    unbounded = network.explain(features + network.concept(features.flatten(1))[:, None]).squeeze(2)
+    torch.testing.assert_close(
+        network.attend(features), torch.softmax(0.1 * unbounded, 1), rtol=1e-12, atol=0
+    )
+    assert (network.select(features) > 0).sum(1).tolist() == [1, 1, 1, 1]
+    with pytest.raises(UnsupportedModelError, match="has 48 cells and this model was trained with 49"):
+        network(features[:, 1:])
+    with pytest.raises(ValueError, match="cells is not set"):
+        head("concept")
+
+
+def test_a_network_explained_after_the_fact_predicts_as_before(frames):
+    """With `predicts` all-cells, scores and Grad-CAM are the baseline's, and the selection is the explanation's."""
+    plain = model("none")
+    explained, selecting = (model("bla-t", predicts=which) for which in ("all-cells", "selection"))
+    for each in (explained, selecting):
+        missing = each.load_state_dict(plain.state_dict(), strict=False).missing_keys
+        assert missing == ["head.explain.weight", "head.explain.bias"]
+    assert torch.equal(explained(frames), plain(frames))
+    assert torch.equal(explained.selection(frames), selecting.selection(frames))
+    assert not torch.allclose(explained(frames), selecting(frames))
+    assert explained.feature_map.head is explained.head.classify
+    torch.testing.assert_close(
+        GradCAM()(explained, frames, output(1)), GradCAM()(plain, frames, output(1)), rtol=1e-12, atol=0
+    )
+    with pytest.raises(ValueError, match="predicts is 'all-cells' and attention 'none'"):
+        model("none", predicts="all-cells")
 
 
 def test_bounded_logits_make_soft_selections_nearly_even(features):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from driving_xai.models.frozen_cnn import FrozenCNN
 from driving_xai.models.subset_sampling import L2XConfig, L2XModel, top_k, union_of_samples
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5, 0.5], [0.0, 0.0, 0.0, 3.0, -9.0, 1.0]], dtype=torch.float64)
@@ -123,3 +124,23 @@ def test_bad_settings_and_sizes_say_what_was_expected(model):
         replace(model.config, subset_size=0)
     with pytest.raises(ValueError, match="frames are 18 x 16; expected multiples of 4"):
         model(torch.zeros(1, 3, 18, 16, dtype=torch.float64))
+
+
+def test_two_given_stacks_keep_their_weights_and_cut_the_frame_by_their_grid():
+    """Patches of a stack that is no small CNN are as large as its stride, here 32 px of timm's."""
+    torch.manual_seed(0)
+    stacks = FrozenCNN("resnet10t"), FrozenCNN("resnet10t")
+    before = stacks[1].state_dict()["trunk.conv1.0.weight"].clone()
+    model = L2XModel(L2XConfig(classes=("cat", "dog"), subset_size=2), stacks=stacks).eval()
+    assert torch.equal(model.backbone.state_dict()["trunk.conv1.0.weight"], before)
+    frames = torch.rand(2, 3, 64, 96, generator=seeded())
+    chosen = model.selection(frames)
+    assert chosen.shape == (2, 2, 3)
+    shown = torch.zeros_like(frames)
+    for b, row, column in chosen.nonzero().tolist():
+        square = (b, slice(None), slice(32 * row, 32 * row + 32), slice(32 * column, 32 * column + 32))
+        shown[square] = frames[square]
+    expected = model.classify(model.backbone(shown).mean((2, 3)))
+    torch.testing.assert_close(model(frames), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="frames are 64 x 80; expected multiples of 32, a patch"):
+        model(torch.zeros(1, 3, 64, 80))
