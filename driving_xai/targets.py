@@ -195,6 +195,16 @@ OF_PROBABILITY = ("rise", "lime")
 """Methods whose papers fit the probability of a class; see `explained_by`."""
 
 
+def hides_parts(method: str) -> bool:
+    """Whether a method of this name, or a control that takes its maps, is one of `OF_PROBABILITY`.
+
+    Example:
+        >>> [hides_parts(name) for name in ("rise@many", "another-image:lime", "grad-cam")]
+        [True, True, False]
+    """
+    return method.partition("@")[0].removeprefix("another-image:") in OF_PROBABILITY
+
+
 def explained_by(
     method: str, target: Target, outputs: Outputs, *, score: ExplainedScore = "probability"
 ) -> Target:
@@ -216,8 +226,7 @@ def explained_by(
         >>> explained_by("rise", output(0), two)(torch.tensor([[1.0, 1.0]]))
         tensor([0.5000])
     """
-    hides = method.partition("@")[0] in OF_PROBABILITY
-    if outputs.kind == "regression" or not hides or score == "logit":
+    if outputs.kind == "regression" or not hides_parts(method) or score == "logit":
         return target
     return lambda scores: target(probabilities(scores, outputs))
 

@@ -24,7 +24,7 @@ from driving_xai.evaluation.job import Objects, Progress, Run, opened
 from driving_xai.evaluation.ranked_cells import RankedBy
 from driving_xai.evaluation.results import SUMMARY, Results, locked
 from driving_xai.evaluation.run import score
-from driving_xai.evaluation.selection import every_batch
+from driving_xai.evaluation.selection import every_batch, sampled
 from driving_xai.explain.base import Explainer
 from driving_xai.explain.options import OptionsOf
 from driving_xai.explain.registry import require_methods
@@ -35,6 +35,7 @@ from driving_xai.models.capabilities import device_of, scores_of
 from driving_xai.models.foreign import as_checkpoint
 from driving_xai.perturb import CurveFill
 from driving_xai.targets import by_name
+from driving_xai.types import Frames
 
 Methods = Sequence[str | Explainer] | Mapping[str, Explainer]
 """Names and objects, or objects by labels of one's own."""
@@ -305,6 +306,10 @@ class FrameData:
             self._model, frames, self._rule(clean), clean=clean, ground_truth_mask=masks, labels=labels
         )
         return batch._replace(rows=rows, targets=names)
+
+    def sample(self, count: int, *, seed: int) -> Frames:
+        """See `EvalData`."""
+        return self._frames[torch.from_numpy(sampled(np.arange(self.total), count, seed=seed))].cpu()
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:
         """See `EvalData`; each frame is a drive of its own, since it is no neighbour of the others."""

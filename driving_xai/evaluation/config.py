@@ -16,7 +16,7 @@ from driving_xai.metrics.masked_accuracy import require_followed
 from driving_xai.metrics.registry import METRICS, metric_class
 from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.perturb import CurveFill
-from driving_xai.targets import OF_PROBABILITY, ExplainedScore
+from driving_xai.targets import OF_PROBABILITY, ExplainedScore, hides_parts
 
 WINDOW = "deletion-window"
 """The measure that edits whole windows."""
@@ -150,7 +150,7 @@ class ScoreConfig(EvalConfig):
     @property
     def hides_parts(self) -> bool:
         """Whether a method follows `explained_score`."""
-        return any(name.partition("@")[0] in OF_PROBABILITY for name in self.methods)
+        return any(map(hides_parts, self.methods))
 
     @property
     def scored_measures(self) -> Mapping[str, tuple[str, CurveFill | None]]:
@@ -189,7 +189,7 @@ class HasMethods(Protocol):
     def batch_size(self) -> int: ...
 
 
-def explainers_of(names: Sequence[str], model: Any, config: HasMethods) -> Mapping[str, Explainer]:
+def explainers_of(names: Sequence[str], model: Any, config: HasMethods) -> dict[str, Explainer]:
     """The explainers of these names, each of which fits a model.
 
     Args:

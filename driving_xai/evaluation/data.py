@@ -19,6 +19,7 @@ from driving_xai.evaluation.image_data import ImageData
 from driving_xai.evaluation.selection import every_batch
 from driving_xai.metrics.batch import EvalBatch
 from driving_xai.metrics.quantities import Quantity
+from driving_xai.types import Frames
 
 
 class EvalData(Protocol):
@@ -58,6 +59,10 @@ class EvalData(Protocol):
             batch_size: most frames in a batch.
             wanted: of a batch's number. What is not wanted is not even decoded where it can be passed over.
         """
+        ...
+
+    def sample(self, count: int, *, seed: int) -> Frames:
+        """At most so many of the frames to score, drawn at random: RGB in [0, 1], on the CPU."""
         ...
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:

@@ -20,13 +20,13 @@ from driving_xai.data.splits import HoldOut
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.evaluation.config import ScoreConfig
 from driving_xai.evaluation.instants import Instants, advance, instants_of, repeated, rows_of_batches, walk
-from driving_xai.evaluation.selection import choose_rows, every_batch, require_geometry
+from driving_xai.evaluation.selection import choose_rows, every_batch, require_geometry, sampled
 from driving_xai.metrics.batch import EvalBatch, Window
 from driving_xai.metrics.quantities import STEERING_ERROR, Quantity, SteeringError, angle_deg
 from driving_xai.models.capabilities import device_of
 from driving_xai.models.declared import at_instant, is_recurrent
 from driving_xai.targets import by_name
-from driving_xai.types import Scores
+from driving_xai.types import Frames, Scores
 
 
 class DriveData:
@@ -155,7 +155,7 @@ class DriveData:
             },
             ground_truth_mask=self._route.causes(rows).to(device) if self._with_masks else None,
             window=self._windows(instants) if instants.earlier else None,
-            instant=lambda place: self._batch(instants.part(slice(place, place + 1))),
+            instant=lambda place: self._batch(instants.one(place)),
         )
 
     def _windows(self, instants: Instants) -> Window:
@@ -166,6 +166,11 @@ class DriveData:
             return advance(self._model, windows, past)[-1][0]
 
         return Window(tuple(map(self._batch, instants.earlier)), scores)
+
+    def sample(self, count: int, *, seed: int) -> Frames:
+        """See `EvalData`."""
+        driven = np.concatenate([run.rows for run in self._runs])
+        return self._route.frames(sampled(driven, count, seed=seed)).float() / 255
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:
         """See `EvalData`."""

@@ -37,11 +37,11 @@ from driving_xai.models.capabilities import device_of, frame_model, scores_of
 from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.perturb import Fill
 from driving_xai.targets import (
-    OF_PROBABILITY,
     ExplainedScore,
     TargetRule,
     by_name,
     explained_by,
+    hides_parts,
     probabilities,
 )
 from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
@@ -104,9 +104,7 @@ class ExplainConfig(Checked):
             )
         require_methods(self.methods, self.options)
         self._check_drawing()
-        if self.explained_score != "probability" and not any(
-            each.partition("@")[0] in OF_PROBABILITY for each in self.methods
-        ):
+        if self.explained_score != "probability" and not any(map(hides_parts, self.methods)):
             raise ValueError(
                 f"got explained_score {self.explained_score!r}, which none of these methods follows; leave it out"
             )

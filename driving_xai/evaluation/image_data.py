@@ -20,7 +20,7 @@ from driving_xai.data.images import LabelledImages, exactly_one_class, mean_imag
 from driving_xai.data.splits import FoldOut
 from driving_xai.errors import DataError
 from driving_xai.evaluation.config import ScoreConfig, Split
-from driving_xai.evaluation.selection import choose_rows, every_batch, require_geometry
+from driving_xai.evaluation.selection import choose_rows, every_batch, require_geometry, sampled
 from driving_xai.metrics.batch import EvalBatch, Mask
 from driving_xai.metrics.confidence import OfClass
 from driving_xai.metrics.quantities import PROBABILITY, Quantity
@@ -227,6 +227,10 @@ class ImageData:
             )
         label = [self._images.label_names.index(self._names[column]) for column in columns.tolist()]
         return torch.from_numpy(masks[np.arange(len(rows)), label])
+
+    def sample(self, count: int, *, seed: int) -> Frames:
+        """See `EvalData`."""
+        return self._images.frames(sampled(self._rows, count, seed=seed))
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> pd.DataFrame:
         """See `EvalData`; an image's drive is its group, its frame its row in the index."""

@@ -55,6 +55,7 @@ from driving_xai.evaluation.results import (
 from driving_xai.evaluation.row_order import in_order, rows_in_memory
 from driving_xai.evaluation.scorer import Scorer
 from driving_xai.evaluation.summary import describe_machine, summarise
+from driving_xai.explain.another_image import SAMPLE, AnotherImage
 from driving_xai.explain.base import Explainer
 from driving_xai.metrics.aupc import Statistic
 from driving_xai.metrics.base import Metric
@@ -63,7 +64,7 @@ from driving_xai.metrics.registry import build_all, statistics_of_sets
 from driving_xai.metrics.statistics import BlockBootstrap
 from driving_xai.models.capabilities import device_of
 from driving_xai.models.declared import declared_outputs
-from driving_xai.types import Saliency
+from driving_xai.types import Frames, Saliency
 
 Progress = Callable[[int, int], None]
 """Called with the frames scored so far and in all."""
@@ -182,6 +183,9 @@ class Run:
         brought = {*self._objects.explainers, *(() if self._given is None else self._given.methods)}
         named = [name for name in self.methods if name not in brought]
         built = explainers_of(named, self.checkpoint.model, self.config)
+        for name, explainer in built.items():
+            if isinstance(explainer, AnotherImage):
+                built[name] = explainer.among(self._others)
         return Scorer(
             methods=self.methods,
             explainers={**built, **self._objects.explainers},
@@ -189,6 +193,10 @@ class Run:
             seed=self.config.seed,
             explained_score=self.config.explained_score,
         )
+
+    @cached_property
+    def _others(self) -> Frames:
+        return self.data.sample(SAMPLE, seed=self.config.seed)
 
     @cached_property
     def plan(self) -> dict[str, Any]:

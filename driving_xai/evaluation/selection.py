@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int64
 
 from data_prep.shards.manifest import Manifest
 from driving_xai.checkpoint import Checkpoint
@@ -56,6 +57,11 @@ def choose_rows(
         )
     splits = held_out(checkpoint.config).splits(index) if own else index["split"].to_numpy(dtype=str)
     return splits == ("test" if split == "held-out" else split)
+
+
+def sampled(rows: Int64[np.ndarray, " N"], count: int, *, seed: int) -> Int64[np.ndarray, " n"]:
+    """At most so many of the rows, drawn without replacement, in their order."""
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:count])
 
 
 def require_geometry(checkpoint: Checkpoint, manifest: Manifest, path: Path) -> None:

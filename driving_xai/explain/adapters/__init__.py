@@ -1,7 +1,7 @@
 """Explainers of other libraries and of the user's own, by name.
 
 `captum:DeepLift`, `grad-cam:ScoreCAM`, `zennit:EpsilonPlus` and `lxt:AttnLRP` are the library's own methods under
-this project's contract; `package.module:Class` is the user's; a bare name is an entry point of the group
+this project's contract; `another-image:METHOD` is a control of any method; `package.module:Class` is the user's; a bare name is an entry point of the group
 `driving_xai.explainers`.
 """
 
@@ -24,8 +24,10 @@ LIBRARIES: Mapping[str, str] = {
     "grad-cam": "driving_xai.explain.adapters.grad_cam:LibraryCAM",
     "zennit": "driving_xai.explain.adapters.zennit:Zennit",
     "lxt": "driving_xai.explain.adapters.lxt:AttnLRP",
+    "another-image": "driving_xai.explain.another_image:of_method",
 }
-"""Each library's adapter, which takes the method's name and its options; importing it needs the library."""
+"""Each library's adapter, which takes the method's name and its options; importing it needs the library. The last is this
+project's own control, of any method."""
 _EXTRAS = {"captum": "peers", "grad-cam": "peers", "zennit": "peers", "lxt": "lxt"}
 
 
