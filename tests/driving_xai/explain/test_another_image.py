@@ -69,6 +69,6 @@ def test_scoring_draws_from_the_images_that_it_scores(net, frames):
     evaluated = dx.evaluate(
         model, frames, methods=["gradient", "another-image:gradient"], metrics=["deletion"]
     )
-    scored = evaluated.per_frame.set_index("method")["area"]
+    scored = evaluated.per_frame.set_index("method")["value"]
     assert scored["another-image:gradient"].nunique() > 1
     assert not scored["gradient"].equals(scored["another-image:gradient"])
