@@ -1,4 +1,4 @@
-"""ID and PID scores of lambda attention branch networks, and their ablation (Iida et al. 2022, Tables 2 and 4)."""
+"""ID and PID scores of lambda attention branch networks, and their ablation (Iida et al. 2022, Tables 2 to 5)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from driving_xai.experiments.iida_claims import (
     compare_maps,
     lines_of_tests,
 )
+from driving_xai.experiments.iida_failures import FAILED_BY, confusions, failures, lines_of_counts
 from driving_xai.experiments.image_sets import MemoryImages, NamedImages, open_images
 from driving_xai.experiments.networks import trained_classifier
 from driving_xai.experiments.recipes import planned, require_unset
@@ -197,7 +198,7 @@ def table4(
             _, frames, classes = _positives(source.images, how, seed)
             saliency = _map(model, fitted(LABN, model), frames, classes, how, LABN)
             found[name] = {
-                **_scored(source, model, frames, saliency, classes, how, seed),
+                **_means(_scores_of_frames(source, model, frames, saliency, classes, how, seed)),
                 **_accuracy(source, model),
             }
         return found
@@ -274,10 +275,17 @@ def _compared(source: NamedImages, how: Iida, model: Classifier, seed: int) -> F
         maps[name] = _map(model, explainer, frames, classes, how, name)
     if isinstance(source.images, MemoryImages) and source.images.causes is not None:
         maps.update(_known(source.images.causes[torch.from_numpy(rows)], seed))
-    found = {
-        name: _scored(source, model, frames, saliency, classes, how, seed) for name, saliency in maps.items()
-    }
-    return {"network": _accuracy(source, model), **found}
+    found, failed = {}, {}
+    for name, saliency in maps.items():
+        scores = _scores_of_frames(source, model, frames, saliency, classes, how, seed)
+        found[name] = _means(scores)
+        if name == LABN:
+            with torch.no_grad():
+                right = torch.cat([model(part).argmax(1) for part in frames.split(how.batch_size)]) == classes
+            highlighted = how.training.labn.mask_threshold
+            failed = failures(scores[FAILED_BY], right, saliency, highlighted=highlighted)
+    counts = {"confusions": _confusions(source, model, int(classes[0])), "failures": failed}
+    return {"network": _accuracy(source, model), **found, **counts}
 
 
 def _known(causes: Tensor, seed: int) -> dict[str, Saliency]:
@@ -300,7 +308,11 @@ def _map(
     return torch.cat([explainer(model, part, explained(own)).detach() for part, own in parts])
 
 
-def _scored(
+def _means(scores: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(values.double().mean()) for name, values in scores.items()}
+
+
+def _scores_of_frames(
     source: NamedImages,
     model: Classifier,
     frames: Frames,
@@ -308,8 +320,8 @@ def _scored(
     classes: Tensor,
     how: Iida,
     seed: int,
-) -> dict[str, float]:
-    """ID as in the paper (m = 1, black) and as in RISE, and PID for every side, each a mean over frames."""
+) -> dict[str, Tensor]:
+    """ID as in the paper (m = 1, black) and as in RISE, and PID for every side, of each frame."""
     bias: Fill | Tensor = "black"
     if how.fill == "bias":
         bias = mean_image(source.images, source.images.rows("train"))
@@ -342,15 +354,24 @@ def _scored(
                 batch_size=how.batch_size,
             )
             totals.setdefault(name, []).append(found.score)
-    return {name: float(torch.cat(values).double().mean()) for name, values in totals.items()}
+    return {name: torch.cat(values) for name, values in totals.items()}
+
+
+def _confusions(source: NamedImages, model: Classifier, positive: int) -> dict[str, float]:
+    rows = source.images.rows("test")
+    return confusions(_predicted(source, model), classes_of(source.images)[rows], positive)
+
+
+def _predicted(source: NamedImages, model: Classifier) -> Tensor:
+    """The class of each test image."""
+    frames = source.images.frames(source.images.rows("test"))
+    with torch.no_grad():
+        return torch.cat([model(part) for part in frames.split(64)]).argmax(1)
 
 
 def _accuracy(source: NamedImages, model: Classifier) -> dict[str, float]:
-    images = source.images
-    rows = images.rows("test")
-    with torch.no_grad():
-        scores = torch.cat([model(part) for part in images.frames(rows).split(64)])
-    return {"accuracy": float((scores.argmax(1) == classes_of(images)[rows]).double().mean())}
+    wanted = classes_of(source.images)[source.images.rows("test")]
+    return {"accuracy": float((_predicted(source, model) == wanted).double().mean())}
 
 
 def _results(
@@ -371,6 +392,8 @@ def _results(
 
 
 _COLUMNS = (*SCORES, "ID, RISE")
+_COUNTS = ("network", "confusions", "failures")
+"""Rows of a run that are of no map."""
 
 
 def _heading(results: Mapping[str, Any]) -> list[str]:
@@ -402,11 +425,15 @@ def _text2(results: Mapping[str, Any]) -> str:
         "",
         f"| method | {' | '.join(_COLUMNS)} |",
         f"|---|{'---|' * len(_COLUMNS)}",
-        *(_line(name, values) for name, values in means.items() if name != "network"),
+        *(_line(name, values) for name, values in means.items() if name not in _COUNTS),
     ]
     for name, (idrid, defn) in _PAPER_2.items():
         lines += [_printed(f"paper, IDRiD: {name}", idrid), _printed(f"paper, DeFN: {name}", defn)]
-    return "\n".join([*lines, "", *lines_of_tests(results["tests"])])
+    lines += ["", *lines_of_tests(results["tests"])]
+    # Runs that were kept from before there were counts have none.
+    if all("failures" in run for run in results["runs"]):
+        lines += ["", *lines_of_counts(results["runs"], results["config"]["positive"] or "the last class")]
+    return "\n".join(lines)
 
 
 def _text4(results: Mapping[str, Any]) -> str:

@@ -200,7 +200,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "iida-table2": Experiment(
         paper=IIDA,
-        summary="ID and PID scores of LABN, lambda attention, RISE and controls (Table 2).",
+        summary="ID and PID scores of LABN, lambda attention, RISE and controls (Table 2), confusions and failures (3, 5).",
         run="iida:table2",
         recipe="iida:Iida",
         data="classes",

@@ -186,12 +186,20 @@ def load_weights(model: Classifier, path: Path) -> None:
     fit the network built for as many classes as the file has; only then is a last layer of another size
     put aside.
 
+    A LABN also takes a lambda ResNet of the same stages and width: its stem and first bottlenecks become the feature
+    extractor, the others the perception branch, and the attention branch stays as it is drawn.
+
     Args:
-        path: .safetensors or a PyTorch file, with timm's names (or this project's).
+        path: .safetensors or a PyTorch file, with timm's names (or this project's), or a checkpoint's folder.
 
     Raises:
         CheckpointError: it cannot be read or is of another network.
+
+    Source: Iida et al. 2022, section 5.1, whose LABN starts from a pretrained network.
     """
+    if isinstance(model.network, LambdaAttentionBranchNetwork) and _holds_lambda_resnet(path, model.config):
+        _begin_with_lambda_resnet(model.network, path, model.config)
+        return
     found = find(path, model.network)
     head = next((name for name, _ in _linear_layers(model.network)), None)
     last = None if head is None else found.tensors.get(f"{head}.weight")
@@ -206,6 +214,25 @@ def load_weights(model: Classifier, path: Path) -> None:
         found, tensors={**own, **{k: v for k, v in found.tensors.items() if v.shape == own[k].shape}}
     )
     put(found, model.network)
+
+
+def _holds_lambda_resnet(path: Path, config: ClassifierConfig) -> bool:
+    """Whether a file has bottlenecks in one row, where a LABN has them in two parts."""
+    return "blocks." in "".join(name for name in find(path, LambdaResNet(config, classes=2)).tensors)
+
+
+def _begin_with_lambda_resnet(
+    network: LambdaAttentionBranchNetwork, path: Path, config: ClassifierConfig
+) -> None:
+    found = find(path, LambdaResNet(config, classes=2))
+    head = found.tensors.get("head.weight")
+    plain = LambdaResNet(config, classes=2 if head is None else len(head))
+    require_fit(found, plain, name=f"lambda-resnet of stages {list(config.stages)}, width {config.width}")
+    put(found, plain)
+    network.extract.load_state_dict(nn.Sequential(plain.stem, *plain.blocks[: config.split]).state_dict())
+    network.perceive.load_state_dict(nn.Sequential(*plain.blocks[config.split :]).state_dict())
+    if plain.head.weight.shape == network.head.weight.shape:
+        network.head.load_state_dict(plain.head.state_dict())
 
 
 def _small(config: ClassifierConfig, classes: int, *, attended: bool = False) -> nn.Module:

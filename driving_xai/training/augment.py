@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -32,6 +33,15 @@ class Augmentation(Checked):
     """Frames are moved up or down by up to so many pixels, the edge repeated."""
     shadow: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Probability that one side of a random line is darkened."""
+    flip_rows: bool = False
+    """Turn half of the windows upside down; for images without a floor, the label is left alone."""
+    rotation_deg: Annotated[float, Interval(ge=0, le=180)] = 0.0
+    """Frames are turned about their centre by a uniform draw from +-rotation_deg, the edge repeated; the label is left
+    alone."""
+    crop: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """A window with 1 - crop of the area or more, from 3/4 as wide as the frame's shape to 4/3, is stretched to the frame."""
+    erase: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Probability that a rectangle of 2 to 33 % of the area shows the frame's mean colour."""
 
 
 def augment(
@@ -64,6 +74,11 @@ def augment(
         frames = frames.clone()
     if how.shift or how.pitch:
         frames = _moved(frames, how, generator, part)
+    if how.flip_rows:
+        turned = (torch.rand(part.total, generator=generator)[part.inside] < 0.5).to(device)
+        frames = torch.where(turned.view(-1, 1, 1, 1, 1), frames.flip(-2), frames)
+    if how.rotation_deg or how.crop:
+        frames = _warped(frames, how, generator, part)
     # From here on in place: a batch is large beside the caches.
     if how.saturation:
         grey = frames.mean(2, keepdim=True)
@@ -75,6 +90,8 @@ def augment(
         frames.mul_(_shadows(frames, how.shadow, generator, part))
     if how.brightness:
         frames.mul_(uniform(how.brightness).exp())
+    if how.erase:
+        _erase(frames, how.erase, generator, part)
     return frames.clamp_(0, 1), target
 
 
@@ -91,6 +108,46 @@ def _moved(frames: Tensor, how: Augmentation, generator: torch.Generator, part: 
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
         moved[i] = padded[i, ..., row : row + height, column : column + width]
     return moved
+
+
+def _warped(frames: Tensor, how: Augmentation, generator: torch.Generator, part: Part) -> Tensor:
+    """Each window turned by its own angle, and its own part of it stretched to the frame."""
+    height, width = frames.shape[-2:]
+    turn, size, shape, *place = (torch.rand(part.total, 5, generator=generator)[part.inside]).unbind(1)
+    angle = (2 * turn - 1) * math.radians(how.rotation_deg)
+    area, ratio = 1 - how.crop * size, ((2 * shape - 1) * math.log(4 / 3)).exp()
+    wide, high = ((area * each).sqrt().clamp_max(1) for each in (ratio, 1 / ratio))
+    if not how.crop:
+        wide, high = torch.ones_like(wide), torch.ones_like(high)
+    across, down = ((2 * each - 1) * (1 - part_of) for each, part_of in zip(place, (wide, high), strict=True))
+    # From the output's coordinates, -1 to 1 in both directions, to the input's.
+    cosine, sine = angle.cos(), angle.sin()
+    rows = (
+        torch.stack((wide * cosine, -high * sine * height / width, across), 1),
+        torch.stack((wide * sine * width / height, high * cosine, down), 1),
+    )
+    flat = frames.flatten(1, 2)
+    grid = F.affine_grid(torch.stack(rows, 1).to(frames), list(flat.shape), align_corners=False)
+    warped = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    return warped.unflatten(1, frames.shape[1:3])
+
+
+def _erase(frames: Tensor, probability: float, generator: torch.Generator, part: Part) -> None:
+    """Fills a rectangle of some windows with the mean of each frame's channels, in place."""
+    height, width = frames.shape[-2:]
+    for window, drawn in zip(
+        frames, torch.rand(part.total, 5, generator=generator)[part.inside].tolist(), strict=True
+    ):
+        chosen, size, shape, down, across = drawn
+        if chosen >= probability:
+            continue
+        area, ratio = (0.02 + 0.31 * size) * height * width, math.exp((2 * shape - 1) * math.log(3.3))
+        rows, columns = (
+            min(side, max(1, round(math.sqrt(area * each))))
+            for side, each in ((height, ratio), (width, 1 / ratio))
+        )
+        top, left = int(down * (height - rows + 1)), int(across * (width - columns + 1))
+        window[..., top : top + rows, left : left + columns] = window.mean((-2, -1), keepdim=True)
 
 
 def _shadows(frames: Tensor, probability: float, generator: torch.Generator, part: Part) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from data_prep.values import Checked, Count, Ge, Gt, PositiveCount, Seed
@@ -36,6 +37,8 @@ from driving_xai.types import Frames, Scores
 _BIAS_ROW = -1
 """Stands for the bias image among the rows of training images."""
 _LABN_EXTRACTION = "extract."
+_PLATEAU: dict[str, Any] = {"factor": 1 / 3, "patience": 2, "min_lr": 1e-6}
+"""Of LABN's authors' code: 0.333, 2 and 1e-6."""
 _LABN_HEADS = ("branch.", "attend.", "classify.", "head.")
 
 
@@ -62,7 +65,9 @@ class ClassifierTraining(Checked):
     """Of LABN's first part alone, the feature extractor; None is `features_learning_rate`, 0 freezes it and its
     statistics while the perception branch learns, as LABN's authors do."""
     weight_decay: Annotated[float, Ge(0)] = 0.01
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    """plateau takes a third of the rates, down to 1e-6, after two epochs without a lower validation loss, as LABN's
+    authors do."""
     warmup_epochs: Count = 0
     """Epochs over which the rates rise linearly, before the schedule."""
     sampling: Literal["as-is", "balanced"] = "as-is"
@@ -83,6 +88,14 @@ class ClassifierTraining(Checked):
             raise ValueError(
                 f"extraction_learning_rate is of labn only, and the network is {self.model.network}; "
                 "use features_learning_rate"
+            )
+        if self.schedule == "plateau" and self.warmup_epochs:
+            raise ValueError(
+                "warmup_epochs is set and schedule is plateau, which has no warm-up; leave it out"
+            )
+        if self.labn.classification == "binary" and self.class_weights:
+            raise ValueError(
+                "class_weights is of the cross-entropy and labn.classification is binary; set labn.positive_weight"
             )
 
 
@@ -121,6 +134,10 @@ def train(
     rows = images.rows("train")
     if len(rows) < 2:
         raise DataError(f"the shards hold {len(rows)} training images, expected 2 or more; prepare more")
+    if how.schedule == "plateau" and not len(images.rows("val")):
+        raise DataError(
+            "schedule plateau goes by the validation loss, and there is no val split; take another"
+        )
     size = images.frames(rows[:1]).shape[2:]
     how = replace(how, model=replace(how.model, classes=images.label_names, image_size=tuple(size)))
     config = describe(how, data, geometry)
@@ -232,6 +249,8 @@ class ClassifierModule(RecipeModule):
         super().__init__()
         self.model, self.how, self.images, self.labels = model, how, images, labels
         self.seed = how.seed
+        self.plateau: ReduceLROnPlateau | None = None
+        self.plateau_state: dict[str, Any] | None = None
         self.is_labn = isinstance(model.network, LambdaAttentionBranchNetwork)
         rows = images.rows("train")
         self.register_buffer("bias", mean_image(images, rows) if self.is_labn else torch.zeros(0))
@@ -270,8 +289,30 @@ class ClassifierModule(RecipeModule):
         return parts
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = [{"params": weights, "name": name} for name, weights in self._parts().items()]
-        return torch.optim.AdamW(groups, lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
+        rates = self._full_rates()
+        groups = [
+            {"params": weights, "name": name, "lr": rates[name]} for name, weights in self._parts().items()
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
+        if self.how.schedule != "plateau":
+            return optimizer
+        self.plateau = ReduceLROnPlateau(optimizer, **_PLATEAU)
+        if self.plateau_state is not None:
+            self.plateau.load_state_dict(self.plateau_state)
+        return optimizer
+
+    def on_train_epoch_end(self) -> None:
+        # By hand: Lightning steps after it has saved the epoch's state, and a resumed run would be a step behind.
+        if self.plateau is not None:
+            self.plateau.step(float(self.trainer.callback_metrics["val_loss"]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.plateau_state = checkpoint.get("plateau")
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -282,6 +323,8 @@ class ClassifierModule(RecipeModule):
 
     def rates(self, epoch: int) -> dict[str, float]:
         how = self.how
+        if how.schedule == "plateau":
+            return {group["name"]: group["lr"] for group in self.trainer.optimizers[0].param_groups}
         share = rate_share(epoch, how.epochs, how.schedule, warmup_epochs=how.warmup_epochs)
         return {part: rate * share for part, rate in self._full_rates().items()}
 

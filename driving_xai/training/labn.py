@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from data_prep.values import Checked, Ge, Interval
+from data_prep.values import Checked, Ge, Gt, Interval
 from driving_xai.models.classify import Classifier
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
 
@@ -35,10 +35,36 @@ class LabnLoss(Checked):
     statistics: Literal["clean", "both"] = "clean"
     """Whose running statistics batch normalisation keeps for prediction: of whole images only, or of whole and masked
     ones by halves. Each pass is normalised by its own batch in any case."""
+    classification: Literal["cross-entropy", "binary"] = "cross-entropy"
+    """What both branches learn by. binary takes each logit as a label of its own against the one-hot class, as the
+    authors' code does."""
+    positive_weight: Annotated[float, Gt(0)] = 2.0
+    """Of binary: of the wanted label in every logit, the negative class's too."""
     bias_image: Literal["negative-sample", "mask-only"] = "negative-sample"
     """Whether the training images' mean is also a training image, of the class `negative`."""
     negative: str | None = None
     """The class without anything to see; None is the first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classification != "binary" and self.positive_weight != 2.0:
+            raise ValueError(
+                "positive_weight is of classification binary; leave it out, or set class_weights"
+            )
+
+    def classified(
+        self,
+        scores: Float[Tensor, "B K"],
+        labels: Int64[Tensor, " B"],
+        class_weights: Float[Tensor, " K"] | None,
+    ) -> Float[Tensor, ""]:
+        """The loss of one branch's logits."""
+        if self.classification == "cross-entropy":
+            return F.cross_entropy(scores, labels, weight=class_weights)
+        wanted = F.one_hot(labels, scores.shape[1]).to(scores)
+        return F.binary_cross_entropy_with_logits(
+            scores, wanted, pos_weight=scores.new_tensor(self.positive_weight)
+        )
 
 
 class Shares(NamedTuple):
@@ -76,8 +102,8 @@ def labn_loss(
     network = model.network
     assert isinstance(network, LambdaAttentionBranchNetwork)
     found = network.branches(model.normalised(frames))
-    loss = F.cross_entropy(found.scores, labels, weight=class_weights)
-    loss = loss + how.branch_weight * F.cross_entropy(found.branch_scores, labels, weight=class_weights)
+    loss = how.classified(found.scores, labels, class_weights)
+    loss = loss + how.branch_weight * how.classified(found.branch_scores, labels, class_weights)
     loss = shares.cross_entropy * loss
     if how.divergence_weight == 0:
         return loss

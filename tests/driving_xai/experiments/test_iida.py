@@ -15,6 +15,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.experiments import iida
 from driving_xai.experiments.iida import Iida, _plan, _recipe, table2, table4
+from driving_xai.experiments.iida_failures import failures
 from driving_xai.experiments.image_sets import NamedImages
 from driving_xai.experiments.runs import each_run
 from driving_xai.experiments.stand_ins import Spots, spotted_discs
@@ -53,10 +54,27 @@ def test_table2_compares_on_one_network(compared):
     means = results["means"]
     assert {"rise", "lambda-attention", "labn", "random", "causes, exact", "causes, coarse"} <= means.keys()
     for name, values in means.items():
-        if name != "network":
+        if name not in ("network", "confusions", "failures"):
             assert set(values) == {"ID", "ID, RISE", "PID 1", "PID 2", "PID 4", "PID 8", "PID 16"}
             assert all(-1 <= each["mean"] <= 1 for each in values.values())
     assert "paper, IDRiD: labn" in (out / "table.md").read_text()
+    counts = results["runs"][0]
+    assert sum(counts["confusions"].values()) == 8
+    assert sum(counts["failures"][kind] for kind in ("IP", "OA", "IA", "WA")) == counts["failures"]["failed"]
+    assert "| TN |" in (out / "table.md").read_text()
+    assert "| OA: more than half of the image is highlighted |" in (out / "table.md").read_text()
+
+
+def test_failures_are_told_apart_one_by_one():
+    """Five maps whose kind is plain, one for each, and one that is no failure."""
+    maps = torch.zeros(5, 10, 10)
+    maps[1] = 0.9
+    maps[2, 0, 0] = 0.9
+    maps[3, :4] = 0.9
+    maps[4] = 0.9
+    score, right = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.3]), torch.tensor([False, True, True, True, True])
+    found = failures(score, right, maps, highlighted=0.2)
+    assert found == {"explained": 5, "failed": 4, "IP": 1, "OA": 1, "IA": 1, "WA": 1}
 
 
 def test_table4_trains_each_condition_with_its_losses(tmp_path):
@@ -156,7 +174,7 @@ def test_a_single_run_has_neither_test_nor_interval(compared):
     means = [each for row in results["means"].values() for each in row.values()]
     reasons = [each["interval"]["reason"] for each in (*results["tests"], *means)]
     assert set(reasons) == {"a single run says nothing about others"}
-    rows = (out / "table.md").read_text().split("| difference |")[1].splitlines()[2:]
+    rows = (out / "table.md").read_text().split("| difference |")[1].split("\n\n")[0].splitlines()[2:]
     assert len(rows) == len(results["tests"])
     assert all(row.endswith(" | - | - | - |") for row in rows)
 
@@ -200,7 +218,7 @@ def test_each_side_takes_its_own_step(compared, monkeypatch):
     for steps, expected in (((), (144, 36, 9, 3, 1)), ((500, 100, 20, 5, 2), (500, 100, 20, 5, 2))):
         asked.clear()
         how = replace(HOW, fill="black", patches_per_step=steps)
-        iida._scored(None, model, frames, maps, classes, how, 0)
+        iida._scores_of_frames(None, model, frames, maps, classes, how, 0)
         assert asked == {side: {step} for side, step in zip((1, 2, 4, 8, 16), expected, strict=True)}
     with pytest.raises(ValueError, match=r"got patches_per_step \[5\]; expected a number from 1 on"):
         Iida(patches_per_step=(5,))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError, DataError, UnsupportedModelError
 from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
+from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaResNet
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining, judged, train
 from driving_xai.training.labn import LabnLoss, labn_loss, masked_by_attention
@@ -251,3 +253,82 @@ def test_class_weights_are_one_a_class(pictures, tmp_path):
 def test_settings_that_cannot_train_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         replace(HOW, **wrong)
+
+
+def test_the_plateau_takes_a_third_as_torchs_scheduler_does(pictures, tmp_path):
+    """Rates of each epoch against ReduceLROnPlateau by itself, on the losses that were logged; resumed in between."""
+    how = replace(
+        HOW, schedule="plateau", epochs=8, learning_rate=3.0, patience=None, features_learning_rate=1.0
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(pictures, tmp_path / "model", how, data={}, device="cpu", callbacks=(Interrupt(5),))
+    rates: dict[int, list[float]] = {}
+    callback = Rates(rates)
+    train(pictures, tmp_path / "model", how, data={}, device="cpu", resume=True, callbacks=(callback,))
+    table = pd.read_csv(tmp_path / "model" / "logs" / "version_0" / "metrics.csv")
+    losses = table.groupby("epoch")["val_loss"].first()
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (3.0, 1.0)]
+    alone = torch.optim.AdamW(groups)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(alone, factor=1 / 3, patience=2, min_lr=1e-6)
+    expected = []
+    for loss in losses:
+        expected.append([group["lr"] for group in alone.param_groups])
+        scheduler.step(loss)
+    assert expected[-1][0] < 3.0, "the losses hold a plateau"
+    assert sorted(rates) == [5, 6, 7]
+    for epoch, found in rates.items():
+        assert found == pytest.approx(expected[epoch])
+
+
+class Rates(L.Callback):
+    def __init__(self, rates: dict[int, list[float]]) -> None:
+        self.rates = rates
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.rates[trainer.current_epoch] = [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+
+def test_two_way_binary_cross_entropy_weighs_the_wanted_label_of_each_logit():
+    """By hand: each logit is a label of its own, and what is wanted counts double in both of them."""
+    scores, labels = torch.randn(5, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
+    loss = LabnLoss(classification="binary")
+    terms = []
+    for row, label in zip(scores.tolist(), labels.tolist(), strict=True):
+        for place, logit in enumerate(row):
+            chance = 1 / (1 + np.exp(-logit))
+            terms.append(-2 * np.log(chance) if place == label else -np.log(1 - chance))
+    assert float(loss.classified(scores, labels, None)) == pytest.approx(np.mean(terms))
+    with pytest.raises(ValueError, match="positive_weight is of classification binary"):
+        LabnLoss(positive_weight=3.0)
+    with pytest.raises(ValueError, match=r"set labn\.positive_weight"):
+        replace(LABN, labn=loss, class_weights=(2.0, 1.0))
+
+
+def test_a_labn_begins_with_a_pretrained_lambda_resnet(tmp_path):
+    """Features and perception are the ResNet's: with the attention taken away, so are the scores."""
+    torch.manual_seed(3)
+    config = ClassifierConfig(network="labn", classes=("a", "b"), image_size=(SIDE, SIDE), split=1, **LAMBDAS)
+    resnet = LambdaResNet(config, classes=2).eval()
+    for norm in (each for each in resnet.modules() if isinstance(each, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    save_file(resnet.state_dict(), tmp_path / "resnet.safetensors")
+    model = Classifier(config).eval()
+    drawn = {name: value.clone() for name, value in model.network.branch.state_dict().items()}
+    load_weights(model, tmp_path / "resnet.safetensors")
+    frames = torch.rand(3, 3, SIDE, SIDE)
+    with torch.no_grad():
+        network = model.network
+        assert isinstance(network, LambdaAttentionBranchNetwork)
+        scores = network.head(network.perceive(network.extract(frames)).mean((2, 3)))
+        torch.testing.assert_close(scores, resnet(frames))
+    assert all(torch.equal(value, drawn[name]) for name, value in network.branch.state_dict().items())
+
+    # Of ten classes all but the head is taken; of another width nothing.
+    ten = LambdaResNet(config, classes=10)
+    save_file(ten.state_dict(), tmp_path / "ten.safetensors")
+    load_weights(model, tmp_path / "ten.safetensors")
+    assert torch.equal(model.network.extract[0][0].weight, ten.stem[0].weight)
+    assert torch.equal(model.network.head.weight, resnet.head.weight)
+    wider = Classifier(replace(config, width=16))
+    with pytest.raises(CheckpointError, match=r"lambda-resnet of stages \[1, 1\], width 16"):
+        load_weights(wider, tmp_path / "ten.safetensors")
