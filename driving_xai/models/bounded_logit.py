@@ -80,10 +80,6 @@ class BoundedLogitConfig:
                 f"theta is {self.theta}, tau {self.tau}, dropout {self.dropout}, subset_size {self.subset_size}; "
                 "expected over 0, over 0, 0 up to 1, and 1 or more"
             )
-        if self.predicts == "all-cells" and self.attention in ("none", "l2x-f"):
-            raise ValueError(
-                f"predicts is 'all-cells' and attention {self.attention!r}; expected 'selection': it has no other"
-            )
         if self.gamma is not None and not 0 <= self.gamma < 1:
             raise ValueError(f"gamma is {self.gamma}; expected 0 up to 1, or none for 0.98 / n")
 

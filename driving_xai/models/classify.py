@@ -135,9 +135,15 @@ class Classifier(nn.Module):
 
     def _own_layers(self) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
-        layers = [module for module in self.network.modules() if isinstance(module, LambdaLayer)]
-        if layers:
-            found["lambda-attention"] = layers[min(_LAMBDA_ATTENTION_LAYER, len(layers) - 1)].content
+        # What stands behind LABN's gate has seen its attention: the layer is the last before it, if not the second.
+        parts = [self.network]
+        if isinstance(self.network, LambdaAttentionBranchNetwork):
+            parts = [self.network.extract, self.network]
+        for part in parts:
+            layers = [module for module in part.modules() if isinstance(module, LambdaLayer)]
+            if layers:
+                found["lambda-attention"] = layers[min(_LAMBDA_ATTENTION_LAYER, len(layers) - 1)].content
+                break
         if isinstance(self.network, LambdaAttentionBranchNetwork):
             found["labn"] = self.network.attend
         return found

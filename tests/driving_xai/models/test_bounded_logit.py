@@ -138,8 +138,6 @@ def test_a_network_explained_after_the_fact_predicts_as_before(frames):
     torch.testing.assert_close(
         GradCAM()(explained, frames, output(1)), GradCAM()(plain, frames, output(1)), rtol=1e-12, atol=0
     )
-    with pytest.raises(ValueError, match="predicts is 'all-cells' and attention 'none'"):
-        model("none", predicts="all-cells")
 
 
 def test_bounded_logits_make_soft_selections_nearly_even(features):

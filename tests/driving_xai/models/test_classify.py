@@ -12,6 +12,7 @@ from driving_xai.explain.grid import Cells
 from driving_xai.explain.registry import FAMILIES, fitted
 from driving_xai.models.channel_spatial import ChannelSpatialAttention
 from driving_xai.models.classify import Classifier, ClassifierConfig
+from driving_xai.models.lambda_layer import LambdaLayer
 from driving_xai.targets import output
 
 LAMBDAS = {
@@ -69,8 +70,11 @@ def test_maps_of_a_labn():
         assert saliency.isfinite().all(), name
     assert torch.equal(frames, given)
     assert model.own_maps["labn"].cells == Cells(0.0, 1.0)
-    # The second lambda layer: its bottleneck halves the map after it.
-    assert model.own_maps["lambda-attention"].cells == Cells(0.0, 1.0)
+    # The last lambda layer before the gate, or the second: one behind it would have seen the attention.
+    for split, place in ((1, 0), (2, 1)):
+        network = _model("labn", **{**LAMBDAS, "stages": (3,), "split": split})
+        layers = [each for each in network.modules() if isinstance(each, LambdaLayer)]
+        assert network.own_maps["lambda-attention"].layer is layers[place].content
     with pytest.raises(UnsupportedModelError, match="it writes lambda-attention"):
         fitted("labn", _model("lambda-resnet", **LAMBDAS))
 

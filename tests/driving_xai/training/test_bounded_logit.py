@@ -300,6 +300,49 @@ def test_the_command_trains_and_explains(tmp_path, pictures):
     assert "BoundedLogitModel does not write l2x-f (it writes bla, bla-hard)" in refused.output
 
 
+def test_the_originals_predictions_are_scored_beside_their_explanation(tmp_path, pictures):
+    """Post hoc, as section 3.2: the test split is predicted as the baseline does, and trained attention explains it."""
+    run, model, shards = CliRunner().invoke, str(tmp_path / "model"), str(pictures.root)
+    small = [
+        "--set",
+        "model.backbone=resnet10t",
+        "--weights",
+        "random",
+        "--epochs",
+        "2",
+        "--set",
+        "precision=fp32",
+    ]
+    whole = ["--set", "model.predicts=all-cells"]
+    refused = run(app, ["train", "classifier", shards, model, "--model", "bla-t", *whole])
+    assert refused.exit_code == 2
+    assert "expected head 'baseline' (bla-ph) on a frozen backbone" in refused.output
+    done = run(app, ["train", "classifier", shards, model, "--model", "bla-ph", *whole, *small])
+    assert done.exit_code == 0, done.output
+    loaded = checkpoint.load(tmp_path / "model")
+    rows = pictures.rows("test")
+    with torch.no_grad():
+        right = loaded.model(pictures.frames(rows)).argmax(1) == pictures.labels(pictures.label_names)[
+            rows
+        ].argmax(1)
+    assert float(right.float().mean()) == loaded.metrics["baseline"]["test"]["accuracy"]
+
+    block = tmp_path / "block.safetensors"
+    done = run(
+        app, ["train", "attention", shards, model, str(block), "--epochs", "1", "--set", "reduction=64"]
+    )
+    assert done.exit_code == 0, done.output
+    assert f"{block}: cross-entropy of the training images" in done.output
+    names = "bla-hard,another-image:bla,attention-guided-cam@trained,attention-guided-cam@random"
+    options = [f"trained.attention={block}", "random.attention=random"]
+    asked = [part for each in options for part in ("--set", f"options.attention-guided-cam@{each}")]
+    done = run(app, ["score", model, shards, "--method", names, *asked, "-o", str(tmp_path / "scores")])
+    assert done.exit_code == 0, done.output
+    found = Results.load(tmp_path / "scores").per_frame
+    assert set(names.split(",")) < set(found["method"])
+    assert found["value"].notna().all()
+
+
 def test_several_labels_are_trained_scored_and_replayed(tmp_path, streets):
     """Selections of driving actions, on what was held out, from the command line."""
     run, model = CliRunner().invoke, tmp_path / "model"
