@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from driving_xai.errors import OptionError
 from driving_xai.explain.base import Explainer
@@ -45,7 +44,7 @@ class AnotherImage(Explainer):
     """
 
     explainer: Explainer = field(default_factory=GradCAM)
-    others: Tensor | None = None
+    others: Frames | None = None
     seed: int = 0
 
     def among(self, others: Frames) -> AnotherImage:
