@@ -1,8 +1,8 @@
 """Explainers of other libraries and of the user's own, by name.
 
 `captum:DeepLift`, `grad-cam:ScoreCAM`, `zennit:EpsilonPlus` and `lxt:AttnLRP` are the library's own methods under
-this project's contract; `another-image:METHOD` is a control of any method; `package.module:Class` is the user's; a bare name is an entry point of the group
-`driving_xai.explainers`.
+this project's contract; `another-image:METHOD` is a control of any method; `package.module:Class` is the user's; a
+bare name is an entry point of the group `driving_xai.explainers`.
 """
 
 from __future__ import annotations
