@@ -6,7 +6,8 @@ Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -20,20 +21,10 @@ from driving_xai.models.quantize import Quantizer
 from driving_xai.models.sign_path import SignPath
 from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.models.steering_config import SteeringConfig as SteeringConfig
+from driving_xai.models.steering_encoders import CHANNELS, TimmEncoder, build_encoder, cells_of
 from driving_xai.types import Attention, Cells, FeatureMap, Frames, Outputs, OwnMap, Scores
 
 OUTPUTS = Outputs(kind="regression", names=("inverse turning radius",), unit="1/m")
-
-_CHANNELS = (3, 24, 36, 48, 64, 64)
-# (kernel, stride, padding) of the five convolutions; all end at 10 x 20 for 80 x 160 frames.
-_ENCODERS = {
-    # Table 1's output sizes with the pseudo-code's kernels.
-    "table-1": ((5, 2, 2), (5, 2, 2), (3, 2, 1), (3, 1, 1), (3, 1, 1)),
-    # Table 1 to the letter: its second kernel is 3 x 3.
-    "table-1-kernels": ((5, 2, 2), (3, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 1)),
-    # The pseudo-code to the letter: 39 x 79, 19 x 39, 10 x 20.
-    "pseudo-code": ((5, 2, 1), (5, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 1)),
-}
 
 
 class Evidence(NamedTuple):
@@ -85,17 +76,6 @@ def rgb_to_hsv(frames: Frames) -> Frames:
     hue = torch.where(hue < 0, hue + 1, hue)
     saturation = chroma / torch.where(value > 0, value, 1.0)
     return torch.stack((hue, saturation, value), 1)
-
-
-def _encoder(config: SteeringConfig) -> nn.Sequential:
-    batch = config.normalisation == "batch"
-    layers: list[nn.Module] = []
-    for i, (kernel, stride, padding) in enumerate(_ENCODERS[config.encoder]):
-        layers.append(nn.Conv2d(_CHANNELS[i], _CHANNELS[i + 1], kernel, stride, padding))
-        layers += [nn.BatchNorm2d(_CHANNELS[i + 1])] if batch else []
-        layers.append(nn.ReLU())
-    # No ReLU at the end: with x >= 0 every sign would be +1 and the sign path a constant.
-    return nn.Sequential(*layers[:-1])
 
 
 def _sign_path(config: SteeringConfig, grid: tuple[int, int], channels: int) -> SignPath | None:
@@ -165,18 +145,18 @@ class SteeringModel(nn.Module):
     def __init__(self, config: SteeringConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = _encoder(config)
+        self.encoder = build_encoder(config)
         with torch.no_grad():
             features = self.encoder(torch.zeros(1, 3, config.height, config.width))
         self.grid = (features.shape[2], features.shape[3])
         split = config.attention == "sign" and config.channels == "split"
-        self.feature_channels = _CHANNELS[-1] // 2 if split else _CHANNELS[-1]
+        self.feature_channels = CHANNELS[-1] // 2 if split else CHANNELS[-1]
         width = self.feature_channels * self.grid[0] * self.grid[1]
         self.attend = (
             None
             if config.attention == "none" or config.attention_weights == "uniform"
             else SpatialAttention(
-                features=_CHANNELS[-1],
+                features=CHANNELS[-1],
                 hidden_size=config.hidden_size,
                 energy=config.energy,
                 temperature=config.temperature,
@@ -188,8 +168,8 @@ class SteeringModel(nn.Module):
             else None
         )
         self.sign_path = _sign_path(config, self.grid, self.feature_channels)
-        self.initial_hidden = nn.Linear(_CHANNELS[-1], config.hidden_size)
-        self.initial_cell = nn.Linear(_CHANNELS[-1], config.hidden_size)
+        self.initial_hidden = nn.Linear(CHANNELS[-1], config.hidden_size)
+        self.initial_cell = nn.Linear(CHANNELS[-1], config.hidden_size)
         self.lstm = nn.LSTMCell(width, config.hidden_size)
         self.readout = _READOUTS[config.output](width, config)
         self.dropout = nn.Dropout(config.dropout)
@@ -198,6 +178,8 @@ class SteeringModel(nn.Module):
         self.register_buffer("target_scale", torch.tensor(1.0))
         self.to(memory_format=torch.channels_last)
         self.apply(_xavier)
+        if isinstance(self.encoder, TimmEncoder):
+            self.standardise_by(*self.encoder.standardisation)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -207,7 +189,8 @@ class SteeringModel(nn.Module):
     @property
     def feature_map(self) -> FeatureMap:
         """The end of the encoder."""
-        return FeatureMap(layer=self.encoder[-1], cells=self._cells)
+        chain = self.encoder.project if isinstance(self.encoder, TimmEncoder) else self.encoder
+        return FeatureMap(layer=chain[-1], cells=self._cells)
 
     @property
     def own_maps(self) -> Mapping[str, OwnMap]:
@@ -216,13 +199,14 @@ class SteeringModel(nn.Module):
             return {}
         return {f"{self.config.attention}-attention": OwnMap(read="attention", cells=self._cells)}
 
-    @property
-    def _cells(self) -> Cells:
-        first, stride = 0.0, 1
-        for kernel, step, padding in _ENCODERS[self.config.encoder]:
-            first += ((kernel - 1) / 2 - padding) * stride
-            stride *= step
-        return Cells(first, stride)
+    @cached_property
+    def _cells(self) -> Cells | None:
+        return cells_of(self.config, self.encoder)
+
+    def standardise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets what is taken from each of a frame's three colours, and what they are then divided by."""
+        self.input_mean.copy_(torch.tensor(mean).view(3, 1, 1))
+        self.input_std.copy_(torch.tensor(std).view(3, 1, 1))
 
     def fold_normalisation(self) -> SteeringModel:
         """Merges each batch normalisation into its convolution: faster, and for inference only.
@@ -230,15 +214,10 @@ class SteeringModel(nn.Module):
         Predictions change by rounding alone.
         """
         self.eval()
-        folded: list[nn.Module] = []
-        for layer in self.encoder:
-            if isinstance(layer, nn.BatchNorm2d):
-                convolution = folded.pop()
-                assert isinstance(convolution, nn.Conv2d)
-                folded.append(fuse_conv_bn_eval(convolution, layer))
-            else:
-                folded.append(layer)
-        self.encoder = nn.Sequential(*folded).to(memory_format=torch.channels_last)
+        if isinstance(self.encoder, TimmEncoder):
+            self.encoder.project = _folded(self.encoder.project)
+        else:
+            self.encoder = _folded(self.encoder)
         return self
 
     def converted(self, frames: Frames) -> Float[Tensor, "N 3 H W"]:
@@ -266,6 +245,9 @@ class SteeringModel(nn.Module):
 
     def _encode_converted(self, converted: Float[Tensor, "N 3 H W"], *, attends: bool) -> Evidence:
         maps = self.encoder(converted.contiguous(memory_format=torch.channels_last))
+        return self._evidence(maps, attends=attends)
+
+    def _evidence(self, maps: Float[Tensor, "B C h w"], *, attends: bool = True) -> Evidence:
         features = maps.permute(0, 2, 3, 1).flatten(1, 2)
         projected = self.attend.from_features(features) if attends and self.attend is not None else None
         return Evidence(features, projected, *self._sign_and_magnitude(features))
@@ -291,15 +273,31 @@ class SteeringModel(nn.Module):
 
         Returns the inverse turning radius (1/m), the attention maps and the state after the last frame.
         """
-        scores, maps, states = zip(*self.steps(windows, state), strict=True)
-        return torch.cat(scores, 1), torch.stack(maps, 1), states[-1]
+        return _whole(self.steps(windows, state))
+
+    def of_features(
+        self, windows: Float[Tensor, "B T C h w"], state: SteeringState | None = None
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T h w"], SteeringState]:
+        """As `forward`, of the features that a network of timm has of every frame: what is left to run of a frozen one.
+
+        Args:
+            windows: `TimmEncoder.features` of normalised frames.
+        """
+        assert isinstance(self.encoder, TimmEncoder)
+        evidence = self._evidence(self.encoder.project(windows.flatten(0, 1)))
+        return _whole(self._steps(evidence, windows.shape[:2], state))
 
     def steps(
         self, windows: Float[Tensor, "B T 3 H W"], state: SteeringState | None
     ) -> Iterator[tuple[Scores, Attention, SteeringState]]:
         """Advances B drives by T frames, which are encoded together; see `types.TakesWindows`."""
-        batch, steps = windows.shape[:2]
-        evidence = self.encode(windows.flatten(0, 1)).map(lambda part: part.unflatten(0, (batch, steps)))
+        return self._steps(self.encode(windows.flatten(0, 1)), windows.shape[:2], state)
+
+    def _steps(
+        self, of_all: Evidence, shape: tuple[int, ...], state: SteeringState | None
+    ) -> Iterator[tuple[Scores, Attention, SteeringState]]:
+        batch, steps = shape
+        evidence = of_all.map(lambda part: part.unflatten(0, (batch, steps)))
         state = self.initial_state(evidence.features[:, 0]) if state is None else state
         if self._attention_is_idle and not self.training:
             yield from self._steps_together(evidence, state)
@@ -485,6 +483,25 @@ class ContextReadout(nn.Module):
 
 
 _READOUTS = {"gated": GatedReadout, "linear": LinearReadout, "context": ContextReadout}
+
+
+def _whole(
+    steps: Iterator[tuple[Scores, Attention, SteeringState]],
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T h w"], SteeringState]:
+    scores, maps, states = zip(*steps, strict=True)
+    return torch.cat(scores, 1), torch.stack(maps, 1), states[-1]
+
+
+def _folded(chain: nn.Sequential) -> nn.Sequential:
+    folded: list[nn.Module] = []
+    for layer in chain:
+        if isinstance(layer, nn.BatchNorm2d):
+            convolution = folded.pop()
+            assert isinstance(convolution, nn.Conv2d)
+            folded.append(fuse_conv_bn_eval(convolution, layer))
+        else:
+            folded.append(layer)
+    return nn.Sequential(*folded).to(memory_format=torch.channels_last)
 
 
 def _xavier(module: nn.Module) -> None:

@@ -14,6 +14,9 @@ OWN_METHOD: Mapping[AttentionKind, str] = {"soft": "soft-attention", "sign": "si
 AttentionDerivative = Literal["actual", "straight-through"]
 """Of a trained sign network with respect to the attention inside its signs: zero, as it is, or what it learnt with."""
 SignRole = Literal["training", "gate", "multiplicative", "ternary", "stochastic", "centred"]
+_ENCODERS = ("table-1", "table-1-kernels", "pseudo-code")
+OF_TIMM = "timm:"
+"""How the names of encoders begin that are networks of timm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,15 @@ class SteeringConfig:
     quantizer_range: RangeRule = "ema-max"
     output: Literal["gated", "linear", "context"] = "gated"
     """Eq. 10, a linear layer on h_t, or Kim's sum of both."""
-    encoder: Literal["table-1", "table-1-kernels", "pseudo-code"] = "table-1"
+    encoder: str = "table-1"
+    """table-1, table-1-kernels or pseudo-code, five convolutions each; or timm:NAME, the features of that network
+    and a 1 x 1 convolution."""
+    encoder_stride: int | None = None
+    """Pixels between the cells of a network of timm; None is 16. The convolutions' is 8."""
     normalisation: Literal["batch", "none"] = "batch"
     """After each convolution; the paper names none. Without it held-out error is a fifth higher."""
     colour: Literal["hsv", "rgb"] = "hsv"
+    """Networks of timm take rgb."""
     hidden_size: int = 1024
     dropout: float = 0.5
     height: int = 80
@@ -71,3 +79,28 @@ class SteeringConfig:
             raise ValueError(
                 f"sign_sharpness is {self.sign_sharpness}, sign_threshold {self.sign_threshold}; expected over 0"
             )
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        if self.timm_name is None and self.encoder not in _ENCODERS:
+            raise ValueError(f"encoder is {self.encoder!r}; expected {', '.join(_ENCODERS)} or {OF_TIMM}NAME")
+        if self.timm_name is None and self.encoder_stride is not None:
+            raise ValueError(
+                f"encoder_stride is for encoders {OF_TIMM}NAME, and encoder is {self.encoder}; leave it out"
+            )
+        if self.timm_name is not None and self.colour != "rgb":
+            raise ValueError(
+                f"colour is {self.colour} and encoder {self.encoder}, which takes RGB; set model.colour to rgb"
+            )
+        if self.timm_name is not None and self.stride not in (4, 8, 16, 32):
+            raise ValueError(f"encoder_stride is {self.encoder_stride}; expected 4, 8, 16 or 32")
+
+    @property
+    def timm_name(self) -> str | None:
+        """The network of timm that is the encoder; None of five convolutions."""
+        return self.encoder.removeprefix(OF_TIMM) if self.encoder.startswith(OF_TIMM) else None
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the frame between neighbouring cells."""
+        return 8 if self.timm_name is None else self.encoder_stride or 16

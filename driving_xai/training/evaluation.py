@@ -8,6 +8,7 @@ import torch
 
 from driving_xai.data.drives import Route, Run
 from driving_xai.models.steering import SteeringModel
+from driving_xai.training.drive_features import DriveFeatures
 
 
 @torch.inference_mode()
@@ -18,11 +19,13 @@ def walk(
     *,
     device: torch.device | str = "cpu",
     chunk: int = 100,
+    features: DriveFeatures | None = None,
 ) -> pd.DataFrame:
     """Predicts each run from its first frame to its last, the state carried along.
 
     Args:
         chunk: frames read and encoded at a time; it bounds memory and changes nothing else.
+        features: those of a frozen encoder, kept, in place of frames.
 
     Returns:
         A row a frame: index_row, prediction and target (1/m), degrees_per_unit.
@@ -33,8 +36,11 @@ def walk(
     for run in kept:
         state, predicted = None, []
         for start in range(0, len(run), chunk):
-            frames = route.frames(run.rows[start : start + chunk]).to(device).float() / 255
-            scores, _, state = model(frames[None], state)
+            rows = run.rows[start : start + chunk]
+            if features is None:
+                scores, _, state = model(route.frames(rows)[None].to(device).float() / 255, state)
+            else:
+                scores, _, state = model.of_features(features.frames(rows)[None].to(device), state)
             predicted.append(scores[0].float().cpu().numpy())
         tables.append(
             pd.DataFrame(

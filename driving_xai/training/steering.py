@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,14 +26,20 @@ from driving_xai import checkpoint
 from driving_xai.data.drives import Route, Run, Window, Windows, labelled, open_index, runs, vehicle_of
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
+from driving_xai.models.backbone import fetched_name
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
+from driving_xai.models.steering_encoders import TimmEncoder
 from driving_xai.training.augment import Augmentation, augment
+from driving_xai.training.drive_features import DriveFeatures, FeatureWindows, drive_features
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
-from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, run
+from driving_xai.training.loop import Best, Device, Precision, RecipeModule, file_of_weights, mix, run
 from driving_xai.training.loop import describe as describe_training
 from driving_xai.training.processes import gathered, rank
 from driving_xai.training.schedules import decayed, rate_share
 from driving_xai.training.state import begun
+
+MIRRORED = Augmentation(flip=True, brightness=0.0, contrast=0.0)
+"""What a frozen encoder's features are kept of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,13 @@ class SteeringTraining(Checked):
     """How to train. The defaults are the paper's where it names them."""
 
     model: SteeringConfig = field(default_factory=SteeringConfig)
+    start: str = "random"
+    """The weights of an encoder that is a network of timm: random, timm (its own of that name and tag, fetched), or a
+    file."""
+    tune: Literal["head", "all"] = "all"
+    """Train every weight, or all but those of a network of timm: its features are then computed once."""
+    feature_precision: Literal["fp16", "fp32"] = "fp16"
+    """In which features are kept on disk, with `tune` head."""
     held_out: HoldOut = field(default_factory=HoldOut)
     augmentation: Augmentation = field(default_factory=Augmentation)
     epochs: Count = 30
@@ -79,18 +92,42 @@ class SteeringTraining(Checked):
         super().__post_init__()
         if self.epochs + self.frame_epochs == 0:
             raise ValueError("epochs and frame_epochs are both 0; expected at least one epoch")
+        of_timm = self.model.timm_name is not None
+        if not of_timm and (self.start != "random" or self.tune == "head"):
+            raise ValueError(
+                f"start is {self.start} and tune {self.tune}, which are for encoders of timm; "
+                "set model.encoder to timm:NAME, or leave them out"
+            )
+        if of_timm and self.frozen_convolutions:
+            raise ValueError(
+                "frozen_convolutions is for the five convolutions; set tune to head in its place"
+            )
+        if self.tune == "head" and replace(self.augmentation, flip=True) != MIRRORED:
+            raise ValueError(
+                "augmentation of light and place needs tune all: features of a frozen encoder are computed once, of each "
+                "frame and its mirror image; set augmentation.brightness and augmentation.contrast to 0"
+            )
 
 
 class SteeringModule(RecipeModule):
     """One training step and one validation of a steering model, for Lightning's loop."""
 
-    def __init__(self, model: SteeringModel, how: SteeringTraining, route: Route, splits: _Splits) -> None:
+    def __init__(
+        self,
+        model: SteeringModel,
+        how: SteeringTraining,
+        route: Route,
+        splits: _Splits,
+        features: DriveFeatures | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.how, self.route, self.splits = model, how, route, splits
+        self.features = features
+        """Of a frozen encoder; None trains on frames."""
         self.seed = how.seed
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         # A list, so that Lightning does not save these layers a second time.
-        self.frozen = list(_first_layers(model, how.frozen_convolutions).requires_grad_(False))
+        self.frozen = [layer.requires_grad_(False) for layer in _frozen_layers(model, how)]
         # What reads the LSTM's last state sees nothing of it in a single frame.
         self.leaves_parameters_out = how.frame_epochs > 0
         self.batches: list[list[int]] = []
@@ -135,14 +172,22 @@ class SteeringModule(RecipeModule):
         size = how.batch_size * how.window // length
         self.batches = [order[start : start + size] for start in range(0, len(order), size)]
         mine = [batch[self.part(len(batch)).inside] for batch in self.batches]
-        return DataLoader(windows, batch_sampler=mine, num_workers=how.workers)
+        if self.features is None:
+            return DataLoader(windows, batch_sampler=mine, num_workers=how.workers)
+        turned = torch.rand(len(windows), generator=draw) < (0.5 if how.augmentation.flip else 0.0)
+        kept = FeatureWindows(self.features, self.route, windows.windows, turned.tolist())
+        return DataLoader(kept, batch_sampler=mine, num_workers=how.workers)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         draw, part = self.draw(batch_idx), self.part(len(self.batches[batch_idx]))
-        changes = self.how.augmentation
-        frames, target = augment(batch.frames.float() / 255, batch.target, changes, draw, part=part)
+        if self.features is None:
+            changes = self.how.augmentation
+            inputs, target = augment(batch.frames.float() / 255, batch.target, changes, draw, part=part)
+        else:
+            inputs, target = batch.frames, batch.target
+        run_all = self.model if self.features is None else self.model.of_features
         with self.as_one_batch(part):
-            scores, _, _ = self.model(frames)
+            scores, _, _ = run_all(inputs)
         scale = self.model.target_scale
         loss = part.share * _LOSSES[self.how.loss](scores.float() / scale, target / scale)
         self.log_loss(loss, part.total)
@@ -166,15 +211,18 @@ class SteeringModule(RecipeModule):
 
     def validation_step(self, _: int, __: int) -> None:
         mine = self.splits.val[self.global_rank :: self.processes]
-        walked = [walk(self.averaged, self.route, [each], device=self.device) for each in mine]
+        where = {"device": self.device, "features": self.features}
+        walked = [walk(self.averaged, self.route, [each], **where) for each in mine]
         everywhere = pd.concat([table for tables in gathered(walked) for table in tables])
         self.log("val_mae_deg", mae_deg(everywhere), prog_bar=True, batch_size=1)
 
 
-def _first_layers(model: SteeringModel, convolutions: int) -> nn.Sequential:
-    """The encoder before its convolution of that number, counted from 0."""
+def _frozen_layers(model: SteeringModel, how: SteeringTraining) -> list[nn.Module]:
+    """What keeps its weights and statistics: a network of timm, or the layers before a convolution."""
+    if isinstance(model.encoder, TimmEncoder):
+        return [model.encoder.trunk] if how.tune == "head" else []
     places = [at for at, layer in enumerate(model.encoder) if isinstance(layer, nn.Conv2d)]
-    return model.encoder[: places[convolutions]]
+    return list(model.encoder[: places[how.frozen_convolutions]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +249,8 @@ def train(
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
     encoder_from: Path | None = None,
+    features: Path | None = None,
+    on_features: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a steering model and writes a checkpoint directory with logs beside it.
 
@@ -212,6 +262,9 @@ def train(
         callbacks: Lightning callbacks, for progress.
         encoder_from: a steering checkpoint whose convolutions this model starts with; it must hold out
             the same frames. None starts from random ones.
+        features: folder for the features of a frozen encoder, which runs may share; None is
+            `features/` in `out`.
+        on_features: called while they are computed with the frames done and the total.
 
     Returns:
         The metrics that are also written: MAE in degrees for each split, and of trivial predictors. Of
@@ -220,7 +273,8 @@ def train(
     Raises:
         DataError: the shards hold no steering or too little of it.
         CheckpointError: `resume` without a run, or with another configuration; a checkpoint to start
-            from that holds another encoder or was trained on what this one is tested on.
+            from that holds another encoder or was trained on what this one is tested on; weights that do not fit.
+        UnsupportedModelError: timm has no such encoder.
     """
     manifest = Manifest.load(shards)
     if manifest.kind != "sequences":
@@ -233,7 +287,7 @@ def train(
     start = None if encoder_from is None else checkpoint.load(encoder_from, kind="steering")
     config = describe(how, manifest, encoder_sha256=None if start is None else start.sha256)
     L.seed_everything(how.seed, verbose=False)
-    model = SteeringModel(how.model)
+    model = start_model(how)
     _fit_scales(model, route, splits.train)
     if start is not None:
         _start_encoder(model, start, config)
@@ -241,7 +295,19 @@ def train(
         _windows(route, splits.train, how.window)
     # Once nothing of the data can be refused any more: a refused run leaves no folder.
     with begun(out, config, resume) as state:
-        module = SteeringModule(model, how, route, splits)
+        kept = None
+        if how.tune == "head":
+            kept = drive_features(
+                model,
+                route,
+                features or out / "features",
+                source=manifest.sha256,
+                mirrored=how.augmentation.flip,
+                precision=how.feature_precision,
+                device="cuda" if device != "cpu" and torch.cuda.is_available() else "cpu",
+                on_progress=on_features,
+            )
+        module = SteeringModule(model.train(), how, route, splits, kept)
         best = Best(monitor="val_mae_deg", patience=how.patience, first_epoch=how.frame_epochs)
         trainer = run(
             module,
@@ -297,6 +363,21 @@ def _split(index: pd.DataFrame, held_out: HoldOut) -> _Splits:
     return splits
 
 
+def start_model(how: SteeringTraining) -> SteeringModel:
+    """The model before training, an encoder of timm with the weights that the configuration names.
+
+    Raises:
+        CheckpointError: they do not fit.
+        UnsupportedModelError: timm has no such encoder.
+    """
+    model = SteeringModel(how.model)
+    if how.start != "random":
+        assert isinstance(model.encoder, TimmEncoder)
+        model.encoder.load(how.start)
+        model.standardise_by(*model.encoder.standardisation)
+    return model
+
+
 def describe(
     how: SteeringTraining, manifest: Manifest, *, encoder_sha256: str | None = None
 ) -> dict[str, Any]:
@@ -306,12 +387,17 @@ def describe(
         encoder_sha256: of the checkpoint whose convolutions it started with.
     """
     inputs = {"geometry": manifest.geometry, "vehicle": manifest.vehicle, "signals": dict(manifest.signals)}
+    resolved: dict[str, Any] = {} if encoder_sha256 is None else {"encoder_from_sha256": encoder_sha256}
+    if how.start == "timm":
+        resolved["start"] = {"timm": fetched_name(str(how.model.timm_name))}
+    elif how.start != "random":
+        resolved["start"] = file_of_weights(Path(how.start))
     return describe_training(
         "steering",
         how,
         inputs=inputs,
         data={"shards_sha256": manifest.sha256, "held_out": asdict(how.held_out)},
-        resolved={} if encoder_sha256 is None else {"encoder_from_sha256": encoder_sha256},
+        resolved=resolved,
     )
 
 
@@ -336,14 +422,18 @@ def _start_encoder(model: SteeringModel, start: checkpoint.Checkpoint, config: d
 
 @torch.no_grad()
 def _fit_scales(model: SteeringModel, route: Route, train: list[Run], frames: int = 512) -> None:
-    """Standardises inputs (a sample of the training frames) and the target (all of them)."""
+    """Standardises inputs (a sample of the training frames) and the target (all of them).
+
+    A network of timm keeps the standardisation that it was trained with.
+    """
     rows = np.concatenate([run.rows for run in train])
     model.target_scale.fill_(float(np.std(route.target[rows])) or 1.0)
+    if isinstance(model.encoder, TimmEncoder):
+        return
     sample = rows[np.linspace(0, len(rows) - 1, min(frames, len(rows))).astype(int)]
     pixels = torch.cat([route.frames(row[None]) for row in sample]).float() / 255
     colours = rgb_to_hsv(pixels) if model.config.colour == "hsv" else pixels
-    model.input_mean.copy_(colours.mean((0, 2, 3)).view(3, 1, 1))
-    model.input_std.copy_(colours.std((0, 2, 3)).clamp_min(1e-3).view(3, 1, 1))
+    model.standardise_by(colours.mean((0, 2, 3)), colours.std((0, 2, 3)).clamp_min(1e-3))
 
 
 def _measure(module: SteeringModule, trainer: L.Trainer) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from driving_xai.cli.options import (
     resolve_device,
     resolve_devices,
 )
-from driving_xai.cli.training import check_shards, show
+from driving_xai.cli.training import FeatureLines, check_shards, show, tell_fetched
 
 
 def steering(
@@ -37,6 +37,26 @@ def steering(
     assignments: Assignments = None,
     attention: Annotated[
         Literal["none", "soft", "sign"] | None, typer.Option(help="The kind of attention. [default: sign]")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The convolutions, or timm:NAME for the features of that network. [default: table-1]",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|timm",
+            help="Weights of an encoder timm:NAME: a file, or timm's of the name and tag. [default: random]",
+        ),
+    ] = None,
+    tune: Annotated[
+        Literal["head", "all"] | None,
+        typer.Option(
+            help="Train what follows the features of an encoder timm:NAME, or every weight. [default: all]"
+        ),
     ] = None,
     hidden_size: Annotated[int | None, typer.Option(min=1, help="Units of the LSTM. [default: 1024]")] = None,
     hold_out: Annotated[
@@ -74,12 +94,16 @@ def steering(
 
     \b
     Example: driving-xai train steering shards model --hold-out 4 --epochs 20
+             driving-xai train steering shards model --config imagenet.toml --weights lite0.safetensors
     """
     from driving_xai.training.presets import table_of
     from driving_xai.training.steering import SteeringTraining, train
 
     options = {
         "model.attention": attention,
+        "model.encoder": encoder,
+        "start": weights,
+        "tune": tune,
         "model.hidden_size": hidden_size,
         "held_out.block": hold_out,
         "epochs": epochs,
@@ -93,6 +117,8 @@ def steering(
     how = settings.resolve(
         SteeringTraining, config, preset=under, options=options, assignments=assignments or ()
     )
+    if how.start == "timm":
+        tell_fetched(str(how.model.timm_name))
     if dry_run:
         check_shards(shards)
         console.print_json({"recipe": "steering", "config": asdict(how)})
@@ -110,5 +136,6 @@ def steering(
             resume=resume,
             callbacks=callbacks,
             encoder_from=encoder_from,
+            on_features=FeatureLines(),
         )
     show(out, metrics, tables.steering_error, as_json=as_json)

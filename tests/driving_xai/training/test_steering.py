@@ -5,23 +5,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_prep.prepare import PrepConfig, prepare
+from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
-from driving_xai.data.drives import open_index, runs
+from driving_xai.data.drives import Route, open_index, runs, vehicle_of
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.steering import SteeringConfig
 from driving_xai.training import schedules
-from driving_xai.training.augment import augment
+from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.dino import DinoTraining
+from driving_xai.training.drive_features import FeatureWindows, drive_features
+from driving_xai.training.evaluation import walk
 from driving_xai.training.presets import preset, table_of
-from driving_xai.training.steering import SteeringTraining, train
+from driving_xai.training.steering import MIRRORED, SteeringTraining, train
 
 HOW = SteeringTraining(
     model=SteeringConfig(hidden_size=8),
@@ -243,3 +248,117 @@ def test_the_papers_own_settings_are_the_literal_ones_and_train() -> None:
     assert {name: getattr(how, name) for name in unchanged} == unchanged
     assert preset(DinoTraining).start == "timm"
     assert set(table_of(DinoTraining, "paper")) == {"start", "model"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the network of timm that the encoder below is."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_file(timm.create_model("test_efficientnet").state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frozen(weights: Path) -> SteeringTraining:
+    model = SteeringConfig(hidden_size=8, encoder="timm:test_efficientnet", encoder_stride=8, colour="rgb")
+    kept = {"start": str(weights), "tune": "head", "feature_precision": "fp32"}
+    return replace(HOW, model=model, augmentation=MIRRORED, **kept)
+
+
+@pytest.fixture(scope="module")
+def on_features(shards: Path, frozen: SteeringTraining, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("frozen")
+    train(shards, out, frozen, device="cpu")
+    return out
+
+
+def test_a_frozen_network_of_timm_keeps_its_weights_and_what_follows_learns(weights, on_features) -> None:
+    given, learnt = load_file(weights), load_file(on_features / checkpoint.WEIGHTS)
+    inside = {name.removeprefix("encoder.trunk."): value for name, value in learnt.items() if "trunk" in name}
+    assert len(inside) > 10
+    assert all(torch.equal(value, given[name]) for name, value in inside.items())
+    # Of the projection every weight moved.
+    fresh = checkpoint.load(on_features).config["model"]
+    assert fresh["encoder"] == "timm:test_efficientnet"
+    assert learnt["encoder.project.1.running_mean"].abs().min() > 0
+    said = checkpoint.load(on_features).config["training"]["start"]
+    assert said == {"file": "net.safetensors", "sha256": sha256_of(weights)}
+
+
+def test_kept_features_drive_as_the_frames_do(shards, frozen, on_features) -> None:
+    """A whole drive, on the features that training kept and on frames; and what was validated is the model's."""
+    model = checkpoint.load(on_features).model
+    route, kept = _route(shards), sorted((on_features / "features").glob("*.npy"))
+    assert len(kept) == 2
+    features = drive_features(
+        model,
+        route,
+        on_features / "features",
+        source=Manifest.load(shards).sha256,
+        mirrored=True,
+        precision="fp32",
+    )
+    assert sorted((on_features / "features").glob("*.npy")) == kept, "nothing is computed twice"
+    all_runs = runs(route.index, np.ones(len(route.index), bool))
+    plain = walk(model, route, all_runs)
+    torch.testing.assert_close(
+        torch.tensor(walk(model, route, all_runs, features=features)["prediction"]),
+        torch.tensor(plain["prediction"]),
+        rtol=0,
+        atol=1e-7,
+    )
+    rows = np.arange(3)
+    turned = model.encoder.features(model.converted(route.frames(rows).flip(-1).float() / 255))
+    torch.testing.assert_close(features.frames(rows, mirrored=True), turned.detach())
+
+
+def test_mirrored_windows_have_the_steering_of_the_other_side(shards, frozen, on_features) -> None:
+    model, route = checkpoint.load(on_features).model, _route(shards)
+    where = on_features / "features"
+    how = {"source": Manifest.load(shards).sha256, "mirrored": True, "precision": "fp32"}
+    features = drive_features(model, route, where, **how)
+    pair = FeatureWindows(features, route, [np.arange(4)] * 2, [False, True])
+    assert torch.equal(pair[0].target, -pair[1].target)
+    assert torch.equal(pair[1].frames, features.frames(np.arange(4), mirrored=True))
+    assert not torch.allclose(pair[0].frames, pair[1].frames)
+
+
+def test_training_on_features_resumes_exactly(shards, frozen, on_features, tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(shards, tmp_path, frozen, device="cpu", callbacks=(Interrupt(1),))
+    train(shards, tmp_path, frozen, device="cpu", resume=True)
+    assert (tmp_path / checkpoint.WEIGHTS).read_bytes() == (on_features / checkpoint.WEIGHTS).read_bytes()
+
+
+def test_features_may_lie_where_runs_share_them(shards, frozen, on_features, tmp_path) -> None:
+    told: list[tuple[int, int]] = []
+    how = replace(frozen, epochs=0, held_out=replace(frozen.held_out, block=1))
+    shared = {"features": on_features / "features", "on_features": lambda *done: told.append(done)}
+    train(shards, tmp_path, how, device="cpu", **shared)
+    assert not told
+    assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"tune": "head"}, "for encoders of timm"),
+        ({"start": "net.safetensors"}, "for encoders of timm"),
+    ],
+)
+def test_weights_and_a_frozen_encoder_are_of_timm(wrong, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(HOW, **wrong)
+
+
+def test_what_would_not_act_on_kept_features_is_refused(frozen) -> None:
+    with pytest.raises(ValueError, match=r"augmentation\.brightness"):
+        replace(frozen, augmentation=Augmentation())
+    with pytest.raises(ValueError, match="set tune to head"):
+        replace(frozen, frozen_convolutions=1)
+
+
+def _route(shards: Path) -> Route:
+    manifest = Manifest.load(shards)
+    return Route(shards, open_index(shards, manifest), vehicle_of(shards, manifest))
