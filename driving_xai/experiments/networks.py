@@ -64,14 +64,25 @@ def trained_steering(
     *,
     device: Device = "auto",
     encoder_from: Path | None = None,
+    features: Path | None = None,
 ) -> Checkpoint:
-    """A steering network of these shards; see `trained`."""
+    """A steering network of these shards; see `trained`.
+
+    Args:
+        features: folder that networks with the same frozen encoder share; None is one in `folder`.
+    """
     sha256 = None if encoder_from is None else checkpoint.load(encoder_from).sha256
     return trained(
         folder,
         "steering",
         lambda resume: steering.train(
-            shards, folder, training, device=device, resume=resume, encoder_from=encoder_from
+            shards,
+            folder,
+            training,
+            device=device,
+            resume=resume,
+            encoder_from=encoder_from,
+            features=features,
         ),
         wanted=steering.describe(training, Manifest.load(shards), encoder_sha256=sha256),
         usual=SteeringTraining(),
@@ -147,7 +158,12 @@ class Networks:
         how = self._of_run(run, self.training, network.changes)
         start = self._encoder(run) if self.encoder_epochs else None
         return trained_steering(
-            self.shards, self._folder(network.name, run), how, device=self.device, encoder_from=start
+            self.shards,
+            self._folder(network.name, run),
+            how,
+            device=self.device,
+            encoder_from=start,
+            features=self.out / "features",
         )
 
     def scores(self, network: Variant, run: int, label: str, config: ScoreConfig) -> Results:
@@ -174,5 +190,5 @@ class Networks:
         )
         how = self._of_run(run, frames_only, {"attention": "none"})
         folder = self._folder("encoder", run)
-        trained_steering(self.shards, folder, how, device=self.device)
+        trained_steering(self.shards, folder, how, device=self.device, features=self.out / "features")
         return folder

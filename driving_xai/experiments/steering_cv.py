@@ -68,7 +68,8 @@ def run(
 
     Args:
         shards: a folder that `prep` wrote with a split by blocks or drives.
-        out: `block-K/ATTENTION/` for each model and its scores, `results.json` and `table.md` for all.
+        out: `block-K/ATTENTION/` for each model and its scores, `results.json` and `table.md` for all; a frozen
+            encoder's features, which all models share.
 
     Returns:
         What `results.json` holds: the models, and means over blocks by attention.
@@ -80,9 +81,8 @@ def run(
     models = []
     for done, (block, attention) in enumerate(pairs):
         folder = out / f"block-{block}" / attention
-        models.append(
-            {"block": block, "attention": attention, **_model(shards, folder, how, block, attention, device)}
-        )
+        found = _model(shards, folder, how, block, attention, features=out / "features", device=device)
+        models.append({"block": block, "attention": attention, **found})
         if on_progress is not None:
             on_progress(done + 1, len(pairs))
     results = {
@@ -97,7 +97,14 @@ def run(
 
 
 def _model(
-    shards: Path, folder: Path, how: CrossValidation, block: int, attention: AttentionKind, device: Device
+    shards: Path,
+    folder: Path,
+    how: CrossValidation,
+    block: int,
+    attention: AttentionKind,
+    *,
+    features: Path,
+    device: Device,
 ) -> dict[str, Any]:
     """Trains and scores one model, or takes both from an earlier run."""
     training = replace(
@@ -105,7 +112,7 @@ def _model(
         model=replace(how.training.model, attention=attention),
         held_out=replace(how.training.held_out, block=block),
     )
-    network = trained_steering(shards, folder, training, device=device)
+    network = trained_steering(shards, folder, training, device=device, features=features)
     found = {"test": network.metrics["test"], "sha256": network.sha256}
     if how.score_every == 0:
         return found
