@@ -35,7 +35,8 @@ class RemovalPursuit(PixelGradients):
     where d_f estimates to first order what the removal of a pixel does to the target. The first step's gradient
     serves all fills and directions, for nothing is removed yet. The direction is kept whose removals moved the
     target further before step `trial_steps`, in the mean over the fills. The map is 1 for the first region and
-    falls by its place in the order; after the last step, the regions left follow in the order of its estimates.
+    falls by its place in the order. The regions left after the last step speak for the other direction or for little;
+    they follow by the sum of |d_f| / mean |d_f| over fills and steps, averaged over 3 x 3 regions, see `rest`.
 
     It optimises what deletion measures: an order that wins there may be adversarial, see docs/methods.md.
 
@@ -48,6 +49,8 @@ class RemovalPursuit(PixelGradients):
         direction: which way removal should move the target; for a class, `down` asks what speaks for it.
         trial_steps: steps after which one of two directions is kept; at least 1 and below `steps`.
         region_px: side of the square regions that are removed whole; 1 for pixels.
+        rest: how the regions left are ordered: by size, as above, or by the last step's estimates, which puts last what
+            speaks most for the other direction.
         seed: of the order of equal estimates.
         batch_size: most edited frames in one pass, see `perturb.batches`.
 
@@ -69,6 +72,7 @@ class RemovalPursuit(PixelGradients):
     direction: Direction = "either"
     trial_steps: int = 2
     region_px: int = 1
+    rest: Literal["size", "estimate"] = "size"
     seed: int = 0
     batch_size: int = 32
 
@@ -102,23 +106,29 @@ class RemovalPursuit(PixelGradients):
         regions = rows * columns
         drawn = torch.randperm(regions, generator=torch.Generator().manual_seed(self.seed)).to(frames.device)
         places = drawn.new_full((*signs.shape, regions), regions)
-        counts = [round(self.share * regions * step / self.steps) for step in range(self.steps)] + [regions]
+        sizes = frames.new_zeros(*signs.shape, rows, columns)
+        counts = [round(self.share * regions * step / self.steps) for step in range(self.steps + 1)]
         for step, (start, end) in enumerate(pairwise(counts)):
             removed = None
             if start:  # Known here: asking the places would wait for the device.
                 removed = self._on_pixels((places < regions).view(*signs.shape, rows, columns), frames)
             looked = _look(clean, frames, fills, removed, self.batch_size)
             if step == self.trial_steps and signs.shape[1] > 1:
-                signs, places, looked = _further(clean, signs, places, looked)
-            estimates = self._in_regions(_estimates(looked, signs, fills, frames))
-            estimates = estimates.masked_fill(places < regions, -torch.inf)
-            order = drawn[estimates[..., drawn].argsort(dim=-1, descending=True, stable=True)]
-            new = torch.arange(start, end, device=places.device).expand(*signs.shape, -1)
-            places = places.scatter(-1, order[..., : end - start], new)
+                kept = _further(clean, signs, looked)
+                signs, places, sizes = signs[kept], places[kept], sizes[kept]
+                looked = _Look(*(part[kept] if part.shape[1] > 1 else part for part in looked))
+            changes = _changes(looked, fills, frames)
+            estimates = self._in_regions(changes.sum(2) * signs[:, :, None, None])
+            sizes += self._in_regions(changes.abs().sum(2))
+            places = _next(places, estimates.flatten(2), drawn, start, end)
+        if self.rest == "size":
+            # Single pixels' gradients are noisy, and so is their order.
+            estimates = F.avg_pool2d(sizes, 3, 1, 1, count_include_pad=False)
+        places = _next(places, estimates.flatten(2), drawn, counts[-1], regions)
         return self._on_pixels(1 - places[:, 0].view(-1, rows, columns).to(frames) / regions, frames)
 
-    def _in_regions(self, estimates: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D R"]:
-        return F.avg_pool2d(estimates, self.region_px, ceil_mode=True, count_include_pad=False).flatten(2)
+    def _in_regions(self, estimates: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D h w"]:
+        return F.avg_pool2d(estimates, self.region_px, ceil_mode=True, count_include_pad=False)
 
     def _on_pixels(self, regions: Tensor, frames: Frames) -> Tensor:
         height, width = frames.shape[2:]
@@ -155,24 +165,28 @@ def _look(
     return _Look(torch.cat(values, 1).unflatten(1, shape), torch.cat(gradients, 1).unflatten(1, shape))
 
 
-def _further(
-    clean: ReferenceScores, signs: Tensor, places: Int64[Tensor, "B D R"], looked: _Look
-) -> tuple[Tensor, Tensor, _Look]:
-    """Each frame's direction in which removal moved the target further."""
+def _further(clean: ReferenceScores, signs: Tensor, looked: _Look) -> tuple[Tensor, Tensor]:
+    """Where each frame's direction stands in which removal moved the target further."""
     moved = (looked.values - clean.values[:, None, None]).mean(2) * signs
-    frame, kept = torch.arange(len(moved), device=moved.device)[:, None], moved.argmax(1, keepdim=True)
-    if looked.values.shape[1] == 1:  # Nothing was removed yet: both directions saw the same frame.
-        return signs[frame, kept], places[frame, kept], looked
-    return (
-        signs[frame, kept],
-        places[frame, kept],
-        _Look(looked.values[frame, kept], looked.gradients[frame, kept]),
-    )
+    return torch.arange(len(moved), device=moved.device)[:, None], moved.argmax(1, keepdim=True)
 
 
-def _estimates(looked: _Look, signs: Tensor, fills: Tensor, frames: Frames) -> Float[Tensor, "B D H W"]:
-    """What removal of each pixel does to the target in a direction, added over fills on an equal scale."""
+def _next(
+    places: Int64[Tensor, "B D R"],
+    estimates: Float[Tensor, "B D R"],
+    drawn: Int64[Tensor, " R"],
+    start: int,
+    end: int,
+) -> Int64[Tensor, "B D R"]:
+    """Gives the places from `start` to `end` to the regions left with the largest estimates, ties as drawn."""
+    left = estimates.masked_fill(places < len(drawn), -torch.inf)
+    order = drawn[left[..., drawn].argsort(dim=-1, descending=True, stable=True)]
+    new = torch.arange(start, end, device=places.device).expand(*places.shape[:2], -1)
+    return places.scatter(-1, order[..., : end - start], new)
+
+
+def _changes(looked: _Look, fills: Tensor, frames: Frames) -> Float[Tensor, "B D F H W"]:
+    """What removal of each pixel does to the target under each fill, all fills on an equal scale."""
     changes = (looked.gradients * (fills - frames[:, None])[:, None]).sum(3)
     sizes = changes.abs().mean((3, 4), keepdim=True)
-    scaled = changes / sizes.clamp_min(torch.finfo(changes.dtype).tiny)
-    return scaled.sum(2) * signs[:, :, None, None]
+    return changes / sizes.clamp_min(torch.finfo(changes.dtype).tiny)

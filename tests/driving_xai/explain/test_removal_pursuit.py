@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from itertools import product
+
 import pytest
 import torch
 
@@ -12,26 +15,32 @@ from driving_xai.perturb import blank
 from driving_xai.targets import left, magnitude, output, right
 
 
-def slow_order(model, frame, target, *, fill, sign, steps, share):
-    """Greedy removal for one frame, one fill and one direction; the order of its pixels."""
+def slow_order(model, frame, target, *, fill, sign, steps, share, rest):
+    """Greedy removal for one frame, one fill and one direction, then the rest; the order of its pixels."""
     _, height, width = frame.shape
     pixels, hidden, edited, order = height * width, blank(frame[None], fill)[0], frame.clone(), []
+    places, sizes = list(product(range(height), range(width))), defaultdict(float)
     for step in range(1, steps + 1):
         leaf = edited.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(target(model(leaf[None]))[0], leaf)
-        estimates = {}
-        for i in range(height):
-            for j in range(width):
-                if (i, j) not in order:
-                    change = sum(
-                        float(gradient[c, i, j] * (hidden[c, i, j] - edited[c, i, j])) for c in range(3)
-                    )
-                    estimates[i, j] = sign * change
-        until = pixels if step == steps else round(share * pixels * step / steps)
-        for i, j in sorted(estimates, key=estimates.get, reverse=True)[: until - len(order)]:
+        changes = {
+            (i, j): sum(float(gradient[c, i, j] * (hidden[c, i, j] - frame[c, i, j])) for c in range(3))
+            for i, j in places
+        }
+        mean = sum(map(abs, changes.values())) / pixels
+        for place in places:
+            sizes[place] += abs(changes[place]) / mean
+        left = sorted(set(places) - set(order), key=lambda place: -sign * changes[place])
+        for i, j in left[: round(share * pixels * step / steps) - len(order)]:
             order.append((i, j))
             edited[:, i, j] = hidden[:, i, j]
-    return order
+    if rest == "size":
+        around = {
+            (i, j): [sizes[k, m] for k in (i - 1, i, i + 1) for m in (j - 1, j, j + 1) if (k, m) in sizes]
+            for i, j in places
+        }
+        changes, sign = {place: sum(each) / len(each) for place, each in around.items()}, 1
+    return order + sorted(set(places) - set(order), key=lambda place: -sign * changes[place])
 
 
 def order_of(saliency):
@@ -41,11 +50,12 @@ def order_of(saliency):
 
 @pytest.mark.parametrize("fill", ["black", "mean", "blur"])
 @pytest.mark.parametrize(("direction", "sign"), [("down", -1), ("up", 1)])
-def test_it_equals_plain_loops(smooth, frames, fill, direction, sign):
-    pursuit = RemovalPursuit(steps=4, share=0.5, fills=(fill,), direction=direction)
+@pytest.mark.parametrize("rest", ["size", "estimate"])
+def test_it_equals_plain_loops(smooth, frames, fill, direction, sign, rest):
+    pursuit = RemovalPursuit(steps=4, share=0.5, fills=(fill,), direction=direction, rest=rest)
     ours = pursuit(smooth, frames, output(1))
     for frame, saliency in zip(frames, ours, strict=True):
-        slow = slow_order(smooth, frame, output(1), fill=fill, sign=sign, steps=4, share=0.5)
+        slow = slow_order(smooth, frame, output(1), fill=fill, sign=sign, steps=4, share=0.5, rest=rest)
         assert order_of(saliency) == slow
 
 
@@ -69,8 +79,23 @@ def test_either_keeps_the_direction_that_moved_further_before_the_trial_ended(sm
 def test_a_linear_model_is_ordered_by_what_removal_does(linear, frames):
     model = linear()
     shares = (model.weight.detach() * frames).sum(1)
-    ours = RemovalPursuit(steps=5, fills=("black",), direction="down")(model, frames, left)
+    ours = RemovalPursuit(steps=5, fills=("black",), direction="down", rest="estimate")(model, frames, left)
     assert torch.equal(ours.flatten(1).argsort(descending=True), shares.flatten(1).argsort(descending=True))
+
+
+def test_the_rest_of_a_linear_model_is_what_speaks_for_the_other_side(linear, frames):
+    """Removed first: the quarter that pulls down most. By size the strongest pull upwards comes next, else last."""
+    model = linear()
+    shares = (model.weight.detach() * frames).sum(1).flatten(1)
+    by_size, by_estimate = (
+        RemovalPursuit(steps=5, fills=("black",), direction="down", rest=rest)(model, frames, left).flatten(1)
+        for rest in ("size", "estimate")
+    )
+    first = by_size > 0.75
+    assert torch.equal(first, by_estimate > 0.75), "the rest changes nothing of what is removed"
+    assert torch.equal(by_size[first], by_estimate[first])
+    against = shares.argsort(dim=1)[:, :10]
+    assert (by_size.gather(1, against).mean(1) > by_estimate.gather(1, against).mean(1) + 0.3).all()
 
 
 def test_left_and_right_give_the_same_order(smooth, frames):
@@ -139,6 +164,7 @@ def test_the_seed_orders_equal_estimates_only(smooth, linear, frames):
         ({"direction": "left"}, "direction is 'left'"),
         ({"trial_steps": 12}, "trial_steps 12 of 12"),
         ({"region_px": 0}, "region_px 0"),
+        ({"rest": "none"}, "rest is 'none'"),
         ({"batch_size": 0}, "batch_size 0"),
     ],
 )
