@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from driving_xai.data.images import LabelledImages
 from driving_xai.models.actions import ActionModel
 from driving_xai.models.backbone import BackboneConfig
-from driving_xai.training.feature_cache import FeatureCache, Precision, ReadImages, cached_features
+from driving_xai.training.feature_cache import (
+    FeatureCache,
+    Precision,
+    ReadImages,
+    cached_features,
+    plain_and_mirrored,
+)
 from driving_xai.types import Frames
 
 OnProgress = Callable[[int, int], None]
@@ -103,6 +109,5 @@ def frozen_features(
             on_progress=on_progress,
         )
 
-    plain = cached("plain", images.pixels)
-    turned = cached("mirrored", lambda rows: images.pixels(rows).flip(-1)) if mirrored else plain
+    plain, turned = plain_and_mirrored(cached, images.pixels, mirrored=mirrored)
     return FrozenFeatures(plain=plain, mirrored=turned)

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from driving_xai.data.drives import Route, Window
 from driving_xai.models.steering import SteeringModel
 from driving_xai.models.steering_encoders import TimmEncoder
-from driving_xai.training.feature_cache import FeatureCache, Precision, cached_features
+from driving_xai.training.feature_cache import (
+    FeatureCache,
+    Precision,
+    ReadImages,
+    cached_features,
+    plain_and_mirrored,
+)
 from driving_xai.types import Frames
 
 
@@ -63,6 +69,7 @@ class _FrozenPart(nn.Module):
         # Buffers, so that the features' hash knows them.
         self.register_buffer("mean", model.input_mean)
         self.register_buffer("std", model.input_std)
+        # No submodule: what has yet to be trained decides no feature.
         self._model = (model,)
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
@@ -93,7 +100,7 @@ def drive_features(
     network = _FrozenPart(model.to(device)).eval()
     config = model.config
 
-    def cached(name: str, read: Callable[[np.ndarray], UInt8[Tensor, "B 3 H W"]]) -> FeatureCache:
+    def cached(name: str, read: ReadImages) -> FeatureCache:
         return cached_features(
             folder,
             network,
@@ -107,6 +114,5 @@ def drive_features(
             on_progress=on_progress,
         )
 
-    plain = cached("plain", route.frames)
-    turned = cached("mirrored", lambda rows: route.frames(rows).flip(-1)) if mirrored else plain
+    plain, turned = plain_and_mirrored(cached, route.frames, mirrored=mirrored)
     return DriveFeatures(plain=plain, mirrored=turned, grid=model.grid)

@@ -119,6 +119,18 @@ def cached_features(
     return FeatureCache(path=path, cells=cells)
 
 
+def plain_and_mirrored(
+    cached: Callable[[str, ReadImages], FeatureCache], read: ReadImages, *, mirrored: bool
+) -> tuple[FeatureCache, FeatureCache]:
+    """The features of images as they are, and of their mirror images; not `mirrored`, the former twice.
+
+    Args:
+        cached: the features of what its second argument reads, under a name.
+    """
+    plain = cached("plain", read)
+    return plain, cached("mirrored", lambda rows: read(rows).flip(-1)) if mirrored else plain
+
+
 def _write(
     path: Path,
     network: nn.Module,
