@@ -62,19 +62,18 @@ class FeatureWindows(Dataset[Window]):
 class _FrozenPart(nn.Module):
     """Frames in [0, 1] to what a network of timm sees of them."""
 
-    def __init__(self, model: SteeringModel) -> None:
+    def __init__(self, model: SteeringModel, encoder: TimmEncoder) -> None:
         super().__init__()
-        assert isinstance(model.encoder, TimmEncoder)
-        self.trunk = model.encoder.trunk
+        self.trunk = encoder.trunk
         # Buffers, so that the features' hash knows them.
         self.register_buffer("mean", model.input_mean)
         self.register_buffer("std", model.input_std)
-        # No submodule: what has yet to be trained decides no feature.
-        self._model = (model,)
+        # No submodules: what has yet to be trained decides no feature.
+        self._whole = (model, encoder)
 
     def forward(self, frames: Frames) -> Float[Tensor, "B C h w"]:
-        (model,) = self._model
-        return model.encoder.features(model.converted(frames))
+        model, encoder = self._whole
+        return encoder.features(model.converted(frames))
 
 
 def drive_features(
@@ -97,7 +96,8 @@ def drive_features(
         precision: in which features are kept.
         on_progress: called with the frames done and the total, for each of the two.
     """
-    network = _FrozenPart(model.to(device)).eval()
+    assert isinstance(model.encoder, TimmEncoder)
+    network = _FrozenPart(model.to(device), model.encoder).eval()
     config = model.config
 
     def cached(name: str, read: ReadImages) -> FeatureCache:

@@ -211,8 +211,10 @@ class SteeringModule(RecipeModule):
 
     def validation_step(self, _: int, __: int) -> None:
         mine = self.splits.val[self.global_rank :: self.processes]
-        where = {"device": self.device, "features": self.features}
-        walked = [walk(self.averaged, self.route, [each], **where) for each in mine]
+        walked = [
+            walk(self.averaged, self.route, [each], device=self.device, features=self.features)
+            for each in mine
+        ]
         everywhere = pd.concat([table for tables in gathered(walked) for table in tables])
         self.log("val_mae_deg", mae_deg(everywhere), prog_bar=True, batch_size=1)
 
@@ -433,7 +435,8 @@ def _fit_scales(model: SteeringModel, route: Route, train: list[Run], frames: in
     sample = rows[np.linspace(0, len(rows) - 1, min(frames, len(rows))).astype(int)]
     pixels = torch.cat([route.frames(row[None]) for row in sample]).float() / 255
     colours = rgb_to_hsv(pixels) if model.config.colour == "hsv" else pixels
-    model.standardise_by(colours.mean((0, 2, 3)), colours.std((0, 2, 3)).clamp_min(1e-3))
+    mean, std = colours.mean((0, 2, 3)), colours.std((0, 2, 3)).clamp_min(1e-3)
+    model.standardise_by(mean.tolist(), std.tolist())
 
 
 def _measure(module: SteeringModule, trainer: L.Trainer) -> dict[str, Any]:
