@@ -20,6 +20,7 @@ from driving_xai.models.backbone import (
 from driving_xai.models.feature_maps import map_at
 from driving_xai.models.forward_trace import evaluating
 from driving_xai.models.steering_config import OF_TIMM, SteeringConfig
+from driving_xai.models.weights import first_line
 from driving_xai.types import Cells, Frames
 
 CHANNELS = (3, 24, 36, 48, 64, 64)
@@ -75,8 +76,7 @@ class TimmEncoder(nn.Module):
         self.name, self.stride = name, stride
         self.trunk: Any = build_backbone(BackboneConfig(backbone=name))
         self.level = _cut_behind(self.trunk, name, stride)
-        with torch.no_grad(), evaluating(self.trunk):
-            channels = self.features(torch.zeros(1, 3, 4 * stride, 4 * stride)).shape[1]
+        channels = self._channels(torch.zeros(1, 3, 4 * stride, 4 * stride))
         projection = nn.Conv2d(channels, CHANNELS[-1], 1)
         self.project = nn.Sequential(projection, *([nn.BatchNorm2d(CHANNELS[-1])] if batch else []))
 
@@ -92,6 +92,17 @@ class TimmEncoder(nn.Module):
             load_backbone(whole, Path(weights))
         _cut_behind(whole, self.name, self.stride)
         self.trunk = whole.to(memory_format=torch.channels_last)
+
+    def _channels(self, frames: Frames) -> int:
+        try:
+            with torch.no_grad(), evaluating(self.trunk):
+                return self.features(frames).shape[1]
+        # What networks raise at frames that they are not made for is of any type.
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"encoder {OF_TIMM}{self.name} does not take frames of {frames.shape[2]} x {frames.shape[3]} px "
+                f"({first_line(error)}); take a network for frames of any size"
+            ) from error
 
     @property
     def standardisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -122,7 +133,7 @@ def _cut_behind(trunk: Any, name: str, stride: int) -> int:
     strides = [level["reduction"] for level in getattr(trunk, "feature_info", [])]
     if stride not in strides or not hasattr(trunk, "prune_intermediate_layers"):
         raise UnsupportedModelError(
-            f"encoder {OF_TIMM}{name} has features of stride {', '.join(map(str, strides)) or 'unknown'}, not of "
+            f"encoder {OF_TIMM}{name} has features of stride {', '.join(map(str, dict.fromkeys(strides))) or 'unknown'}, not of "
             f"{stride}; set model.encoder_stride, or take another network"
         )
     level = len(strides) - 1 - strides[::-1].index(stride)

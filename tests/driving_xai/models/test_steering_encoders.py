@@ -132,7 +132,8 @@ def test_configurations_that_contradict_themselves(wrong, says) -> None:
     ("name", "stride", "says"),
     [
         ("test_efficientnett", 16, "did you mean test_efficientnet"),
-        ("test_vit", 8, "features of stride 16, 16"),
+        ("test_vit", 8, "features of stride 16, not of 8"),
+        ("test_coatnet", 16, "does not take frames of 64 x 64 px"),
         ("test_convnext", 2, "features of stride 4, 8, 16, 32, not of 2"),
     ],
 )
