@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Callable, Sequence
@@ -97,8 +98,13 @@ def _unmarked_encoding(path: Path) -> str:
 def _sample(path: Path) -> str:
     with path.open("rb") as file:
         data = file.read(_SAMPLE_BYTES)
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    return data.decode(encoding, errors="replace")
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return data.decode(encoding, errors="replace")
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(data)  # The last character may be cut.
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
 
 
 def _lines(sample: str) -> list[str]:

@@ -141,3 +141,19 @@ def test_which_table_and_which_column_of_images(tmp_path):
     path.write_text("t,file,wheel\n0,../../etc/x.jpg,1\n")
     with pytest.raises(DataError, match="leads outside"):
         drives(path, **OPTIONS)
+
+
+def test_columns_are_listed_as_the_file_is_written(tmp_path):
+    path = log(tmp_path / "in", rows(3), header="Zeit,Bild,Größe,v")
+    path.write_bytes(path.read_text().encode("cp1252"))
+    with pytest.raises(DataError, match="it has 'Zeit, Bild, Größe, v'"):
+        drives(path)
+
+
+def test_a_character_cut_at_the_end_of_the_sample_decides_no_encoding(tmp_path):
+    path = log(tmp_path / "in", rows(3), header="t,file,wheel,größe")
+    text = path.read_bytes()
+    odd = text + b"x" * (1 - len(text) % 2)  # The sample has an even number of bytes.
+    path.write_bytes(odd + "é".encode() * 40_000)
+    with pytest.raises(DataError, match="it has 't, file, wheel, größe'"):
+        drives(path)
