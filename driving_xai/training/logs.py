@@ -36,7 +36,7 @@ def loggers(out: Path, progress: Progress) -> list[Logger]:
         progress: what was logged after it was lost with the interruption, and is logged again.
     """
     events = TensorBoardLogger(
-        out, name=FOLDER, version=RUN, purge_step=progress.step if progress.epoch >= 0 else None
+        out.absolute(), name=FOLDER, version=RUN, purge_step=progress.step if progress.epoch >= 0 else None
     )
     return [EpochTable(out / FOLDER / RUN / "metrics.csv", last_epoch=progress.epoch), events]
 

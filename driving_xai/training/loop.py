@@ -196,13 +196,13 @@ def _strategy(name: str, processes: int, module: RecipeModule) -> str | Strategy
 def _keeping(out: Path, best: Best | None) -> list[ModelCheckpoint]:
     """What keeps the best epoch's state and the last one's: Lightning's own last is the last that was better."""
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    # Of a relative "a::b" Lightning would make a chain of addresses, and it pickles a Path with "::" in it.
+    folder = str((out / RESUME).absolute())
     if best is None:
-        return [ModelCheckpoint(out / RESUME, filename=Path(BEST).stem, save_last=True, **options)]
+        return [ModelCheckpoint(folder, filename=Path(BEST).stem, save_last=True, **options)]
     return [
-        ModelCheckpoint(
-            out / RESUME, filename=Path(BEST).stem, monitor=best.monitor, mode=best.mode, **options
-        ),
-        ModelCheckpoint(out / RESUME, filename=Path(LAST).stem, **options),
+        ModelCheckpoint(folder, filename=Path(BEST).stem, monitor=best.monitor, mode=best.mode, **options),
+        ModelCheckpoint(folder, filename=Path(LAST).stem, **options),
     ]
 
 
