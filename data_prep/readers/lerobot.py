@@ -32,6 +32,8 @@ NAME = "lerobot"
 
 INFO = "meta/info.json"
 MAX_INFO_BYTES = 16 * 2**20
+_MOST_VIDEO_S = 1e6
+"""Eleven days: times beyond it are damage, and nanoseconds up to it fit 64 bits."""
 _FIELD = re.compile(r"\{(\w+)(?::0(\d)d)?\}")
 OWN = "driving_xai"
 """In `meta/info.json`: the mark of a data set that `export lerobot` wrote."""
@@ -246,6 +248,8 @@ class _DataSet:
         if self.version == 3:
             places |= {name: int(row[f"videos/{camera}/{name}"]) for name in ("chunk_index", "file_index")}
             from_s = float(row[f"videos/{camera}/from_timestamp"])
+            if not 0 <= from_s <= _MOST_VIDEO_S:
+                raise ValueError(from_s)
         file = _filled(self.video_path, places | {"video_key": camera})
         return _Episode(number, length, table, inside(self.root, file), from_s)
 
@@ -344,7 +348,11 @@ def _drive(
         *{item.feature for item in (steering, speed) if item},
     ]
     table = files.rows(episode.table, columns, episode.number)
-    frame = _numbers(table["frame_index"], episode.table).astype(np.int64)
+    frame = _numbers(table["frame_index"], episode.table)
+    if not ((frame >= 0) & (frame <= _MOST_VIDEO_S * data_set.fps)).all():
+        raise DataError(
+            f"{episode.table}: episode {episode.number} has a frame_index that cannot be; restore it"
+        )
     if len(frame) != episode.length:
         raise DataError(
             f"{episode.table}: episode {episode.number} has {len(frame)} rows, meta/ says {episode.length}; restore it"

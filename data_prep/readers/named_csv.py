@@ -110,7 +110,8 @@ def _image_column(table: LogTable) -> str:
         given = cells[cells != ""].str.lower()
         return len(given) > 0 and bool(given.str.endswith(tuple(SUFFIXES)).all())
 
-    found = [name for name in table.cells.columns if holds_images(table.cells[name])]
+    once = table.cells.columns[~table.cells.columns.duplicated(keep=False)]
+    found = [name for name in once if holds_images(table.cells[name])]
     if len(found) != 1:
         which = f"{', '.join(found)} all name images" if found else "no column names images"
         columns = quoted(", ".join(table.cells.columns), most=200)

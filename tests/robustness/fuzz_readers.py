@@ -37,12 +37,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data_prep.errors import DataError
 from data_prep.geometry import read_image
 from data_prep.prepare import PrepConfig, prepare
-from data_prep.readers import READERS, recognise
+from data_prep.readers import read, recognise
 from data_prep.schema import Drive, ImageSet
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.shards.verify import verify
 from data_prep.signals import MOST_SPEED_MPS, MOST_STEERING_RAD
+from tests.data_prep.readers import test_donkeycar as donkeycar
+from tests.data_prep.readers import test_lerobot as lerobot
+from tests.data_prep.readers import test_ros2_bag as ros2
 from tests.data_prep.readers.bag_writer import COMPRESSIONS, generated_jpegs, short_drive, write_bag
 
 MOST_SECONDS = 10.0
@@ -165,10 +168,20 @@ def bag_writer(compression: str) -> Callable[[Path], None]:
     )
 
 
+def ros2_writer(plugin: str) -> Callable[[Path], None]:
+    return lambda folder: void(ros2.bag(folder / "bag", frames=6, plugin=plugin))
+
+
+def tub_writer(write: Callable[..., object]) -> Callable[[Path], None]:
+    return lambda folder: void(write(folder / "tub", [0.1 * number for number in range(8)]))
+
+
 def void(_: object) -> None:
     """For a lambda that must give nothing."""
 
 
+NAMED = {"time": "timestamp", "steering": "angle", "speed": "speed"}
+WHEEL = {"steering": "observation.state:wheel"}
 SEEDS = [
     Seed("udacity-csv", write_interpolated, "interpolated.csv", True, {}),
     Seed("udacity-csv", write_challenge, "evaluation.csv", True, {}),
@@ -182,6 +195,32 @@ SEEDS = [
     Seed("comma2k19", write_comma, "route/0/video.hevc", False, {}),
     Seed("image-folder", write_classes, "cat/0.jpg", False, {}),
     Seed("video", write_video, "drive.mp4", False, {}),
+    Seed("csv", write_interpolated, "interpolated.csv", True, NAMED),
+    *(
+        Seed("donkeycar", tub_writer(donkeycar.tub_v2), f"tub/{file}", True, {})
+        for file in ("catalog_0.catalog", "manifest.json")
+    ),
+    Seed("donkeycar", tub_writer(donkeycar.tub_v1), "tub/record_3.json", True, {}),
+    *(
+        Seed("lerobot", lerobot.v2, file, is_text, WHEEL)
+        for file, is_text in (
+            ("meta/info.json", True),
+            ("meta/episodes.jsonl", True),
+            ("data/chunk-000/episode_000001.parquet", False),
+        )
+    ),
+    *(
+        Seed("lerobot", lerobot.v3, file, False, WHEEL)
+        for file in ("meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet")
+    ),
+    *(
+        Seed("ros2-bag", ros2_writer(plugin), file, is_text, ros2.OPTIONS)
+        for plugin, file, is_text in (
+            ("mcap", "bag/bag.mcap", False),
+            ("mcap", "bag/metadata.yaml", True),
+            ("sqlite", "bag/bag.db3", False),
+        )
+    ),
 ]
 
 WORDS = [
@@ -272,7 +311,7 @@ def run(seed: Seed, source: Path, out: Path, *, whole: bool) -> str:
             config = PrepConfig(reader=seed.reader, source=source, reader_options=seed.options, split=split)
             agree(out, prepare(config, out))
             return "prepared"
-        found = READERS[seed.reader](source, **seed.options)
+        found = read(seed.reader, source, seed.options)
     except DataError as fault:
         one_line(fault)
         return "refused"

@@ -6,14 +6,20 @@ import pytest
 
 from tests.robustness.fuzz_readers import SEEDS, fuzz, run
 
-READERS = ("udacity-bag", "comma2k19", "bdd-oia", "image-folder")
+CASES = {"udacity-bag": 60, "comma2k19": 60, "bdd-oia": 60, "image-folder": 60}
+CASES |= {"csv": 10, "donkeycar": 30, "lerobot": 30, "ros2-bag": 15}
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", CASES)
 def test_damaged_recordings_are_read_or_refused_with_one_line(reader):
-    report = fuzz(range(60), base=7, readers=[reader])
+    report = fuzz(range(CASES[reader]), base=7, readers=[reader])
     assert report.findings == {}
-    assert sum(report.outcomes.values()) == 60
+    assert sum(report.outcomes.values()) == CASES[reader]
+
+
+@pytest.mark.slow
+def test_a_hundred_damages_of_each_file_leave_no_traceback():
+    assert fuzz(range(100 * len(SEEDS)), base=0).findings == {}
 
 
 @pytest.mark.parametrize("position", range(len(SEEDS)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 
 import av
 import numpy as np
@@ -208,6 +210,25 @@ def rewritten(folder, change):
     path.write_text(json.dumps(content))
 
 
+def changed(path, name, value):
+    """One column of a Parquet file is the same number in every row."""
+    table = pq.read_table(path)
+    at = table.column_names.index(name)
+    pq.write_table(table.set_column(at, name, pa.array([value] * len(table))), path)
+
+
+def renumbered(root, value):
+    changed(root / "data/chunk-000/file-000.parquet", "frame_index", value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_an_episode_that_begins_nowhere_in_its_video_is_refused(value, tmp_path):
+    source = v3(tmp_path / "set")
+    changed(source / "meta/episodes/chunk-000/file-000.parquet", f"videos/{CAMERA}/from_timestamp", value)
+    with pytest.raises(DataError, match="lacks a field or has a wrong one"):
+        drives(source, **OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -242,6 +263,10 @@ def rewritten(folder, change):
                 root / "data/chunk-000/file-000.parquet",
             ),
             "episode 0 has 10 rows, meta/ says 12",
+        ),
+        *(
+            (partial(renumbered, value=value), "has a frame_index that cannot be")
+            for value in (math.nan, 1e300, -1.0)
         ),
     ],
 )

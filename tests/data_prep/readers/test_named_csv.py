@@ -157,3 +157,11 @@ def test_a_character_cut_at_the_end_of_the_sample_decides_no_encoding(tmp_path):
     path.write_bytes(odd + "é".encode() * 40_000)
     with pytest.raises(DataError, match="it has 't, file, wheel, größe'"):
         drives(path)
+
+
+def test_a_name_that_two_columns_have_is_no_column_of_images(tmp_path):
+    path = log(tmp_path / "in", rows(3), header="t,file,wheel,file")
+    with pytest.raises(DataError, match="no column names images"):
+        drives(path, **OPTIONS)
+    with pytest.raises(DataError, match="has the column file twice"):
+        drives(path, **OPTIONS, image="file")
