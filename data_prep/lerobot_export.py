@@ -1,4 +1,4 @@
-"""Shards of drives to a LeRobot data set, version 2.1: a Parquet file and a video for each episode.
+"""Shards of drives to a LeRobot data set: a Parquet file and a video for each episode.
 
 An episode is an unbroken run of frames of one drive in one part of the split. LeRobot's clock is constant, so a
 frame's time there is its number over the rate; the recorded time stays in a column of its own.
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from data_prep.documents import read_json
 from data_prep.errors import DataError, OutputError
 from data_prep.h264 import ENCODER, declare_colours, reproducible, to_i420, why_missing
+from data_prep.lerobot_layouts import CHUNK, LAYOUTS, Entry, Layout, MetaFiles, Version
 from data_prep.lerobot_statistics import Moments, of_numbers
 from data_prep.lock import exclusive
 from data_prep.readers.lerobot import OWN
@@ -34,13 +35,8 @@ from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.values import Checked, Interval, MinLen
 
-VERSION = "v2.1"
-CHUNK = 1000
-"""Episodes in one folder; LeRobot's default."""
 STATE = ".export"
 INFO = "meta/info.json"
-DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 ACTION, STATE_FEATURE, LABEL = "action", "observation.state", "inverse_turning_radius"
 _PARTS = ("train", "val", "test")
 _FRAMES_AT_ONCE = 64
@@ -60,6 +56,8 @@ class LeRobotConfig(Checked, error=DataError):
     """What the driver was asked to do, in words; policies that read text are given it."""
     crf: Annotated[int, Interval(ge=0, le=51)] = 18
     """x264's constant quality, 0 (lossless) to 51; 18 to 23 look alike to most."""
+    version: Version = "v2.1"
+    """LeRobot before 0.4 reads 2.1, later ones 3.0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +68,11 @@ class LeRobotConfig(Checked, error=DataError):
     def video_key(self) -> str:
         """The name of the images' feature."""
         return f"observation.images.{self.camera}"
+
+    @property
+    def layout(self) -> Layout:
+        """Where the version puts what."""
+        return LAYOUTS[self.version]
 
 
 class Exported(NamedTuple):
@@ -90,11 +93,6 @@ class _Episode:
     """Of the index, in time."""
     first: int
     """Number of its first frame in the whole data set."""
-
-    def path(self, template: str, video_key: str = "") -> str:
-        return template.format(
-            episode_chunk=self.number // CHUNK, episode_index=self.number, video_key=video_key
-        )
 
 
 def export(
@@ -168,7 +166,7 @@ class _Plan:
 
     @property
     def fingerprint(self) -> str:
-        told = [self.manifest.sha256, asdict(self.config), VERSION, av.__version__]
+        told = [self.manifest.sha256, asdict(self.config), av.__version__]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -293,30 +291,29 @@ def _write(out: Path, plan: _Plan, on_progress: Callable[[int, int], None] | Non
     if (out / INFO).is_file():  # a finished export that is resumed
         return
     scratch = out / STATE
-    (out / "meta").mkdir(exist_ok=True)
-    stats = []
+    entries = []
     for done, episode in enumerate(plan.episodes, 1):
         note = scratch / f"episode_{episode.number:06d}.json"
         if not note.is_file():
             _write_json(note, _write_episode(out, plan, episode), scratch=scratch)
-        stats.append(read_json(note, most=_MOST_NOTE_BYTES))
+        stats = read_json(note, most=_MOST_NOTE_BYTES)
+        entries.append(Entry(episode.number, episode.first, len(episode.rows), stats))
         if on_progress is not None:
             on_progress(done, len(plan.episodes))
-    task = plan.config.task
-    lengths = [
-        {"episode_index": each.number, "tasks": [task], "length": len(each.rows)} for each in plan.episodes
-    ]
-    _write_lines(out / "meta/tasks.jsonl", [{"task_index": 0, "task": task}], scratch=scratch)
-    _write_lines(out / "meta/episodes.jsonl", lengths, scratch=scratch)
-    _write_lines(out / "meta/episodes_stats.jsonl", stats, scratch=scratch)
+    config = plan.config
+    made = MetaFiles(entries=entries, task=config.task, video_key=config.video_key, rate_hz=plan.rate_hz)
+    for name, write in config.layout.meta(made).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out / name, scratch=scratch) as temporary:
+            write(temporary)
     _write_json(out / INFO, _info(plan), scratch=scratch)
 
 
 def _write_episode(out: Path, plan: _Plan, episode: _Episode) -> dict[str, Any]:
     """One episode's table and video; returns its statistics."""
-    scratch, key = out / STATE, plan.config.video_key
+    scratch, key, layout = out / STATE, plan.config.video_key, plan.config.layout
     table = _table(plan, episode)
-    data, video = out / episode.path(DATA_PATH), out / episode.path(VIDEO_PATH, key)
+    data, video = (out / layout.place(each, episode.number, key) for each in (layout.data, layout.video))
     for path in (data, video):
         path.parent.mkdir(parents=True, exist_ok=True)
     seen = Moments()
@@ -325,7 +322,7 @@ def _write_episode(out: Path, plan: _Plan, episode: _Episode) -> dict[str, Any]:
     with replacing(data, scratch=scratch) as temporary:
         pq.write_table(table, temporary)
     stats = {name: of_numbers(np.array(table[name].to_pylist())) for name in table.column_names}
-    return {"episode_index": episode.number, "stats": {key: seen.stats(), **stats}}
+    return {key: seen.stats(), **stats}
 
 
 def _table(plan: _Plan, episode: _Episode) -> pa.Table:
@@ -349,9 +346,9 @@ def _table(plan: _Plan, episode: _Episode) -> pa.Table:
             continue
         values = np.asarray(columns[name]).astype(feature["dtype"])
         flat = pa.array(values)
-        named = feature["names"] is not None
-        # LeRobot's own files: a feature of one number without names is a plain column, others are lists.
-        arrays[name] = pa.array(values[:, None].tolist(), pa.list_(flat.type)) if named else flat
+        # LeRobot's own files: a feature of one number without names is a plain column, others may be lists.
+        is_list = feature["names"] is not None and plan.config.layout.named_numbers_are_lists
+        arrays[name] = pa.array(values[:, None].tolist(), pa.list_(flat.type)) if is_list else flat
     return pa.table(arrays)
 
 
@@ -393,20 +390,19 @@ def _info(plan: _Plan) -> dict[str, Any]:
     features = {name: dict(feature) for name, feature in plan.features.items()}
     video = features[plan.config.video_key]
     video["info"] = video["info"] | {"video.fps": plan.rate_hz}
+    layout = plan.config.layout
     return {
-        "codebase_version": VERSION,
+        "codebase_version": layout.version,
         "robot_type": str((plan.manifest.vehicle or {}).get("name", "car")),
         "total_episodes": len(episodes),
         "total_frames": sum(len(episode.rows) for episode in episodes),
         "total_tasks": 1,
-        "total_videos": len(episodes),
-        "total_chunks": -(-len(episodes) // CHUNK),
         "chunks_size": CHUNK,
         "fps": plan.rate_hz,
         "splits": splits,
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
-        "features": features,
+        "data_path": layout.data,
+        "video_path": layout.video,
+        **layout.info(len(episodes), features, plan.rate_hz),
         OWN: {"fingerprint": plan.fingerprint, "shards_sha256": plan.manifest.sha256},
     }
 
@@ -414,9 +410,3 @@ def _info(plan: _Plan) -> dict[str, Any]:
 def _write_json(path: Path, value: Mapping[str, Any], *, scratch: Path) -> None:
     with replacing(path, scratch=scratch) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
-
-
-def _write_lines(path: Path, values: Sequence[Mapping[str, Any]], *, scratch: Path) -> None:
-    with replacing(path, scratch=scratch) as temporary:
-        lines = [json.dumps(value, allow_nan=False) + "\n" for value in values]
-        temporary.write_text("".join(lines), encoding="utf-8")

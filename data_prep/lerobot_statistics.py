@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data_prep.schema import Image
+
+Statistics = Mapping[str, Mapping[str, object]]
+"""Of an episode: by feature, lists of `min`, `max`, `mean`, `std` in the feature's shape, and its `count`."""
+
+
+def aggregate(episodes: Sequence[Statistics]) -> Statistics:
+    """The statistics of all episodes together, from those of each.
+
+    Example:
+        >>> halves = [{"speed": of_numbers(np.array(part))} for part in ([1.0, 2.0], [6.0])]
+        >>> whole = of_numbers(np.array([1.0, 2.0, 6.0]))
+        >>> all(np.allclose(aggregate(halves)["speed"][name], value) for name, value in whole.items())
+        True
+    """
+    return {name: _together([each[name] for each in episodes]) for name in episodes[0]}
+
+
+def _together(parts: Sequence[Mapping[str, object]]) -> Mapping[str, object]:
+    least, most, mean, std = (
+        np.stack([np.asarray(part[name], dtype=np.float64) for part in parts])
+        for name in ("min", "max", "mean", "std")
+    )
+    counts = np.concatenate([np.asarray(part["count"], dtype=np.int64) for part in parts])
+    share = (counts / counts.sum()).reshape(-1, *(1,) * (mean.ndim - 1))
+    whole = (share * mean).sum(axis=0)
+    variance = (share * (std**2 + (mean - whole) ** 2)).sum(axis=0)
+    named = {"min": least.min(axis=0), "max": most.max(axis=0), "mean": whole, "std": np.sqrt(variance)}
+    return {name: value.tolist() for name, value in named.items()} | {"count": [int(counts.sum())]}
 
 
 class Moments:

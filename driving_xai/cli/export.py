@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,11 +23,15 @@ def lerobot(
     crf: Annotated[
         int, typer.Option(min=0, max=51, help="Quality of the video: 0 is lossless, 51 the worst.")
     ] = 18,
+    version: Annotated[
+        Literal["v2.1", "v3.0"],
+        typer.Option("--format", help="LeRobot before 0.4 reads v2.1, later ones v3.0."),
+    ] = "v2.1",
     resume: Resume = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write drives as a LeRobot data set, version 2.1.
+    """Write drives as a LeRobot data set, version 2.1 or 3.0.
 
     An episode is an unbroken run of frames in one part of the split; frames between two parts are left
     out. `prep lerobot` reads the result back.
@@ -37,7 +41,7 @@ def lerobot(
     """
     from data_prep.lerobot_export import LeRobotConfig, export
 
-    config = LeRobotConfig(camera=camera, task=task, crf=crf)
+    config = LeRobotConfig(camera=camera, task=task, crf=crf, version=version)
     with console.progress("export", unit="episodes") as on_progress:
         found = export(
             shards,

@@ -6,14 +6,18 @@ import itertools
 import json
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep import lerobot_export
 from data_prep.errors import DataError, OutputError
 from data_prep.lerobot_export import LeRobotConfig, export
+from data_prep.lerobot_layouts import LAYOUTS
 from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.hdf5 import read_frames
 from data_prep.shards.parquet import read_index
@@ -43,8 +47,9 @@ def brightness_of(root, rows):
     return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(int)
 
 
-def test_what_is_exported_is_read_back(shards, tmp_path):
-    made = export(shards, tmp_path / "set", LeRobotConfig(crf=4))
+@pytest.mark.parametrize("version", LAYOUTS)
+def test_what_is_exported_is_read_back(shards, tmp_path, version):
+    made = export(shards, tmp_path / "set", LeRobotConfig(crf=4, version=version))
     index = read_index(shards)
     kept = index[index["split"] != "gap"]
     assert made.frames == len(kept) < len(index)
@@ -107,6 +112,39 @@ def test_the_files_are_those_of_version_2_1(shards, tmp_path):
     image = stats[0]["stats"]["observation.images.windscreen"]
     assert np.shape(image["mean"]) == (3, 1, 1)
     assert 0 <= np.min(image["min"]) < np.max(image["max"]) <= 1
+
+
+def test_the_files_are_those_of_version_3_0(shards, tmp_path):
+    root = tmp_path / "set"
+    export(shards, root, LeRobotConfig(task="keep the lane", version="v3.0"))
+    info = json.loads((root / "meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0"
+    assert {"total_chunks", "total_videos"}.isdisjoint(info)
+    key = "observation.images.front"
+    assert all(each["dtype"] == "video" or each["fps"] == 20 for each in info["features"].values())
+    tasks = pd.read_parquet(root / "meta/tasks.parquet")
+    assert (tasks.index.tolist(), tasks["task_index"].tolist()) == (["keep the lane"], [0])
+    rows = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    assert [row["episode_index"] for row in rows] == [0, 1, 2]
+    tables = []
+    for row in rows:
+        at = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
+        tables.append(pq.read_table(root / info["data_path"].format(**at)))
+        assert tables[-1]["index"].to_pylist() == list(
+            range(row["dataset_from_index"], row["dataset_to_index"])
+        )
+        at = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
+        with av.open(str(root / info["video_path"].format(video_key=key, **at))) as video:
+            assert float(video.duration / av.time_base) == pytest.approx(row[f"videos/{key}/to_timestamp"])
+    # One number is no list: LeRobot reads the tables with the types that info.json gives.
+    assert tables[0].schema.field("action").type == pa.float32()
+    stats = json.loads((root / "meta/stats.json").read_text())
+    action = pa.concat_tables(tables)["action"].to_numpy().astype(float)
+    expected = {"mean": action.mean(), "std": action.std(), "min": action.min(), "max": action.max()}
+    for name, value in expected.items():
+        assert stats["action"][name] == pytest.approx([value])
+    assert stats["action"]["count"] == [len(action)] == [info["total_frames"]]
+    assert np.shape(stats[key]["std"]) == (3, 1, 1)
 
 
 def test_a_killed_export_is_no_data_set_and_goes_on_where_it_was(shards, tmp_path, monkeypatch):
