@@ -53,6 +53,9 @@ from driving_xai.replay.tasks import foreign_options, require_own_options, task_
 from driving_xai.replay.tasks.base import Task
 from driving_xai.targets import explained_by
 
+_MOST_PROPORTION = 16
+"""Of a frame's sides: a longer strip has no room for letters, however it is enlarged."""
+
 
 class Played(NamedTuple):
     """How much of a source was played."""
@@ -223,8 +226,17 @@ class Session:
             first: decides sizes and colours.
             layout: of each picture.
             room: height and width that a picture has in the film, in pixels; None where it may choose.
+
+        Raises:
+            DataError: the frames are too thin to draw on.
         """
         config, task = self.config, self.task
+        height, width = first.seen.frame.image.shape[:2]
+        if max(height, width) > _MOST_PROPORTION * min(height, width):
+            raise DataError(
+                f"{self.frames.name}: frames of {width} x {height} px are too thin to draw on, expected a side at most "
+                f"{_MOST_PROPORTION} times the other; check the source"
+            )
         painters = {
             method: task.painter(first.by(method), self._provenance(method), layout=layout, room=room)
             for method in self.methods

@@ -19,6 +19,8 @@ from driving_xai.viz.lettering import PANEL, Layer
 
 LEAST_HEIGHT, LEAST_WIDTH = 480, 640
 """Smaller frames are enlarged by a whole factor, so that the text can be read."""
+MOST_SIDE = 8192
+"""Of an enlarged frame: one of a few rows would become gigabytes."""
 
 Map = Float32[np.ndarray, "h w"]
 
@@ -188,10 +190,11 @@ def blend_heat(
 
 
 def enlargement(height: int, width: int) -> int:
-    """The whole factor that makes a frame large enough for legible text.
+    """The whole factor that makes a frame large enough for legible text, without a side over `MOST_SIDE`.
 
     Example:
         >>> enlargement(240, 320), enlargement(540, 960), enlargement(80, 160)
         (2, 1, 6)
     """
-    return max(1, math.ceil(LEAST_HEIGHT / height), math.ceil(LEAST_WIDTH / width))
+    wanted = max(math.ceil(LEAST_HEIGHT / height), math.ceil(LEAST_WIDTH / width))
+    return max(1, min(wanted, MOST_SIDE // max(height, width)))

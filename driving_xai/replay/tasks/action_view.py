@@ -15,7 +15,7 @@ from data_prep.schema import Image
 from driving_xai.data.input_rule import Region
 from driving_xai.replay.config import Layout
 from driving_xai.replay.inset import EVIDENCE, PROBABILITY, CurveView, Inset
-from driving_xai.viz.heat import USUAL_LOOK, HeatLook, HeatScale, Map, blend_heat, is_degenerate
+from driving_xai.viz.heat import MOST_SIDE, USUAL_LOOK, HeatLook, HeatScale, Map, blend_heat, is_degenerate
 from driving_xai.viz.lettering import MUTED, PANEL, Anchor, Colour, divided, fitted, lettering
 
 LEAST_WIDTH = 1280
@@ -101,7 +101,7 @@ class ActionView:
         self.columns = 1 if phone else math.ceil(math.sqrt(tiles))
         rows = math.ceil(tiles / self.columns)
         least = max(_PHONE_PX if phone else LEAST_WIDTH, 0 if room is None else room[1])
-        factor = max(1, math.ceil(least / (width * self.columns)))
+        factor = max(1, min(math.ceil(least / (width * self.columns)), MOST_SIDE // max(height, width)))
         self._frame = (height * factor, width * factor)
         self._region = Region(*(edge * factor for edge in config.region))
         self._unit = self._frame[1] / 640

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -50,6 +51,16 @@ def pictures(path: Path) -> list[np.ndarray]:
 
 def names(folder: Path) -> list[str]:
     return sorted(str(each.relative_to(folder)) for each in folder.rglob("*"))
+
+
+def test_a_strip_of_a_few_rows_is_refused_and_takes_no_gigabytes(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "strip").mkdir()
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / "strip" / f"{number}.png"), np.full((2, 4096, 3), 40 * number, np.uint8))
+    with pytest.raises(DataError, match=r"frames of 4096 x 2 px are too thin to draw on.*16 times the other"):
+        replay(checkpoint, tmp_path / "strip", tmp_path / "out.mp4", ReplayConfig(**FAST, score=False))
 
 
 def test_a_recording_becomes_a_video_with_its_scores(
