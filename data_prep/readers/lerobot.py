@@ -269,7 +269,8 @@ class _DataSet:
             raise DataError(f"{folder}: no such folder; restore it from the data set")
         chunks = [chunk for chunk in visible(folder) if chunk.is_dir()]
         for path in [file for chunk in chunks for file in visible(chunk) if file.suffix == ".parquet"]:
-            names = [name for name in read_schema(path).names if not name.startswith("stats/")]
+            # The tasks are texts, which nothing here needs and damage makes undecodable.
+            names = [name for name in read_schema(path).names if not name.startswith(("stats/", "tasks"))]
             yield from read_table(path, names).to_pylist()
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from data_prep.errors import DataError
 from data_prep.geometry import Reduction, decode_image
 from data_prep.schema import Image, ImageSource
+from data_prep.shards.parquet import FAULTS
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -25,7 +26,7 @@ def read_schema(path: Path) -> pa.Schema:
         return pq.read_schema(path.absolute())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; restore it from the data set") from None
-    except (pa.ArrowException, OSError):
+    except FAULTS:
         raise DataError(
             f"{path}: not a Parquet file that can be read; restore it from the data set"
         ) from None
@@ -44,7 +45,7 @@ def read_table(path: Path, columns: list[str], *, episode: int | None = None) ->
     try:
         filters = None if episode is None else [("episode_index", "==", episode)]
         return pq.read_table(path.absolute(), columns=columns, filters=filters, partitioning=None)
-    except (pa.ArrowException, OSError):
+    except FAULTS:
         raise DataError(
             f"{path}: not a Parquet file that can be read; restore it from the data set"
         ) from None

@@ -26,7 +26,7 @@ INDEX_NAME = "index.parquet"
 _ROWS_PER_BYTE = 8
 """A file that claims more is refused. Each row has a time or a key of its own: two bytes, compressed."""
 # What Arrow lets through for a damaged file; most of its own errors are also of one of these types.
-_FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError)
+FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError)
 
 IMAGES_PER_GROUP = 64
 """Images in one row group: the least that is read to reach one of them."""
@@ -246,7 +246,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `driving-xai verify` on its folder") from None
-    except _FAULTS as error:
+    except FAULTS as error:
         raise _damaged(path, str(error)) from None
 
 

@@ -256,6 +256,14 @@ def test_an_episode_that_begins_nowhere_in_its_video_is_refused(value, tmp_path)
             lambda root: (root / "data/chunk-000/file-000.parquet").write_bytes(b"PAR1" * 9),
             "not a Parquet file",
         ),
+        (
+            lambda root: (root / "data/chunk-000/file-000.parquet").write_bytes(
+                (root / "data/chunk-000/file-000.parquet")
+                .read_bytes()
+                .replace(b"timestamp", b"time\xff\xfe\xfdmp")
+            ),
+            "not a Parquet file that can be read",
+        ),
         (lambda root: (root / "meta/episodes/chunk-000/file-000.parquet").unlink(), "has no episode"),
         (
             lambda root: pq.write_table(
