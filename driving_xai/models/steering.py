@@ -6,6 +6,7 @@ Source: Tashiro and Awano 2023; soft attention after Kim and Canny 2017.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -38,9 +39,14 @@ class Evidence(NamedTuple):
     magnitude: Float[Tensor, "... L c"] | None
     """The quantised magnitude; None without sign attention."""
 
-    def frame(self, t: int) -> Evidence:
-        """Frame t of windows."""
-        return self.map(lambda part: part[:, t])
+    def by_frame(self) -> Iterator[Evidence]:
+        """Of windows, the evidence of each frame in turn.
+
+        Cut once and not frame by frame: the gradient of each cut would be a whole window of zeros, added up.
+        """
+        absent = itertools.repeat(None)
+        parts = (absent if part is None else part.unbind(1) for part in self)
+        return (Evidence(*frame) for frame in zip(*parts, strict=False))  # What is absent has no end.
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Evidence:
         """Every part there is, changed."""
@@ -302,8 +308,7 @@ class SteeringModel(nn.Module):
         if self._attention_is_idle and not self.training:
             yield from self._steps_together(evidence, state)
             return
-        for t in range(steps):
-            frame = evidence.frame(t)
+        for frame in evidence.by_frame():
             attention = self._attention(frame, state.hidden)
             modulated = self._modulate(frame, attention)
             past, state = state, self._advance(modulated, state)
