@@ -1,6 +1,7 @@
 """Checkpoints: a directory of model.safetensors, config.json and metrics.json. No pickle.
 
-This is the only place that builds a model from a file.
+This is the only place that builds a model from a file. A training that has not ended is a checkpoint of its best
+weights so far; see `unfinished`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from driving_xai.errors import CheckpointError, UnsupportedModelError
 from driving_xai.models.declared import at_instant, declared_outputs
 from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.types import Frames, Outputs, Scores
+from driving_xai.unfinished import BEST, RESUME, Unfinished, best_so_far, is_unfinished
 
 SCHEMA = "driving-xai-checkpoint/1"
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
@@ -68,6 +70,8 @@ class Checkpoint:
     metrics: Mapping[str, Any]
     sha256: str
     """Of the weights' file."""
+    unfinished: Unfinished | None = None
+    """How far its training has come, where that has not ended: the weights are the best so far."""
 
     def __call__(self, frames: Frames) -> Scores:
         """The model's scores; a recurrent model takes each frame as the first of a drive."""
@@ -110,6 +114,21 @@ class Checkpoint:
         return self.config["kind"]
 
     @property
+    def caution(self) -> str | None:
+        """What a reader of its results must know; None of a finished training."""
+        if self.unfinished is None:
+            return None
+        return f"{self.path}: the training has not ended; these are the weights of {self.unfinished}"
+
+    @property
+    def in_plans(self) -> dict[str, Any]:
+        """What the plan of results says of it: its hash and, of an unfinished training, how far that had come."""
+        hashed: dict[str, Any] = {"checkpoint_sha256": self.sha256}
+        if self.unfinished is None:
+            return hashed
+        return {**hashed, "checkpoint_unfinished": self.unfinished.described()}
+
+    @property
     def thresholds(self) -> tuple[float, ...]:
         """The probability over which each of several outputs counts as predicted: calibrated, or 1/2.
 
@@ -147,13 +166,56 @@ def save(out: Path, model: nn.Module, config: Mapping[str, Any], metrics: Mappin
 def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = None) -> Checkpoint:
     """Builds the model a checkpoint describes and loads its weights, strictly.
 
+    Of a training that is running or was stopped it takes the best weights so far; `Checkpoint.unfinished` says so.
+
     Args:
         kind: the kind the caller needs, for example "steering"; None takes any.
 
     Raises:
         CheckpointError: missing, damaged, unknown, or of another kind.
     """
+    if is_unfinished(path):
+        return _load_unfinished(path, device, kind)
     config = _read_json(path / CONFIG)
+    made = _kind_of(config, path, kind)
+    metrics = _read_json(path / METRICS)
+    try:
+        with no_larger_than(path / WEIGHTS):
+            model = _build(made, config, path / CONFIG)
+        model.load_state_dict(load_file(path / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise _does_not_load(path / WEIGHTS, error) from error
+    return Checkpoint(
+        path=path,
+        model=made.ready(model).to(device),
+        config=config,
+        metrics=metrics,
+        sha256=sha256_of(path / WEIGHTS),
+    )
+
+
+def _load_unfinished(path: Path, device: str | torch.device, kind: str | None) -> Checkpoint:
+    found = best_so_far(path)
+    config = {"schema": SCHEMA, **found.config}
+    made = _kind_of(config, path, kind)
+    try:
+        with _no_larger_than(path / RESUME / BEST, [value.numel() for value in found.weights.values()]):
+            model = _build(made, config, path / RESUME / CONFIG)
+        model.load_state_dict(found.weights)
+    except RuntimeError as error:
+        raise _does_not_load(path / RESUME / BEST, error) from error
+    return Checkpoint(
+        path=path,
+        model=made.ready(model).to(device),
+        config=config,
+        metrics={},
+        sha256=found.sha256,
+        unfinished=found.progress,
+    )
+
+
+def _kind_of(config: Mapping[str, Any], path: Path, kind: str | None) -> Kind:
+    """The kind that a configuration names, once it is one and the one that the caller needs."""
     if config.get("schema") != SCHEMA or str(config.get("kind")) not in KINDS:
         known = ", ".join(KINDS)
         raise CheckpointError(
@@ -164,23 +226,12 @@ def load(path: Path, *, device: str | torch.device = "cpu", kind: str | None = N
         raise CheckpointError(f"{path} is a checkpoint of kind {config['kind']!r}, expected {kind!r}")
     made = KINDS[config["kind"]]()
     _check_sections(config, path / CONFIG)
-    metrics = _read_json(path / METRICS)
-    try:
-        with no_larger_than(path / WEIGHTS):
-            model = _build(made, config, path / CONFIG)
-        model.load_state_dict(load_file(path / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path / WEIGHTS} does not load: {reason}; train again or copy it anew"
-        ) from error
-    return Checkpoint(
-        path=path,
-        model=made.ready(model).to(device),
-        config=config,
-        metrics=metrics,
-        sha256=sha256_of(path / WEIGHTS),
-    )
+    return made
+
+
+def _does_not_load(file: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"{file} does not load: {reason}; train again or copy it anew")
 
 
 class Kind(NamedTuple):
@@ -260,6 +311,12 @@ def no_larger_than(weights: Path) -> Iterator[None]:
     """
     with safe_open(weights, framework="pt") as file:
         sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    with _no_larger_than(weights, sizes):
+        yield
+
+
+@contextmanager
+def _no_larger_than(weights: Path, sizes: list[int]) -> Iterator[None]:
     left = [2 * sum(sizes) + _SPARE_VALUES, 2 * len(sizes) + _SPARE_TENSORS]
 
     def count(module: nn.Module, name: str, value: torch.Tensor | None) -> None:

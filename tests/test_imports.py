@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "data_prep").rglob("*.py"), *(ROOT / "driving_xai").rglob("*.py")])
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "errors", "user_code", "fills"}),
+    frozenset({"types", "errors", "unfinished", "user_code", "fills"}),
     frozenset({"models", "targets", "checkpoint", "perturb"}),
     frozenset({"data"}),
     frozenset({"explain"}),

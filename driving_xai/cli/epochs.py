@@ -21,7 +21,8 @@ class EpochLines(L.Callback):
         self.on_progress = on_progress
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        from driving_xai.training.loop import RecipeModule, what_runs
+        from driving_xai.training.loop import what_runs
+        from driving_xai.training.recipe import RecipeModule
 
         if trainer.is_global_zero and isinstance(pl_module, RecipeModule):
             say(what_runs(trainer, pl_module))

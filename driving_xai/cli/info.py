@@ -40,7 +40,8 @@ def info(
     if figure is not None:
         _draw_quality(path, figure)
     for file, (describe, show) in _KINDS.items():
-        if (path / file).is_file():
+        # A killed training may have left weights that have no config.json yet.
+        if (path / file).is_file() and not _is_training(path):
             found = describe(path)
             if as_json:
                 console.print_json(found)
@@ -59,20 +60,29 @@ def info(
     raise DataError(f"{path}: {wrong} {', '.join(_KINDS)}; give a folder that prep, score or train wrote")
 
 
-def _of_training(path: Path) -> dict[str, Any] | None:
-    from driving_xai.training import unfinished
+def _is_training(path: Path) -> bool:
+    """As `unfinished.is_unfinished`, which brings torch along."""
+    return (path / "resume" / "config.json").is_file() and not (path / "config.json").exists()
 
-    if not (path / "resume" / "config.json").is_file():
+
+def _of_training(path: Path) -> dict[str, Any] | None:
+    if not _is_training(path):
         return None
+    from driving_xai import unfinished
+
     found = asdict(unfinished.read(path))
     return {"what": "unfinished training", "path": named(path), **found}
 
 
 def _show_training(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['path']}: unfinished training of kind {found['kind']}, {found['epoch']} epochs kept"]
+    lines = [
+        f"{found['path']}: unfinished training of kind {found['kind']}, {found['epoch']} of {found['epochs']} epochs kept"
+    ]
     if found["best"] is not None:
         by = "" if found["monitor"] is None else f", {found['monitor']} {found['value']:.4g}"
-        lines.append(f"  best so far  epoch {found['best_epoch']}{by}: {found['best']}")
+        lines.append(
+            f"  best so far  epoch {found['best_epoch']}{by}; explain, score and replay take its weights"
+        )
     return [*lines, "  the command that began it goes on with --resume"]
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def open_model(text: str, *, device: str, weights: Path | None = None) -> Checkpoint:
-    """Loads what CHECKPOINT stands for.
+    """Loads what CHECKPOINT stands for, and says so where its training has not ended.
 
     Args:
         text: as it was typed: a folder that train wrote, `timm:NAME`, `torchvision:NAME` or `module:factory`.
@@ -22,9 +22,13 @@ def open_model(text: str, *, device: str, weights: Path | None = None) -> Checkp
         UnsupportedModelError: no model has that name.
     """
     from driving_xai import checkpoint
+    from driving_xai.cli import console
     from driving_xai.models.foreign import is_foreign, load
 
     # Foreign models bring timm and torchvision along, which take a second to import.
     if weights is None and not is_foreign(text):
-        return checkpoint.load(Path(text), device=device)
+        found = checkpoint.load(Path(text), device=device)
+        if found.caution:
+            console.say(found.caution)
+        return found
     return load(text, weights=weights, device=device)

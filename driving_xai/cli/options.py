@@ -116,6 +116,23 @@ Assignments = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done; write nothing.")]
+Logger = Annotated[
+    Literal["tensorboard", "wandb", "mlflow", "none"],
+    typer.Option(
+        help="Where metrics, settings and sample frames go beside the table in OUT/logs; wandb and mlflow are extras."
+    ),
+]
+Heat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD",
+        help="Method of the heat on the logger's sample frames, or none. [default: the model's own map, or grad-cam]",
+    ),
+]
+HeatEvery = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Log sample frames with heat every so many epochs; 0 for never."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from driving_xai.cli import console
+from driving_xai.cli import console, listing
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from driving_xai.training.forecast import Forecast
+    from driving_xai.training.recipe import Recipe
 
 
 def show(
@@ -33,11 +40,58 @@ def show(
         typer.echo(f"{out}: {line(metrics)}")
 
 
-def check_shards(shards: Path) -> None:
-    """Refuses a folder that holds no shards, before a dry run says that all is well."""
-    from data_prep.shards.manifest import Manifest
+def show_forecast(
+    name: str, recipe: Recipe, how: Any, *, device: Literal["cpu", "cuda"], as_json: bool
+) -> None:
+    """Prints what a training would be: two sentences, or JSON with every setting.
 
-    Manifest.load(shards)
+    Args:
+        name: of the recipe.
+        how: its configuration, a dataclass.
+    """
+    from driving_xai.training.forecast import forecast
+
+    found = forecast(recipe, device=device)
+    if as_json:
+        console.print_json({"recipe": name, "config": asdict(how), "forecast": found.as_json()})
+        return
+    typer.echo(
+        f"It would train {found.parameters:,} parameters on {found.device} for {found.epochs} epochs; "
+        f"an epoch is {found.extent}, {found.extent.steps:,} steps."
+    )
+    typer.echo(f"{_how_long(found)}; {found.memory_bytes / 1e9:.2g} GB of memory. Nothing was written.")
+
+
+def _how_long(found: Forecast) -> str:
+    if found.speed is None:
+        if not found.before_s:
+            return "Nothing is to be trained"
+        return (
+            f"First the features of all images are computed, about {console.duration(found.before_s)} by two of them "
+            "here; epochs on kept features are short"
+        )
+    return (
+        f"A few steps here ran at {found.speed.frames_per_s:,.4g} frames/s, {found.speed.data_wait_share:.0%} of the time "
+        f"waiting for data: at most about {console.duration(found.seconds)}"
+    )
+
+
+def heat_pictures(logger: str, method: str | None, every: int) -> tuple[L.Callback, ...]:
+    """What logs sample frames with heat, where that is asked for and there is a log that takes pictures.
+
+    Raises:
+        SettingsError: no method has that name.
+        OptionError: the logger is not installed.
+    """
+    from driving_xai.training.heat_pictures import HeatPictures
+    from driving_xai.training.logs import require_logger
+
+    require_logger(logger)
+    if method == "none" or not every or logger == "none":
+        return ()
+    if method is not None:
+        listing.require_known("methods", (method,))
+    return (HeatPictures(method=method, every=every),)
 
 
 def tell_fetched(backbone: str) -> None:

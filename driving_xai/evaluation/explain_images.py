@@ -241,7 +241,9 @@ class _Still:
         return _Explained(frames, clean, maps)
 
     def _identity(self) -> dict[str, Any]:
-        return {"checkpoint": {"kind": self._checkpoint.kind, "sha256": self._checkpoint.sha256}}
+        progress = self._checkpoint.unfinished
+        known = {"kind": self._checkpoint.kind, "sha256": self._checkpoint.sha256}
+        return {"checkpoint": known if progress is None else {**known, "unfinished": progress.described()}}
 
     def _with_panel(
         self, path: Path, out: Path, image: Image, ours: _Explained, others: Sequence[_Still]

@@ -215,7 +215,7 @@ class Run:
                 **{kind: file.path.name for kind, file in brought.items()},
                 "methods": self.methods,
             },
-            "checkpoint_sha256": self.checkpoint.sha256,
+            **self.checkpoint.in_plans,
             "settings_sha256": settings_sha256(self.checkpoint),
             "shards_sha256": data_sha256,
             **{f"{kind}_sha256": None if file is None else file.sha256 for kind, file in named.items()},

@@ -348,7 +348,7 @@ def _about(
         "schema": SCHEMA,
         "plan": {
             "config": json.loads(json.dumps(planned(config))),
-            "checkpoint_sha256": checkpoint.sha256,
+            **checkpoint.in_plans,
             "shards_sha256": manifest.sha256,
             "masks": None if masks is None else masks.path.name,
         },

@@ -50,7 +50,7 @@ from driving_xai.targets import outputs_at
 from driving_xai.training.attention import AttentionTraining, pooled_head, train_attention
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining
-from driving_xai.training.loop import Device
+from driving_xai.training.recipe import Device
 from driving_xai.types import FrameModel, Frames
 
 OURS = "attention-guided-cam"

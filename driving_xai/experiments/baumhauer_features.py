@@ -22,7 +22,7 @@ from driving_xai.models.bounded_logit import BoundedLogitConfig, BoundedLogitMod
 from driving_xai.models.frozen_cnn import frozen_cnn
 from driving_xai.training.bounded_logit import FrameExamples, Schedule, fit
 from driving_xai.training.feature_cache import FeatureCache, Precision, cached_features, network_sha256
-from driving_xai.training.loop import Device
+from driving_xai.training.recipe import Device
 
 OnProgress = Callable[[int, int], None]
 

@@ -43,7 +43,7 @@ from driving_xai.targets import ExplainedScore, explained_by, outputs_at
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining
 from driving_xai.training.labn import LabnLoss
-from driving_xai.training.loop import Device
+from driving_xai.training.recipe import Device
 from driving_xai.types import Frames, Saliency, Target
 
 LABN = "labn"

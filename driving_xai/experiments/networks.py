@@ -19,7 +19,7 @@ from driving_xai.models.classify import Classifier
 from driving_xai.models.steering_config import OWN_METHOD, AttentionKind
 from driving_xai.training import classify, steering
 from driving_xai.training.classify import ClassifierTraining
-from driving_xai.training.loop import Device
+from driving_xai.training.recipe import Device
 from driving_xai.training.state import RECORDED, RESUME
 from driving_xai.training.steering import SteeringTraining
 

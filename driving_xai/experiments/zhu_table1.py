@@ -17,7 +17,7 @@ from driving_xai.experiments.tables import write_results
 from driving_xai.explain.options import OptionsOf
 from driving_xai.metrics.aupc import AttentionBlocks, Masking, Order, Rule
 from driving_xai.perturb import Fill
-from driving_xai.training.loop import Device
+from driving_xai.training.recipe import Device
 
 NAME = "zhu-table1"
 METHODS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def load(
     Args:
         spec: `timm:NAME[.TAG]`, `torchvision:NAME[@WEIGHTS]`, `package.module:factory` (imported with the
             working directory on the path and called without arguments; it returns a module with
-            `outputs`, as `models.wrap.wrap` makes one), or a checkpoint's directory, here or in a store.
+            `outputs`, as `models.wrap.wrap` makes one), or a checkpoint's directory, here or in a store. Of a training
+            that has not ended it takes the best weights so far, with a warning.
         weights: a file, here or in a store, see `models.weights.find`; "random"; None is what the factory loaded, or the
             published weights of timm and torchvision.
         device: where the model goes.
@@ -76,7 +78,10 @@ def load(
             raise CheckpointError(
                 f"{spec} is a checkpoint's directory, which has weights; leave --weights out"
             )
-        return checkpoint.load(Path(spec), device=device)
+        found = checkpoint.load(Path(spec), device=device)
+        if found.caution:
+            warnings.warn(found.caution, stacklevel=2)
+        return found
     library, _, name = spec.partition(":")
     # Seeded for weights that are drawn; the caller's own random numbers go on as before.
     with torch.random.fork_rng(devices=[]):

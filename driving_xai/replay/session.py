@@ -313,7 +313,7 @@ class Session:
                 "methods": list(self.methods),
                 "refuse": list(self.config.refuse),
             },
-            "checkpoint_sha256": self.checkpoint.sha256,
+            **self.checkpoint.in_plans,
             "shards_sha256": None if shards is None else shards.sha256,
             "source": {"name": self.frames.name, "kind": self.frames.kind},
         }

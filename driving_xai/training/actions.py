@@ -5,6 +5,7 @@ Training is a pure function of the shards, the configuration and the seed; see `
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,13 +17,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from data_prep.shards.atomic import replacing
 from data_prep.shards.manifest import Manifest
 from data_prep.values import Checked, Count, Ge, Gt, Interval, PositiveCount, Seed
-from driving_xai import checkpoint
 from driving_xai.data.images import LabelledImages
 from driving_xai.data.splits import FoldOut
 from driving_xai.errors import CheckpointError, DataError
@@ -42,16 +43,9 @@ from driving_xai.training.action_inputs import (
     frozen_features,
 )
 from driving_xai.training.augment import Augmentation, augment
-from driving_xai.training.loop import (
-    Best,
-    Device,
-    Precision,
-    RecipeModule,
-    file_of_weights,
-    mix,
-    run,
-)
+from driving_xai.training.logs import LoggerName
 from driving_xai.training.loop import describe as describe_training
+from driving_xai.training.loop import file_of_weights, train_to_checkpoint
 from driving_xai.training.multilabel import (
     CalibrationRule,
     agreement,
@@ -59,8 +53,20 @@ from driving_xai.training.multilabel import (
     trivial_agreements,
 )
 from driving_xai.training.processes import in_parts, part_of, rank
+from driving_xai.training.recipe import (
+    Best,
+    Device,
+    Extent,
+    Plan,
+    Precision,
+    Recipe,
+    RecipeModule,
+    mix,
+    spread,
+)
 from driving_xai.training.schedules import rate_share
-from driving_xai.training.state import begun
+from driving_xai.types import Frames
+from driving_xai.unfinished import FROZEN, RESUME, Kept
 
 PREDICTIONS = "predictions.parquet"
 """Inside the output directory: the probabilities of every validated and tested image."""
@@ -178,13 +184,39 @@ class ActionModule(RecipeModule):
     """One training step and one validation of an action model, for Lightning's loop; `net` reads the inputs."""
 
     def __init__(
-        self, net: nn.Module, inputs: Inputs, images: LabelledImages, how: ActionTraining, splits: _Splits
+        self, model: ActionModel, inputs: Inputs, images: LabelledImages, how: ActionTraining, splits: _Splits
     ) -> None:
         super().__init__()
-        self.net, self.how, self.splits, self.seed = net, how, splits, how.seed
+        # A list, so that Lightning neither moves nor saves a backbone that does not learn.
+        self._whole = [model]
+        self.net: nn.Module = model if how.tune == "all" else model.head
+        self.kept = Kept("net.") if how.tune == "all" else Kept("net.", becomes="head.")
+        self.how, self.splits, self.seed = how, splits, how.seed
         self.inputs, self.images, self.targets = inputs, images, images.labels(how.model.actions)
         self.totals: list[int] = []
         """Images of each global batch of this epoch."""
+
+    def plan(self) -> Plan:
+        validated = len(self.splits.val) > 0 and self.how.keep == "best"
+        return Plan(
+            epochs=self.how.epochs,
+            precision=self.how.precision,
+            best=Best(monitor="val_accuracy", mode="max") if validated else None,
+            gradient_clip=self.how.gradient_clip,
+        )
+
+    def current_model(self) -> ActionModel:
+        return self._whole[0]
+
+    def sample_frames(self, most: int) -> Frames:
+        rows = self.splits.val if len(self.splits.val) else self.splits.train
+        return self.images.frames(spread(rows, most))
+
+    def finished(self, trainer: L.Trainer, out: Path) -> dict[str, Any]:
+        judged = _judge(self.eval())
+        with replacing(out / PREDICTIONS) as temporary:
+            judged.to_parquet(temporary, index=False)
+        return _measure(judged, self)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         how, rate = self.how, self.rates(0)["all"]
@@ -198,10 +230,9 @@ class ActionModule(RecipeModule):
         share = rate_share(epoch, how.epochs, how.schedule, warmup_epochs=how.warmup_epochs)
         return {"all": how.learning_rate * how.batch_size / 256 * share}
 
-    def extent(self) -> str:
+    def extent(self) -> Extent:
         what = "images' kept features" if self.how.tune == "head" else "images"
-        train, val = len(self.splits.train), len(self.splits.val)
-        return f"{train:,} {what}, {self.how.batch_size} a step, validated on {val:,}"
+        return Extent(len(self.splits.train), what, self.how.batch_size, validated=len(self.splits.val))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         how, epoch = self.how, self.trainer.current_epoch
@@ -262,24 +293,20 @@ def train(
     devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
+    logger: LoggerName = "tensorboard",
     features: Path | None = None,
     on_features: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Trains an action model and writes a checkpoint directory with logs beside it.
+    """Trains an action model and writes a checkpoint directory; see `loop.train_to_checkpoint` for the options.
 
     Args:
         shards: a folder that `prep` wrote from labelled images.
-        out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
-        devices: processes that train together, each on a part of every batch; None is one, or torchrun's.
-        resume: continue an interrupted run of the same configuration.
-        callbacks: Lightning callbacks, for progress.
         features: folder for the features of a frozen backbone, which runs may share; None is
             `features/` in `out`.
         on_features: called while they are computed with the images done and the total.
 
     Returns:
-        The metrics that are also written: accuracy and F1 of each split, and of predictors that do not
-        look. Of several processes only the first has them.
+        Accuracy and F1 of each split, and of predictors that do not look.
 
     Raises:
         DataError: the shards hold no such labels, or nothing to train on.
@@ -287,6 +314,27 @@ def train(
             fit.
         UnsupportedModelError: the architecture cannot be built, or the images are smaller than a patch.
     """
+    return train_to_checkpoint(
+        recipe(shards, out, how, device=device, features=features, on_features=on_features),
+        out,
+        device=device,
+        devices=devices,
+        resume=resume,
+        callbacks=callbacks,
+        logger=logger,
+    )
+
+
+def recipe(
+    shards: Path,
+    out: Path,
+    how: ActionTraining,
+    *,
+    device: Device,
+    features: Path | None = None,
+    on_features: OnProgress | None = None,
+) -> Recipe:
+    """What the loop trains, once nothing of the images and settings can be refused any more; see `train`."""
     how = with_saved_architecture(how)
     images = LabelledImages(shards, short_side_px=how.short_side_px, keep_mib=how.keep_mib)
     images.labels(how.model.actions)
@@ -296,30 +344,27 @@ def train(
     model = start_model(how)
     # Images that the model cannot take are found here, before OUT belongs to this configuration.
     model.eval().features(images.frames(splits.train[:1]))
-    with begun(out, config, resume) as state:
-        module = _module(model, images, how, splits, features or out / "features", device, on_features)
-        validated = len(splits.val) > 0 and how.keep == "best"
-        run(
-            module.train(),
-            out,
-            config=config,
-            state=state,
-            epochs=how.epochs,
-            device=device,
-            devices=devices,
-            precision=how.precision,
-            best=Best(monitor="val_accuracy", mode="max") if validated else None,
-            gradient_clip=how.gradient_clip,
-            callbacks=callbacks,
-        )
-        if rank() > 0:
-            return {}
-        judged = _judge(module.eval())
-        metrics = _measure(judged, module)
-        with replacing(out / PREDICTIONS) as temporary:
-            judged.to_parquet(temporary, index=False)
-        checkpoint.save(out, model, config, metrics)
-        return metrics
+
+    def build() -> ActionModule:
+        if how.tune == "all":
+            return ActionModule(model, MirroredFrames(images=images), images, how, splits).train()
+        frozen = _features(model, images, how, features or out / "features", device, on_features)
+        if rank() == 0:
+            _keep_whole(model, out)
+        return ActionModule(model, frozen, images, how, splits).train()
+
+    def before() -> tuple[ActionModule, float]:
+        seconds = _features_s(model, images, how, _on(device))
+        return ActionModule(model, MirroredFrames(images=images), images, how, splits), seconds
+
+    return Recipe(config=config, build=build, before=None if how.tune == "all" else before)
+
+
+def _keep_whole(model: ActionModel, out: Path) -> None:
+    """What a reader of the unfinished run needs beside the head, which alone is in the run's states."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with replacing(out / RESUME / FROZEN) as temporary:
+        temporary.write_bytes(to_safetensors(weights))
 
 
 def start_model(how: ActionTraining) -> ActionModel:
@@ -381,28 +426,42 @@ def _split(images: LabelledImages, held_out: FoldOut) -> _Splits:
     return splits
 
 
-def _module(
+def _on(device: Device) -> Literal["cpu", "cuda"]:
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _features(
     model: ActionModel,
     images: LabelledImages,
     how: ActionTraining,
-    splits: _Splits,
-    features: Path,
+    folder: Path,
     device: Device,
     on_features: OnProgress | None,
-) -> ActionModule:
-    if how.tune == "all":
-        return ActionModule(model, MirroredFrames(images=images), images, how, splits)
-    on_cuda = device != "cpu" and torch.cuda.is_available()
-    frozen = frozen_features(
+) -> FrozenFeatures:
+    found = frozen_features(
         model,
         images,
-        features,
+        folder,
         mirrored=how.flip != "none",
         precision=how.feature_precision,
-        device="cuda" if on_cuda else "cpu",
+        device=_on(device),
         on_progress=on_features,
     )
-    return ActionModule(model.to("cpu").head, frozen, images, how, splits)
+    model.to("cpu")
+    return found
+
+
+@torch.no_grad()
+def _features_s(
+    model: ActionModel, images: LabelledImages, how: ActionTraining, device: Literal["cpu", "cuda"]
+) -> float:
+    """About how many seconds the features of all images take, by those of a few."""
+    rows = np.arange(min(len(images), 2))
+    model.to(device).features(images.frames(rows[:1]).to(device))  # Warms up.
+    begun = time.perf_counter()
+    model.features(images.frames(rows).to(device)).cpu()
+    each_s = (time.perf_counter() - begun) / len(rows)
+    return each_s * len(images) * (1 if how.flip == "none" else 2)
 
 
 def _judge(module: ActionModule) -> pd.DataFrame:

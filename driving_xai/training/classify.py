@@ -20,19 +20,30 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from data_prep.values import Checked, Count, Ge, Gt, PositiveCount, Seed
-from driving_xai import checkpoint
 from driving_xai.data.images import ImageSet, LabelledImages, classes_of, mean_image
 from driving_xai.errors import DataError
 from driving_xai.models.classify import Classifier, ClassifierConfig, load_weights
 from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.labn import LabnLoss, Shares, labn_loss
-from driving_xai.training.loop import Best, Device, Precision, RecipeModule, mix, run
+from driving_xai.training.logs import LoggerName
 from driving_xai.training.loop import describe as describe_training
-from driving_xai.training.processes import Part, in_parts, rank
+from driving_xai.training.loop import train_to_checkpoint
+from driving_xai.training.processes import Part, in_parts
+from driving_xai.training.recipe import (
+    Best,
+    Device,
+    Extent,
+    Plan,
+    Precision,
+    Recipe,
+    RecipeModule,
+    mix,
+    spread,
+)
 from driving_xai.training.schedules import rate_share
-from driving_xai.training.state import begun
 from driving_xai.types import Frames, Scores
+from driving_xai.unfinished import Kept
 
 _BIAS_ROW = -1
 """Stands for the bias image among the rows of training images."""
@@ -110,26 +121,41 @@ def train(
     devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
+    logger: LoggerName = "tensorboard",
 ) -> dict[str, Any]:
-    """Trains a classifier and writes a checkpoint directory with logs beside it.
+    """Trains a classifier and writes a checkpoint directory; see `loop.train_to_checkpoint` for the options.
 
     Args:
         images: of equal size, each of exactly one class.
-        out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
         data: what the checkpoint says of the images, such as the shards' hash.
         geometry: how they were cut from what a camera saw, by field of `Geometry`; None where they were not.
-        devices: processes that train together, each on a part of every batch; None is one, or torchrun's.
-        resume: continue an interrupted run of the same configuration.
-        callbacks: Lightning callbacks, for progress.
 
     Returns:
-        The metrics that are also written: accuracy and log loss of each split, and of the majority. Of
-        several processes only the first has them.
+        Accuracy and log loss of each split, and of the majority.
 
     Raises:
         DataError: there is nothing to train on, or an image has not exactly one class.
         CheckpointError: `resume` without a run or with another configuration; the weights do not fit.
     """
+    return train_to_checkpoint(
+        recipe(images, how, data=data, geometry=geometry),
+        out,
+        device=device,
+        devices=devices,
+        resume=resume,
+        callbacks=callbacks,
+        logger=logger,
+    )
+
+
+def recipe(
+    images: ImageSet,
+    how: ClassifierTraining,
+    *,
+    data: Mapping[str, Any],
+    geometry: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """What the loop trains, once nothing of the images and settings can be refused any more; see `train`."""
     labels = classes_of(images)
     rows = images.rows("train")
     if len(rows) < 2:
@@ -148,27 +174,7 @@ def train(
     elif how.model.normalisation == "images":
         _standardise(model, images, rows)
     module = ClassifierModule(model, how, images, labels)
-    # Once nothing of the configuration can be refused any more: a refused run leaves no folder.
-    with begun(out, config, resume) as state:
-        validated = len(images.rows("val")) > 0
-        trainer = run(
-            module,
-            out,
-            config=config,
-            state=state,
-            epochs=how.epochs,
-            device=device,
-            devices=devices,
-            precision=how.precision,
-            best=Best(monitor="val_loss", patience=how.patience) if validated else None,
-            gradient_clip=how.gradient_clip,
-            callbacks=callbacks,
-        )
-        if rank() > 0:
-            return {}
-        metrics = {"epochs": trainer.current_epoch, **_measure(model, images, labels, trainer)}
-        checkpoint.save(out, model, config, metrics)
-        return metrics
+    return Recipe(config=config, build=lambda: module)
 
 
 def train_on_shards(
@@ -180,21 +186,25 @@ def train_on_shards(
     devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
+    logger: LoggerName = "tensorboard",
 ) -> dict[str, Any]:
     """Trains on a folder that `prep` wrote; see `train`."""
-    images = LabelledImages(shards, keep_mib=how.keep_mib)
-    data = {"shards_sha256": images.manifest.sha256, "held_out": {}}
-    return train(
-        images,
+    return train_to_checkpoint(
+        recipe_on_shards(shards, how),
         out,
-        how,
-        data=data,
-        geometry=images.manifest.geometry,
         device=device,
         devices=devices,
         resume=resume,
         callbacks=callbacks,
+        logger=logger,
     )
+
+
+def recipe_on_shards(shards: Path, how: ClassifierTraining) -> Recipe:
+    """As `recipe`, of a folder that `prep` wrote."""
+    images = LabelledImages(shards, keep_mib=how.keep_mib)
+    data = {"shards_sha256": images.manifest.sha256, "held_out": {}}
+    return recipe(images, how, data=data, geometry=images.manifest.geometry)
 
 
 def describe(
@@ -240,6 +250,7 @@ def judged(scores: Scores, labels: Int64[Tensor, " N"], train_labels: Int64[Tens
 class ClassifierModule(RecipeModule):
     """One training step and one validation of a classifier, for Lightning's loop."""
 
+    kept = Kept("model.")
     bias: Tensor
     class_weights: Tensor
 
@@ -265,6 +276,26 @@ class ClassifierModule(RecipeModule):
         parts = self._parts()
         for weight in (weight for part in self.frozen for weight in parts[part]):
             weight.requires_grad_(False)
+
+    def plan(self) -> Plan:
+        validated = len(self.images.rows("val")) > 0
+        return Plan(
+            epochs=self.how.epochs,
+            precision=self.how.precision,
+            best=Best(monitor="val_loss", patience=self.how.patience) if validated else None,
+            gradient_clip=self.how.gradient_clip,
+        )
+
+    def current_model(self) -> Classifier:
+        return self.model
+
+    def sample_frames(self, most: int) -> Frames:
+        val = self.images.rows("val")
+        return self.images.frames(spread(val if len(val) else self.images.rows("train"), most))
+
+    def finished(self, trainer: L.Trainer, out: Path) -> dict[str, Any]:
+        measured = _measure(self.model, self.images, self.labels, trainer)
+        return {"epochs": trainer.current_epoch, **measured}
 
     def _full_rates(self) -> dict[str, float]:
         """The rate of each part of the network, before the schedule."""
@@ -328,9 +359,9 @@ class ClassifierModule(RecipeModule):
         share = rate_share(epoch, how.epochs, how.schedule, warmup_epochs=how.warmup_epochs)
         return {part: rate * share for part, rate in self._full_rates().items()}
 
-    def extent(self) -> str:
+    def extent(self) -> Extent:
         train, val = (len(self.images.rows(split)) for split in ("train", "val"))
-        return f"{train:,} images, {self.how.batch_size} a step, validated on {val:,}"
+        return Extent(train, "images", self.how.batch_size, validated=val)
 
     def train_dataloader(self) -> DataLoader:
         draw = torch.Generator().manual_seed(mix(self.how.seed, self.trainer.current_epoch))
@@ -438,8 +469,7 @@ def _last_linear(network: nn.Module) -> str:
 @torch.no_grad()
 def _standardise(model: Classifier, images: ImageSet, rows: np.ndarray, most: int = 512) -> None:
     """Takes the channels' mean and deviation from a sample of the training images."""
-    sample = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
-    pixels = images.frames(sample)
+    pixels = images.frames(spread(rows, most))
     model.mean.copy_(pixels.mean((0, 2, 3)).view(3, 1, 1))
     model.std.copy_(pixels.std((0, 2, 3)).clamp_min(1e-3).view(3, 1, 1))
 

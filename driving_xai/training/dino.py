@@ -28,7 +28,6 @@ from torch.utils.data import DataLoader
 
 from data_prep.shards.manifest import Manifest
 from data_prep.values import Checked, Count, Ge, Gt, Interval, PositiveCount, Seed
-from driving_xai import checkpoint
 from driving_xai.data.images import LabelledImages
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.models.backbone import (
@@ -39,11 +38,13 @@ from driving_xai.models.backbone import (
     load_backbone,
 )
 from driving_xai.training.dino_views import Crops, ViewBatches, Views
-from driving_xai.training.loop import Device, Precision, RecipeModule, file_of_weights, mix, run
+from driving_xai.training.logs import LoggerName
 from driving_xai.training.loop import describe as describe_training
-from driving_xai.training.processes import Part, placement, rank
+from driving_xai.training.loop import file_of_weights, train_to_checkpoint
+from driving_xai.training.processes import Part, placement
+from driving_xai.training.recipe import Device, Extent, Plan, Precision, Recipe, RecipeModule, mix
 from driving_xai.training.schedules import cosine
-from driving_xai.training.state import begun
+from driving_xai.unfinished import Kept
 
 _Share = Annotated[float, Interval(ge=0, le=1)]
 
@@ -134,6 +135,8 @@ class Branch(nn.Module):
 class DinoModule(RecipeModule):
     """One training step of self-distillation, for Lightning's loop."""
 
+    kept = Kept("teacher.backbone.")
+
     def __init__(self, student: Branch, teacher: Branch, images: LabelledImages, how: DinoTraining) -> None:
         super().__init__()
         self.student, self.teacher, self.images, self.how = (
@@ -152,6 +155,16 @@ class DinoModule(RecipeModule):
         self.last_means: dict[str, float] = {}
         """What a resumed run logged last."""
         self.rows = np.sort(np.concatenate([images.rows(split) for split in how.splits]))
+
+    def plan(self) -> Plan:
+        return Plan(epochs=self.how.epochs, precision=self.how.precision, strategy=self.how.strategy)
+
+    def current_model(self) -> nn.Module:
+        return self.teacher.backbone
+
+    def finished(self, trainer: L.Trainer, out: Path) -> dict[str, Any]:
+        # Of a run that was whole already nothing is logged again: its state still has them.
+        return {**self.last_means, **self.logged_means(), "epochs": self.how.epochs}
 
     def steps_per_epoch(self) -> int:
         """Whole batches of every device.
@@ -184,9 +197,9 @@ class DinoModule(RecipeModule):
         rate = self._rate(epoch * steps)
         return {"decayed": rate, "others": rate}
 
-    def extent(self) -> str:
+    def extent(self) -> Extent:
         together = self.how.batch_size * self.how.devices
-        return f"{self.steps_per_epoch() * together:,} images without labels, {together} a step"
+        return Extent(self.steps_per_epoch() * together, "images without labels", together)
 
     def train_dataloader(self) -> DataLoader[Views]:
         how, epoch = self.how, self.trainer.current_epoch
@@ -211,6 +224,7 @@ class DinoModule(RecipeModule):
             said = [projection.float() for projection in self.student(views)]
         self._log_spread(taught)
         loss = self.loss(taught, said, teacher_temp=self._teacher_temperature())
+        self._learnt_from = part.total
         self._log("train_loss", loss, len(views[0]))
         return loss
 
@@ -218,11 +232,13 @@ class DinoModule(RecipeModule):
         """Of the last epoch that this process ran."""
         return {name: float(v) for name, v in self.trainer.callback_metrics.items() if name in _LOGGED}
 
-    def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
-        saved["last_means"] = self.logged_means()
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["last_means"] = self.logged_means()
 
-    def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
-        self.last_means = saved.get("last_means", {})
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.last_means = checkpoint.get("last_means", {})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.how.gradient_clip:
@@ -231,7 +247,7 @@ class DinoModule(RecipeModule):
                     nn.utils.clip_grad_norm_(parameter, self.how.gradient_clip)
         self.student.head.cancel_last_layer_gradients(self.current_epoch)
 
-    def on_train_batch_end(self, outputs: Any, batch: Views, batch_idx: int) -> None:
+    def after_step(self) -> None:
         with torch.no_grad():
             update_momentum(self.student, self.teacher, self._scheduled(self.how.teacher_momentum, 1.0, -1))
 
@@ -289,18 +305,17 @@ def train(
     device: Device = "auto",
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
+    logger: LoggerName = "tensorboard",
 ) -> dict[str, Any]:
     """Trains a backbone and writes a checkpoint directory that `train actions` starts from.
 
+    The teacher's backbone is kept; see `loop.train_to_checkpoint` for the options.
+
     Args:
         shards: a folder that `prep` wrote from images; labels are not read.
-        out: the checkpoint directory, the teacher's backbone in it; `resume/` holds what a resumed run
-            needs.
-        resume: continue an interrupted run of the same configuration.
-        callbacks: Lightning callbacks, for progress.
 
     Returns:
-        The metrics that are also written: of the last epoch the loss, `teacher_entropy` (how undecided
+        Of the last epoch the loss, `teacher_entropy` (how undecided
         the teacher is of an image) and `teacher_spread` (of all images together), both over the
         logarithm of `output_dim`. A collapsed teacher has a spread near 0, or an entropy near 1.
 
@@ -310,7 +325,25 @@ def train(
             fit.
         UnsupportedModelError: the architecture cannot be built, or crops are no whole patches.
     """
-    how = replace(how, devices=placement(how.devices if how.devices > 1 else None).processes)
+    how = _placed(how)
+    return train_to_checkpoint(
+        recipe(shards, how),
+        out,
+        device=device,
+        devices=how.devices,
+        resume=resume,
+        callbacks=callbacks,
+        logger=logger,
+    )
+
+
+def _placed(how: DinoTraining) -> DinoTraining:
+    """With the processes that there are, under torchrun those that it started."""
+    return replace(how, devices=placement(how.devices if how.devices > 1 else None).processes)
+
+
+def recipe(shards: Path, how: DinoTraining) -> Recipe:
+    """What the loop trains, once nothing of the images and settings can be refused any more; see `train`."""
     images = LabelledImages(shards, keep_mib=how.keep_mib)
     config = describe(how, images.manifest)
     L.seed_everything(how.seed, verbose=False)
@@ -319,24 +352,7 @@ def train(
     teacher.load_state_dict(student.state_dict())
     module = DinoModule(student, teacher, images, how)
     module.steps_per_epoch()
-    with begun(out, config, resume) as state:
-        run(
-            module,
-            out,
-            config=config,
-            state=state,
-            epochs=how.epochs,
-            device=device,
-            devices=how.devices,
-            strategy=how.strategy,
-            precision=how.precision,
-            callbacks=callbacks,
-        )
-        # Of a run that was whole already nothing is logged again: its state still has them.
-        metrics = {**module.last_means, **module.logged_means(), "epochs": how.epochs}
-        if rank() == 0:
-            checkpoint.save(out, module.teacher.backbone, config, metrics)
-        return metrics
+    return Recipe(config=config, build=lambda: module)
 
 
 def _first_backbone(how: DinoTraining) -> Any:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from data_prep.values import Checked, Count, PositiveCount
 from driving_xai.data.images import LabelledImages
-from driving_xai.training.loop import mix
+from driving_xai.training.recipe import mix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,155 +12,139 @@ import logging
 import platform
 import signal
 import warnings
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from torch import Tensor
+from torch import nn
 
 from data_prep.shards.atomic import sha256_of
 from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
-from driving_xai.training.logs import Progress, loggers
-from driving_xai.training.processes import Part, as_one_batch, part_of, placement
-from driving_xai.training.state import BEST, LAST, RESUME, WholeCheckpoints, load_saved, load_weights
+from driving_xai.training.logs import LoggerName, Progress, loggers
+from driving_xai.training.processes import placement, rank
+from driving_xai.training.recipe import Best, Device, Recipe, RecipeModule
+from driving_xai.training.state import Start, WholeCheckpoints, begun, load_weights
+from driving_xai.unfinished import BEST, LAST, RESUME, load_saved
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "32", "bf16"]
 
+def train_to_checkpoint(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: Device,
+    devices: int | None,
+    resume: bool,
+    callbacks: Sequence[L.Callback],
+    logger: LoggerName,
+) -> dict[str, Any]:
+    """Trains by a recipe and writes its checkpoint, logs beside it.
 
-class RecipeModule(L.LightningModule):
-    """What every recipe's module shares: rates by epoch, draws by step, its process's part of a batch."""
+    Args:
+        out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
+        device: where to compute; auto takes CUDA where there is one.
+        devices: processes that train together, each on a part of every batch; None is one, or torchrun's.
+        resume: continue an interrupted run of the same configuration, or extend one by more epochs.
+        callbacks: Lightning callbacks, for progress.
+        logger: where metrics go beside the table in `out`.
 
-    seed: int
-    """Of the recipe's configuration."""
-    leaves_parameters_out = False
-    """Whether a step may not reach every parameter; processes that train together must know."""
+    Returns:
+        The metrics that are also written. Of several processes only the first has them.
 
-    @abstractmethod
-    def rates(self, epoch: int) -> dict[str, float]:
-        """The learning rate of each named group of the optimiser in this epoch."""
-
-    @abstractmethod
-    def extent(self) -> str:
-        """What an epoch runs through, for a line that a person reads."""
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses another model's state in one line, before Lightning loads it."""
-        load_weights(self, checkpoint, Path(str(self.trainer.ckpt_path)))
-
-    def on_train_epoch_start(self) -> None:
-        rates = self.rates(self.current_epoch)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rates[group["name"]]
-
-    @property
-    def processes(self) -> int:
-        return self.trainer.world_size
-
-    def part(self, total: int) -> Part:
-        """This process's part of a global batch."""
-        return part_of(total, self.global_rank, self.processes)
-
-    def as_one_batch(self, part: Part) -> AbstractContextManager[Any]:
-        return as_one_batch(part, self.processes)
-
-    def draw(self, batch_idx: int) -> torch.Generator:
-        """Seeds torch, for dropout, and a generator of its own, for augmentation: alike in all processes."""
-        drawn = mix(self.seed, self.current_epoch, batch_idx)
-        torch.manual_seed(drawn)
-        return torch.Generator().manual_seed(drawn)
-
-    def log_loss(self, loss: Tensor, total: int) -> None:
-        """Logs the epoch's mean.
-
-        Args:
-            loss: the part's mean loss times its share.
-            total: examples of the global batch.
-        """
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=total,
-            sync_dist=self.processes > 1,
+    Raises:
+        CheckpointError: `resume` without a run or with another configuration.
+    """
+    with begun(out, recipe.config, resume) as start:
+        module = recipe.build()
+        trainer = run(
+            module, out, start=start, device=device, devices=devices, callbacks=callbacks, logger=logger
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """Which epoch's weights are kept, and when a training that no longer improves stops."""
-
-    monitor: str
-    mode: Literal["min", "max"] = "min"
-    patience: int | None = None
-    """Epochs without a better value before stopping; None never stops early."""
-    first_epoch: int = 0
-    """Stopping counts from this epoch on."""
+        if rank() > 0:
+            return {}
+        metrics = module.finished(trainer, out)
+        checkpoint.save(out, module.current_model(), start.config, metrics)
+        return metrics
 
 
 def run(
     module: RecipeModule,
     out: Path,
     *,
-    config: Mapping[str, Any],
-    state: Path | None,
-    epochs: int,
+    start: Start,
     device: Device,
-    precision: Precision,
     devices: int | None = None,
-    strategy: str = "auto",
-    best: Best | None = None,
-    gradient_clip: float | None = None,
     callbacks: Sequence[L.Callback] = (),
+    logger: LoggerName = "tensorboard",
 ) -> L.Trainer:
     """Trains the module, and leaves it with the best epoch's weights, or with the last's.
 
     After each epoch `resume/last.ckpt` and, of a better one, `resume/best.ckpt` are replaced.
 
-    Args:
-        config: the resolved configuration, for TensorBoard's hyper-parameters.
-        state: what `state.begun` gave.
-        devices: processes of this machine, one for each device; None takes torchrun's, or one.
-        strategy: Lightning's name for how they work together; auto is distributed data parallel.
-        best: None keeps the last epoch.
-        gradient_clip: largest norm of all gradients together; None or 0 for no limit.
-        callbacks: Lightning callbacks, for progress.
-
     Raises:
         ValueError: there are fewer devices than asked for.
+        OptionError: the logger is not installed.
     """
+    plan = module.plan()
+    named = loggers(out, _progress(start.state), logger) if plan.epochs else []
+    keeping = [Speeds(), *_keeping(out, plan.best), *_stopping(plan.best), *callbacks]
+    trainer = trainer_of(module, device, devices, callbacks=keeping, loggers=named, epochs=plan.epochs)
+    if not plan.epochs:
+        return trainer
+    for each in trainer.loggers:
+        each.log_hyperparams(json.loads(checkpoint.as_json(start.config)))
+    _fit(trainer, module, start.state, out)
+    if plan.best is not None:
+        kept = out / RESUME / BEST
+        load_weights(module, load_saved(kept), kept)
+    return trainer
+
+
+def trainer_of(
+    module: RecipeModule,
+    device: Device,
+    devices: int | None,
+    *,
+    callbacks: list[L.Callback],
+    loggers: list[Logger],
+    epochs: int,
+    only_steps: int | None = None,
+) -> L.Trainer:
+    """Lightning's loop as all recipes use it.
+
+    Args:
+        only_steps: at most so many in an epoch, without validation or files; None is all of a training.
+    """
+    plan = module.plan()
     on_cuda = device != "cpu" and torch.cuda.is_available()
     where = placement(devices)
     if on_cuda and where.devices > torch.cuda.device_count():
         raise ValueError(
             f"devices is {where.devices} and torch finds {torch.cuda.device_count()} GPUs; ask for fewer, or for --device cpu"
         )
-    mixed = precision == "bf16" or (precision == "auto" and on_cuda)
-    trainer = L.Trainer(
+    mixed = plan.precision == "bf16" or (plan.precision == "auto" and on_cuda)
+    return L.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[device],
         devices=where.devices,
         num_nodes=where.machines,
-        strategy=_strategy(strategy, where.processes, module),
+        strategy=_strategy(plan.strategy, where.processes, module),
         precision="bf16-mixed" if mixed else "32-true",
         max_epochs=epochs,
-        gradient_clip_val=gradient_clip or None,
-        callbacks=[*_keeping(out, best), *_stopping(best), *callbacks],
+        gradient_clip_val=plan.gradient_clip or None,
+        callbacks=callbacks,
         plugins=[WholeCheckpoints()],
-        logger=loggers(out, _progress(state)),
+        logger=loggers,
+        limit_train_batches=only_steps,
+        limit_val_batches=None if only_steps is None else 0,
+        enable_checkpointing=only_steps is None,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
@@ -168,15 +152,17 @@ def run(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    if not epochs:
-        return trainer
-    for logger in trainer.loggers:
-        logger.log_hyperparams(json.loads(checkpoint.as_json(config)))
-    _fit(trainer, module, state, out)
-    if best is not None:
-        kept = out / RESUME / BEST
-        load_weights(module, load_saved(kept), kept)
-    return trainer
+
+
+class Speeds(L.Callback):
+    """Logs how fast each epoch was; stands before callbacks that show the epoch's metrics."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, RecipeModule)
+        pl_module.speed = pl_module.times.ended()
+        if pl_module.speed is not None:
+            # Each process measures its own; the first's is shown.
+            pl_module.log_dict(pl_module.speed._asdict(), batch_size=1, sync_dist=False)
 
 
 def _progress(state: Path | None) -> Progress:
@@ -224,7 +210,17 @@ def _stopping(best: Best | None) -> list[L.Callback]:
 
 
 def _fit(trainer: L.Trainer, module: L.LightningModule, state: Path | None, out: Path) -> None:
-    """Runs Lightning's loop without its tips, and lets Ctrl-C be Ctrl-C."""
+    """Runs Lightning's loop, and lets Ctrl-C be Ctrl-C."""
+    try:
+        fit_quietly(trainer, module, state)
+    except SystemExit:
+        # Lightning turns an interrupt into exit(1) and leaves SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt(_how_to_go_on(out)) from None
+
+
+def fit_quietly(trainer: L.Trainer, module: L.LightningModule, state: Path | None) -> None:
+    """Runs Lightning's loop without its tips."""
     with warnings.catch_warnings():
         # All come from Lightning itself and ask nothing of the user.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -233,12 +229,7 @@ def _fit(trainer: L.Trainer, module: L.LightningModule, state: Path | None, out:
         warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-        try:
-            trainer.fit(module, ckpt_path=state, weights_only=None if state is None else True)
-        except SystemExit:
-            # Lightning turns an interrupt into exit(1) and leaves SIGINT ignored.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt(_how_to_go_on(out)) from None
+        trainer.fit(module, ckpt_path=state, weights_only=None if state is None else True)
 
 
 def _how_to_go_on(out: Path) -> str:
@@ -254,7 +245,15 @@ def what_runs(trainer: L.Trainer, module: RecipeModule) -> str:
     processes = trainer.world_size
     where = trainer.strategy.root_device.type + (f", {processes} processes" if processes > 1 else "")
     first, last = trainer.current_epoch + 1, trainer.max_epochs
-    return f"an epoch is {module.extent()}; epochs {first} to {last} on {where}"
+    return (
+        f"training {learnt(module):,} parameters on {where}, epochs {first} to {last}; "
+        f"an epoch is {module.extent()}"
+    )
+
+
+def learnt(module: nn.Module) -> int:
+    """How many parameters change."""
+    return sum(weights.numel() for weights in module.parameters() if weights.requires_grad)
 
 
 _TRIVIAL: Mapping[str, tuple[str, Literal["lower", "higher"]]] = {
@@ -332,11 +331,6 @@ def file_of_weights(path: Path) -> dict[str, str]:
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; check the path of the weights")
     return {"file": path.name, "sha256": sha256_of(file)}
-
-
-def mix(*numbers: int) -> int:
-    """One seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def versions() -> dict[str, str]:

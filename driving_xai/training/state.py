@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,32 +19,31 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.training import logs
 from driving_xai.training.processes import rank, was_restarted
+from driving_xai.unfinished import BEST, LAST, RECORDED, RESUME, damaged, load_saved
 
-RESUME = "resume"
-"""Inside the output directory: what `--resume` continues from."""
-LAST, BEST, RECORDED = "last.ckpt", "best.ckpt", "config.json"
-"""Inside it: the state after the last epoch, that after the best one, and what both belong to."""
 _MOST_CONFIG_BYTES = 2**24
-_PARTS: Mapping[str, type | tuple[type, ...]] = {
-    "epoch": int,
-    "global_step": int,
-    "state_dict": dict,
-    "loops": dict,
-    "callbacks": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-}
-"""What Lightning goes on from, by its names."""
+
+EXTENDED = "extended"
+"""In config.json: of each time that more epochs were asked for, the `epochs` before and the whole epochs done by then."""
+
+
+class Start(NamedTuple):
+    """Where a training begins."""
+
+    state: Path | None
+    """The file to continue from; None starts anew."""
+    config: Mapping[str, Any]
+    """With the history of a run that was extended."""
 
 
 @contextmanager
-def begun(out: Path, config: Mapping[str, Any], resume: bool) -> Iterator[Path | None]:
+def begun(out: Path, config: Mapping[str, Any], resume: bool) -> Iterator[Start]:
     """Begins a training in `out`, or goes on with it, and keeps other runs out of it meanwhile.
 
-    Gives the file to continue from, after checking that it is whole and belongs to this configuration; None
-    starts anew. A resumed run may have more epochs than it was begun with: those that are done stay as they are, and the
-    others follow the schedule of the new length. Any other difference is refused by name. Temporary files that a killed run left are removed. A process that torchrun started again
-    resumes. Of several processes the first locks and checks for all.
+    The file to continue from is checked: it is whole and belongs to this configuration. A resumed run may have more
+    epochs than it was begun with: those that are done stay as they are, and the others follow the schedule of the new
+    length. Any other difference is refused by name. Temporary files that a killed run left are removed. A process that
+    torchrun started again resumes. Of several processes the first locks and checks for all.
 
     Raises:
         CheckpointError: `resume` without a run or with another configuration, a run that is there already,
@@ -57,17 +55,29 @@ def begun(out: Path, config: Mapping[str, Any], resume: bool) -> Iterator[Path |
         resume = recorded.exists()
     if rank() > 0:  # The first may have begun already.
         last = out / RESUME / LAST
-        yield last if resume and last.exists() else None
+        yield Start(last if resume and last.exists() else None, config)
         return
     with exclusive(out):
         state = _state(out, checkpoint.as_json(config), resume)
+        config = {**config, **_history(recorded, config)} if resume else config
         for folder in (out, out / RESUME, out / "features", out / logs.FOLDER / logs.RUN):
             remove_leftovers(folder)
-        if not resume or _changes(recorded, checkpoint.as_json(config)):
+        if not resume or _recorded(recorded) != json.loads(checkpoint.as_json(config)):
             recorded.parent.mkdir(parents=True, exist_ok=True)
             with replacing(recorded) as temporary:
                 temporary.write_text(checkpoint.as_json(config))
-        yield state
+        yield Start(state, config)
+
+
+def _history(recorded: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run's configuration says of its extensions, this one's included; empty without any."""
+    history = list(_recorded(recorded).get(EXTENDED, []))
+    last = recorded.parent / LAST
+    for change in _changes(recorded, checkpoint.as_json(config)):
+        if change.extends:
+            done = load_saved(last)["epoch"] + 1 if last.exists() else 0
+            history.append({"epochs": change.old, "after_epoch": done})
+    return {EXTENDED: history} if history else {}
 
 
 def _state(out: Path, wanted: str, resume: bool) -> Path | None:
@@ -121,11 +131,18 @@ class _Change(NamedTuple):
 
 def _changes(recorded: Path, wanted: str) -> list[_Change]:
     """What differs between the configuration that a run was begun with and the one asked for."""
+    old, new = _recorded(recorded), json.loads(wanted)
+    return list(_differing({**old, EXTENDED: None}, {**new, EXTENDED: None}, ""))
+
+
+def _recorded(file: Path) -> dict[str, Any]:
     try:
-        old = json.loads(read_bounded(recorded, most=_MOST_CONFIG_BYTES))
+        content = json.loads(read_bounded(file, most=_MOST_CONFIG_BYTES))
     except (ValueError, RecursionError) as error:
-        raise _damaged(recorded, str(error).splitlines()[0]) from error
-    return list(_differing(old, json.loads(wanted), ""))
+        raise damaged(file, str(error).splitlines()[0]) from error
+    if not isinstance(content, dict):
+        raise damaged(file, "it holds no configuration")
+    return content
 
 
 def _differing(old: Any, new: Any, name: str) -> Iterator[_Change]:
@@ -158,7 +175,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         try:
             _settle(content["callbacks"], Path(path).resolve().parent)
         except (TypeError, AttributeError) as error:
-            raise _damaged(Path(path), f"its callbacks: {error}") from error
+            raise damaged(Path(path), f"its callbacks: {error}") from error
         return content
 
 
@@ -176,32 +193,6 @@ def _settle(callbacks: dict[str, Any], folder: Path) -> None:
             kept["best_k_models"] = {str(folder / Path(file).name): value for file, value in best.items()}
 
 
-def load_saved(path: Path) -> dict[str, Any]:
-    """The content of a file that `WholeCheckpoints` wrote, on the CPU; its sums are checked, no code is run.
-
-    Raises:
-        CheckpointError: it is damaged, or something else.
-    """
-    try:
-        with zipfile.ZipFile(path) as members:
-            broken = members.testzip()
-        if broken is not None:
-            raise ValueError(f"the sum of {broken} does not fit")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    # Bytes of any content reach the readers of zip and pickle, which raise whatever they stumble over.
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise _damaged(path, reason) from error
-    if not isinstance(content, dict):
-        raise _damaged(path, f"it holds {type(content).__name__}, no state")
-    for name, kind in _PARTS.items():
-        if not isinstance(content.get(name), kind):
-            raise _damaged(path, f"its {name} is {type(content.get(name)).__name__}")
-    return content
-
-
 def load_weights(module: nn.Module, content: Mapping[str, Any], path: Path) -> None:
     """Loads the weights of a state into a module.
 
@@ -215,10 +206,4 @@ def load_weights(module: nn.Module, content: Mapping[str, Any], path: Path) -> N
     try:
         module.load_state_dict(content["state_dict"])
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise _damaged(path, " ".join(str(error).split())[:160]) from error
-
-
-def _damaged(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is damaged ({reason}); restore it, or remove {path.parent.parent} and train again"
-    )
+        raise damaged(path, " ".join(str(error).split())[:160]) from error

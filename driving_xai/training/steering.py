@@ -32,11 +32,24 @@ from driving_xai.models.steering_encoders import TimmEncoder
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.drive_features import DriveFeatures, FeatureWindows, drive_features
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
-from driving_xai.training.loop import Best, Device, Precision, RecipeModule, file_of_weights, mix, run
+from driving_xai.training.logs import LoggerName
 from driving_xai.training.loop import describe as describe_training
-from driving_xai.training.processes import gathered, rank
+from driving_xai.training.loop import file_of_weights, train_to_checkpoint
+from driving_xai.training.processes import gathered
+from driving_xai.training.recipe import (
+    Best,
+    Device,
+    Extent,
+    Plan,
+    Precision,
+    Recipe,
+    RecipeModule,
+    mix,
+    spread,
+)
 from driving_xai.training.schedules import decayed, rate_share
-from driving_xai.training.state import begun
+from driving_xai.types import Frames
+from driving_xai.unfinished import Kept
 
 MIRRORED = Augmentation(flip=True, brightness=0.0, contrast=0.0)
 """What a frozen encoder's features are kept of."""
@@ -112,6 +125,8 @@ class SteeringTraining(Checked):
 class SteeringModule(RecipeModule):
     """One training step and one validation of a steering model, for Lightning's loop."""
 
+    kept = Kept("averaged.")
+
     def __init__(
         self,
         model: SteeringModel,
@@ -133,6 +148,26 @@ class SteeringModule(RecipeModule):
         self.batches: list[list[int]] = []
         """The windows of each global batch of this epoch."""
 
+    def plan(self) -> Plan:
+        how = self.how
+        best = Best(monitor="val_mae_deg", patience=how.patience, first_epoch=how.frame_epochs)
+        return Plan(
+            epochs=how.frame_epochs + how.epochs,
+            precision=how.precision,
+            best=best if self.splits.val else None,
+            gradient_clip=how.gradient_clip,
+        )
+
+    def current_model(self) -> SteeringModel:
+        return self.averaged
+
+    def sample_frames(self, most: int) -> Frames:
+        rows = np.concatenate([run.rows for run in self.splits.val or self.splits.train])
+        return torch.cat([self.route.frames(row[None]) for row in spread(rows, most)]).float() / 255
+
+    def finished(self, trainer: L.Trainer, out: Path) -> dict[str, Any]:
+        return _measure(self, trainer)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [weights for weights in self.model.parameters() if weights.requires_grad]
         group = {"params": trained, "name": "all"}
@@ -150,14 +185,16 @@ class SteeringModule(RecipeModule):
             return {"all": how.frame_learning_rate * rate_share(epoch, how.frame_epochs, schedule)}
         return {"all": how.learning_rate * rate_share(epoch - how.frame_epochs, how.epochs, schedule)}
 
-    def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         if self.how.schedule == "decay":
             (group,) = self.trainer.optimizers[0].param_groups
             group["lr"] = self.rates(self.current_epoch)["all"] * decayed(self.trainer.global_step)
 
-    def extent(self) -> str:
+    def extent(self) -> Extent:
+        how = self.how
         train, val = (sum(map(len, kept)) for kept in (self.splits.train, self.splits.val))
-        return f"{train:,} frames in windows of {self.how.window}, {self.how.batch_size} a step, validated on {val:,}"
+        return Extent(train, f"frames in windows of {how.window}", how.batch_size, how.window, val)
 
     def train_dataloader(self) -> DataLoader[Window]:
         how, epoch = self.how, self.trainer.current_epoch
@@ -190,19 +227,19 @@ class SteeringModule(RecipeModule):
             scores, _, _ = run_all(inputs)
         scale = self.model.target_scale
         loss = part.share * _LOSSES[self.how.loss](scores.float() / scale, target / scale)
-        self.log_loss(loss, part.total)
+        self.log_loss(loss, part.total, frames_each=target.shape[1])
         return loss
 
     @torch.no_grad()
-    def on_train_batch_end(self, outputs: Any, batch: Window, batch_idx: int) -> None:
+    def after_step(self) -> None:
         # A short memory at first, so that the average does not hang on to the initial weights.
         step = self.trainer.global_step
         kept = min(self.how.averaging, step / (step + 9))
-        pairs = zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True)
+        pairs = list(zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True))
+        averages, currents = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, currents, 1 - kept)
         for average, current in pairs:
-            if average.is_floating_point():
-                average.lerp_(current, 1 - kept)
-            else:
+            if not average.is_floating_point():
                 average.copy_(current)
 
     def val_dataloader(self) -> list[int]:
@@ -250,33 +287,63 @@ def train(
     devices: int | None = None,
     resume: bool = False,
     callbacks: tuple[L.Callback, ...] = (),
+    logger: LoggerName = "tensorboard",
     encoder_from: Path | None = None,
     features: Path | None = None,
     on_features: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains a steering model and writes a checkpoint directory with logs beside it.
+    """Trains a steering model and writes a checkpoint directory; see `loop.train_to_checkpoint` for the options.
 
     Args:
         shards: a directory that `prep` wrote, with steering.
-        out: the checkpoint directory; `resume/` inside it holds what a resumed run needs.
-        devices: processes that train together, each on a part of every batch; None is one, or torchrun's.
-        resume: continue an interrupted run of the same configuration.
-        callbacks: Lightning callbacks, for progress.
-        encoder_from: a steering checkpoint whose convolutions this model starts with; it must hold out
-            the same frames. None starts from random ones.
+        encoder_from: see `recipe`.
         features: folder for the features of a frozen encoder, which runs may share; None is
             `features/` in `out`.
         on_features: called while they are computed with the frames done and the total.
 
     Returns:
-        The metrics that are also written: MAE in degrees for each split, and of trivial predictors. Of
-        several processes only the first has them.
+        MAE in degrees for each split, and of trivial predictors.
 
     Raises:
         DataError: the shards hold no steering or too little of it.
         CheckpointError: `resume` without a run, or with another configuration; a checkpoint to start
             from that holds another encoder or was trained on what this one is tested on; weights that do not fit.
         UnsupportedModelError: timm has no such encoder.
+    """
+    return train_to_checkpoint(
+        recipe(
+            shards,
+            out,
+            how,
+            device=device,
+            encoder_from=encoder_from,
+            features=features,
+            on_features=on_features,
+        ),
+        out,
+        device=device,
+        devices=devices,
+        resume=resume,
+        callbacks=callbacks,
+        logger=logger,
+    )
+
+
+def recipe(
+    shards: Path,
+    out: Path,
+    how: SteeringTraining,
+    *,
+    device: Device,
+    encoder_from: Path | None = None,
+    features: Path | None = None,
+    on_features: Callable[[int, int], None] | None = None,
+) -> Recipe:
+    """What the loop trains, once nothing of the data can be refused any more.
+
+    Args:
+        encoder_from: a steering checkpoint whose convolutions this model starts with; it must hold out
+            the same frames. None starts from random ones.
     """
     manifest = Manifest.load(shards)
     if manifest.kind != "sequences":
@@ -295,8 +362,8 @@ def train(
         _start_encoder(model, start, config)
     if how.epochs:
         _windows(route, splits.train, how.window)
-    # Once nothing of the data can be refused any more: a refused run leaves no folder.
-    with begun(out, config, resume) as state:
+
+    def build() -> SteeringModule:
         kept = None
         if how.tune == "head":
             kept = drive_features(
@@ -309,26 +376,9 @@ def train(
                 device="cuda" if device != "cpu" and torch.cuda.is_available() else "cpu",
                 on_progress=on_features,
             )
-        module = SteeringModule(model.train(), how, route, splits, kept)
-        best = Best(monitor="val_mae_deg", patience=how.patience, first_epoch=how.frame_epochs)
-        trainer = run(
-            module,
-            out,
-            config=config,
-            state=state,
-            epochs=how.frame_epochs + how.epochs,
-            device=device,
-            devices=devices,
-            precision=how.precision,
-            best=best if splits.val else None,
-            gradient_clip=how.gradient_clip,
-            callbacks=callbacks,
-        )
-        if rank() > 0:
-            return {}
-        metrics = _measure(module, trainer)
-        checkpoint.save(out, module.averaged, config, metrics)
-        return metrics
+        return SteeringModule(model.train(), how, route, splits, kept)
+
+    return Recipe(config=config, build=build)
 
 
 def _windows(route: Route, kept: list[Run], length: int) -> Windows:
@@ -432,8 +482,7 @@ def _fit_scales(model: SteeringModel, route: Route, train: list[Run], frames: in
     model.target_scale.fill_(float(np.std(route.target[rows])) or 1.0)
     if isinstance(model.encoder, TimmEncoder):
         return
-    sample = rows[np.linspace(0, len(rows) - 1, min(frames, len(rows))).astype(int)]
-    pixels = torch.cat([route.frames(row[None]) for row in sample]).float() / 255
+    pixels = torch.cat([route.frames(row[None]) for row in spread(rows, frames)]).float() / 255
     colours = rgb_to_hsv(pixels) if model.config.colour == "hsv" else pixels
     mean, std = colours.mean((0, 2, 3)), colours.std((0, 2, 3)).clamp_min(1e-3)
     model.standardise_by(mean.tolist(), std.tolist())

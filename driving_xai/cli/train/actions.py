@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -15,9 +14,12 @@ from driving_xai.cli.options import (
     Device,
     Devices,
     DryRun,
+    Heat,
+    HeatEvery,
     Images,
     Json,
     LoaderWorkers,
+    Logger,
     ModelOut,
     Resume,
     Seed,
@@ -25,7 +27,7 @@ from driving_xai.cli.options import (
     resolve_device,
     resolve_devices,
 )
-from driving_xai.cli.training import FeatureLines, check_shards, show, tell_fetched
+from driving_xai.cli.training import FeatureLines, heat_pictures, show, show_forecast, tell_fetched
 
 
 def actions(
@@ -63,6 +65,9 @@ def actions(
     device: Device = "auto",
     devices: Devices = None,
     resume: Resume = False,
+    logger: Logger = "tensorboard",
+    heat: Heat = None,
+    heat_every: HeatEvery = 5,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +83,7 @@ def actions(
              driving-xai train actions shards model \\
                  --model vit_small_patch8_224.dino --backbone timm
     """
-    from driving_xai.training.actions import ActionTraining, train, with_saved_architecture
+    from driving_xai.training.actions import ActionTraining, recipe, train, with_saved_architecture
 
     options = {
         "model.backbone": model,
@@ -95,9 +100,10 @@ def actions(
     how = settings.resolve(ActionTraining, config, options=options, assignments=assignments or ())
     if how.start == "timm":
         tell_fetched(how.model.backbone)
+    on = resolve_device(device)
     if dry_run:
-        check_shards(shards)
-        console.print_json({"recipe": "actions", "config": asdict(with_saved_architecture(how))})
+        how = with_saved_architecture(how)
+        show_forecast("actions", recipe(shards, out, how, device=on), how, device=on, as_json=as_json)
         return
     from driving_xai.cli.epochs import EpochLines
 
@@ -106,10 +112,11 @@ def actions(
             shards,
             out,
             how,
-            device=(on := resolve_device(device)),
+            device=on,
             devices=resolve_devices(devices, on),
             resume=resume,
-            callbacks=(EpochLines(on_progress),),
+            callbacks=(EpochLines(on_progress), *heat_pictures(logger, heat, heat_every)),
+            logger=logger,
             on_features=FeatureLines(),
         )
     show(out, metrics, tables.action_accuracy, as_json=as_json)

@@ -16,8 +16,11 @@ from driving_xai.cli.options import (
     Device,
     Devices,
     DryRun,
+    Heat,
+    HeatEvery,
     Images,
     Json,
+    Logger,
     ModelOut,
     Resume,
     Seed,
@@ -25,7 +28,7 @@ from driving_xai.cli.options import (
     resolve_device,
     resolve_devices,
 )
-from driving_xai.cli.training import check_shards, show, tell_fetched
+from driving_xai.cli.training import heat_pictures, show, show_forecast, tell_fetched
 
 
 def classifier(
@@ -58,6 +61,9 @@ def classifier(
     device: Device = "auto",
     devices: Devices = None,
     resume: Resume = False,
+    logger: Logger = "tensorboard",
+    heat: Heat = None,
+    heat_every: HeatEvery = 5,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -83,12 +89,16 @@ def classifier(
             raise console.SettingsError(
                 f"--devices {devices}, but {network} trains on kept features in one process; leave it out"
             )
+        if logger != "tensorboard" or heat is not None:
+            raise console.SettingsError(
+                f"--logger and --heat: {network} trains on kept features and logs nothing"
+            )
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         options = {f"{stage}.{name}": value for name, value in given.items() for stage in _STAGES}
         options |= {"weights": None if weights is None else str(weights), "seed": seed}
         _selecting(network, shards, out, config, options, assignments or (), device, resume, dry_run, as_json)
         return
-    from driving_xai.training.classify import ClassifierTraining, train_on_shards
+    from driving_xai.training.classify import ClassifierTraining, recipe_on_shards, train_on_shards
 
     options = {
         "model.network": network,
@@ -99,9 +109,9 @@ def classifier(
         "seed": seed,
     }
     how = settings.resolve(ClassifierTraining, config, options=options, assignments=assignments or ())
+    on = resolve_device(device)
     if dry_run:
-        check_shards(shards)
-        console.print_json({"recipe": "classifier", "config": asdict(how)})
+        show_forecast("classifier", recipe_on_shards(shards, how), how, device=on, as_json=as_json)
         return
     from driving_xai.cli.epochs import EpochLines
 
@@ -110,10 +120,11 @@ def classifier(
             shards,
             out,
             how,
-            device=(on := resolve_device(device)),
+            device=on,
             devices=resolve_devices(devices, on),
             resume=resume,
-            callbacks=(EpochLines(on_progress),),
+            callbacks=(EpochLines(on_progress), *heat_pictures(logger, heat, heat_every)),
+            logger=logger,
         )
     show(out, metrics, tables.class_accuracy, as_json=as_json)
 
@@ -152,13 +163,15 @@ def _selecting(
     images = LabelledImages(shards, keep_mib=how.keep_mib)
     if how.fetches:
         tell_fetched(how.model.backbone)
-    if dry_run:
+    on = resolve_device(device)
+    if dry_run and as_json:
         console.print_json({"recipe": name, "config": asdict(how)})
         return
-    on = resolve_device(device)
     console.say(
-        f"an epoch is {len(images.rows('train')):,} images, {how.augmented.batch_size} a step, on {on}"
+        f"{'it would train on kept features; ' if dry_run else ''}an epoch is {len(images.rows('train')):,} images, {how.augmented.batch_size} a step, on {on}"
     )
+    if dry_run:
+        return
     with console.progress("features", unit="images") as on_progress:
         metrics = train(images, out, how, device=on, resume=resume, on_progress=on_progress)
     show(out, metrics, tables.class_accuracy, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -18,6 +17,7 @@ from driving_xai.cli.options import (
     Images,
     Json,
     LoaderWorkers,
+    Logger,
     ModelOut,
     PresetName,
     Resume,
@@ -25,7 +25,7 @@ from driving_xai.cli.options import (
     resolve_device,
     resolve_devices,
 )
-from driving_xai.cli.training import check_shards, show, tell_fetched
+from driving_xai.cli.training import show, show_forecast, tell_fetched
 
 
 def dino(
@@ -54,6 +54,7 @@ def dino(
     devices: Devices = None,
     device: Device = "auto",
     resume: Resume = False,
+    logger: Logger = "tensorboard",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +67,7 @@ def dino(
     Example: driving-xai train dino shards backbone \\
                  --model vit_small_patch16_224 --epochs 100
     """
-    from driving_xai.training.dino import DinoTraining, train
+    from driving_xai.training.dino import DinoTraining, recipe, train
     from driving_xai.training.presets import table_of
 
     options = {
@@ -85,15 +86,14 @@ def dino(
 
     if how.start == "timm" and rank() == 0:
         tell_fetched(how.model.backbone)
+    on = resolve_device(device)
     if dry_run:
-        check_shards(shards)
-        console.print_json({"recipe": "dino", "config": asdict(how)})
+        show_forecast("dino", recipe(shards, how), how, device=on, as_json=as_json)
         return
     from driving_xai.cli.epochs import EpochLines
 
     with console.progress("train", unit="epochs", begin="at the first report") as on_progress:
         callbacks = (EpochLines(on_progress),)
-        on = resolve_device(device)
         resolve_devices(devices, on)
-        metrics = train(shards, out, how, device=on, resume=resume, callbacks=callbacks)
+        metrics = train(shards, out, how, device=on, resume=resume, callbacks=callbacks, logger=logger)
     show(out, metrics, tables.self_distillation, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,8 +15,11 @@ from driving_xai.cli.options import (
     Devices,
     Drives,
     DryRun,
+    Heat,
+    HeatEvery,
     Json,
     LoaderWorkers,
+    Logger,
     ModelOut,
     PresetName,
     Resume,
@@ -26,7 +28,7 @@ from driving_xai.cli.options import (
     resolve_device,
     resolve_devices,
 )
-from driving_xai.cli.training import FeatureLines, check_shards, show, tell_fetched
+from driving_xai.cli.training import FeatureLines, heat_pictures, show, show_forecast, tell_fetched
 
 
 def steering(
@@ -84,6 +86,9 @@ def steering(
     device: Device = "auto",
     devices: Devices = None,
     resume: Resume = False,
+    logger: Logger = "tensorboard",
+    heat: Heat = None,
+    heat_every: HeatEvery = 5,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +102,7 @@ def steering(
              driving-xai train steering shards model --config imagenet.toml --weights lite0.safetensors
     """
     from driving_xai.training.presets import table_of
-    from driving_xai.training.steering import SteeringTraining, train
+    from driving_xai.training.steering import SteeringTraining, recipe, train
 
     options = {
         "model.attention": attention,
@@ -119,22 +124,24 @@ def steering(
     )
     if how.start == "timm":
         tell_fetched(str(how.model.timm_name))
+    on = resolve_device(device)
     if dry_run:
-        check_shards(shards)
-        console.print_json({"recipe": "steering", "config": asdict(how)})
+        found = recipe(shards, out, how, device=on, encoder_from=encoder_from)
+        show_forecast("steering", found, how, device=on, as_json=as_json)
         return
     from driving_xai.cli.epochs import EpochLines
 
     with console.progress("train", unit="epochs", begin="at the first report") as on_progress:
-        callbacks = (EpochLines(on_progress),)
+        callbacks = (EpochLines(on_progress), *heat_pictures(logger, heat, heat_every))
         metrics = train(
             shards,
             out,
             how,
-            device=(on := resolve_device(device)),
+            device=on,
             devices=resolve_devices(devices, on),
             resume=resume,
             callbacks=callbacks,
+            logger=logger,
             encoder_from=encoder_from,
             on_features=FeatureLines(),
         )

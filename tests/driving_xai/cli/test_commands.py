@@ -105,15 +105,59 @@ def test_json_is_alone_on_standard_output(run, made, tmp_path: Path) -> None:
     assert found["doctor"]["ok"]
 
 
+SMALL = ["--hidden-size", 8, "--set", "window=5", "--batch-size", 2, "--device", "cpu"]
+
+
+def test_a_dry_run_of_train_is_two_sentences_that_come_true(run, made, tmp_path: Path) -> None:
+    line = ["train", "steering", made.shards, tmp_path / "m", "--epochs", 2, "--logger", "none", *SMALL]
+    what, how_long = run(*line, "--dry-run").stdout.splitlines()
+    frames, steps = re.search(
+        r"an epoch is (\d+) frames in windows of 5, 2 a step.*, (\d+) steps", what
+    ).groups()
+    assert re.match(r"It would train [\d,]+ parameters on cpu for 2 epochs", what)
+    assert re.match(
+        r"A few steps here ran at [\d,.]+ frames/s, \d+% of .*data: at most about \d+ s;", how_long
+    )
+    assert how_long.endswith("Nothing was written.")
+    assert not (tmp_path / "m").exists()
+    begun = run(*line).stderr.splitlines()
+    assert begun[0].startswith(what.split(" for 2")[0].replace("It would train", "training"))
+    assert f"an epoch is {frames} frames" in begun[0]
+    (after,) = (each for each in begun if each.startswith("epoch 2/2:"))
+    assert re.search(r"data_wait_share [\d.e-]+, frames_per_s [\d.]+", after)
+    assert int(steps) == -(-int(frames) // 10)
+
+
+def test_a_training_that_has_not_ended_can_be_used_and_is_named(run, made, tmp_path: Path) -> None:
+    model = shutil.copytree(made.model, tmp_path / "model")
+    (model / "config.json").unlink()
+    said = f"{model}: the training has not ended; these are the weights of epoch 2 of 2, the best so far"
+    assert "unfinished training of kind steering, 2 of 2 epochs kept" in run("info", model).stdout
+    scores, picture = tmp_path / "scores", tmp_path / "frame.png"
+    cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 255, (80, 160, 3), dtype=np.uint8))
+    for line in (
+        ["score", model, made.shards, "--method", "grad-cam", "--measure", "deletion", "-o", scores],
+        ["explain", model, picture, "--method", "grad-cam", "--out", tmp_path / "e"],
+        ["replay", model, made.route, "--end", 1, "--no-score", "-o", tmp_path / "v.mp4", "--device", "cpu"],
+    ):
+        done = run(*line)
+        assert done.exit_code == 0, done.output
+        assert said in done.stderr, line
+    progress = Results.load(scores).summary["plan"]["checkpoint_unfinished"]
+    assert (progress["best_epoch"], progress["epochs"]) == (2, 2)
+    explained = json.loads((tmp_path / "e" / "frame.json").read_text())["checkpoint"]
+    assert explained["unfinished"] == progress
+
+
 @pytest.mark.parametrize("command", ["prep", "train", "score"])
 def test_a_dry_run_writes_nothing(run, made, tmp_path: Path, command: str) -> None:
     out = tmp_path / "out"
     line = {
         "prep": ["prep", "synthetic", made.route, out, "--split", "test"],
-        "train": ["train", "steering", made.shards, out, "--epochs", 3],
+        "train": ["train", "steering", made.shards, out, "--epochs", 3, *SMALL],
         "score": ["score", made.model, made.shards, "--method", "random", "-o", out],
     }[command]
-    as_json = ["--json"] if command == "prep" else []
+    as_json = [] if command == "score" else ["--json"]
     told = json.loads(run(*line, "--dry-run", *as_json).stdout)
     assert not out.exists()
     expected = {"prep": ("split", "test"), "train": ("epochs", 3), "score": ("methods", ["random"])}[command]

@@ -95,14 +95,17 @@ def test_from_pixels_to_a_backbone_to_actions(run, scenes, tmp_path) -> None:
 def test_a_dry_run_writes_nothing(run, scenes, tmp_path) -> None:
     out = tmp_path / "out"
     for recipe, option, name in (("actions", "--fold", "held_out"), ("dino", "--devices", "devices")):
-        told = json.loads(run("train", recipe, scenes / "shards", out, option, 2, "--dry-run").stdout)
+        file = scenes / ("recipe.toml" if recipe == "actions" else "dino.toml")
+        line = ["train", recipe, scenes / "shards", out, option, 2, "--config", file, "--device", "cpu"]
+        told = json.loads(run(*line, "--dry-run", "--json").stdout)
         assert told["recipe"] == recipe
         assert 2 in (told["config"][name], dict(told["config"].get("held_out", {})).get("fold"))
         assert not out.exists()
 
 
 def test_one_augmentation_needs_no_word_of_the_others(run, scenes, tmp_path) -> None:
-    line = ["train", "actions", scenes / "shards", tmp_path / "out", "--tune", "all", "--dry-run"]
+    line = ["train", "actions", scenes / "shards", tmp_path / "out", "--tune", "all", "--dry-run", "--json"]
+    line += ["--config", scenes / "recipe.toml", "--device", "cpu"]
     told = json.loads(run(*line, "--set", "augmentation.brightness=0.2").stdout)["config"]["augmentation"]
     assert (told["brightness"], told["flip"], told["contrast"]) == (0.2, False, 0.0)
 

@@ -22,7 +22,7 @@ from driving_xai.training.actions import ActionTraining
 from driving_xai.training.actions import train as train_actions
 from driving_xai.training.dino import Branch, DinoTraining, entropy, train
 from driving_xai.training.dino_views import Crops, ViewBatches
-from driving_xai.training.loop import mix
+from driving_xai.training.recipe import mix
 from driving_xai.training.schedules import cosine
 
 MODEL = BackboneConfig(

@@ -27,6 +27,7 @@ from driving_xai.training.drive_features import FeatureWindows, drive_features
 from driving_xai.training.evaluation import walk
 from driving_xai.training.presets import preset, table_of
 from driving_xai.training.steering import MIRRORED, SteeringTraining, train
+from driving_xai.unfinished import BEST, RESUME, load_saved
 
 HOW = SteeringTraining(
     model=SteeringConfig(hidden_size=8),
@@ -94,8 +95,13 @@ class Interrupt(L.Callback):
 def test_a_resumed_run_ends_where_an_unbroken_one_does(shards, straight, tmp_path, epoch) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(shards, tmp_path, HOW, device="cpu", callbacks=(Interrupt(epoch),))
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
-        checkpoint.load(tmp_path)
+    if epoch:
+        averaged = load_saved(tmp_path / RESUME / BEST)["state_dict"]
+        kept = checkpoint.load(tmp_path, kind="steering").model.initial_hidden.weight
+        assert torch.equal(kept, averaged["averaged.initial_hidden.weight"])
+    else:
+        with pytest.raises(CheckpointError, match="has not ended its first epoch"):
+            checkpoint.load(tmp_path)
     train(shards, tmp_path, HOW, device="cpu", resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
         assert (tmp_path / name).read_bytes() == (straight / name).read_bytes(), name

@@ -1,0 +1,121 @@
+"""What a training will be, said before it runs: its size, and about how long, by a few steps of it."""
+
+from __future__ import annotations
+
+import resource
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+
+from driving_xai.training.loop import fit_quietly, learnt, trainer_of
+from driving_xai.training.recipe import Device, Extent, Recipe, RecipeModule
+from driving_xai.training.throughput import Speed, StepTimes, stopwatch
+
+_STEPS, _ENOUGH_S = 3, 20.0
+"""That are measured after the first, which warms up; once so much time has passed, what there is must do."""
+_VALIDATION_SHARE = 1 / 3
+"""Of the time of a frame that is learnt from: a forward pass without the two of its gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """A training that was not run."""
+
+    parameters: int
+    """That change."""
+    device: str
+    epochs: int
+    extent: Extent
+    speed: Speed | None
+    """Of a few steps; None where they wait for work that a forecast does not do."""
+    before_s: float
+    """About how long the work before the first epoch takes; 0 where there is none."""
+    memory_bytes: int
+    """The most that was in use: of the process, or of the GPU."""
+
+    @property
+    def seconds(self) -> float:
+        """About how long all of it takes."""
+        if self.speed is None:
+            return self.before_s
+        frames = self.extent.frames + _VALIDATION_SHARE * self.extent.validated
+        return self.before_s + self.epochs * frames / self.speed.frames_per_s
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "parameters": self.parameters,
+            "device": self.device,
+            "epochs": self.epochs,
+            "frames": self.extent.frames,
+            "steps": self.extent.steps,
+            "validated": self.extent.validated,
+            "frames_per_s": None if self.speed is None else self.speed.frames_per_s,
+            "data_wait_share": None if self.speed is None else self.speed.data_wait_share,
+            "seconds": self.seconds,
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+def forecast(recipe: Recipe, *, device: Device) -> Forecast:
+    """Builds a training, runs a few steps of it, and writes nothing.
+
+    Raises:
+        Whatever the training would at its start.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if recipe.before is not None:
+        module, before_s = recipe.before()
+        speed = None
+    else:
+        module, before_s = recipe.build(), 0.0
+        speed = _measured(module, device)
+    on_cuda = device != "cpu" and torch.cuda.is_available()
+    used = torch.cuda.max_memory_allocated() if on_cuda else _most_resident_bytes()
+    return Forecast(
+        parameters=learnt(module),
+        device="cuda" if on_cuda else "cpu",
+        epochs=module.plan().epochs,
+        extent=module.extent(),
+        speed=speed,
+        before_s=before_s,
+        memory_bytes=used,
+    )
+
+
+def _most_resident_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class _EnoughError(Exception):
+    """Ends Lightning's loop."""
+
+
+class _FewSteps(L.Callback):
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, RecipeModule)
+        late = time.monotonic() - self._begun > _ENOUGH_S
+        if batch_idx > _STEPS or (batch_idx and late):
+            raise _EnoughError
+        if batch_idx == 1:
+            pl_module.times = StepTimes(stopwatch(pl_module.device))
+
+
+def _measured(module: RecipeModule, device: Device) -> Speed | None:
+    if not module.plan().epochs:
+        return None
+    trainer = trainer_of(
+        module, device, None, callbacks=[_FewSteps()], loggers=[], epochs=1, only_steps=_STEPS + 2
+    )
+    with suppress(_EnoughError):
+        fit_quietly(trainer, module, None)
+    return module.times.ended()
