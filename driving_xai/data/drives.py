@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -86,6 +86,10 @@ class Route:
         stacked = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
+    def forget(self) -> None:
+        """Lets go of the frames that stay in memory, and keeps none from now on."""
+        self._kept, self._room = {}, 0
+
     def window(self, rows: np.ndarray) -> Window:
         return Window(
             self.frames(rows),
@@ -116,6 +120,41 @@ class Route:
         breaks = (np.diff(self._row[rows]) != 1) | (self._shards[rows][1:] != self._shards[rows][:-1])
         for part in np.split(rows, np.flatnonzero(breaks) + 1):
             yield self._shards[part[0]], int(self._row[part[0]]), int(self._row[part[-1]])
+
+
+class DeviceFrames:
+    """The frames of some rows, read once and kept as uint8 on a device.
+
+    Args:
+        route: where they are read.
+        runs: all of their frames.
+        device: where they are kept.
+    """
+
+    def __init__(self, route: Route, runs: list[Run], device: torch.device) -> None:
+        rows = np.concatenate([run.rows for run in runs])
+        self._place = np.full(len(route.index), -1)
+        self._place[rows] = np.arange(len(rows))
+        first = route.frames(rows[:1])
+        channels, height, width = first.shape[1:]
+        # With colours last, as they are read: rounding further on depends on the order in memory.
+        self._frames = torch.empty(len(rows), height, width, channels, dtype=torch.uint8, device=device)
+        for run in runs:
+            start = int(self._place[run.rows[0]])
+            self._frames[start : start + len(run)] = route.frames(run.rows).permute(0, 2, 3, 1).to(device)
+
+    def places(self, rows: np.ndarray) -> Int64[Tensor, "..."]:
+        """Where frames of these rows are; on the CPU."""
+        return torch.from_numpy(self._place[rows])
+
+    def read(self, rows: np.ndarray) -> UInt8[Tensor, "T 3 H W"]:
+        """As `Route.frames`, of rows that are kept."""
+        return self.frames(self.places(rows))
+
+    def frames(self, places: Int64[Tensor, "*B"]) -> UInt8[Tensor, "*B 3 H W"]:
+        """Those frames, on the device."""
+        found = self._frames.index_select(0, places.flatten().to(self._frames.device))
+        return found.unflatten(0, places.shape).movedim(-1, -3)
 
 
 class Windows(Dataset[Window]):

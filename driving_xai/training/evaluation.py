@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from driving_xai.data.drives import Route, Run
 from driving_xai.models.steering import SteeringModel
@@ -20,12 +24,14 @@ def walk(
     device: torch.device | str = "cpu",
     chunk: int = 100,
     features: DriveFeatures | None = None,
+    read: Callable[[np.ndarray], UInt8[Tensor, "T 3 H W"]] | None = None,
 ) -> pd.DataFrame:
     """Predicts each run from its first frame to its last, the state carried along.
 
     Args:
         chunk: frames read and encoded at a time; it bounds memory and changes nothing else.
         features: those of a frozen encoder, kept, in place of frames.
+        read: the frames of some rows; None reads them from the route.
 
     Returns:
         A row a frame: index_row, prediction and target (1/m), degrees_per_unit.
@@ -34,19 +40,22 @@ def walk(
     model.eval()
     tables = []
     for run in kept:
-        state, predicted = None, []
+        state = None
+        # Kept on the device until the run ends: each transfer would wait for it.
+        predicted: list[Tensor] = []
         for start in range(0, len(run), chunk):
             rows = run.rows[start : start + chunk]
             if features is None:
-                scores, _, state = model(route.frames(rows)[None].to(device).float() / 255, state)
+                frames = (read or route.frames)(rows).to(device).float() / 255
+                scores, _, state = model(frames[None], state)
             else:
                 scores, _, state = model.of_features(features.frames(rows)[None].to(device), state)
-            predicted.append(scores[0].float().cpu().numpy())
+            predicted.append(scores[0].float())
         tables.append(
             pd.DataFrame(
                 {
                     "index_row": run.rows,
-                    "prediction": np.concatenate(predicted).astype(np.float64),
+                    "prediction": torch.cat(predicted).cpu().numpy().astype(np.float64),
                     "target": route.target[run.rows],
                     "degrees_per_unit": route.degrees_per_unit[run.rows],
                 }

@@ -67,8 +67,17 @@ def loggers(out: Path, progress: Progress, name: LoggerName = "tensorboard") -> 
             WandbLogger(save_dir=out / FOLDER, id=run, name=out.name, project=_PROJECT, resume="allow"),
         ]
     # A database and no folder of files, which MLflow no longer takes; the variable comes before it.
-    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / FOLDER / 'mlflow.db').resolve()}"
-    logger = MLFlowLogger(_PROJECT, run_name=out.name, tracking_uri=where, run_id=known, log_model=False)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    where = given or f"sqlite:///{(out / FOLDER / 'mlflow.db').resolve()}"
+    pictures = None if given else (out / FOLDER / "mlflow").resolve().as_uri()
+    logger = MLFlowLogger(
+        _PROJECT,
+        run_name=out.name,
+        tracking_uri=where,
+        run_id=known,
+        log_model=False,
+        artifact_location=pictures,
+    )
     if rank() == 0:
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         _note(named, str(logger.run_id))

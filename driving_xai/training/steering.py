@@ -9,21 +9,32 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from data_prep.shards.manifest import Manifest
 from data_prep.values import Checked, Count, Ge, Gt, Interval, PositiveCount, Seed
 from driving_xai import checkpoint
-from driving_xai.data.drives import Route, Run, Window, Windows, labelled, open_index, runs, vehicle_of
+from driving_xai.data.drives import (
+    DeviceFrames,
+    Route,
+    Run,
+    Window,
+    Windows,
+    labelled,
+    open_index,
+    runs,
+    vehicle_of,
+)
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.models.backbone import fetched_name
@@ -99,7 +110,7 @@ class SteeringTraining(Checked):
     workers: Count = 0
     """Processes that load windows."""
     keep_mib: Count = 2048
-    """Of decoded frames that may stay in memory, in each process."""
+    """Of decoded frames that may stay in memory, in each process: on the device where all fit, else as they are read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,6 +158,8 @@ class SteeringModule(RecipeModule):
         self.leaves_parameters_out = how.frame_epochs > 0
         self.batches: list[list[int]] = []
         """The windows of each global batch of this epoch."""
+        self.on_device: DeviceFrames | None = None
+        """All frames that are learnt from and validated on; None where they do not fit."""
 
     def plan(self) -> Plan:
         how = self.how
@@ -196,7 +209,19 @@ class SteeringModule(RecipeModule):
         train, val = (sum(map(len, kept)) for kept in (self.splits.train, self.splits.val))
         return Extent(train, f"frames in windows of {how.window}", how.batch_size, how.window, val)
 
-    def train_dataloader(self) -> DataLoader[Window]:
+    def on_fit_start(self) -> None:
+        """Keeps the frames on the device, where they fit: a step then moves a few numbers and no pictures."""
+        if self.features is not None:
+            return
+        used = [*self.splits.train, *self.splits.val]
+        room = self.how.keep_mib * 2**20
+        if self.device.type == "cuda":
+            room = min(room, torch.cuda.mem_get_info(self.device)[0] // 2)
+        if sum(map(len, used)) * 3 * self.model.config.height * self.model.config.width <= room:
+            self.on_device = DeviceFrames(self.route, used, self.device)
+            self.route.forget()
+
+    def train_dataloader(self) -> DataLoader[Window] | DataLoader[Placed]:
         how, epoch = self.how, self.trainer.current_epoch
         length = 1 if epoch < how.frame_epochs else how.window
         draw = torch.Generator().manual_seed(mix(how.seed, epoch))
@@ -209,19 +234,27 @@ class SteeringModule(RecipeModule):
         size = how.batch_size * how.window // length
         self.batches = [order[start : start + size] for start in range(0, len(order), size)]
         mine = [batch[self.part(len(batch)).inside] for batch in self.batches]
-        if self.features is None:
+        if self.features is not None:
+            turned = torch.rand(len(windows), generator=draw) < (0.5 if how.augmentation.flip else 0.0)
+            kept = FeatureWindows(self.features, self.route, windows.windows, turned.tolist())
+            return DataLoader(kept, batch_sampler=mine, num_workers=how.workers)
+        if self.on_device is None:
             return DataLoader(windows, batch_sampler=mine, num_workers=how.workers)
-        turned = torch.rand(len(windows), generator=draw) < (0.5 if how.augmentation.flip else 0.0)
-        kept = FeatureWindows(self.features, self.route, windows.windows, turned.tolist())
-        return DataLoader(kept, batch_sampler=mine, num_workers=how.workers)
+        placed: Any = _PlacedBatches(self.route, self.on_device, windows, mine)
+        return DataLoader(placed, batch_size=None)
 
-    def training_step(self, batch: Window, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Window | Placed, batch_idx: int) -> Tensor:
+        if isinstance(batch, Window):
+            frames = batch.frames
+        else:
+            assert self.on_device is not None, "its batches say where frames are on the device"
+            frames = self.on_device.frames(batch.places)
         draw, part = self.draw(batch_idx), self.part(len(self.batches[batch_idx]))
         if self.features is None:
             changes = self.how.augmentation
-            inputs, target = augment(batch.frames.float() / 255, batch.target, changes, draw, part=part)
+            inputs, target = augment(frames.float() / 255, batch.target, changes, draw, part=part)
         else:
-            inputs, target = batch.frames, batch.target
+            inputs, target = frames, batch.target
         run_all = self.model if self.features is None else self.model.of_features
         with self.as_one_batch(part):
             scores, _, _ = run_all(inputs)
@@ -248,12 +281,34 @@ class SteeringModule(RecipeModule):
 
     def validation_step(self, _: int, __: int) -> None:
         mine = self.splits.val[self.global_rank :: self.processes]
+        read = self.route.frames if self.on_device is None else self.on_device.read
         walked = [
-            walk(self.averaged, self.route, [each], device=self.device, features=self.features)
+            walk(self.averaged, self.route, [each], device=self.device, features=self.features, read=read)
             for each in mine
         ]
         everywhere = pd.concat([table for tables in gathered(walked) for table in tables])
         self.log("val_mae_deg", mae_deg(everywhere), prog_bar=True, batch_size=1)
+
+
+class Placed(NamedTuple):
+    """A batch of windows whose frames are on the device."""
+
+    places: Int64[Tensor, "B T"]
+    target: Float[Tensor, "B T"]
+
+
+class _PlacedBatches(Dataset[Placed]):
+    """The batches of an epoch, by where their frames are."""
+
+    def __init__(self, route: Route, kept: DeviceFrames, windows: Windows, batches: list[list[int]]) -> None:
+        self._route, self._kept, self._windows, self._batches = route, kept, windows.windows, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Placed:
+        rows = np.stack([self._windows[each] for each in self._batches[number]])
+        return Placed(self._kept.places(rows), torch.from_numpy(self._route.target[rows]).float())
 
 
 def _frozen_layers(model: SteeringModel, how: SteeringTraining) -> list[nn.Module]:

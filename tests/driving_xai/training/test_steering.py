@@ -126,6 +126,13 @@ def test_a_checkpoint_says_what_it_is_and_loads_to_the_same_predictions(shards, 
     assert len(loaded.sha256) == 64
 
 
+def test_where_frames_are_kept_changes_no_weight(shards, straight, tmp_path) -> None:
+    """`straight` keeps them on the device; with no room they are read again and again."""
+    train(shards, tmp_path, replace(HOW, keep_mib=0), device="cpu")
+    weights = [(out / checkpoint.WEIGHTS).read_bytes() for out in (tmp_path, straight)]
+    assert weights[0] == weights[1]
+
+
 def test_training_lowers_the_error_on_what_it_sees(shards, tmp_path) -> None:
     how = replace(HOW, frame_epochs=12, epochs=0, patience=None)
     train(shards, tmp_path, how, device="cpu")
