@@ -78,10 +78,10 @@ def load(
             raise CheckpointError(
                 f"{spec} is a checkpoint's directory, which has weights; leave --weights out"
             )
-        found = checkpoint.load(Path(spec), device=device)
-        if found.caution:
-            warnings.warn(found.caution, stacklevel=2)
-        return found
+        loaded = checkpoint.load(Path(spec), device=device)
+        if loaded.caution:
+            warnings.warn(loaded.caution, stacklevel=2)
+        return loaded
     library, _, name = spec.partition(":")
     # Seeded for weights that are drawn; the caller's own random numbers go on as before.
     with torch.random.fork_rng(devices=[]):
