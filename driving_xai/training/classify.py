@@ -338,6 +338,7 @@ class ClassifierModule(RecipeModule):
             self.plateau.step(float(self.trainer.callback_metrics["val_loss"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
