@@ -43,7 +43,6 @@ from driving_xai.evaluation.results import (  # noqa: E402
 )
 from driving_xai.evaluation.row_order import in_order  # noqa: E402
 from driving_xai.evaluation.summary import summarise  # noqa: E402
-from driving_xai.metrics.quantities import PROBABILITY  # noqa: E402
 from driving_xai.metrics.statistics import BlockBootstrap  # noqa: E402
 
 METHODS, CONTROLS = ("rise", "grad-cam"), ("random", "centre-prior")
@@ -92,6 +91,8 @@ def write_parts(folder: Path, images: int, *, batch: int, group: int) -> None:
 
 def join(parts: Path, out: Path, *, resamples: int = 2000) -> Iterator[tuple[str, Any]]:
     """As `score` ends: the rows are put in order and written, then summarised; each step with its outcome."""
+    from driving_xai.metrics.quantities import PROBABILITY  # brings torch, which a report does without
+
     out.mkdir(parents=True, exist_ok=True)
     condensed = CondensedRows()
     found = map(read_rows, sorted(parts.glob("part-*.parquet")))
