@@ -1,3 +1,4 @@
+from .another_image import AnotherImage as AnotherImage
 from .attention import AttentionWeighted as AttentionWeighted
 from .attention import LearnedMap as LearnedMap
 from .base import Explainer as Explainer
