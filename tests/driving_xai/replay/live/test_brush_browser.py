@@ -66,8 +66,11 @@ def place(view: View, x: float, y: float) -> tuple[float, float]:
 
 
 def found(view: View) -> str:
-    view.until(lambda: view.page.evaluate("document.getElementById('found').textContent") != "")
-    return view.page.evaluate("document.getElementById('found').textContent")
+    def said() -> str:
+        return view.page.evaluate("document.getElementById('found').textContent")
+
+    view.until(lambda: said() not in ("", "Asking the model."))
+    return said()
 
 
 def test_a_stroke_of_the_mouse_is_asked_about_and_saved(
