@@ -17,6 +17,7 @@ from .cells import cells_kept as cells_kept
 from .gradient import Gradient as Gradient
 from .gradient import HeavierSide as HeavierSide
 from .gradient import IntegratedGradients as IntegratedGradients
+from .gradient import PixelGradients as PixelGradients
 from .gradient import SmoothGrad as SmoothGrad
 from .lime import LIME as LIME
 from .perturbation import RISE as RISE

@@ -23,7 +23,7 @@ from driving_xai.cli.options import (
     resolve_device,
     written,
 )
-from driving_xai.cli.training import check_shards, show
+from driving_xai.cli.training import show
 
 
 def attention(
@@ -57,12 +57,18 @@ def attention(
     how = settings.resolve(
         AttentionTraining, config, options={"epochs": epochs}, assignments=assignments or ()
     )
-    if dry_run:
-        check_shards(shards)
+    on = resolve_device(device)
+    model = open_model(checkpoint, weights=weights, device=on)
+    images = LabelledImages(shards, short_side_px=model.config.get("input", {}).get("short_side_px"))
+    if dry_run and as_json:
         console.print_json({"recipe": "attention", "config": asdict(how)})
         return
-    model = open_model(checkpoint, weights=weights, device=resolve_device(device))
-    images = LabelledImages(shards, short_side_px=model.config.get("input", {}).get("short_side_px"))
+    console.say(
+        f"{'it would train ' if dry_run else ''}{how.epochs} epochs on the kept feature maps of "
+        f"{len(images.rows('train')):,} images, {how.batch_size} a step, on {on}"
+    )
+    if dry_run:
+        return
     described = {"model_sha256": model.sha256, "shards_sha256": images.manifest.sha256}
     losses = train_to_file(model.model, images, out, how, seed=seed, described=described)
     show(out, losses, _line, as_json=as_json)
