@@ -52,12 +52,21 @@ def explain(
         bool,
         typer.Option("--panel", help="Draw all maps of an image in one labelled picture too."),
     ] = False,
-    other_models: Annotated[
+    compare: Annotated[
         list[str] | None,
         typer.Option(
-            "--other-model",
-            metavar="[LABEL=]CHECKPOINT",
-            help="Explain by this model too, in the panel; may be repeated. LABEL is the folder's name without one.",
+            "--compare",
+            metavar="CHECKPOINT",
+            parser=fetched_text,
+            help="Explain by this model too, in the panel; repeatable.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name for each model of the panel, the first one's first; repeatable. "
+            "[default: the folders' names]",
         ),
     ] = None,
     smooth: Annotated[
@@ -88,14 +97,16 @@ def explain(
     Example: driving-xai explain model frame.jpg --method raw-attention,snna \\
                  --set heads=each --panel -o maps
     Example: driving-xai explain soft frame.jpg --method soft-attention --panel \\
-                 --other-model "T = 0.1=soft-t0.1" -o maps
+                 --compare soft-t0.1 --label "T = 1" --label "T = 0.1" -o maps
     Example: driving-xai explain model frame.jpg --method rise \\
                  --set options.rise.samples=500 -o maps
     """
     from driving_xai.evaluation.explain_images import ExplainConfig, explain_images
 
+    names = _names(checkpoint, compare or (), label)
     options = {
         "methods": methods_of(method),
+        "label": names[0] if label else None,
         "target": target,
         "save_maps": save_maps or None,
         "edited": _percents(edited),
@@ -107,7 +118,9 @@ def explain(
     how = settings.resolve(ExplainConfig, config, options=options, assignments=assignments or ())
     on = resolve_device(device)
     loaded = open_model(checkpoint, device=on, weights=weights)
-    others = {label: open_model(fetched_text(text), device=on) for label, text in _labelled(other_models)}
+    others = {
+        name: open_model(other, device=on) for name, other in zip(names[1:], compare or (), strict=True)
+    }
     written = explain_images(loaded, images, out, how, others=others)
     _say_enlarged(written)
     _say_constant(written)
@@ -117,18 +130,19 @@ def explain(
         typer.echo("\n".join(map(str, written)))
 
 
-def _labelled(texts: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Models with their labels; the last = ends a label, which may have others in it."""
-    found = []
-    for text in texts or ():
-        label, _, checkpoint = text.rpartition("=")
-        found.append((label.strip() or Path(checkpoint).name, checkpoint))
-    if len(dict(found)) < len(found):
-        labels = ", ".join(label for label, _ in found)
+def _names(checkpoint: str, compared: Sequence[str], labels: Sequence[str] | None) -> list[str]:
+    """What the models of a panel are called."""
+    models = (checkpoint, *compared)
+    names = labels or [Path(model).name for model in models]
+    if len(names) != len(models):
         raise typer.BadParameter(
-            f"got models called {labels}; give each its LABEL=CHECKPOINT", param_hint="--other-model"
+            f"got {len(names)} names for {len(models)} models; give one for each", param_hint="--label"
         )
-    return found
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(
+            f"got models called {', '.join(names)}; give each a name of its own", param_hint="--label"
+        )
+    return list(names)
 
 
 def _percents(text: str | None) -> tuple[float, ...] | None:

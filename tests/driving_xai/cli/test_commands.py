@@ -736,6 +736,27 @@ def test_a_value_below_the_one_asked_for_exits_4(run, made, tmp_path: Path) -> N
     assert not (tmp_path / "x").exists()
 
 
+def test_models_of_a_panel_have_names_of_their_own(run, made, tmp_path: Path) -> None:
+    image = tmp_path / "frame.png"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 255, (80, 160, 3), dtype=np.uint8))
+    line = ["explain", made.model, image, "--method", "random", "-o", tmp_path / "out"]
+    names = ["--label", "before", "--label", "after"]
+    result = run(*line, "--panel", "--compare", made.model, *names, "--json")
+    assert result.exit_code == 0, result.output
+    panel = json.loads((tmp_path / "out" / "frame.json").read_text())["panel"]
+    assert [each["label"] for each in panel["others"]] == ["after"]
+    assert cv2.imread(str(tmp_path / "out" / panel["file"])).shape[1] > 900
+    for options, said in (
+        (["--panel", "--compare", made.model], "give each a name of its own"),
+        (["--panel", "--compare", made.model, "--label", "one"], "got 1 names for 2 models"),
+        (["--compare", made.model, *names], "no panel"),
+        (["--panel", "--compare", tmp_path / "nothing", *names], "nothing"),
+    ):
+        refused = run(*line, *options)
+        assert refused.exit_code in (2, 3)
+        assert said in one_line(refused.stderr)
+
+
 def test_maps_that_were_brought_along_have_thresholds_too(run, made, tmp_path: Path) -> None:
     options = ["--split", "all", "--set", "block_s=0.1", "--every", 3]
     kept = run(

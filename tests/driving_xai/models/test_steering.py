@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from driving_xai.errors import UnsupportedModelError
-from driving_xai.models.steering import SpatialAttention, SteeringConfig, SteeringModel, rgb_to_hsv
+from driving_xai.models.steering import Evidence, SpatialAttention, SteeringConfig, SteeringModel, rgb_to_hsv
 
 SMALL = {"hidden_size": 12, "dropout": 0.5}
 
@@ -95,6 +95,27 @@ def test_sign_attention_learns_although_it_does_not_act(estimator) -> None:
     model = model_of(attention="sign", sign_estimator=estimator).train()
     model(drive())[0].sum().backward()
     assert model.attend.reduce.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("attention", ["sign", "soft", "none"])
+def test_a_window_that_is_cut_once_has_the_gradients_of_one_cut_frame_by_frame(
+    monkeypatch, attention
+) -> None:
+    def gradients() -> list[torch.Tensor]:
+        model = model_of(attention=attention).train()
+        scores, _, _ = model(drive(batch=2))
+        return list(torch.autograd.grad(scores.square().sum(), list(model.parameters()), allow_unused=True))
+
+    together = gradients()
+    monkeypatch.setattr(
+        Evidence,
+        "by_frame",
+        lambda window: (window.map(lambda part, t=t: part[:, t]) for t in range(window.features.shape[1])),
+    )
+    one_by_one = gradients()
+    assert sum(each is not None for each in together) > 10
+    for one, other in zip(together, one_by_one, strict=True):
+        assert one is other is None or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("output", ["gated", "linear", "context"])
