@@ -65,7 +65,7 @@ _TRAIN = {
 }
 
 _EXPORT = {
-    "lerobot": Command("export:lerobot", "Write drives as a LeRobot data set, version 2.1."),
+    "lerobot": Command("export:lerobot", "Write drives as a LeRobot data set, version 2.1 or 3.0."),
 }
 
 COMMANDS: Mapping[str, Command | Group] = {

@@ -119,7 +119,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what wou
 Logger = Annotated[
     Literal["tensorboard", "wandb", "mlflow", "none"],
     typer.Option(
-        help="Where metrics, settings and sample frames go beside the table in OUT/logs; wandb and mlflow are extras."
+        help="Where metrics, settings and sample frames go, next to the table in OUT/logs; wandb and mlflow are extras."
     ),
 ]
 Heat = Annotated[

@@ -53,7 +53,7 @@ def scores_of(view: FrameModel, frames: Frames) -> Scores:
 
     Example:
         >>> frames = torch.full((1, 3, 2, 2), -1.0)
-        >>> _ = scores_of(nn.ReLU(inplace=True), frames)
+        >>> _ = scores_of(nn.Sequential(nn.ReLU(inplace=True), nn.Flatten()), frames)
         >>> frames.unique()
         tensor([-1.])
     """

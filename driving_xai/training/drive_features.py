@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,3 +117,16 @@ def drive_features(
 
     plain, turned = plain_and_mirrored(cached, route.frames, mirrored=mirrored)
     return DriveFeatures(plain=plain, mirrored=turned, grid=model.grid)
+
+
+def features_s(model: SteeringModel, route: Route, *, mirrored: bool, device: str | torch.device) -> float:
+    """About how many seconds `drive_features` takes, by two frames; nothing is kept."""
+    assert isinstance(model.encoder, TimmEncoder)
+    network = _FrozenPart(model.to(device), model.encoder).eval()
+    with torch.inference_mode():
+        frames = route.frames(np.arange(min(len(route.index), 2))).to(device).float() / 255
+        network(frames[:1])  # Warms up.
+        begun = time.perf_counter()
+        network(frames).cpu()
+    each_s = (time.perf_counter() - begun) / len(frames)
+    return each_s * len(route.index) * (2 if mirrored else 1)

@@ -41,7 +41,7 @@ from driving_xai.models.backbone import fetched_name
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.models.steering_encoders import TimmEncoder
 from driving_xai.training.augment import Augmentation, augment
-from driving_xai.training.drive_features import DriveFeatures, FeatureWindows, drive_features
+from driving_xai.training.drive_features import DriveFeatures, FeatureWindows, drive_features, features_s
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
 from driving_xai.training.logs import LoggerName
 from driving_xai.training.loop import describe as describe_training
@@ -397,6 +397,10 @@ def recipe(
     """What the loop trains, once nothing of the data can be refused any more.
 
     Args:
+        out: the checkpoint directory.
+        device: that features of a frozen encoder are computed on.
+        features: see `train`.
+        on_features: see `train`.
         encoder_from: a steering checkpoint whose convolutions this model starts with; it must hold out
             the same frames. None starts from random ones.
     """
@@ -418,6 +422,8 @@ def recipe(
     if how.epochs:
         _windows(route, splits.train, how.window)
 
+    on = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
     def build() -> SteeringModule:
         kept = None
         if how.tune == "head":
@@ -428,12 +434,16 @@ def recipe(
                 source=manifest.sha256,
                 mirrored=how.augmentation.flip,
                 precision=how.feature_precision,
-                device="cuda" if device != "cpu" and torch.cuda.is_available() else "cpu",
+                device=on,
                 on_progress=on_features,
             )
         return SteeringModule(model.train(), how, route, splits, kept)
 
-    return Recipe(config=config, build=build)
+    def before() -> tuple[SteeringModule, float]:
+        seconds = features_s(model, route, mirrored=how.augmentation.flip, device=on)
+        return SteeringModule(model.train(), how, route, splits), seconds
+
+    return Recipe(config=config, build=build, before=before if how.tune == "head" else None)
 
 
 def _windows(route: Route, kept: list[Run], length: int) -> Windows:

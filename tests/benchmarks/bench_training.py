@@ -34,7 +34,9 @@ def measured(shards: Path, how: SteeringTraining, *, rounds: int, device: Device
     found: dict[str, list[Speed]] = {name: [] for name in CASES}
     for _ in range(rounds):
         for name, keep_mib in CASES.items():
-            speed = forecast(recipe(shards, replace(how, keep_mib=keep_mib)), device=device).speed
+            speed = forecast(
+                recipe(shards, shards, replace(how, keep_mib=keep_mib), device=device), device=device
+            ).speed
             assert speed is not None
             found[name].append(speed)
     return {name: Speed(*map(median, zip(*speeds, strict=True))) for name, speeds in found.items()}

@@ -115,7 +115,7 @@ def test_index_and_manifest_of_many_drives(compared):
         CountedList.seen = compared["cells"] = 0
         index, _ = job.index(entries)
         shards = CountedList(entries.values())
-        manifest = job.manifest(shards, shards[0], index, fingerprint="x")
+        manifest = job.manifest(shards, [shards[0]], index, fingerprint="x")
         assert [report["kept"] for report in manifest.quality.values()] == [40] * drives
         looped.append(CountedList.seen)
         cells.append(1 + compared["cells"])

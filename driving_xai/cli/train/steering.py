@@ -99,7 +99,8 @@ def steering(
 
     \b
     Example: driving-xai train steering shards model --hold-out 4 --epochs 20
-             driving-xai train steering shards model --config imagenet.toml --weights lite0.safetensors
+             driving-xai train steering shards model --config imagenet.toml \\
+                 --weights lite0.safetensors
     """
     from driving_xai.training.presets import table_of
     from driving_xai.training.steering import SteeringTraining, recipe, train

@@ -27,6 +27,9 @@ BY_NO_METHOD = {
     "baumhauer-table1": "heads explain, by their own settings",
     "baumhauer-table2": "heads explain, by their own settings; those of LIME are patterns, kept and score",
     "baumhauer-mnist": "networks explain themselves",
+    "an-table2": "nothing is explained",
+    "baumhauer-l2x": "a network explains another, by settings of its own",
+    "baumhauer-context": "heads explain, by their own settings",
 }
 
 
@@ -93,6 +96,8 @@ IGNORED: list[tuple[str, Path | None, tuple[str, ...], str]] = [
     ("an-table3", None, ("checkpoint=model", "training.epochs=1"), "not trained again"),
     ("an-table3", None, ("checkpoint=model", "with_cbam=false"), "not trained again"),
     ("an-table3", None, ("training.seed=1",), "run i draws with seed i"),
+    ("an-table2", PRETEND, ("pictures=[9, 9, 9]",), "it is of the stand-in"),
+    ("an-table2", None, ('networks=["timm:resnet18", "timm:resnet34"]', "seeds=2"), "not trained again"),
     ("iida-table2", PRETEND, ("spots.noise=0.1",), "it is of the stand-in"),
     ("iida-table2", None, ("rise_masks=9", "options.rise.masks=9"), r"options\.rise\.samples is set too"),
     ("iida-table4", None, ("training.labn.bias_image=mask-only",), "Table 4 varies it"),
@@ -100,6 +105,9 @@ IGNORED: list[tuple[str, Path | None, tuple[str, ...], str]] = [
     ("baumhauer-table1", None, ("network.name=resnet18",), "the stand-in has a network of its own"),
     ("baumhauer-table1", PRETEND, ("stand_in.train=9",), "images are given"),
     ("baumhauer-table2", None, ("explanations.tau=0.2",), "no L2X is trained"),
+    ("baumhauer-l2x", PRETEND, ("network.precision=fp32",), "no kept features"),
+    ("baumhauer-l2x", PRETEND, ("learns=all",), "is frozen here"),
+    ("baumhauer-context", None, ("explanations.tau=0.2",), "neither bla, concept nor sigmoid"),
     ("baumhauer-mnist", None, ('networks=["baseline", "bla"]', "tau=0.2"), "holds no l2x"),
     ("baumhauer-mnist", None, ('networks=["baseline", "l2x"]', "theta=0.2"), "neither bla nor bla-t"),
 ]

@@ -131,8 +131,9 @@ def test_every_option_says_what_it_takes_and_none_is_of_the_model_or_the_run() -
     assert known["snna"] == {
         *("samples", "noise", "noise_std", "noise_on", "norms", "product", "smoothing", "memory", "tile_rows")
     }
-    assert known["attention-guided-cam"] == {"layer", "cells", "parts"}
+    assert known["attention-guided-cam"] == {"layer", "cells", "parts", "attention", "reduction"}
     assert known["lime"] == {"segmentation", "samples", "shown", "kernel_width", "ridge", "fill"}
+    assert "head" in known.pop("raw-attention"), "that of the attention, no layer of the model"
     assert not set().union(*known.values()) & {"seed", "batch_size", "vit", "head", "stages"}
 
 

@@ -80,7 +80,8 @@ def test_a_regressor_is_scored_by_how_far_its_output_moves(case):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in METRICS if "token" not in name and "attention" not in name]
+    "name",
+    [name for name in METRICS if "token" not in name and "attention" not in name and "window" not in name],
 )
 def test_a_notebook_gets_the_numbers_of_an_evaluation(case, name):
     """Several methods and references at once are the same code."""
@@ -149,7 +150,7 @@ class Mine(metrics.Metric):
 def test_names_of_ones_own_are_found_and_what_is_wrong_is_said():
     assert isinstance(build(f"{__name__}:Mine"), Mine)
     for text, message in (
-        ("delation", "got measure 'delation', expected some of: deletion, insertion"),
+        ("delation", "got measure 'delation', expected some of: deletion, deletion-window, insertion"),
         ("no_such_package:Mine", "no_such_package:Mine: no module no_such_package in"),
         (f"{__name__}:Yours", "has no Yours; "),
         (f"{__name__}:Net", "is a class Net; expected a subclass of driving_xai.metrics.Metric"),

@@ -19,6 +19,7 @@ from driving_xai.models.actions import ActionConfig, ActionModel
 from driving_xai.training.action_inputs import MirroredFrames, frozen_features
 from driving_xai.training.actions import ActionTraining, _Batches, start_model, train
 from driving_xai.training.augment import Augmentation
+from driving_xai.unfinished import BEST, RESUME, load_saved
 
 MODEL = ActionConfig(
     backbone="vit_tiny_patch16_224", patch_px=8, embed_dim=24, depth=2, heads=3, blocks=2, image_size=(24, 40)
@@ -52,8 +53,19 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(shards, straight, tmp_pat
     how, whole = straight
     with pytest.raises(KeyboardInterrupt):
         train(shards, tmp_path, how, device="cpu", callbacks=(Interrupt(),))
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
-        checkpoint.load(tmp_path)
+    so_far = checkpoint.load(tmp_path)
+    assert (so_far.unfinished.epoch, so_far.unfinished.best_epoch) == (1, 1)
+    saved = load_saved(tmp_path / RESUME / BEST)["state_dict"]
+    learnt = 0
+    for name, weight in so_far.model.named_parameters():
+        kept = [
+            each
+            for key, each in saved.items()
+            if key.endswith(name.removeprefix("head.")) and each.shape == weight.shape
+        ]
+        learnt += bool(kept)
+        assert not kept or any(torch.equal(weight, each) for each in kept), name
+    assert learnt > 1
     train(shards, tmp_path, how, device="cpu", resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name

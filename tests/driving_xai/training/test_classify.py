@@ -19,6 +19,7 @@ from driving_xai.models.lambda_net import LambdaAttentionBranchNetwork, LambdaRe
 from driving_xai.training.augment import Augmentation
 from driving_xai.training.classify import ClassifierTraining, judged, train
 from driving_xai.training.labn import LabnLoss, labn_loss, masked_by_attention
+from driving_xai.unfinished import BEST, RESUME, load_saved
 from tests.driving_xai.training.pictures import SIDE, Pictures
 
 LAMBDAS = {"stages": (1, 1), "width": 8, "stem": "small", "heads": 2, "key_depth": 4, "context": 5}
@@ -75,8 +76,15 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(pictures, tmp_path, how):
     train(pictures, tmp_path / "straight", how, data={}, device="cpu")
     with pytest.raises(KeyboardInterrupt):
         train(pictures, tmp_path / "broken", how, data={}, device="cpu", callbacks=(Interrupt(1),))
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
-        checkpoint.load(tmp_path / "broken")
+    so_far = checkpoint.load(tmp_path / "broken")
+    assert (so_far.unfinished.epoch, so_far.unfinished.best_epoch) == (1, 1)
+    saved = load_saved(tmp_path / "broken" / RESUME / BEST)["state_dict"]
+    learnt = 0
+    for name, weight in so_far.model.named_parameters():
+        kept = [each for key, each in saved.items() if key.endswith(name) and each.shape == weight.shape]
+        learnt += bool(kept)
+        assert not kept or any(torch.equal(weight, each) for each in kept), name
+    assert learnt > 1
     train(pictures, tmp_path / "broken", how, data={}, device="cpu", resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name

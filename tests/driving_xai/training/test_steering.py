@@ -25,8 +25,9 @@ from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.dino import DinoTraining
 from driving_xai.training.drive_features import FeatureWindows, drive_features
 from driving_xai.training.evaluation import walk
+from driving_xai.training.forecast import forecast
 from driving_xai.training.presets import preset, table_of
-from driving_xai.training.steering import MIRRORED, SteeringTraining, train
+from driving_xai.training.steering import MIRRORED, SteeringTraining, recipe, start_model, train
 from driving_xai.unfinished import BEST, RESUME, load_saved
 
 HOW = SteeringTraining(
@@ -375,3 +376,14 @@ def test_what_would_not_act_on_kept_features_is_refused(frozen) -> None:
 def _route(shards: Path) -> Route:
     manifest = Manifest.load(shards)
     return Route(shards, open_index(shards, manifest), vehicle_of(shards, manifest))
+
+
+def test_a_forecast_of_a_frozen_encoder_computes_and_writes_no_features(shards, frozen, tmp_path) -> None:
+    out = tmp_path / "out"
+    found = forecast(recipe(shards, out, frozen, device="cpu"), device="cpu")
+    assert found.speed is None
+    assert 0 < found.before_s < 600
+    assert not out.exists()
+    whole = sum(each.numel() for each in start_model(frozen).parameters())
+    trunk = sum(each.numel() for each in start_model(frozen).encoder.trunk.parameters())
+    assert found.parameters == whole - trunk
