@@ -177,7 +177,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "images are named as the networks' outputs, or by ImageNet's synsets.",
         examples=(
             "- -o table2 --set seeds=2",
-            """photos -o table2 --set networks='["torchvision:resnet50", "torchvision:googlenet", "torchvision:vgg19"]'""",
+            """photos -o table2 --set networks='["torchvision:resnet50", "torchvision:vgg19"]'""",
         ),
     ),
     "an-table3": Experiment(

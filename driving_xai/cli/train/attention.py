@@ -47,9 +47,10 @@ def attention(
     images of the split train, whose labels are among the network's outputs or are ImageNet's synsets.
 
     \b
-    Example: driving-xai train attention shards model block.safetensors --epochs 20
-             driving-xai score model shards --method attention-guided-cam@trained -o scores \\
-                 --set options.attention-guided-cam@trained.attention=block.safetensors
+    Example: driving-xai train attention shards model block.safetensors
+             driving-xai score model shards --method attention-guided-cam \\
+                 --set options.attention-guided-cam.attention=block.safetensors \\
+                 -o scores
     """
     from driving_xai.data.images import LabelledImages
     from driving_xai.training.attention import AttentionTraining, train_to_file
