@@ -125,9 +125,8 @@ class VideoSink:
             bound = str(encoding.most_bits_per_s)
             self._stream.options |= {"maxrate": bound, "bufsize": bound}
         codec = self._stream.codec_context
-        codec.thread_count = (
-            1  # Otherwise as many as there are cores, and the bytes are other ones on other machines.
-        )
+        # By default as many as there are cores, and the bytes are other ones on other machines.
+        codec.thread_count = 1
         codec.gop_size = max(1, round(encoding.keyframe_s * frame_rate))
         declare_colours(codec)
 

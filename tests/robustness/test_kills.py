@@ -72,7 +72,11 @@ def test_a_hundred_kills_change_no_byte(tmp_path):
         for _ in range(int(generator.integers(1, 4))):
             engine = ENGINES[int(generator.integers(len(ENGINES)))]
             process = start(source, out, *engine)
-            time.sleep(float(generator.uniform(0.0, lasts_s[engine])))
+            # By how far it has come and not by the clock alone, which other work on the machine would put wrong.
+            wanted = int(generator.integers(SHARDS + 1))
+            while process.is_alive() and whole_shards(out) < wanted:
+                time.sleep(0.001)
+            time.sleep(float(generator.uniform(0.0, lasts_s[engine] / SHARDS)))
             process.kill()
             process.join()
             if process.exitcode == -signal.SIGKILL:
@@ -86,9 +90,13 @@ def test_a_hundred_kills_change_no_byte(tmp_path):
     assert met["between the first shard and the last"] > KILLS // 4, met
 
 
+def whole_shards(out: Path) -> int:
+    return len([*out.glob("shards/*.h5")])
+
+
 def moment(out: Path) -> str:
     """How far the killed run had come. A folder with a manifest is whole at any time."""
-    shards = len([*out.glob("shards/*.h5")])
+    shards = whole_shards(out)
     if (out / FILE_NAME).exists():
         problems = [problem for problem in verify(out).problems if not problem.path.startswith(".prep/")]
         assert not problems
