@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 DEMO ?= demo
-PROCESSES ?= 2
+PROCESSES ?= 3
 
 # Works from the checkout, whatever checkout the environment was installed from.
 RUN = $(VENV)/bin/python -m
@@ -26,7 +26,8 @@ help:
 demo: $(VENV)/.driving-xai
 	$(RUN) driving_xai demo --out $(DEMO)
 
-# One thread in each of two processes is faster than two threads in one.
+# One thread in each process is faster than two threads in one; some tests wait for processes of their own, so that
+# three keep two cores busy.
 test: $(VENV)/.driving-xai-test
 	OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses $(PROCESSES) --dist loadfile
 
