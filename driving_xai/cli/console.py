@@ -88,6 +88,7 @@ def _usage(error: Any) -> str:
 _OF_PYDANTIC: Mapping[str, str] = {
     "Input should be a valid integer": "expected a whole number",
     "Input should be a valid": "expected a",
+    "Input should be a ": "expected a ",
     "Input should be": "expected a value",
 }
 
@@ -100,6 +101,8 @@ def _of_value(message: str) -> str:
         "--split: 'tset' is not one of 'test', 'train'; did you mean test?"
         >>> _of_value("Invalid value for '--every': Input should be greater than or equal to 1")
         '--every: expected a value greater than or equal to 1'
+        >>> _of_value("Invalid value for '--every': Input should be a finite number")
+        '--every: expected a finite number'
     """
     if (found := re.fullmatch(r"Invalid value for '(.*?)': (.*)", message, re.DOTALL)) is None:
         return message

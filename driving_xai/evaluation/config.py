@@ -73,8 +73,8 @@ class ScoreConfig(EvalConfig):
     """What RISE and LIME explain of an image: the output's probability, as their papers do, or its logit, as all
     other methods; see `targets.explained_by`."""
     attention_derivative: AttentionDerivative = "actual"
-    """That gradient methods take of sign attention: none through the signs, which attention cannot change, or the
-    straight-through one that it was trained by."""
+    """What gradients of a trained sign network are: `actual` leaves out attention inside a sign, which it cannot change
+    (features keep the sign estimator's gradient); `straight-through` is the one that it was trained by."""
     maps: str | None = None
     """A file of maps that were computed elsewhere; its methods are scored too. See docs/results.md."""
     masks: str | None = None

@@ -46,11 +46,8 @@ from driving_xai.targets import (
 )
 from driving_xai.types import FrameModel, Frames, Outputs, Saliency, Scores, Target
 from driving_xai.viz.heat import enlargement, is_degenerate
-from driving_xai.viz.lettering import Colour
 
 SCHEMA = "driving-xai-explanation/1"
-_TEXT: Colour = (235, 235, 235)
-_STRIP_PX = 26
 _MOST_BYTES = 256 * 2**20
 _BY_HEAD = "raw-attention"
 """The method that can show heads by themselves."""
@@ -155,13 +152,13 @@ def explain_images(
         raise DataError(f"two images are called {sorted(twice)[0]!r}; give them to separate folders")
     if others and not config.panel:
         raise OptionError("got other models and no panel to draw their maps in; ask for the panel too")
-    label = config.label or checkpoint.path.name
+    label = config.label or (checkpoint.path.name if others else "")
     if label in others:
         raise OptionError(f"got two models called {label!r}; give one another label")
-    still = _Still(checkpoint, config, label if others else "")
-    beside = [_Still(each, config, name) for name, each in others.items()]
+    still = _Still(checkpoint, config, label)
+    other_stills = [_Still(each, config, name) for name, each in others.items()]
     with locked(out):
-        return [still.write(image, out, beside) for image in images]
+        return [still.write(image, out, other_stills) for image in images]
 
 
 class _Explained(NamedTuple):
@@ -177,7 +174,7 @@ class _Still:
     """A model and its methods, ready for one image after the other."""
 
     def __init__(self, checkpoint: Checkpoint, config: ExplainConfig, label: str) -> None:
-        """`label` names the model where there are several."""
+        """`label` stands over the model's maps in a panel; it may be empty."""
         self.label = label
         checkpoint = checkpoint.differentiated(config.attention_derivative)
         model = checkpoint.model
@@ -260,7 +257,8 @@ class _Still:
             {"label": still.label, **still._identity(), "scores": still._scores(found.clean)}
             for still, found in theirs
         ]
-        return {"panel": {"file": name, **({"others": models} if models else {})}}
+        named = {"label": self.label} if self.label else {}
+        return {"panel": {"file": name, **named, **({"others": models} if models else {})}}
 
     def _tiles(
         self, image: Image, found: _Explained

@@ -66,7 +66,7 @@ class AnotherImage(Explainer):
         """Another image for each frame.
 
         Raises:
-            OptionError: there are none to draw from.
+            OptionError: there are none to draw from, or all equal the frame.
         """
         if self.others is None or len(self.others) < 2 or self.others.shape[1:] != frames.shape[1:]:
             got = (
@@ -82,9 +82,12 @@ class AnotherImage(Explainer):
         for frame, draw in zip(frames, generators(frames, seed=self.seed), strict=True):
             order = torch.randperm(len(others), generator=draw)
             # The scored images are among those that are drawn from.
-            chosen.append(
-                next((each for each in others[order[:2]] if not torch.equal(each, frame)), others[order[0]])
-            )
+            drawn = next((at for at in order if not torch.equal(others[at], frame)), None)
+            if drawn is None:
+                raise OptionError(
+                    "another-image draws from other images, and all there are equal one frame; give others"
+                )
+            chosen.append(others[drawn])
         return torch.stack(chosen)
 
 

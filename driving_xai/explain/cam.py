@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -293,7 +294,8 @@ class AttentionGuidedCAM(ClassActivationMap):
                 f"{self.attention} is for maps of {self._stored.channels} channels and this layer has {channels}; "
                 "train it on this network"
             )
-        return self._stored.to(activation)
+        # A copy: `to` converts a module in place, and half precision would round the block for good.
+        return copy.deepcopy(self._stored).to(activation)
 
 
 def _plus_plus(activation: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Weights:

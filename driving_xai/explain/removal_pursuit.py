@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from driving_xai.errors import OptionError
 from driving_xai.explain.base import require_at_least
 from driving_xai.explain.capture import input_gradient
 from driving_xai.explain.gradient import PixelGradients
@@ -47,7 +48,8 @@ class RemovalPursuit(PixelGradients):
         share: of the frame that all steps together remove, over 0 up to 1.
         fills: what takes the place of removed pixels, see `perturb.blank`; their estimates are added.
         direction: which way removal should move the target; for a class, `down` asks what speaks for it.
-        trial_steps: steps after which one of two directions is kept; at least 1 and below `steps`.
+        trial_steps: steps after which one of two directions is kept, once a region is removed; at least 1 and below
+            `steps`.
         region_px: side of the square regions that are removed whole; 1 for pixels.
         rest: how the regions left are ordered: by size, as above, or by the last step's estimates, which puts last what
             speaks most for the other direction.
@@ -56,6 +58,7 @@ class RemovalPursuit(PixelGradients):
 
     Raises:
         ValueError: an option is out of range.
+        OptionError: when it is called, regions are too few to choose a direction by.
 
     Example:
         >>> from driving_xai.models.steering import SteeringConfig, SteeringModel
@@ -108,12 +111,18 @@ class RemovalPursuit(PixelGradients):
         places = drawn.new_full((*signs.shape, regions), regions)
         sizes = frames.new_zeros(*signs.shape, rows, columns)
         counts = [round(self.share * regions * step / self.steps) for step in range(self.steps + 1)]
+        if signs.shape[1] > 1 and not counts[-2]:
+            raise OptionError(
+                f"{counts[-1]} of {regions} regions of {self.region_px} px are too few to remove in {self.steps} steps and choose "
+                "a direction by; take smaller regions, a larger share, or a direction of down or up"
+            )
         for step, (start, end) in enumerate(pairwise(counts)):
             removed = None
             if start:  # Known here: asking the places would wait for the device.
                 removed = self._on_pixels((places < regions).view(*signs.shape, rows, columns), frames)
             looked = _look(clean, frames, fills, removed, self.batch_size)
-            if step == self.trial_steps and signs.shape[1] > 1:
+            # Of large regions the first steps may remove none, and say nothing of a direction.
+            if start and step >= self.trial_steps and signs.shape[1] > 1:
                 kept = _further(clean, signs, looked)
                 signs, places, sizes = signs[kept], places[kept], sizes[kept]
                 looked = _Look(*(part[kept] if part.shape[1] > 1 else part for part in looked))

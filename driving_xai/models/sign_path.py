@@ -18,6 +18,9 @@ from driving_xai.models.steering_config import AttentionDerivative, SignRole
 _NOISE_SEED = 0
 """Of the draw that `sampled` signs share."""
 
+DETACHED: tuple[SignRole, ...] = ("training", "gate", "multiplicative")
+"""Roles whose trained networks' gradients leave out attention inside a sign; the others have one derivative."""
+
 Features = Float[Tensor, "B L c"]
 Relative = Float[Tensor, "B L channels"]
 

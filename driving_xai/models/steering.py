@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from driving_xai.errors import UnsupportedModelError
 from driving_xai.models.quantize import Quantizer
-from driving_xai.models.sign_path import SignPath
+from driving_xai.models.sign_path import DETACHED, SignPath
 from driving_xai.models.steering_config import AttentionDerivative
 from driving_xai.models.steering_config import SteeringConfig as SteeringConfig
 from driving_xai.models.steering_encoders import CHANNELS, TimmEncoder, build_encoder, cells_of
@@ -235,11 +235,16 @@ class SteeringModel(nn.Module):
         """The same network, weights shared, whose gradients in eval mode are these; it predicts the same.
 
         Raises:
-            UnsupportedModelError: without signs there is one derivative only.
+            UnsupportedModelError: without signs, or in a role in which attention acts on them, there is one derivative
+                only.
         """
         if self.sign_path is None:
             raise UnsupportedModelError(
                 f"attention {self.config.attention!r} has no signs, and one derivative only; leave the option out"
+            )
+        if self.sign_path.role not in DETACHED:
+            raise UnsupportedModelError(
+                f"sign_role {self.sign_path.role!r} has one derivative only; leave the option out"
             )
         view = copy.copy(self)
         view.attention_derivative = derivative

@@ -236,6 +236,7 @@ def test_a_panel_holds_every_map_of_every_model(steering, image, tmp_path):
             np.testing.assert_array_equal(tile_of(panel, row, column, 360), expected)
     one = ExplainConfig(methods=("soft-attention",), panel=True, label="T = 0.2")
     explain_images(steering, [image], tmp_path / "grid", one, others={f"T = {n}": other for n in range(4)})
+    assert json.loads((tmp_path / "grid" / "frame.json").read_text())["panel"]["label"] == "T = 0.2"
     grid = cv2.imread(str(tmp_path / "grid" / "frame.panel.png"))
     assert grid.shape == (2 * 390, 4 * 484 - 4, 3), "the image and five maps, four in a row"
     np.testing.assert_array_equal(tile_of(grid, 1, 0, 360), tile_of(grid, 1, 1, 360))

@@ -72,3 +72,13 @@ def test_scoring_draws_from_the_images_that_it_scores(net, frames):
     scored = evaluated.per_frame.set_index("method")["value"]
     assert scored["another-image:gradient"].nunique() > 1
     assert not scored["gradient"].equals(scored["another-image:gradient"])
+
+
+def test_copies_of_a_frame_are_no_other_images(net, frames):
+    """A car that stands still: of five images three are the same."""
+    others = frames[[0, 0, 0, 1, 2]]
+    for seed in range(40):
+        (found,) = AnotherImage(explainer=LIGHTNESS, others=others, seed=seed)(net, frames[:1], output(0))
+        assert not torch.equal(found, frames[0].mean(0)), seed
+    with pytest.raises(OptionError, match="all there are equal one frame"):
+        AnotherImage(explainer=LIGHTNESS, others=frames[[0, 0]])(net, frames[:1], output(0))

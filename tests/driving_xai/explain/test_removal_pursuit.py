@@ -183,3 +183,21 @@ def test_options_by_name():
 def test_a_model_without_a_gradient_is_refused(frames):
     with pytest.raises(UnsupportedModelError, match="no gradient"):
         RemovalPursuit()(lambda each: torch.ones(len(each), 1, dtype=each.dtype), frames, left)
+
+
+def test_a_direction_is_chosen_once_a_large_region_is_removed():
+    """Of 8 regions the first two steps remove none; the target falls by what is dark and rises by its negative."""
+
+    def model(frames):
+        return frames.mean((2, 3))
+
+    frames = torch.rand(2, 3, 80, 160, generator=torch.Generator().manual_seed(0)) + 0.1
+    large = {"region_px": 40, "share": 0.25, "steps": 12, "fills": ("black",)}
+    for sign, direction in ((1, "down"), (-1, "up")):
+        found, expected = (
+            RemovalPursuit(**large, direction=each)(model, frames, lambda scores, s=sign: s * scores[:, 0])
+            for each in ("either", direction)
+        )
+        assert torch.equal(found, expected)
+    with pytest.raises(OptionError, match="too few to remove in 12 steps"):
+        RemovalPursuit(**(large | {"region_px": 80, "share": 0.2}))(model, frames, output(0))

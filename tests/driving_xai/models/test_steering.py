@@ -172,6 +172,9 @@ def test_the_derivative_changes_no_prediction_and_no_other_model() -> None:
     assert (model.attention_derivative, other.attention_derivative) == ("actual", "straight-through")
     with pytest.raises(UnsupportedModelError, match="has no signs"):
         model_of(attention="soft").differentiated("straight-through")
+    for role in ("ternary", "centred", "stochastic"):
+        with pytest.raises(UnsupportedModelError, match=f"{role}' has one derivative only"):
+            model_of(attention="sign", sign_role=role).differentiated("straight-through")
 
 
 @pytest.mark.parametrize("attention", ["none", "soft", "sign"])

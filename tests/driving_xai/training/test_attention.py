@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -86,6 +88,10 @@ def test_a_file_of_a_block_explains_as_the_block_does(tmp_path):
         named = fitted("attention-guided-cam", model, seed=5, options=options)(model, frames, output(1))
         handed = AttentionGuidedCAM(attention=module)(model, frames, output(1))
         assert torch.equal(named, handed)
+    often = fitted("attention-guided-cam", model, options={"attention": str(path)})
+    before = often(model, frames, output(1))
+    often(copy.deepcopy(model).bfloat16(), frames.bfloat16(), output(1))
+    assert torch.equal(often(model, frames, output(1)), before), "half precision rounded the block"
     channel = fitted("attention-guided-cam", model, options={"attention": str(path), "parts": "channel"})
     block.parts = "channel"
     handed = AttentionGuidedCAM(attention=block)(model, frames, output(1))
