@@ -29,6 +29,7 @@ from data_prep.shards.manifest import (
     MAX_MANIFEST_BYTES,
     SCHEMA,
     Manifest,
+    Readable,
     ShardEntry,
     canonical_json,
 )
@@ -127,8 +128,8 @@ class Output:
         """The plan of the output that lies here; None where there is none, "" where it is unreadable."""
         if (self.root / FILE_NAME).exists():
             try:
-                return str(Manifest.load(self.root).provenance.get("fingerprint", ""))
-            except DataError:
+                return str(Readable.load(self.root).provenance.get("fingerprint", ""))
+            except ValueError:
                 return "" if self._is_ours(self.root / FILE_NAME) else None
         return str(self._plan().get("fingerprint", "")) if (self.scratch / _PLAN).exists() else None
 
@@ -180,7 +181,7 @@ class Output:
 
     def _recorded(self) -> Iterator[ShardEntry]:
         if (self.root / FILE_NAME).exists():
-            yield from Manifest.load(self.root).shards
+            yield from Readable.load(self.root).shards
         for note in sorted(self.scratch.glob("*.shard.json")):
             # A note that cannot be read is no note: its shard is written again.
             with suppress(ValueError, RecursionError):
@@ -214,10 +215,27 @@ class Output:
         listed = self._write_index(index, schema, shards, per_part)
         manifest = job.manifest(shards, listed, index, fingerprint=self.fingerprint)
         manifest = replace(manifest, shards_per_part=per_part)
+        self._check_lost_parts(manifest)
         self._remove_unlisted(manifest)
         manifest.save(self.root, scratch=self.scratch)
         shutil.rmtree(self.scratch)
         return manifest
+
+    def _check_lost_parts(self, manifest: Manifest) -> None:
+        """Shards of a lost part are made again; what they were is known by the part's hash alone.
+
+        Raises:
+            DataError: they came out otherwise than before.
+        """
+        if not (self.root / FILE_NAME).exists():
+            return
+        made = {(part.path, part.rows): part.sha256 for part in manifest.parts}
+        for lost in Readable.load(self.root).lost:
+            if made.get((lost.path, lost.rows), lost.sha256) != lost.sha256:
+                raise DataError(
+                    f"{self.root / lost.path}: its shards come out otherwise than before, so the source has changed; "
+                    "--overwrite starts anew"
+                )
 
     def _write_index(
         self, index: pd.DataFrame, schema: pa.Schema, shards: Sequence[ShardEntry], per_part: int | None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from data_prep.errors import DataError, quoted
 from data_prep.shards import manifest_parts
@@ -243,6 +243,53 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+
+class Readable(NamedTuple):
+    """What can be read of a manifest, also while parts of it are missing or damaged."""
+
+    provenance: dict[str, Any]
+    shards: list[ShardEntry]
+    """The shards of the parts that can be read."""
+    lost: list[ShardEntry]
+    """The parts that cannot."""
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: Path | str, read: Callable[[ShardEntry], bytes]) -> Readable:
+        """As `Manifest.parse`, but a part that is missing or damaged costs only the shards that it lists.
+
+        Raises:
+            DataError: `manifest.json` itself cannot be used.
+        """
+        try:
+            whole = Manifest.parse(data, where=where, read=read)
+            return cls(whole.provenance, whole.shards, [])
+        except DataError:
+            top = _parsed(data, where)
+            if not isinstance(top, dict) or top.get("schema") != manifest_parts.SCHEMA:
+                raise
+            if type(top.get("provenance")) is not dict or type(top.get("parts")) is not list:
+                raise
+            shards, lost = [], []
+            for part in map(ShardEntry.from_json, top["parts"]):
+                try:
+                    listed = manifest_parts.join(top, [_parsed(_part(part, where, read), where)], where=where)
+                    shards += [ShardEntry.from_json(entry) for entry in listed["shards"]]
+                except ValueError:  # also where the file is larger than any reader takes
+                    lost.append(part)
+            if not lost:
+                raise
+            return cls(top["provenance"], shards, lost)
+
+    @classmethod
+    def load(cls, root: Path) -> Readable:
+        """As `parse`, of a shards folder on this machine."""
+        path = root / FILE_NAME
+        return cls.parse(
+            read_bounded(path, most=MAX_MANIFEST_BYTES),
+            where=path,
+            read=lambda part: read_bounded(root / part.path, most=MAX_MANIFEST_BYTES),
+        )
 
 
 def require_readable(size: int, *, shards: int, drives: int) -> None:

@@ -196,6 +196,38 @@ def test_a_damaged_or_missing_part_is_named(name, said, out):
         read_index(out)
 
 
+def test_what_a_lost_part_listed_is_made_again_and_nothing_else(source, out):
+    before = contents(out)
+    (out / PARTS[0]).unlink()
+    (out / PARTS[2]).write_bytes(b"damaged")
+    seen = []
+    prepare(config(source), out, resume=True, on_progress=lambda progress: seen.append(progress.units_done))
+    assert seen == [2, 3, 4, 5, 6]  # the part in the middle could be read
+    assert contents(out) == before
+
+
+def test_a_lost_part_whose_shards_come_out_otherwise_is_not_mended(source, out, tmp_path):
+    other = Path(shutil.copytree(source, tmp_path / source.name))
+    first, second, *_ = sorted(
+        (other / "center").iterdir(), key=lambda file: file.stat().st_size, reverse=True
+    )
+    first.write_bytes(second.read_bytes().ljust(first.stat().st_size, b"\0"))  # the plan knows sizes
+    for name in PARTS:
+        (out / name).unlink()
+    with pytest.raises(DataError, match=r"json: its shards come out otherwise than before"):
+        prepare(config(other), out, resume=True)
+
+
+def test_parts_of_another_plan_are_not_resumed_and_a_damaged_manifest_is_not_either(source, out):
+    (out / PARTS[0]).unlink()
+    with pytest.raises(DataError, match="another source, configuration"):
+        prepare(config(source, smoothing=1.0), out, resume=True)
+    top = json.loads((out / FILE_NAME).read_bytes())
+    (out / FILE_NAME).write_text(json.dumps(top | {"provenance": None}))
+    with pytest.raises(DataError, match="--overwrite"):
+        prepare(config(source), out, resume=True)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
