@@ -201,9 +201,9 @@ def _prepare_into_store(
         sending = Sent(work, url, job.fingerprint, output.root, output.scratch)
         _run(job, runner, sending, output, done, on_progress)
         manifest = output.commit(job, done)
-        if not publication.holds(manifest):
-            for entry in (*manifest.index, *manifest.parts):
-                publication.send(output.root, entry)
+        missing = publication.lacking(manifest)
+        for entry in (*manifest.index, *manifest.parts) if missing is None else missing:
+            publication.send(output.root, entry)
         publication.finish(manifest)
     shutil.rmtree(output.root, ignore_errors=True)
     return manifest

@@ -6,6 +6,7 @@ everything that it names lies too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,7 +17,14 @@ from typing import Any
 
 from data_prep.errors import DataError, OutputError, StoreError
 from data_prep.shards.atomic import sha256_of
-from data_prep.shards.manifest import FILE_NAME, FOLDER, Manifest, ShardEntry, canonical_json
+from data_prep.shards.manifest import (
+    FILE_NAME,
+    FOLDER,
+    Manifest,
+    Readable,
+    ShardEntry,
+    canonical_json,
+)
 from data_prep.stores import Store
 
 NOTES = ".published"
@@ -95,19 +103,33 @@ class Publication:
             f"{NOTES}/entry-{entry.sha256}-{Path(entry.path).name}", canonical_json(asdict(entry))
         )
 
-    def holds(self, manifest: Manifest) -> bool:
-        """Whether this very output lies there, whole.
+    def lacking(self, manifest: Manifest) -> list[ShardEntry] | None:
+        """The files that a finished publication of this very output has lost; None where none is finished.
+
+        Files are compared by size, parts of the manifest by hash, since nothing opens without them.
 
         Raises:
-            DataError: another one does.
+            DataError: another output lies there.
         """
-        with suppress(FileNotFoundError):
-            if self.store.read(FILE_NAME) == manifest.to_bytes():
-                return True
+        try:
+            found = self.store.read(FILE_NAME)
+        except FileNotFoundError:
+            return None
+        if found != manifest.to_bytes():
             raise DataError(
                 f"{self.store.url}: holds another output; publish to a new folder, or remove that one"
             )
-        return False
+        lying = self.store.listing()
+        lost = [
+            entry
+            for entry in manifest.files
+            if entry.path not in lying or lying[entry.path].bytes != entry.bytes
+        ]
+        return lost + [
+            part
+            for part in manifest.parts
+            if part not in lost and hashlib.sha256(self.store.read(part.path)).hexdigest() != part.sha256
+        ]
 
     def finish(self, manifest: Manifest) -> None:
         """Writes the manifest, and removes the notes."""
@@ -131,7 +153,7 @@ def publish(
     Args:
         root: the finished output.
         url: the folder, such as `s3://bucket/drives` or `file:///mnt/drives`: new, empty, unfinished, or
-            already the same output.
+            already the same output, of which files that are missing there are sent again.
         connections: files that are sent at the same time.
         on_progress: called with the number of files that are there, and of all.
 
@@ -142,11 +164,11 @@ def publish(
     """
     manifest = Manifest.load(root)
     publication = Publication(Store.open(url), _plan_of(manifest))
-    if publication.holds(manifest):
-        publication.store.remove(NOTES)
-        return
-    publication.begin()
-    _send_all(publication, root, manifest.files, connections, on_progress)
+    missing = publication.lacking(manifest)
+    if missing is None:
+        publication.begin()
+        missing = manifest.files
+    _send_all(publication, root, missing, connections, on_progress)
     publication.finish(manifest)
 
 
@@ -228,19 +250,26 @@ def sent_before(publication: Publication, *, resume: bool) -> Mapping[str, Shard
             source's files were changed since.
     """
     url = publication.store.url
-    finished: Manifest | None = None
+    finished: Readable | None = None
     with suppress(FileNotFoundError):
         store = publication.store
-        finished = Manifest.parse(
+        finished = Readable.parse(
             store.read(FILE_NAME), where=f"{url}/{FILE_NAME}", read=lambda part: store.read(part.path)
         )
-    begun = publication.is_begun() or (finished is not None and _plan_of(finished) == publication.plan)
+    begun = publication.is_begun() or (
+        finished is not None and finished.provenance.get("fingerprint") == publication.plan
+    )
     if begun and not resume:
         raise DataError(
             f"{url}: holds this output, finished or not; add --resume to continue, or choose a new folder"
         )
     if finished is not None and begun:
-        return {entry.path: entry for entry in finished.shards}
+        lying = publication.store.listing()
+        return {
+            entry.path: entry
+            for entry in finished.shards
+            if entry.path in lying and lying[entry.path].bytes == entry.bytes
+        }
     if finished is not None:
         raise DataError(f"{url}: holds another output; choose a new folder, or remove that one")
     if begun and not publication.is_of_these_files():

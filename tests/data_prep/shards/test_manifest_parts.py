@@ -20,6 +20,7 @@ from data_prep.shards.hdf5 import read_frames
 from data_prep.shards.manifest import FILE_NAME, Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.shards.verify import verify
+from data_prep.stores import Store
 from tests.data_prep import buckets
 from tests.data_prep.recordings import challenge
 from tests.data_prep.test_prepare import config, contents
@@ -297,4 +298,30 @@ def test_in_a_store_all_parts_are_read_and_shards_when_they_are_opened(source, o
         for name in bucket.names():
             bucket.remove(name)
         publish(out, bucket.url)
+        assert bucket.objects() == contents(out)
+
+
+@pytest.mark.parametrize("again", ["prepare", "publish"])
+def test_what_a_store_has_lost_of_a_finished_output_is_sent_again(again, source, out, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "cache"))
+    send, sent = Store.send, []
+    with buckets.memory() as bucket:
+        publish(out, bucket.url)
+        data = bucket.objects()[PARTS[0]]
+        bucket.write(PARTS[0], data.replace(b"drive", b"drivE", 1))
+        bucket.remove(PARTS[1])
+        bucket.remove(INDEX[2])
+        bucket.remove("shards/drive-00005.h5")
+        with pytest.raises(DataError, match="add --resume"):
+            prepare(config(source), bucket.url)
+        monkeypatch.setattr(
+            Store, "send", lambda self, file, name: (sent.append(name), send(self, file, name))
+        )
+        if again == "publish":
+            publish(out, bucket.url)
+            of_parts = []
+        else:
+            prepare(config(source), bucket.url, resume=True)
+            of_parts = [f"shards/drive-0000{number}.h5" for number in range(4)]
+        assert sorted(sent) == sorted([PARTS[0], PARTS[1], INDEX[2], "shards/drive-00005.h5", *of_parts])
         assert bucket.objects() == contents(out)
