@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from data_prep.errors import DataError, OutputError, StoreError
 from data_prep.shards.atomic import TEMPORARY, replacing
@@ -24,7 +24,9 @@ OUTGOING, VIEWS = "outgoing", "views"
 """Below the cache: where prep makes what it sends to a store, and where what was fetched lies. Nothing else there is
 ever removed."""
 _LOCKS = "locks"
-"""Below the cache: an empty file for each file that was fetched; a folder that was fetched has no others than its own."""
+"""Below the cache: a fixed number of empty files; a folder that was fetched has no others than its own."""
+_SLOTS = 4096
+"""Files and views share so many locks each. Two that share one wait for each other, or stay where they could go."""
 DEFAULT_CACHE_GB = 50.0
 KEY = re.compile("[0-9a-f]{16}")
 """The name of a folder below `views`."""
@@ -38,9 +40,9 @@ _HELD: dict[Path, IO[bytes]] = {}
 
 def cache_folder() -> Path:
     """Where fetched files lie: `DRIVING_XAI_CACHE`, or `driving-xai` in the user's folder of caches."""
-    told = os.environ.get("DRIVING_XAI_CACHE")
+    chosen = os.environ.get("DRIVING_XAI_CACHE")
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driving-xai"
-    return (Path(told) if told else usual).absolute()
+    return (Path(chosen) if chosen else usual).absolute()
 
 
 def cache_bytes() -> int:
@@ -66,8 +68,7 @@ def hold(root: Path) -> None:
     if root in _HELD:
         return
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        opened = _held_file(root).open("ab")
+        opened = _lock_file("view", root).open("ab")
     except OSError as error:
         raise _unwritable(error) from None
     with suppress(OSError):  # a file system without locks: what is in use may be fetched again
@@ -102,10 +103,7 @@ def kept(path: Path) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[bool]:
     try:
-        folder = cache_folder() / _LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
-        below = path.absolute().relative_to(cache_folder()).as_posix()
-        file = (folder / hashlib.sha256(below.encode()).hexdigest()[:32]).open("ab")
+        file = _lock_file("file", path).open("ab")
     except OSError as error:
         raise _unwritable(error) from None
     with file:
@@ -161,8 +159,21 @@ def _removed(root: Path, file: Path) -> bool:
         with suppress(OSError), alone(file, wait=False) as granted:
             if granted and not _is_recent(file):
                 file.unlink()
+                if is_free:
+                    _remove_empty_folders(file)
                 return True
     return False
+
+
+def _remove_empty_folders(file: Path) -> None:
+    """Removes those above a file, up to `views`; its view must be free."""
+    for folder in file.parents:
+        if folder == cache_folder() / VIEWS:
+            return
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something
+            return
 
 
 @contextmanager
@@ -171,7 +182,7 @@ def _unheld(root: Path) -> Iterator[bool]:
     if root in _HELD:
         yield False
         return
-    with _held_file(root).open("ab") as file:
+    with _lock_file("view", root).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -196,7 +207,7 @@ def _comes_again(root: Path, file: Path) -> bool:
 
 def _views() -> Iterator[Path]:
     for root in (cache_folder() / VIEWS).glob("*/*/*"):
-        if KEY.fullmatch(root.parts[-3]) and not root.name.startswith("."):
+        if KEY.fullmatch(root.parts[-3]):
             yield root
 
 
@@ -205,8 +216,13 @@ def _files(root: Path) -> Iterator[Path]:
     yield from (path for path in [root, *root.rglob("*")] if path.is_file())
 
 
-def _held_file(root: Path) -> Path:
-    return root.with_name(f".{root.name}.held")
+def _lock_file(kind: Literal["file", "view"], path: Path) -> Path:
+    """The file whose lock stands for a fetched file, or for a view; makes its folder."""
+    folder = cache_folder() / _LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    below = path.absolute().relative_to(cache_folder()).as_posix()
+    slot = int.from_bytes(hashlib.sha256(below.encode()).digest()[:8]) % _SLOTS
+    return folder / f"{kind}-{slot:04d}"
 
 
 def _unwritable(error: OSError) -> OutputError:

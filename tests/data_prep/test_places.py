@@ -383,3 +383,24 @@ def test_who_wants_a_view_waits_until_it_is_removed_and_then_fetches_it(bucket, 
             file.unlink()
     waiting.join(20)
     assert fetched(root) == {FILE_NAME, "index.parquet"}
+
+
+def test_what_is_removed_leaves_no_folder_and_all_files_share_a_few_locks(out, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_SLOTS", 2)
+    with buckets.memory() as bucket:
+        publish(out, bucket.url)
+        root = places.local(bucket.url)
+        for number in range(6):
+            read_frames(root / f"shards/drive-0000{number}.h5", 0, 5)
+        assert {file.name for file in (tmp_path / "cache/locks").iterdir()} <= {
+            f"{kind}-000{slot}" for kind in ("file", "view") for slot in range(2)
+        }
+        buckets.let_go()
+        monkeypatch.setattr(cache, "_RECENT_S", -1.0)
+        monkeypatch.setenv("DRIVING_XAI_CACHE_GB", "0.000001")
+        cache.make_room(1000)
+        assert not [*(tmp_path / "cache/views").iterdir()]
+        monkeypatch.delenv("DRIVING_XAI_CACHE_GB")
+        np.testing.assert_array_equal(read_frames(root / SHARD, 0, 5), read_frames(out / SHARD, 0, 5))
+        buckets.let_go()
