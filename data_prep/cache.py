@@ -24,7 +24,7 @@ OUTGOING, VIEWS = "outgoing", "views"
 """Below the cache: where prep makes what it sends to a store, and where what was fetched lies. Nothing else there is
 ever removed."""
 _LOCKS = "locks"
-"""Below the cache: a fixed number of empty files; a folder that was fetched has no others than its own."""
+"""Below the cache: a fixed number of empty files, and a count of bytes; a folder that was fetched has no others than its own."""
 _SLOTS = 4096
 """Files and views share so many locks each. Two that share one wait for each other, or stay where they could go."""
 DEFAULT_CACHE_GB = 50.0
@@ -32,6 +32,8 @@ KEY = re.compile("[0-9a-f]{16}")
 """The name of a folder below `views`."""
 _UNFINISHED_S = 3600.0
 """A temporary file that nobody has written to for so long was left by a process that is gone."""
+_SPARE = 0.05
+"""Share of the cache that is freed beyond what is needed, so that not every file that comes into a full one looks for room."""
 _RECENT_S = 5.0
 """What was opened so lately may be about to be read, and stays even where the cache is over its bound."""
 _HELD: dict[Path, IO[bytes]] = {}
@@ -142,13 +144,54 @@ def make_room(wanted: int) -> None:
             f"{cache_folder()}: {wanted / 1e9:.3g} GB are needed at once, the cache takes {bound / 1e9:.3g}; set "
             "DRIVING_XAI_CACHE_GB to more"
         )
-    found = [(root, file, file.stat()) for root in _views() for file in _files(root)]
-    excess = sum(about.st_size for _, _, about in found) + wanted - bound
+    with _counter() as counter:
+        count = counter.read()
+        lying = int(count) if count.isdigit() else bound
+        if lying + wanted > bound:
+            lying = _shrunk(bound - wanted, spare=int(_SPARE * bound))
+        counter.truncate(0)
+        with suppress(OSError):  # a full disk: next time files are looked at again
+            counter.write(str(lying + wanted).encode())
+
+
+@contextmanager
+def _counter() -> Iterator[IO[bytes]]:
+    """The file that says how many bytes lie in the cache, so that not every fetched file looks at all others.
+
+    It counts what processes are about to fetch, and not what else becomes of files: never too few.
+    """
+    try:
+        file = (_locks_folder() / "bytes").open("a+b", buffering=0)
+    except OSError as error:
+        raise _unwritable(error) from None
+    with file:
+        with suppress(OSError):  # without locks the bound is kept roughly
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        yield file
+
+
+def _shrunk(bound: int, *, spare: int) -> int:
+    """The bytes that lie in the cache, once what was read longest ago is removed where they were over a bound.
+
+    Args:
+        bound: the most that may stay.
+        spare: how much less than that stays where something must go.
+    """
+    found = []
+    for root in _views():
+        for file in _files(root):
+            with suppress(FileNotFoundError):  # a temporary file that has its name by now
+                found.append((root, file, file.stat()))
+    lying = sum(about.st_size for _, _, about in found)
+    if lying <= bound:
+        return lying
     for root, file, about in sorted(found, key=lambda each: each[2].st_atime):
-        if excess <= 0:
-            return
+        if lying <= bound - spare:
+            break
         if _removed(root, file):
-            excess -= about.st_size
+            lying -= about.st_size
+    return lying
 
 
 def _removed(root: Path, file: Path) -> bool:
@@ -217,12 +260,16 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _lock_file(kind: Literal["file", "view"], path: Path) -> Path:
-    """The file whose lock stands for a fetched file, or for a view; makes its folder."""
-    folder = cache_folder() / _LOCKS
-    folder.mkdir(parents=True, exist_ok=True)
+    """The file whose lock stands for a fetched file, or for a view."""
     below = path.absolute().relative_to(cache_folder()).as_posix()
     slot = int.from_bytes(hashlib.sha256(below.encode()).digest()[:8]) % _SLOTS
-    return folder / f"{kind}-{slot:04d}"
+    return _locks_folder() / f"{kind}-{slot:04d}"
+
+
+def _locks_folder() -> Path:
+    folder = cache_folder() / _LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _unwritable(error: OSError) -> OutputError:

@@ -393,7 +393,7 @@ def test_what_is_removed_leaves_no_folder_and_all_files_share_a_few_locks(out, t
         root = places.local(bucket.url)
         for number in range(6):
             read_frames(root / f"shards/drive-0000{number}.h5", 0, 5)
-        assert {file.name for file in (tmp_path / "cache/locks").iterdir()} <= {
+        assert {file.name for file in (tmp_path / "cache/locks").glob("*-*")} <= {
             f"{kind}-000{slot}" for kind in ("file", "view") for slot in range(2)
         }
         buckets.let_go()
@@ -404,3 +404,29 @@ def test_what_is_removed_leaves_no_folder_and_all_files_share_a_few_locks(out, t
         monkeypatch.delenv("DRIVING_XAI_CACHE_GB")
         np.testing.assert_array_equal(read_frames(root / SHARD, 0, 5), read_frames(out / SHARD, 0, 5))
         buckets.let_go()
+
+
+def test_the_cache_is_looked_through_only_when_it_may_be_full(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRIVING_XAI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DRIVING_XAI_CACHE_GB", "0.00001")
+    monkeypatch.setattr(cache, "_RECENT_S", -1.0)
+    folder = tmp_path / "cache/views/0123456789abcdef/memory:++bucket/drives"
+    looks, views = [], cache._views
+    monkeypatch.setattr(cache, "_views", lambda: looks.append(1) or views())
+
+    def fetch(number: int) -> int:
+        cache.make_room(1000)
+        with cache.writing(folder / f"{number}") as temporary:
+            temporary.write_bytes(bytes(1000))
+        os.utime(folder / f"{number}", (number, number))
+        return sum(file.stat().st_size for file in folder.iterdir())
+
+    assert [fetch(number) for number in range(10)] == [1000 * (number + 1) for number in range(10)]
+    assert len(looks) == 1  # nobody had counted
+    assert max(fetch(number) for number in range(10, 20)) <= 10_000
+    assert len(looks) < 8
+    assert not (folder / "9").exists()
+    assert (folder / "19").exists()
+    (tmp_path / "cache/locks/bytes").write_bytes(b"damaged")
+    assert fetch(20) <= 10_000
+    assert str(fetch(21)) == (tmp_path / "cache/locks/bytes").read_text()
