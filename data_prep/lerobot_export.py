@@ -166,8 +166,8 @@ class _Plan:
 
     @property
     def fingerprint(self) -> str:
-        told = [self.manifest.sha256, asdict(self.config), av.__version__]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        plan = [self.manifest.sha256, asdict(self.config), av.__version__]
+        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
 
 def _episodes(index: pd.DataFrame, shards: Path) -> list[_Episode]:

@@ -268,7 +268,8 @@ class Readable(NamedTuple):
             top = _parsed(data, where)
             if not isinstance(top, dict) or top.get("schema") != manifest_parts.SCHEMA:
                 raise
-            if type(top.get("provenance")) is not dict or type(top.get("parts")) is not list:
+            kinds = {"provenance": dict, "signals": dict, "parts": list}
+            if any(type(top.get(name)) is not kind for name, kind in kinds.items()):
                 raise
             shards, lost = [], []
             for part in map(ShardEntry.from_json, top["parts"]):

@@ -11,7 +11,7 @@ from typing import Any
 from data_prep.errors import DataError, quoted
 
 Content = dict[str, Any]
-"""Of a JSON file."""
+"""The object that a JSON file holds."""
 SCHEMA = "driving-xai-shards/2"
 FOLDER, INDEX_FOLDER = "manifest", "index"
 """Where the parts of the manifest and of the index lie, relative to `manifest.json`."""
@@ -74,14 +74,17 @@ def join(top: Content, parts: Iterable[object], *, where: object) -> Content:
         where: it lies, for messages.
 
     Raises:
-        DataError: a part is none, or they do not fit each other.
+        DataError: a part has other members than a part of a manifest, or parts do not fit each other.
     """
     whole = {name: value for name, value in top.items() if name not in _OWN}
     whole |= {"drives": [], "shards": [], "quality": {}, "signals": dict(top["signals"])}
     for number, part in enumerate(parts):
         members = {"drives": list, "shards": list, "quality": dict, "signals": dict}
         if not isinstance(part, dict) or part.keys() != {"schema", *members} or part["schema"] != SCHEMA:
-            raise DataError(f"{where}: part {number} is none; prepare again with --overwrite")
+            raise DataError(
+                f"{where}: part {number} is no part of a manifest (got {_form_of(part)}, expected keys "
+                f"{sorted({'schema', *members})}, schema {SCHEMA!r}); prepare again with --overwrite"
+            )
         wrong = [name for name, kind in members.items() if type(part[name]) is not kind]
         if wrong or any(type(value) is not dict for value in part["signals"].values()):
             raise DataError(
@@ -98,3 +101,10 @@ def join(top: Content, parts: Iterable[object], *, where: object) -> Content:
                 )
             whole["signals"][name] = of_drives | value
     return whole
+
+
+def _form_of(part: object) -> str:
+    """What a message says of a JSON value that should be a part."""
+    if not isinstance(part, dict):
+        return quoted(part)
+    return f"keys {quoted(sorted(part), most=200)}, schema {quoted(part.get('schema'))}"
