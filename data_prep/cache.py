@@ -26,7 +26,7 @@ ever removed."""
 _LOCKS = "locks"
 """Below the cache: a fixed number of empty files, and a count of bytes; a folder that was fetched has no others than its own."""
 _SLOTS = 4096
-"""Files and views share so many locks each. Two that share one wait for each other, or stay where they could go."""
+"""Files share so many locks, and so do views. Two that share one wait for each other, and neither goes while one is in use."""
 DEFAULT_CACHE_GB = 50.0
 KEY = re.compile("[0-9a-f]{16}")
 """The name of a folder below `views`."""
@@ -158,7 +158,8 @@ def make_room(wanted: int) -> None:
 def _counter() -> Iterator[IO[bytes]]:
     """The file that says how many bytes lie in the cache, so that not every fetched file looks at all others.
 
-    It counts what processes are about to fetch, and not what else becomes of files: never too few.
+    It counts what is about to be fetched, also where that fails, and forgets nothing that is removed by hand: rather
+    too much than too little, and right again once all files are looked at.
     """
     try:
         file = (_locks_folder() / "bytes").open("a+b", buffering=0)
