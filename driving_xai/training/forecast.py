@@ -31,7 +31,7 @@ class Forecast:
     epochs: int
     extent: Extent
     speed: Speed | None
-    """Of a few steps; None where they wait for work that a forecast does not do."""
+    """That of a few steps of the costliest epoch; None where they wait for work that a forecast does not do."""
     before_s: float
     """About how long the work before the first epoch takes; 0 where there is none."""
     memory_bytes: int
@@ -113,9 +113,12 @@ class _FewSteps(L.Callback):
 def _measured(module: RecipeModule, device: Device) -> Speed | None:
     if not module.plan().epochs:
         return None
+    epoch = module.costliest_epoch()
     trainer = trainer_of(
-        module, device, None, callbacks=[_FewSteps()], loggers=[], epochs=1, only_steps=_STEPS + 2
+        module, device, None, callbacks=[_FewSteps()], loggers=[], epochs=epoch + 1, only_steps=_STEPS + 2
     )
+    # Lightning's count of epochs done, which a resumed training sets too.
+    trainer.fit_loop.epoch_progress.current.processed = epoch
     with suppress(_EnoughError):
         fit_quietly(trainer, module, None)
     return module.times.ended()

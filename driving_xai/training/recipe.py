@@ -112,6 +112,10 @@ class RecipeModule(L.LightningModule):
     def extent(self) -> Extent:
         """What an epoch runs through."""
 
+    def costliest_epoch(self) -> int:
+        """The number of an epoch whose frames take the longest, counted from 0; epochs may differ."""
+        return 0
+
     @abstractmethod
     def current_model(self) -> nn.Module:
         """The model that a checkpoint would hold now."""

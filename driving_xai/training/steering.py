@@ -209,6 +209,10 @@ class SteeringModule(RecipeModule):
         train, val = (sum(map(len, kept)) for kept in (self.splits.train, self.splits.val))
         return Extent(train, f"frames in windows of {how.window}", how.batch_size, how.window, val)
 
+    def costliest_epoch(self) -> int:
+        """The first over windows, which run through the LSTM; of single frames only, the first of all."""
+        return self.how.frame_epochs if self.how.epochs else 0
+
     def on_fit_start(self) -> None:
         """Keeps the frames on the device, where they fit: a step then moves a few numbers and no pictures."""
         if self.features is not None:

@@ -27,7 +27,7 @@ from driving_xai.training.drive_features import FeatureWindows, drive_features
 from driving_xai.training.evaluation import walk
 from driving_xai.training.forecast import forecast
 from driving_xai.training.presets import preset, table_of
-from driving_xai.training.steering import MIRRORED, SteeringTraining, recipe, start_model, train
+from driving_xai.training.steering import MIRRORED, SteeringModule, SteeringTraining, recipe, start_model, train
 from driving_xai.unfinished import BEST, RESUME, load_saved
 
 HOW = SteeringTraining(
@@ -387,3 +387,19 @@ def test_a_forecast_of_a_frozen_encoder_computes_and_writes_no_features(shards, 
     whole = sum(each.numel() for each in start_model(frozen).parameters())
     trunk = sum(each.numel() for each in start_model(frozen).encoder.trunk.parameters())
     assert found.parameters == whole - trunk
+
+
+def test_a_forecast_measures_steps_over_windows_and_not_the_cheap_ones_before(
+    shards, tmp_path, monkeypatch
+) -> None:
+    lengths, step = [], SteeringModule.training_step
+
+    def recorded(module: SteeringModule, batch, batch_idx: int) -> torch.Tensor:
+        lengths.append(batch.target.shape[1])
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SteeringModule, "training_step", recorded)
+    found = forecast(recipe(shards, tmp_path / "out", HOW, device="cpu"), device="cpu")
+    assert set(lengths) == {HOW.window}
+    assert found.epochs == HOW.epochs + HOW.frame_epochs
+    assert found.speed is not None
