@@ -13,7 +13,7 @@ import torch
 
 from driving_xai.training.loop import fit_quietly, learnt, trainer_of
 from driving_xai.training.recipe import Device, Extent, Recipe, RecipeModule
-from driving_xai.training.throughput import Speed, StepTimes, stopwatch
+from driving_xai.training.throughput import Speed
 
 _STEPS, _ENOUGH_S = 3, 20.0
 """That are measured after the first, which warms up; once so much time has passed, what there is must do."""
@@ -107,7 +107,7 @@ class _FewSteps(L.Callback):
         if batch_idx > _STEPS or (batch_idx and late):
             raise _EnoughError
         if batch_idx == 1:
-            pl_module.times = StepTimes(stopwatch(pl_module.device))
+            pl_module.times.begin_again()
 
 
 def _measured(module: RecipeModule, device: Device) -> Speed | None:

@@ -108,6 +108,11 @@ class StepTimes:
         while len(self._waits) > _PENDING and self._watch.has_passed(self._waits[0][1]):
             self._take_in()
 
+    def begin_again(self) -> None:
+        """Forgets the steps so far; the wait for the next one's data, which began with the last one's end, counts."""
+        self._first, self._waited_s, self._frames = self._last, 0.0, 0
+        self._waits.clear()
+
     def ended(self) -> Speed | None:
         """What the epoch's steps came to; None of an epoch without any."""
         if not self._frames:
