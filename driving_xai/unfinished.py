@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ LAST, BEST, RECORDED = "last.ckpt", "best.ckpt", "config.json"
 FROZEN = "frozen.safetensors"
 """Inside it: the model before training, where only a part of it learns and is in the states."""
 KEPT = "kept_model"
-"""Of a state: its `Kept`."""
+"""Under this name a state has its `Kept`."""
 _PARTS: Mapping[str, type | tuple[type, ...]] = {
     "epoch": int,
     "global_step": int,
@@ -42,7 +43,7 @@ class Kept(NamedTuple):
     """Where a checkpoint's model lies in a training's state."""
 
     prefix: str
-    """Of its weights' names."""
+    """How the names of its weights begin."""
     becomes: str = ""
     """What the prefix is replaced by; with a part of a model, the others' weights are in `FROZEN`."""
 
@@ -52,17 +53,17 @@ class Unfinished:
     """A training that can be resumed."""
 
     kind: str
-    """Of the checkpoint that it will write."""
+    """The kind of checkpoint that it will write."""
     epoch: int
-    """Whole epochs that are kept."""
+    """How many whole epochs are kept."""
     epochs: int
-    """That it is to have."""
+    """How many epochs it is to have."""
     best_epoch: int | None
-    """That of the best weights, counted from 1; None before the first epoch ended."""
+    """The epoch of the best weights, counted from 1; None before the first epoch ended."""
     monitor: str | None
-    """What is best by; None where the last epoch counts."""
+    """The name of the metric that decides which epoch is best; None where the last one counts."""
     value: float | None
-    """Of the monitor, in that epoch."""
+    """The monitor's value in that epoch; None also where no epoch had a finite one."""
     best: Path | None
     """The file with these weights, a Lightning checkpoint."""
 
@@ -180,7 +181,8 @@ def _found(
             epochs=config["training"]["epochs"] + config["training"].get("frame_epochs", 0),
             best_epoch=None if best is None else best["epoch"] + 1,
             monitor=watched.get("monitor"),
-            value=None if score is None else float(score),
+            # Lightning keeps infinity of a monitor that was NaN, and JSON knows neither.
+            value=None if score is None or not math.isfinite(score) else float(score),
             best=None if best is None else folder / BEST,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

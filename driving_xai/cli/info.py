@@ -79,7 +79,8 @@ def _show_training(found: dict[str, Any]) -> list[str]:
         f"{found['path']}: unfinished training of kind {found['kind']}, {found['epoch']} of {found['epochs']} epochs kept"
     ]
     if found["best"] is not None:
-        by = "" if found["monitor"] is None else f", {found['monitor']} {found['value']:.4g}"
+        unrated = found["monitor"] is None or found["value"] is None
+        by = "" if unrated else f", {found['monitor']} {found['value']:.4g}"
         lines.append(
             f"  best so far  epoch {found['best_epoch']}{by}; explain, score and replay take its weights"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import driving_xai as dx
 from driving_xai import checkpoint, unfinished
 from driving_xai.errors import CheckpointError
 from driving_xai.unfinished import BEST, KEPT, LAST, RESUME
+from tests.driving_xai.cli.conftest import invoke
 from tests.driving_xai.training.test_loop import Interrupt, trained
 
 
@@ -40,6 +42,17 @@ def test_it_is_a_checkpoint_of_its_best_weights(stopped) -> None:
         "monitor": "val_loss",
         "value": pytest.approx(found.unfinished.value),
     }
+
+
+def test_a_validation_without_a_finite_value_is_said_without_one(stopped, tmp_path) -> None:
+    out = shutil.copytree(stopped, tmp_path / "out")
+    state = torch.load(out / RESUME / BEST, weights_only=True)
+    for kept in state["callbacks"].values():
+        kept["best_model_score"] = torch.tensor(float("inf"))  # As Lightning keeps NaN.
+    torch.save(state, out / RESUME / BEST)
+    assert unfinished.read(out).value is None
+    assert json.loads(invoke("info", out, "--json").stdout)["value"] is None
+    assert "best so far  epoch 1; explain" in invoke("info", out).stdout
 
 
 def test_a_notebook_is_warned(stopped) -> None:
