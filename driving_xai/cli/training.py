@@ -80,17 +80,22 @@ def heat_pictures(logger: str, method: str | None, every: int) -> tuple[L.Callba
     """What logs sample frames with heat, where that is asked for and there is a log that takes pictures.
 
     Raises:
-        SettingsError: no method has that name.
+        SettingsError: no method has that name, or heat is asked for and nothing would show it.
         OptionError: the logger is not installed.
     """
     from driving_xai.training.heat_pictures import HeatPictures
     from driving_xai.training.logs import require_logger
 
     require_logger(logger)
+    if method not in (None, "none"):
+        listing.require_known("methods", (method,))
+        if not every or logger == "none":
+            reason = "--logger none" if logger == "none" else "--heat-every 0"
+            raise console.SettingsError(
+                f"--heat {method} with {reason}, which shows none; leave one of them out"
+            )
     if method == "none" or not every or logger == "none":
         return ()
-    if method is not None:
-        listing.require_known("methods", (method,))
     return (HeatPictures(method=method, every=every),)
 
 

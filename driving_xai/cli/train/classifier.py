@@ -89,9 +89,9 @@ def classifier(
             raise console.SettingsError(
                 f"--devices {devices}, but {network} trains on kept features in one process; leave it out"
             )
-        if logger != "tensorboard" or heat is not None:
+        if (logger, heat, heat_every) != ("tensorboard", None, 5):
             raise console.SettingsError(
-                f"--logger and --heat: {network} trains on kept features and logs nothing"
+                f"--logger, --heat or --heat-every: {network} trains on kept features and logs nothing; leave them out"
             )
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         options = {f"{stage}.{name}": value for name, value in given.items() for stage in _STAGES}
