@@ -62,6 +62,7 @@ from driving_xai.training.recipe import (
     Recipe,
     RecipeModule,
     mix,
+    on_device,
     spread,
 )
 from driving_xai.training.schedules import rate_share
@@ -354,10 +355,10 @@ def recipe(
         return ActionModule(model, frozen, images, how, splits).train()
 
     def before() -> tuple[ActionModule, float]:
-        seconds = _features_s(model, images, how, _on(device))
+        seconds = _features_s(model, images, how, on_device(device))
         return ActionModule(model, MirroredFrames(images=images), images, how, splits), seconds
 
-    return Recipe(config=config, build=build, before=None if how.tune == "all" else before)
+    return Recipe(config=config, model=model, build=build, before=None if how.tune == "all" else before)
 
 
 def _keep_whole(model: ActionModel, out: Path) -> None:
@@ -426,10 +427,6 @@ def _split(images: LabelledImages, held_out: FoldOut) -> _Splits:
     return splits
 
 
-def _on(device: Device) -> Literal["cpu", "cuda"]:
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def _features(
     model: ActionModel,
     images: LabelledImages,
@@ -444,7 +441,7 @@ def _features(
         folder,
         mirrored=how.flip != "none",
         precision=how.feature_precision,
-        device=_on(device),
+        device=on_device(device),
         on_progress=on_features,
     )
     model.to("cpu")

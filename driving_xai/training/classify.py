@@ -174,7 +174,7 @@ def recipe(
     elif how.model.normalisation == "images":
         _standardise(model, images, rows)
     module = ClassifierModule(model, how, images, labels)
-    return Recipe(config=config, build=lambda: module)
+    return Recipe(config=config, model=model, build=lambda: module)
 
 
 def train_on_shards(

@@ -352,7 +352,7 @@ def recipe(shards: Path, how: DinoTraining) -> Recipe:
     teacher.load_state_dict(student.state_dict())
     module = DinoModule(student, teacher, images, how)
     module.steps_per_epoch()
-    return Recipe(config=config, build=lambda: module)
+    return Recipe(config=config, model=teacher, build=lambda: module)
 
 
 def _first_backbone(how: DinoTraining) -> Any:

@@ -12,13 +12,13 @@ import lightning as L
 import torch
 
 from driving_xai.training.loop import fit_quietly, learnt, trainer_of
-from driving_xai.training.recipe import Device, Extent, Recipe, RecipeModule
+from driving_xai.training.recipe import Device, Extent, Recipe, RecipeModule, on_device
 from driving_xai.training.throughput import Speed
 
 _STEPS, _ENOUGH_S = 3, 20.0
-"""That are measured after the first, which warms up; once so much time has passed, what there is must do."""
+"""How many steps are measured after the first, which warms up; fewer where so much time has passed."""
 _VALIDATION_SHARE = 1 / 3
-"""Of the time of a frame that is learnt from: a forward pass without the two of its gradient."""
+"""The time of a validated frame as a share of a learnt one's: a forward pass without the two of its gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Forecast:
     """A training that was not run."""
 
     parameters: int
-    """That change."""
+    """How many parameters change."""
     device: str
     epochs: int
     extent: Extent
@@ -66,7 +66,7 @@ def forecast(recipe: Recipe, *, device: Device) -> Forecast:
     Raises:
         Whatever the training would at its start.
     """
-    if torch.cuda.is_available():
+    if on_device(device) == "cuda":
         torch.cuda.reset_peak_memory_stats()
     if recipe.before is not None:
         module, before_s = recipe.before()
@@ -74,11 +74,11 @@ def forecast(recipe: Recipe, *, device: Device) -> Forecast:
     else:
         module, before_s = recipe.build(), 0.0
         speed = _measured(module, device)
-    on_cuda = device != "cpu" and torch.cuda.is_available()
-    used = torch.cuda.max_memory_allocated() if on_cuda else _most_resident_bytes()
+    on = on_device(device)
+    used = torch.cuda.max_memory_allocated() if on == "cuda" else _most_resident_bytes()
     return Forecast(
         parameters=learnt(module),
-        device="cuda" if on_cuda else "cpu",
+        device=on,
         epochs=module.plan().epochs,
         extent=module.extent(),
         speed=speed,

@@ -29,7 +29,7 @@ from driving_xai import checkpoint
 from driving_xai.errors import CheckpointError
 from driving_xai.training.logs import LoggerName, Progress, loggers
 from driving_xai.training.processes import placement, rank
-from driving_xai.training.recipe import Best, Device, Recipe, RecipeModule
+from driving_xai.training.recipe import Best, Device, ModelCheck, Recipe, RecipeModule, on_device
 from driving_xai.training.state import Start, WholeCheckpoints, begun, load_weights
 from driving_xai.unfinished import BEST, LAST, RESUME, load_saved
 
@@ -63,6 +63,9 @@ def train_to_checkpoint(
     Raises:
         CheckpointError: `resume` without a run or with another configuration.
     """
+    for callback in callbacks:
+        if isinstance(callback, ModelCheck):
+            callback.check(recipe.model)
     with begun(out, recipe.config, resume) as start:
         module = recipe.build()
         trainer = run(
@@ -124,7 +127,7 @@ def trainer_of(
         only_steps: at most so many in an epoch, without validation or files; None is all of a training.
     """
     plan = module.plan()
-    on_cuda = device != "cpu" and torch.cuda.is_available()
+    on_cuda = on_device(device) == "cuda"
     where = placement(devices)
     if on_cuda and where.devices > torch.cuda.device_count():
         raise ValueError(

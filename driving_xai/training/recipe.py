@@ -25,6 +25,11 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32", "bf16"]
 
 
+def on_device(device: Device) -> Literal["cpu", "cuda"]:
+    """Where a training computes: `auto` is CUDA where there is one."""
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Best:
     """Which epoch's weights are kept, and when a training that no longer improves stops."""
@@ -41,19 +46,19 @@ class Extent(NamedTuple):
     """What an epoch runs through."""
 
     frames: int
-    """That are learnt from."""
+    """How many frames are learnt from."""
     unit: str
-    """What they are, in the plural."""
+    """The word for these frames, in the plural."""
     a_step: int
-    """Examples of a step, over all processes."""
+    """How many examples a step takes, over all processes."""
     frames_each: int = 1
-    """Of an example: more than 1 of windows."""
+    """How many frames an example has: more than 1 where it is a window."""
     validated: int = 0
-    """Frames that are validated on after each epoch."""
+    """How many frames are validated on after each epoch."""
 
     @property
     def steps(self) -> int:
-        """Of an epoch, about."""
+        """About how many steps an epoch has."""
         return max(1, math.ceil(self.frames / (self.a_step * self.frames_each)))
 
     def __str__(self) -> str:
@@ -75,12 +80,26 @@ class Plan:
     """Lightning's name for how processes work together; auto is distributed data parallel."""
 
 
+class ModelCheck(L.Callback):
+    """A callback that does not fit every model, and says so before a training spends time on one."""
+
+    @abstractmethod
+    def check(self, model: nn.Module) -> None:
+        """Refuses a model, which is as it begins, on the CPU.
+
+        Raises:
+            UnsupportedModelError: it lacks what the callback needs.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a recipe hands to the loop: its data are read and its settings checked, and nothing is written yet."""
 
     config: Mapping[str, Any]
     """The config.json of the trained model, less its schema."""
+    model: nn.Module
+    """What a checkpoint will hold, before it is trained."""
     build: Callable[[], RecipeModule]
     """Called once OUT is this run's alone."""
     before: Callable[[], tuple[RecipeModule, float]] | None = None
@@ -92,13 +111,13 @@ class RecipeModule(L.LightningModule):
     """What every recipe's module shares: rates by epoch, draws by step, its process's part of a batch."""
 
     seed: int
-    """Of the recipe's configuration."""
+    """The seed in the recipe's configuration."""
     leaves_parameters_out = False
     """Whether a step may not reach every parameter; processes that train together must know."""
     kept: Kept
     """Where the model that a checkpoint will hold lies among this module's weights."""
     speed: Speed | None = None
-    """Of the last epoch that ran."""
+    """How fast the last epoch was; None before one has ended."""
 
     @abstractmethod
     def plan(self) -> Plan:

@@ -56,6 +56,7 @@ from driving_xai.training.recipe import (
     Recipe,
     RecipeModule,
     mix,
+    on_device,
     spread,
 )
 from driving_xai.training.schedules import decayed, rate_share
@@ -108,7 +109,7 @@ class SteeringTraining(Checked):
     """auto is bf16 on CUDA, where the sign path keeps fp32 softmax, and fp32 on a CPU."""
     seed: Seed = 0
     workers: Count = 0
-    """Processes that load windows."""
+    """Processes that load windows, where the frames do not fit `keep_mib`; frames on the device need none."""
     keep_mib: Count = 2048
     """Of decoded frames that may stay in memory, in each process: on the device where all fit, else as they are read."""
 
@@ -426,7 +427,7 @@ def recipe(
     if how.epochs:
         _windows(route, splits.train, how.window)
 
-    on = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    on = on_device(device)
 
     def build() -> SteeringModule:
         kept = None
@@ -447,7 +448,7 @@ def recipe(
         seconds = features_s(model, route, mirrored=how.augmentation.flip, device=on)
         return SteeringModule(model.train(), how, route, splits), seconds
 
-    return Recipe(config=config, build=build, before=before if how.tune == "head" else None)
+    return Recipe(config=config, model=model, build=build, before=before if how.tune == "head" else None)
 
 
 def _windows(route: Route, kept: list[Run], length: int) -> Windows:

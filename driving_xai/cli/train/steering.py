@@ -18,7 +18,6 @@ from driving_xai.cli.options import (
     Heat,
     HeatEvery,
     Json,
-    LoaderWorkers,
     Logger,
     ModelOut,
     PresetName,
@@ -76,7 +75,12 @@ def steering(
         float | None, typer.Option(help="In the epochs over windows. [default: 0.0001]")
     ] = None,
     seed: Seed = None,
-    workers: LoaderWorkers = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Processes that load data, where the frames do not fit keep_mib. [default: 0]"
+        ),
+    ] = None,
     encoder_from: Annotated[
         Path | None,
         typer.Option(

@@ -7,15 +7,18 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from driving_xai.errors import OptionError, UnsupportedModelError
-from driving_xai.training import logs
+from driving_xai.training import classify, logs
 from driving_xai.training.classify import ClassifierTraining, train
 from driving_xai.training.heat_pictures import HeatPictures
 from driving_xai.training.logs import LoggerName, Progress, loggers
+from driving_xai.training.loop import train_to_checkpoint
+from driving_xai.training.recipe import RecipeModule
 from tests.driving_xai.training import together
 from tests.driving_xai.training.pictures import Pictures
 
@@ -41,10 +44,26 @@ def test_frames_with_heat_are_logged_and_change_nothing(tmp_path) -> None:
     assert all(float(row["frames_per_s"]) > 0 for row in rows if row["train_loss"])
 
 
-def test_a_method_that_the_model_lacks_is_refused_before_the_first_step(tmp_path) -> None:
+def test_a_training_that_stops_early_has_pictures_of_its_last_epoch(tmp_path) -> None:
+    class Stop(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            trainer.should_stop = True
+
+    trained(tmp_path, replace(HOW, epochs=9), callbacks=(HeatPictures(every=5), Stop()))
+    events = EventAccumulator(str(tmp_path / "logs/version_0"), size_guidance={"images": 0}).Reload()
+    assert [picture.step for picture in events.Images("heat/0")] == [7]
+
+
+def test_a_method_that_the_model_lacks_is_refused_before_anything_is_computed_or_written(tmp_path) -> None:
+    def features_for_hours() -> RecipeModule:
+        raise AssertionError("built")
+
+    recipe = replace(classify.recipe(Pictures(), HOW, data={}), build=features_for_hours)
+    heat = (HeatPictures(method="sign-attention"),)
+    options = {"device": "cpu", "devices": None, "resume": False, "logger": "none"}
     with pytest.raises(UnsupportedModelError):
-        trained(tmp_path, callbacks=(HeatPictures(method="sign-attention"),))
-    assert not (tmp_path / "resume/last.ckpt").exists()
+        train_to_checkpoint(recipe, tmp_path / "out", callbacks=heat, **options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

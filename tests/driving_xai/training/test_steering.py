@@ -27,7 +27,14 @@ from driving_xai.training.drive_features import FeatureWindows, drive_features
 from driving_xai.training.evaluation import walk
 from driving_xai.training.forecast import forecast
 from driving_xai.training.presets import preset, table_of
-from driving_xai.training.steering import MIRRORED, SteeringModule, SteeringTraining, recipe, start_model, train
+from driving_xai.training.steering import (
+    MIRRORED,
+    SteeringModule,
+    SteeringTraining,
+    recipe,
+    start_model,
+    train,
+)
 from driving_xai.unfinished import BEST, RESUME, load_saved
 
 HOW = SteeringTraining(
