@@ -16,11 +16,14 @@ from torch.utils.data import Dataset
 
 from data_prep.schema import Vehicle
 from data_prep.shards.atomic import sha256_of
-from data_prep.shards.hdf5 import read_causes, read_frames
+from data_prep.shards.hdf5 import FRAMES_PER_CHUNK, read_causes, read_frames
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.parquet import read_index
 from data_prep.signals import steering_wheel_rad
 from driving_xai.errors import DataError
+
+_PIECE = 5 * FRAMES_PER_CHUNK
+"""How many frames of a shard are read at a time where all are wanted."""
 
 
 def degrees_per_unit(speed_mps: np.ndarray, vehicle: Vehicle) -> np.ndarray:
@@ -86,6 +89,11 @@ class Route:
         stacked = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
+    def pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Rows that follow one another, cut so that little is read at a time and no chunk of a shard twice."""
+        number, shard = self._row[rows] // _PIECE, self._shards[rows]
+        return np.split(rows, np.flatnonzero((np.diff(number) != 0) | (shard[1:] != shard[:-1])) + 1)
+
     def forget(self) -> None:
         """Lets go of the frames that stay in memory, and keeps none from now on."""
         self._kept, self._room = {}, 0
@@ -139,9 +147,9 @@ class DeviceFrames:
         channels, height, width = first.shape[1:]
         # With colours last, as they are read: rounding further on depends on the order in memory.
         self._frames = torch.empty(len(rows), height, width, channels, dtype=torch.uint8, device=device)
-        for run in runs:
-            start = int(self._place[run.rows[0]])
-            self._frames[start : start + len(run)] = route.frames(run.rows).permute(0, 2, 3, 1).to(device)
+        for piece in (piece for run in runs for piece in route.pieces(run.rows)):
+            start = int(self._place[piece[0]])
+            self._frames[start : start + len(piece)] = route.frames(piece).permute(0, 2, 3, 1).to(device)
 
     def places(self, rows: np.ndarray) -> Int64[Tensor, "..."]:
         """Where frames of these rows are; on the CPU."""

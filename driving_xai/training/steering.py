@@ -223,8 +223,8 @@ class SteeringModule(RecipeModule):
         if self.device.type == "cuda":
             room = min(room, torch.cuda.mem_get_info(self.device)[0] // 2)
         if sum(map(len, used)) * 3 * self.model.config.height * self.model.config.width <= room:
+            self.route.forget()  # Before they are read, or memory would hold them twice.
             self.on_device = DeviceFrames(self.route, used, self.device)
-            self.route.forget()
 
     def train_dataloader(self) -> DataLoader[Window] | DataLoader[Placed]:
         how, epoch = self.how, self.trainer.current_epoch

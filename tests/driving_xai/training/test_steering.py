@@ -16,6 +16,7 @@ from data_prep.prepare import PrepConfig, prepare
 from data_prep.shards.atomic import sha256_of
 from data_prep.shards.manifest import Manifest
 from driving_xai import checkpoint
+from driving_xai.data import drives
 from driving_xai.data.drives import Route, open_index, runs, vehicle_of
 from driving_xai.data.splits import HoldOut
 from driving_xai.errors import CheckpointError, DataError
@@ -410,3 +411,25 @@ def test_a_forecast_measures_steps_over_windows_and_not_the_cheap_ones_before(
     assert set(lengths) == {HOW.window}
     assert found.epochs == HOW.epochs + HOW.frame_epochs
     assert found.speed is not None
+
+
+def test_frames_go_to_the_device_in_small_pieces_and_lie_in_memory_once(
+    shards, tmp_path, monkeypatch
+) -> None:
+    module = recipe(shards, tmp_path / "out", HOW, device="cpu").build()
+    assert isinstance(module, SteeringModule)
+    used = [*module.splits.train, *module.splits.val]
+    wanted = torch.cat([module.route.frames(run.rows) for run in used])
+    read, real, lengths = [], drives.read_frames, drives.shard_lengths(module.route.index)
+
+    def recorded(path: Path, start: int, stop: int) -> np.ndarray:
+        read.append(stop - start)
+        return real(path, start, stop)
+
+    monkeypatch.setattr(drives, "read_frames", recorded)
+    monkeypatch.setattr(drives, "_PIECE", 40)
+    module.on_fit_start()
+    assert max(read) <= 40 < max(lengths.values()), "no whole shard, though there is room to keep it"
+    assert sum(read) == len(wanted) + 1, "each frame once, and one for the size"
+    assert module.on_device is not None
+    assert torch.equal(module.on_device.read(np.concatenate([run.rows for run in used])), wanted)
