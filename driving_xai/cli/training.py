@@ -64,8 +64,10 @@ def show_forecast(
 
 def _how_long(found: Forecast) -> str:
     if found.speed is None:
-        if not found.before_s:
+        if not found.epochs:
             return "Nothing is to be trained"
+        if not found.before_s:
+            return "The features of all images are kept already; epochs on them are short"
         return (
             f"First the features of all images are computed, about {console.duration(found.before_s)} by two of them "
             "here; epochs on kept features are short"

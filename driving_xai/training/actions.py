@@ -5,7 +5,6 @@ Training is a pure function of the shards, the configuration and the seed; see `
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from driving_xai.training.action_inputs import (
     MirroredFrames,
     OnProgress,
     frozen_features,
+    frozen_features_s,
 )
 from driving_xai.training.augment import Augmentation, augment
 from driving_xai.training.logs import LoggerName
@@ -355,7 +355,14 @@ def recipe(
         return ActionModule(model, frozen, images, how, splits).train()
 
     def before() -> tuple[ActionModule, float]:
-        seconds = _features_s(model, images, how, on_device(device))
+        seconds = frozen_features_s(
+            model,
+            images,
+            features or out / "features",
+            mirrored=how.flip != "none",
+            precision=how.feature_precision,
+            device=on_device(device),
+        )
         return ActionModule(model, MirroredFrames(images=images), images, how, splits), seconds
 
     return Recipe(config=config, model=model, build=build, before=None if how.tune == "all" else before)
@@ -446,19 +453,6 @@ def _features(
     )
     model.to("cpu")
     return found
-
-
-@torch.no_grad()
-def _features_s(
-    model: ActionModel, images: LabelledImages, how: ActionTraining, device: Literal["cpu", "cuda"]
-) -> float:
-    """About how many seconds the features of all images take, by those of a few."""
-    rows = np.arange(min(len(images), 2))
-    model.to(device).features(images.frames(rows[:1]).to(device))  # Warms up.
-    begun = time.perf_counter()
-    model.features(images.frames(rows).to(device)).cpu()
-    each_s = (time.perf_counter() - begun) / len(rows)
-    return each_s * len(images) * (1 if how.flip == "none" else 2)
 
 
 def _judge(module: ActionModule) -> pd.DataFrame:

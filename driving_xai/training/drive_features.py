@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from driving_xai.training.feature_cache import (
     Precision,
     ReadImages,
     cached_features,
+    features_file,
+    features_s,
     plain_and_mirrored,
 )
 from driving_xai.types import Frames
@@ -99,7 +100,6 @@ def drive_features(
     """
     assert isinstance(model.encoder, TimmEncoder)
     network = _FrozenPart(model.to(device), model.encoder).eval()
-    config = model.config
 
     def cached(name: str, read: ReadImages) -> FeatureCache:
         return cached_features(
@@ -108,7 +108,7 @@ def drive_features(
             read,
             len(route.index),
             source=f"{source}, {name}",
-            architecture={"encoder": config.encoder, "stride": config.stride},
+            architecture=_architecture(model),
             precision=precision,
             batch_size=8,
             device=device,
@@ -119,14 +119,32 @@ def drive_features(
     return DriveFeatures(plain=plain, mirrored=turned, grid=model.grid)
 
 
-def features_s(model: SteeringModel, route: Route, *, mirrored: bool, device: str | torch.device) -> float:
-    """About how many seconds `drive_features` takes, by two frames; nothing is kept."""
+def drive_features_s(
+    model: SteeringModel,
+    route: Route,
+    folder: Path,
+    *,
+    source: str,
+    mirrored: bool,
+    precision: Precision,
+    device: str | torch.device,
+) -> float:
+    """About how many seconds `drive_features` takes with these arguments; nothing is kept."""
     assert isinstance(model.encoder, TimmEncoder)
     network = _FrozenPart(model.to(device), model.encoder).eval()
-    with torch.inference_mode():
-        frames = route.frames(np.arange(min(len(route.index), 2))).to(device).float() / 255
-        network(frames[:1])  # Warms up.
-        begun = time.perf_counter()
-        network(frames).cpu()
-    each_s = (time.perf_counter() - begun) / len(frames)
-    return each_s * len(route.index) * (2 if mirrored else 1)
+    count, architecture, seconds = len(route.index), _architecture(model), 0.0
+    for name in ("plain", "mirrored") if mirrored else ("plain",):
+        file = features_file(
+            folder,
+            network,
+            count,
+            source=f"{source}, {name}",
+            architecture=architecture,
+            precision=precision,
+        )
+        seconds += features_s(file, network, route.frames, count, device=device)
+    return seconds
+
+
+def _architecture(model: SteeringModel) -> dict[str, object]:
+    return {"encoder": model.config.encoder, "stride": model.config.stride}

@@ -7,6 +7,7 @@ of every run: one pass for each image replaces hundreds.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,15 @@ def cached_features(
     """
     if network.training:
         raise ValueError(f"{type(network).__name__} is in training mode; call eval() on it first")
-    key = {
-        "source": source,
-        "count": count,
-        "network": network_sha256(network, architecture, unused=unused),
-        "precision": precision,
-    }
-    path = folder / f"features-{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.npy"
+    path = features_file(
+        folder,
+        network,
+        count,
+        source=source,
+        architecture=architecture,
+        unused=unused,
+        precision=precision,
+    )
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder, whose="ended")
@@ -117,6 +120,47 @@ def cached_features(
     if cells.ndim != 3 or len(cells) != count or cells.dtype != _DTYPES[precision]:
         raise DataError(f"{path}: holds {cells.dtype} {cells.shape}, expected {count} maps; delete it")
     return FeatureCache(path=path, cells=cells)
+
+
+def features_file(
+    folder: Path,
+    network: nn.Module,
+    count: int,
+    *,
+    source: str,
+    architecture: Mapping[str, Any],
+    unused: tuple[str, ...] = (),
+    precision: Precision = "fp32",
+) -> Path:
+    """Where `cached_features` keeps the features of these images, or will; see there for the arguments."""
+    key = {
+        "source": source,
+        "count": count,
+        "network": network_sha256(network, architecture, unused=unused),
+        "precision": precision,
+    }
+    return folder / f"features-{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.npy"
+
+
+@torch.no_grad()
+def features_s(
+    file: Path, network: nn.Module, read: ReadImages, count: int, *, device: str | torch.device
+) -> float:
+    """About how many seconds `cached_features` takes, by two images; 0 where the file is there. Nothing is kept.
+
+    Args:
+        file: that of `features_file`.
+        network: goes to `device` and stays there.
+    """
+    if file.exists():
+        return 0.0
+    frames = as_frames(read(np.arange(min(count, 2)))).to(device)
+    network.to(device)(frames[:1])  # Warms up.
+    if frames.is_cuda:
+        torch.cuda.synchronize(frames.device)
+    begun = time.perf_counter()
+    network(frames).cpu()
+    return (time.perf_counter() - begun) / len(frames) * count
 
 
 def plain_and_mirrored(

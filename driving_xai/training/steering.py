@@ -41,7 +41,12 @@ from driving_xai.models.backbone import fetched_name
 from driving_xai.models.steering import SteeringConfig, SteeringModel, rgb_to_hsv
 from driving_xai.models.steering_encoders import TimmEncoder
 from driving_xai.training.augment import Augmentation, augment
-from driving_xai.training.drive_features import DriveFeatures, FeatureWindows, drive_features, features_s
+from driving_xai.training.drive_features import (
+    DriveFeatures,
+    FeatureWindows,
+    drive_features,
+    drive_features_s,
+)
 from driving_xai.training.evaluation import mae_deg, trivial_maes_deg, walk
 from driving_xai.training.logs import LoggerName
 from driving_xai.training.loop import describe as describe_training
@@ -445,7 +450,15 @@ def recipe(
         return SteeringModule(model.train(), how, route, splits, kept)
 
     def before() -> tuple[SteeringModule, float]:
-        seconds = features_s(model, route, mirrored=how.augmentation.flip, device=on)
+        seconds = drive_features_s(
+            model,
+            route,
+            features or out / "features",
+            source=manifest.sha256,
+            mirrored=how.augmentation.flip,
+            precision=how.feature_precision,
+            device=on,
+        )
         return SteeringModule(model.train(), how, route, splits), seconds
 
     return Recipe(config=config, model=model, build=build, before=before if how.tune == "head" else None)

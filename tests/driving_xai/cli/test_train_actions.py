@@ -103,6 +103,15 @@ def test_a_dry_run_writes_nothing(run, scenes, tmp_path) -> None:
         assert not out.exists()
 
 
+def test_a_dry_run_says_which_features_are_kept_already(run, scenes, tmp_path) -> None:
+    line = ["train", "actions", scenes / "shards", tmp_path / "m", "--config", scenes / "recipe.toml"]
+    first = run(*line, "--dry-run", "--device", "cpu")
+    assert "First the features of all images are computed" in first.stdout
+    assert run(*line, "--device", "cpu").exit_code == 0
+    again = run(*line, "--dry-run", "--device", "cpu")
+    assert "The features of all images are kept already" in again.stdout
+
+
 def test_one_augmentation_needs_no_word_of_the_others(run, scenes, tmp_path) -> None:
     line = ["train", "actions", scenes / "shards", tmp_path / "out", "--tune", "all", "--dry-run", "--json"]
     line += ["--config", scenes / "recipe.toml", "--device", "cpu"]

@@ -397,6 +397,12 @@ def test_a_forecast_of_a_frozen_encoder_computes_and_writes_no_features(shards, 
     assert found.parameters == whole - trunk
 
 
+def test_a_forecast_knows_which_features_are_kept_already(shards, frozen, on_features) -> None:
+    assert forecast(recipe(shards, on_features, frozen, device="cpu"), device="cpu").before_s == 0
+    other = replace(frozen, feature_precision="fp16" if frozen.feature_precision == "fp32" else "fp32")
+    assert forecast(recipe(shards, on_features, other, device="cpu"), device="cpu").before_s > 0
+
+
 def test_a_forecast_measures_steps_over_windows_and_not_the_cheap_ones_before(
     shards, tmp_path, monkeypatch
 ) -> None:
