@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from data_prep.values import Checked, Gt, PositiveCount
+from data_prep.values import Checked, Count, Gt, PositiveCount
 from driving_xai.data.images import ImageSet, classes_of
 from driving_xai.errors import DataError, UnsupportedModelError
 from driving_xai.models.capabilities import device_of, feature_map_of, network_of, outputs_of
@@ -33,6 +33,8 @@ class AttentionTraining(Checked):
     epochs: PositiveCount = 10
     batch_size: PositiveCount = 64
     learning_rate: Annotated[float, Gt(0)] = 1e-3
+    keep_mib: Count = 2048
+    """Of feature maps that may stay on the device; where all take more, each batch's are computed again."""
 
 
 def train_attention(
@@ -46,7 +48,7 @@ def train_attention(
 ) -> ChannelSpatialAttention:
     """Trains a block between the last feature map and the pooled linear head; nothing else changes.
 
-    The feature maps are computed once. This is option B of attention-guided CAM.
+    The feature maps are computed once, where they fit `keep_mib`. This is option B of attention-guided CAM.
 
     Args:
         model: in eval mode, with a head that reads the mean of its last feature map.
@@ -62,21 +64,56 @@ def train_attention(
     Source: An and Joe 2022, section 3.2; Woo et al. 2018.
     """
     found, head = pooled_head(model, images.frames(rows[:1]).to(device_of(model)))
-    maps = torch.cat([_maps(model, images.frames(part), found) for part in _parts(rows, how.batch_size)])
+    first = _maps(model, images.frames(rows[:1]), found)
+    kept = _kept_maps(model, images, rows, found, first, how)
     torch.manual_seed(seed)
-    block = ChannelSpatialAttention(maps.shape[1], reduction=how.reduction, parts=how.parts).to(maps.device)
+    block = ChannelSpatialAttention(first.shape[1], reduction=how.reduction, parts=how.parts).to(first.device)
     optimiser = torch.optim.Adam(block.parameters(), lr=how.learning_rate)
-    wanted, draw = labels[rows].to(maps.device), torch.Generator().manual_seed(seed)
+    wanted, draw = labels[rows].to(first.device), torch.Generator().manual_seed(seed)
     weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
     # A loop by hand, as in `bounded_logit.fit`: small steps on maps that are computed once.
     for _ in range(how.epochs):
         for chosen in torch.randperm(len(rows), generator=draw).split(how.batch_size):
-            scores = F.linear(block(maps[chosen]).mean((2, 3)), weight, bias)
+            maps = _maps(model, images.frames(rows[chosen.numpy()]), found) if kept is None else kept[chosen]
+            scores = F.linear(block(maps).mean((2, 3)), weight, bias)
             loss = F.cross_entropy(scores, wanted[chosen])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
     return block.eval()
+
+
+def _kept_maps(
+    model: FrameModel,
+    images: ImageSet,
+    rows: np.ndarray,
+    found: FeatureMap,
+    first: Float[Tensor, "1 C h w"],
+    how: AttentionTraining,
+) -> Float[Tensor, "n C h w"] | None:
+    """The feature maps of these images, on the device; None where they take too much of it."""
+    if len(rows) * first.nbytes > how.keep_mib * 2**20:
+        return None
+    kept = first.new_empty(len(rows), *first.shape[1:])
+    for start in range(0, len(rows), how.batch_size):
+        part = rows[start : start + how.batch_size]
+        kept[start : start + len(part)] = _maps(model, images.frames(part), found)
+    return kept
+
+
+def training_rows(model: FrameModel, images: ImageSet) -> tuple[np.ndarray, Int64[Tensor, " N"]]:
+    """The rows of the images to train on, and the column of the scores that is right, for every image of the set.
+
+    Raises:
+        DataError: there is nothing to train on, or a label is none of the model's classes.
+        UnsupportedModelError: the network has no linear head on a pooled feature map.
+    """
+    rows = images.rows("train")
+    if not len(rows):
+        raise DataError("the shards hold no training images, expected 1 or more; prepare some")
+    columns = label_columns(images.label_names, outputs_of(model).names)
+    pooled_head(model, images.frames(rows[:1]).to(device_of(model)))
+    return rows, torch.tensor(columns)[classes_of(images)]
 
 
 def train_to_file(
@@ -97,14 +134,9 @@ def train_to_file(
         The mean cross-entropy of the training images without the block, and with it.
 
     Raises:
-        DataError: there is nothing to train on, or a label is none of the model's classes.
-        UnsupportedModelError: the network has no linear head on a pooled feature map.
+        DataError, UnsupportedModelError: see `training_rows`.
     """
-    rows = images.rows("train")
-    if not len(rows):
-        raise DataError("the shards hold no training images, expected 1 or more; prepare some")
-    columns = label_columns(images.label_names, outputs_of(model).names)
-    labels = torch.tensor(columns)[classes_of(images)]
+    rows, labels = training_rows(model, images)
     block = train_attention(model, images, rows, labels, how, seed=seed)
     save_block(block, out, {**described, "seed": str(seed), **{k: str(v) for k, v in asdict(how).items()}})
     return _losses(model, block, images, rows, labels[rows], how.batch_size)

@@ -53,7 +53,7 @@ def attention(
                  -o scores
     """
     from driving_xai.data.images import LabelledImages
-    from driving_xai.training.attention import AttentionTraining, train_to_file
+    from driving_xai.training.attention import AttentionTraining, train_to_file, training_rows
 
     how = settings.resolve(
         AttentionTraining, config, options={"epochs": epochs}, assignments=assignments or ()
@@ -61,15 +61,17 @@ def attention(
     on = resolve_device(device)
     model = open_model(checkpoint, weights=weights, device=on)
     images = LabelledImages(shards, short_side_px=model.config.get("input", {}).get("short_side_px"))
-    if dry_run and as_json:
-        console.print_json({"recipe": "attention", "config": asdict(how)})
-        return
-    console.say(
-        f"{'it would train ' if dry_run else ''}{how.epochs} epochs on the kept feature maps of "
-        f"{len(images.rows('train')):,} images, {how.batch_size} a step, on {on}"
+    rows, _ = training_rows(model.model, images)
+    what = (
+        f"{how.epochs} epochs on the feature maps of {len(rows):,} images, {how.batch_size} a step, on {on}"
     )
     if dry_run:
+        if as_json:
+            console.print_json({"recipe": "attention", "config": asdict(how)})
+        else:
+            typer.echo(f"It would train {what}. Nothing was written.")
         return
+    console.say(what)
     described = {"model_sha256": model.sha256, "shards_sha256": images.manifest.sha256}
     losses = train_to_file(model.model, images, out, how, seed=seed, described=described)
     show(out, losses, _line, as_json=as_json)

@@ -59,6 +59,18 @@ def test_a_seed_gives_the_same_block():
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_maps_that_take_too_much_memory_are_computed_again_to_the_same_block():
+    pictures, model = Pictures(), _model()
+    blocks = []
+    for keep_mib in (2048, 0):
+        how = AttentionTraining(reduction=2, epochs=2, batch_size=12, keep_mib=keep_mib)
+        blocks.append(
+            train_attention(model, pictures, pictures.rows("train"), classes_of(pictures), how, seed=3)
+        )
+    for kept, again in zip(blocks[0].state_dict().values(), blocks[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(kept, again, rtol=1e-4, atol=1e-6)
+
+
 def test_a_network_without_a_pooled_head_is_refused():
     model = _model()
     model.network.append(torch.nn.Tanh())
