@@ -60,8 +60,10 @@ def begun(out: Path, config: Mapping[str, Any], resume: bool) -> Iterator[Start]
     with exclusive(out):
         state = _state(out, checkpoint.as_json(config), resume)
         config = {**config, **_history(recorded, config)} if resume else config
-        for folder in (out, out / RESUME, out / "features", out / logs.FOLDER / logs.RUN):
+        for folder in (out, out / RESUME, out / logs.FOLDER / logs.RUN):
             remove_leftovers(folder)
+        # The other processes of this training, which the lock does not hold back, may be writing features by now.
+        remove_leftovers(out / "features", whose="ended")
         if not resume or _recorded(recorded) != json.loads(checkpoint.as_json(config)):
             recorded.parent.mkdir(parents=True, exist_ok=True)
             with replacing(recorded) as temporary:

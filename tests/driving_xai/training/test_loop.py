@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import tempfile
@@ -20,6 +21,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_prep.lock import exclusive
+from data_prep.shards.atomic import TEMPORARY
 from driving_xai import checkpoint, unfinished
 from driving_xai.errors import CheckpointError, DataError
 from driving_xai.training import loop
@@ -97,6 +99,17 @@ def test_a_killed_training_leaves_good_checkpoints_and_resumes_to_the_same_weigh
     assert not list(tmp_path.rglob("*.tmp"))
     for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.METRICS):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_features_that_another_process_of_the_training_is_writing_stay(tmp_path) -> None:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    ended = 2**22 + 1  # More than Linux gives as the number of a process.
+    files = [folder / f"f.npy.{platform.node()}-{process}{TEMPORARY}" for process in (os.getppid(), ended)]
+    for file in files:
+        file.touch()
+    with begun(tmp_path, {"training": {"epochs": 1}}, resume=False):
+        assert [file.exists() for file in files] == [True, False]
 
 
 class EverWorse(L.Callback):
