@@ -118,7 +118,7 @@ def _measured(module: RecipeModule, device: Device) -> Speed | None:
         module, device, None, callbacks=[_FewSteps()], loggers=[], epochs=epoch + 1, only_steps=_STEPS + 2
     )
     # Lightning's count of epochs done, which a resumed training sets too.
-    trainer.fit_loop.epoch_progress.current.processed = epoch
+    trainer.fit_loop.epoch_progress.current.load_state_dict({"processed": epoch})
     with suppress(_EnoughError):
         fit_quietly(trainer, module, None)
     return module.times.ended()
