@@ -15,15 +15,7 @@ from torch import Tensor, nn
 from driving_xai.data.images import LabelledImages
 from driving_xai.models.actions import ActionModel
 from driving_xai.models.backbone import BackboneConfig
-from driving_xai.training.feature_cache import (
-    FeatureCache,
-    Precision,
-    ReadImages,
-    cached_features,
-    features_file,
-    features_s,
-    plain_and_mirrored,
-)
+from driving_xai.training.feature_cache import FeatureCache, PlainAndMirrored, Precision
 from driving_xai.types import Frames
 
 OnProgress = Callable[[int, int], None]
@@ -88,24 +80,7 @@ def frozen_features(
         precision: in which features are kept.
         on_progress: called with the images done and the total, for each of the two.
     """
-    network = _HeadInputs(model).eval()
-
-    def cached(name: str, read: ReadImages) -> FeatureCache:
-        return cached_features(
-            folder,
-            network,
-            read,
-            len(images),
-            source=_source(model, images, name),
-            architecture=_architecture(model),
-            unused=_UNUSED,
-            precision=precision,
-            batch_size=8,
-            device=device,
-            on_progress=on_progress,
-        )
-
-    plain, turned = plain_and_mirrored(cached, images.pixels, mirrored=mirrored)
+    plain, turned = _kept(model, images, folder, mirrored, precision, device).computed(on_progress)
     return FrozenFeatures(plain=plain, mirrored=turned)
 
 
@@ -119,29 +94,31 @@ def frozen_features_s(
     device: str | torch.device,
 ) -> float:
     """About how many seconds `frozen_features` takes with these arguments; nothing is kept."""
-    network, seconds = _HeadInputs(model).eval(), 0.0
-    for name in ("plain", "mirrored") if mirrored else ("plain",):
-        file = features_file(
-            folder,
-            network,
-            len(images),
-            source=_source(model, images, name),
-            architecture=_architecture(model),
-            unused=_UNUSED,
-            precision=precision,
-        )
-        seconds += features_s(file, network, images.pixels, len(images), device=device)
-    return seconds
+    return _kept(model, images, folder, mirrored, precision, device).seconds()
 
 
 _UNUSED = ("model.head.",)
 """The head has yet to be trained: what is drawn for it decides no feature."""
 
 
-def _source(model: ActionModel, images: LabelledImages, name: str) -> str:
+def _kept(
+    model: ActionModel,
+    images: LabelledImages,
+    folder: Path,
+    mirrored: bool,
+    precision: Precision,
+    device: str | torch.device,
+) -> PlainAndMirrored:
     side, blocks = images.short_side_px, model.config.blocks
-    return f"{images.manifest.sha256} at {side} px, class tokens of {blocks} blocks, {name}"
-
-
-def _architecture(model: ActionModel) -> dict[str, object]:
-    return {each.name: getattr(model.config, each.name) for each in fields(BackboneConfig)}
+    return PlainAndMirrored(
+        folder=folder,
+        network=_HeadInputs(model).eval(),
+        read=images.pixels,
+        count=len(images),
+        source=f"{images.manifest.sha256} at {side} px, class tokens of {blocks} blocks",
+        architecture={each.name: getattr(model.config, each.name) for each in fields(BackboneConfig)},
+        unused=_UNUSED,
+        mirrored=mirrored,
+        precision=precision,
+        device=device,
+    )

@@ -15,15 +15,7 @@ from torch.utils.data import Dataset
 from driving_xai.data.drives import Route, Window
 from driving_xai.models.steering import SteeringModel
 from driving_xai.models.steering_encoders import TimmEncoder
-from driving_xai.training.feature_cache import (
-    FeatureCache,
-    Precision,
-    ReadImages,
-    cached_features,
-    features_file,
-    features_s,
-    plain_and_mirrored,
-)
+from driving_xai.training.feature_cache import FeatureCache, PlainAndMirrored, Precision
 from driving_xai.types import Frames
 
 
@@ -98,24 +90,8 @@ def drive_features(
         precision: in which features are kept.
         on_progress: called with the frames done and the total, for each of the two.
     """
-    assert isinstance(model.encoder, TimmEncoder)
-    network = _FrozenPart(model.to(device), model.encoder).eval()
-
-    def cached(name: str, read: ReadImages) -> FeatureCache:
-        return cached_features(
-            folder,
-            network,
-            read,
-            len(route.index),
-            source=f"{source}, {name}",
-            architecture=_architecture(model),
-            precision=precision,
-            batch_size=8,
-            device=device,
-            on_progress=on_progress,
-        )
-
-    plain, turned = plain_and_mirrored(cached, route.frames, mirrored=mirrored)
+    pair = _kept(model, route, folder, source, mirrored, precision, device)
+    plain, turned = pair.computed(on_progress)
     return DriveFeatures(plain=plain, mirrored=turned, grid=model.grid)
 
 
@@ -130,21 +106,27 @@ def drive_features_s(
     device: str | torch.device,
 ) -> float:
     """About how many seconds `drive_features` takes with these arguments; nothing is kept."""
+    return _kept(model, route, folder, source, mirrored, precision, device).seconds()
+
+
+def _kept(
+    model: SteeringModel,
+    route: Route,
+    folder: Path,
+    source: str,
+    mirrored: bool,
+    precision: Precision,
+    device: str | torch.device,
+) -> PlainAndMirrored:
     assert isinstance(model.encoder, TimmEncoder)
-    network = _FrozenPart(model.to(device), model.encoder).eval()
-    count, architecture, seconds = len(route.index), _architecture(model), 0.0
-    for name in ("plain", "mirrored") if mirrored else ("plain",):
-        file = features_file(
-            folder,
-            network,
-            count,
-            source=f"{source}, {name}",
-            architecture=architecture,
-            precision=precision,
-        )
-        seconds += features_s(file, network, route.frames, count, device=device)
-    return seconds
-
-
-def _architecture(model: SteeringModel) -> dict[str, object]:
-    return {"encoder": model.config.encoder, "stride": model.config.stride}
+    return PlainAndMirrored(
+        folder=folder,
+        network=_FrozenPart(model.to(device), model.encoder).eval(),
+        read=route.frames,
+        count=len(route.index),
+        source=source,
+        architecture={"encoder": model.config.encoder, "stride": model.config.stride},
+        mirrored=mirrored,
+        precision=precision,
+        device=device,
+    )

@@ -163,16 +163,65 @@ def features_s(
     return (time.perf_counter() - begun) / len(frames) * count
 
 
-def plain_and_mirrored(
-    cached: Callable[[str, ReadImages], FeatureCache], read: ReadImages, *, mirrored: bool
-) -> tuple[FeatureCache, FeatureCache]:
-    """The features of images as they are, and of their mirror images; not `mirrored`, the former twice.
+@dataclass(frozen=True, kw_only=True)
+class PlainAndMirrored:
+    """What a frozen network sees of images as they are, and of their mirror images: kept in a folder."""
 
-    Args:
-        cached: the features of what its second argument reads, under a name.
-    """
-    plain = cached("plain", read)
-    return plain, cached("mirrored", lambda rows: read(rows).flip(-1)) if mirrored else plain
+    folder: Path
+    network: nn.Module
+    read: ReadImages
+    count: int
+    source: str
+    """What the images are, for the files' names."""
+    architecture: Mapping[str, object]
+    unused: tuple[str, ...] = ()
+    mirrored: bool
+    """Without it, the mirrored features are the plain ones."""
+    precision: Precision
+    device: str | torch.device
+
+    def computed(
+        self, on_progress: Callable[[int, int], None] | None = None
+    ) -> tuple[FeatureCache, FeatureCache]:
+        """The plain and the mirrored features: from the folder, or computed and kept there.
+
+        Args:
+            on_progress: called with the images done and the total, for each of the two.
+        """
+
+        def cached(name: str, read: ReadImages) -> FeatureCache:
+            return cached_features(
+                self.folder,
+                self.network,
+                read,
+                self.count,
+                source=f"{self.source}, {name}",
+                architecture=self.architecture,
+                unused=self.unused,
+                precision=self.precision,
+                batch_size=8,
+                device=self.device,
+                on_progress=on_progress,
+            )
+
+        plain = cached("plain", self.read)
+        return plain, cached("mirrored", lambda rows: self.read(rows).flip(-1)) if self.mirrored else plain
+
+    def seconds(self) -> float:
+        """About how long `computed` takes; nothing is kept."""
+        found = 0.0
+        for name in ("plain", "mirrored") if self.mirrored else ("plain",):
+            file = features_file(
+                self.folder,
+                self.network,
+                self.count,
+                source=f"{self.source}, {name}",
+                architecture=self.architecture,
+                unused=self.unused,
+                precision=self.precision,
+            )
+            found += features_s(file, self.network, self.read, self.count, device=self.device)
+        return found
 
 
 def _write(
